@@ -1,0 +1,159 @@
+"""Typed configuration: defaults → YAML (`extends:`) → `--override a.b=c`, validated, saved resolved.
+
+Each section's class stands beside what it configures; this file only reads, merges, checks and writes them.
+"""
+
+import difflib
+import types
+import typing
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from weighted_mtp.errors import UserError
+
+
+class Section(BaseModel):
+    """A part of the configuration: immutable, and without keys that nobody reads."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+T = TypeVar("T", bound=Section)
+
+
+def load_config(schema: type[T], path: Path | None, overrides: Sequence[str] = ()) -> T:
+    """Read `path` (or nothing but the defaults), merge what it extends and `overrides` (`a.b=c`), and check it.
+
+    Raises `UserError` for a missing or broken file, a circular `extends`, an unknown key (with the nearest known
+    one), a wrong type or a failed check: always one line that names the option.
+    """
+    merged = _read_with_bases(path, ()) if path else OmegaConf.create()
+    for override in overrides:
+        merged = _merge(merged, _parse_override(override), f"--override {override}")
+    try:
+        values = OmegaConf.to_container(merged, resolve=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{path}: {_first_line(error)}") from error
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{path or 'configuration'}: {'; '.join(_explain(schema, error))}") from error
+
+
+def save_config(config: Section, path: Path) -> None:
+    """Write the resolved configuration as YAML that `load_config` reads back to an equal object."""
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
+
+
+def flatten(config: Section) -> dict[str, Any]:
+    """All options as `{"a.b": value}`, for trackers and for naming a difference."""
+    return dict(_leaves(config.model_dump(mode="json"), ""))
+
+
+def differences(old: Section, new: Section) -> list[str]:
+    """The options in which two configurations differ, each as `a.b: old → new`."""
+    before, after = flatten(old), flatten(new)
+    keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+    return [f"{key}: {before.get(key)} → {after.get(key)}" for key in keys]
+
+
+def _leaves(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _read_with_bases(path: Path, children: tuple[Path, ...]) -> DictConfig:
+    if path.resolve() in children:
+        raise UserError(f"{path}: `extends` goes in a circle: {' → '.join(str(c) for c in (*children, path))}")
+    config = _read_yaml(path)
+    base = config.pop("extends", None)
+    if base is None:
+        return config
+    if not isinstance(base, str):
+        raise UserError(f"{path}: `extends` must be the path of one YAML file, not {base!r}")
+    return _merge(_read_with_bases(path.parent / base, (*children, path.resolve())), config, str(path))
+
+
+def _read_yaml(path: Path) -> DictConfig:
+    try:
+        config = OmegaConf.load(path)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such configuration file; see configs/local/ and configs/production/") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise UserError(f"{path}:{where} is not valid YAML: {getattr(error, 'problem', None) or error}") from error
+    except (UnicodeDecodeError, IsADirectoryError) as error:
+        raise UserError(f"{path}: not a YAML text file ({error})") from error
+    if not isinstance(config, DictConfig):
+        raise UserError(f"{path}: must hold options (`key: value`), not a list")
+    return config
+
+
+def _parse_override(override: str) -> DictConfig:
+    key, equals, _ = override.partition("=")
+    if not equals or not key.strip():
+        raise UserError(f"--override {override}: must have the form a.b=value, for example training.max_steps=100")
+    try:
+        return OmegaConf.from_dotlist([override])
+    except (OmegaConfBaseException, yaml.YAMLError) as error:
+        raise UserError(f"--override {override}: {_first_line(error)}") from error
+
+
+def _merge(base: DictConfig, changes: DictConfig, where: str) -> DictConfig:
+    try:
+        merged = OmegaConf.merge(base, changes)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{where}: {_first_line(error)}") from error
+    assert isinstance(merged, DictConfig)
+    return merged
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0]
+
+
+def _explain(schema: type[BaseModel], error: ValidationError) -> Iterator[str]:
+    for item in error.errors():
+        location = [str(part) for part in item["loc"]]
+        name = ".".join(location)
+        if item["type"] == "extra_forbidden":
+            known = _known_keys(schema, location[:-1])
+            nearest = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.0)
+            yield f"unknown option `{name}`; the nearest known one is `{'.'.join([*location[:-1], *nearest])}`"
+        elif item["type"] == "value_error":
+            message = str(item["ctx"]["error"])
+            yield f"`{name}`: {message}" if name else message
+        elif item["type"] == "missing":
+            yield f"`{name}` must be given"
+        else:
+            yield f"`{name}`: {item['msg']}, not {item['input']!r}"
+
+
+def _known_keys(schema: type[BaseModel], location: Sequence[str]) -> list[str]:
+    for part in location:
+        field = schema.model_fields.get(part)
+        if field is None:  # a tag of a union inside the path
+            continue
+        inner = _section_in(field.annotation)
+        if inner is None:
+            break
+        schema = inner
+    return list(schema.model_fields)
+
+
+def _section_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is not None:
+        return next((found for arg in typing.get_args(annotation) if (found := _section_in(arg))), None)
+    return None

@@ -1,0 +1,46 @@
+"""The endless order of training batches: what step s sees is a function of (seed, s) alone."""
+
+from weighted_mtp.data.batches import Batch, TokenStore, collate, plan_epoch
+
+
+class BatchStream:
+    """Microbatches of every optimizer step, epoch after epoch, each sample once an epoch.
+
+    Any step can be asked for without having seen the ones before, so a resumed run needs nothing but its step.
+    """
+
+    def __init__(self, store: TokenStore, max_tokens: int, accumulation: int, seed: int, pad_id: int) -> None:
+        self.store, self.max_tokens, self.accumulation = store, max_tokens, accumulation
+        self.seed, self.pad_id = seed, pad_id
+        self._epoch, self._first_step = 0, 0
+        self._plan = self._plan_of(0)
+
+    def at(self, step: int) -> list[Batch]:
+        """The microbatches of 0-based `step`: `accumulation` of them, or what is left at an epoch's end."""
+        self._seek(step)
+        start = (step - self._first_step) * self.accumulation
+        return [collate(self.store, rows, self.pad_id) for rows in self._plan[start : start + self.accumulation]]
+
+    def epoch_of(self, step: int) -> float:
+        """Epochs seen when `step` begins."""
+        self._seek(step)
+        return self._epoch + (step - self._first_step) / self._steps()
+
+    def steps_per_epoch(self) -> int:
+        """Steps of the current epoch; epochs differ by a step or two, as their batches are cut anew."""
+        return self._steps()
+
+    def _plan_of(self, epoch: int) -> list:  # type: ignore[type-arg]
+        return plan_epoch(self.store.lengths, self.max_tokens, self.seed, epoch)
+
+    def _steps(self) -> int:
+        return -(-len(self._plan) // self.accumulation)
+
+    def _seek(self, step: int) -> None:
+        if step < self._first_step:
+            self._epoch, self._first_step = 0, 0
+            self._plan = self._plan_of(0)
+        while step >= self._first_step + self._steps():
+            self._first_step += self._steps()
+            self._epoch += 1
+            self._plan = self._plan_of(self._epoch)

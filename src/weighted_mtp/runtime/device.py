@@ -1,0 +1,37 @@
+"""Where and how tensors are computed: device, autocast, threads, seeds."""
+
+import contextlib
+from contextlib import AbstractContextManager
+from typing import Literal
+
+import torch
+
+from weighted_mtp.config import Section
+from weighted_mtp.errors import UserError
+
+
+class RuntimeConfig(Section):
+    """The machine's part of a run."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["fp32", "bf16"] = "bf16"
+    """Matrix products: parameters, optimizer and losses stay in fp32 under `bf16` (autocast)."""
+    threads: int | None = None
+    """CPU threads; PyTorch's own choice where not given."""
+
+
+def pick_device(config: RuntimeConfig) -> torch.device:
+    """The device to run on. Raises `UserError` for `cuda` on a machine without one."""
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("runtime.device is cuda, but PyTorch sees no CUDA device here: use runtime.device=auto or cpu")
+    name = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)
+
+
+def autocast(device: torch.device, config: RuntimeConfig) -> AbstractContextManager[object]:
+    """The context in which forward passes run."""
+    if config.precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)

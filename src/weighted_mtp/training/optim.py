@@ -1,0 +1,76 @@
+"""AdamW over parameter groups, and its learning-rate schedule."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from pydantic import Field
+from torch import nn
+
+from weighted_mtp.config import Section
+
+
+class OptimConfig(Section):
+    """AdamW (Loshchilov & Hutter 2019) with linear warm-up and cosine decay."""
+
+    lr: float = Field(3e-4, gt=0)
+    weight_decay: float = Field(0.1, ge=0)
+    """On matrices only: norms and biases do not decay."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = Field(1e-8, gt=0)
+    warmup_steps: int = Field(50, ge=0)
+    final_lr_ratio: float = Field(0.1, ge=0, le=1)
+    """Learning rate at the last step, as a share of `lr`."""
+    max_grad_norm: float = Field(1.0, gt=0)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parameters that share a learning rate and may stay frozen for the first steps."""
+
+    name: str
+    parameters: Iterable[nn.Parameter]
+    lr: float
+    frozen_steps: int = 0
+
+
+def build_optimizer(groups: Iterable[Group], config: OptimConfig) -> torch.optim.AdamW:
+    """AdamW over the trainable parameters of `groups`, matrices with weight decay and the rest without."""
+    built = []
+    for group in groups:
+        trainable = [p for p in group.parameters if p.requires_grad]
+        for decay in (True, False):
+            chosen = [p for p in trainable if (p.dim() >= 2) == decay]
+            if chosen:
+                built.append(
+                    {
+                        "name": group.name,
+                        "params": chosen,
+                        "lr": group.lr,
+                        "peak_lr": group.lr,
+                        "frozen_steps": group.frozen_steps,
+                        "weight_decay": config.weight_decay if decay else 0.0,
+                    }
+                )
+    return torch.optim.AdamW(built, lr=config.lr, betas=config.betas, eps=config.eps)
+
+
+def schedule(step: int, max_steps: int, config: OptimConfig) -> float:
+    """The learning rate of 0-based `step` as a share of its peak: linear warm-up, then cosine to `final_lr_ratio`."""
+    if step < config.warmup_steps:
+        return (step + 1) / config.warmup_steps
+    progress = (step - config.warmup_steps) / max(1, max_steps - config.warmup_steps)
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    return config.final_lr_ratio + (1 - config.final_lr_ratio) * cosine
+
+
+def prepare_groups(optimizer: torch.optim.Optimizer, step: int, factor: float) -> None:
+    """Set each group's learning rate for `step`; a group that is still frozen has rate and gradients 0."""
+    for group in optimizer.param_groups:
+        frozen = step < group["frozen_steps"]
+        group["lr"] = 0.0 if frozen else group["peak_lr"] * factor
+        if frozen:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.grad.zero_()

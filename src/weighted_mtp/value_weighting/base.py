@@ -1,0 +1,30 @@
+"""What a token weighting is: the interface that every method implements, and third parties may."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+from weighted_mtp.data.batches import Batch
+
+WeightingState = dict[str, Tensor]
+
+
+class TokenWeighting(Protocol):
+    """Gives every token of an optimizer step's batches its weight in the loss.
+
+    It sees all microbatches of the step at once, because moments and quantiles belong to the whole batch, never to a
+    microbatch. It is pure: what it must remember (running moments) goes in and comes out as `state`, is part of the
+    training state, and is thrown away after validation.
+    """
+
+    def initial_state(self) -> WeightingState:
+        """The state before the first step; {} where nothing is remembered."""
+        ...
+
+    def __call__(self, batches: Sequence[Batch], state: WeightingState) -> tuple[list[Tensor], WeightingState]:
+        """Weights of each batch, (B, T) or (B, T, H) indexed by the token they belong to, and the next state.
+
+        Entries outside the response mask are ignored.
+        """
+        ...

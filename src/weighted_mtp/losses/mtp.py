@@ -30,6 +30,8 @@ class LossConfig(Section):
     """Whose weight scales head k at t: the token it predicts (`target`, x_{t+k}) or the one it stands on (`source`)."""
     head_coefficients: tuple[float, ...] | None = None
     """c_k, one a head; all 1 where not given."""
+    detach_extra_heads: bool = False
+    """Heads 2 … H learn, but send no gradient into the trunk."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +71,12 @@ def mtp_loss(
     Only response targets are ever unembedded, and of one head at a time.
     Raises `UserError` when `head_coefficients` does not have H entries.
     """
-    states = model.head_states(input_ids, attention_mask)
+    states = model.head_states(input_ids, attention_mask, config.detach_extra_heads)
     n_heads = len(states)
     coefficients = _coefficients(config, n_heads)
     if weights.dim() == 2:
         weights = weights.unsqueeze(-1).expand(-1, -1, n_heads)
-    parameters = [p for p in model.unembedding_parameters() if p.requires_grad]
+    parameters = list(model.get_output_embeddings().parameters())
     per_head = []
     loss, count = states.new_zeros((), dtype=torch.float32), states.new_zeros((), dtype=torch.float32)
     for k, (head, c) in enumerate(zip(states, coefficients, strict=True), start=1):

@@ -1,0 +1,60 @@
+"""From the `data:` section to tokenized training and validation examples."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from transformers import PreTrainedTokenizerBase
+
+from weighted_mtp.config import Section
+from weighted_mtp.data.batches import TokenStore, build_store
+from weighted_mtp.data.prepare import prepare_embedded
+from weighted_mtp.data.prompts import encode_solutions
+from weighted_mtp.data.schema import read_problems, read_solutions
+from weighted_mtp.errors import UserError
+from weighted_mtp.progress import console, progress
+
+
+class DataConfig(Section):
+    """Which programs to learn from, how they are asked for, and how they are batched."""
+
+    root: Path = Path("storage/datasets")
+    dataset: str = "micro"
+    train: str = "train"
+    """Split to train on."""
+    validation: str | None = "validation"
+    """Split to validate on; null for none."""
+    template: Literal["alpaca", "plain", "chat"] = "alpaca"
+    """How a problem is asked; `docs/SETUP.md` shows each."""
+    max_length: int = Field(1024, ge=8)
+    """Tokens of prompt and response together."""
+    too_long: Literal["drop", "truncate", "error"] = "drop"
+    max_tokens: int = Field(8192, ge=8)
+    """Padded tokens of a microbatch."""
+
+
+def load_stores(config: DataConfig, tokenizer: PreTrainedTokenizerBase) -> tuple[TokenStore, TokenStore | None]:
+    """The correct solutions of both splits as tokens; an embedded dataset is generated where it is missing.
+
+    Raises `UserError` for a dataset that is missing or empty.
+    """
+    prepare_embedded(config.dataset, config.root)
+    train = _load_split(config, config.train, tokenizer)
+    return train, _load_split(config, config.validation, tokenizer) if config.validation else None
+
+
+def _load_split(config: DataConfig, split: str, tokenizer: PreTrainedTokenizerBase) -> TokenStore:
+    directory = config.root / config.dataset / split
+    problems = read_problems(directory)
+    solutions = [solution for solution in read_solutions(directory) if solution.is_correct]
+    if not solutions:
+        raise UserError(f"{directory}: holds no correct solution to learn from: choose another data.dataset or split")
+    with progress(f"tokenizing {config.dataset}/{split}", len(solutions)) as advance:
+        examples = encode_solutions(tokenizer, config.template, problems, solutions, advance)
+        store = build_store(examples, config.max_length, config.too_long)
+    if store.n_dropped or store.n_truncated:
+        console.print(
+            f"{config.dataset}/{split}: {store.n_dropped} samples dropped and {store.n_truncated} cut, "
+            f"longer than data.max_length={config.max_length}"
+        )
+    return store

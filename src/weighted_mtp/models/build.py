@@ -1,0 +1,79 @@
+"""From the `model:` section to a policy and its tokenizer, and back to a folder."""
+
+from pathlib import Path
+
+import torch
+from pydantic import Field, model_validator
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerBase
+
+from weighted_mtp.config import Section
+from weighted_mtp.errors import UserError
+from weighted_mtp.models.adapters import LoraSettings, apply_lora, merge_lora
+from weighted_mtp.models.convert import load_base, load_tokenizer
+from weighted_mtp.models.mtp import HeadInit, MTPForCausalLM, load_policy
+
+MICRO = "micro"
+
+
+class MicroModelConfig(Section):
+    """A Llama small enough for a laptop, drawn at random: `model.source: micro`."""
+
+    tokenizer: Path = Path("storage/datasets/micro/tokenizer")
+    hidden_size: int = 192
+    intermediate_size: int = 512
+    num_hidden_layers: int = Field(4, ge=2)
+    num_attention_heads: int = 6
+    max_position_embeddings: int = 512
+
+    @model_validator(mode="after")
+    def _heads_divide(self) -> "MicroModelConfig":
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"model.micro.hidden_size={self.hidden_size} must be a multiple of "
+                f"model.micro.num_attention_heads={self.num_attention_heads}"
+            )
+        return self
+
+
+class ModelConfig(Section):
+    """Which policy to train."""
+
+    source: str = MICRO
+    """`micro` (a new one), a policy folder, or a causal LM to put heads on: hub id, folder or .gguf file."""
+    n_future_tokens: int = 4
+    head_init: HeadInit = "copy"
+    """Extra heads of a causal LM: copies of its last layer, or fresh."""
+    heads_lr: float | None = Field(None, gt=0)
+    """Learning rate of heads 2 … H; `optim.lr` where not given."""
+    head_warmup_steps: int = Field(0, ge=0)
+    """First steps in which only heads 2 … H learn."""
+    lora: LoraSettings | None = None
+    """Train low-rank adapters instead of all parameters."""
+    micro: MicroModelConfig = MicroModelConfig()
+
+
+def build_policy(config: ModelConfig, seed: int) -> tuple[MTPForCausalLM, PreTrainedTokenizerBase]:
+    """The policy to train, in fp32, with adapters where they are asked for; a function of `config` and `seed`.
+
+    Raises `UserError` where the source is no model, or a policy with another number of heads.
+    """
+    torch.manual_seed(seed)
+    if config.source == MICRO:
+        tokenizer = load_tokenizer(config.micro.tokenizer)
+        model = _new_micro(config, tokenizer)
+    else:
+        model, tokenizer = _from_source(config)
+    if model.config.n_future_tokens != config.n_future_tokens:
+        raise UserError(
+            f"model.n_future_tokens={config.n_future_tokens}, but {config.source} has "
+            f"{model.config.n_future_tokens} heads: set it to {model.config.n_future_tokens}"
+        )
+    if config.lora is not None:
+        apply_lora(model, config.lora)
+    return model, tokenizer
+
+
+def save_policy(model: MTPForCausalLM, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
+    """Write a folder that `load_policy` reads: adapters merged, tokenizer beside the weights."""
+    merge_lora(model).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)

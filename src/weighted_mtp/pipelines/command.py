@@ -1,0 +1,46 @@
+"""How a command fails: one line that names what is wrong and the fix, and an exit code that is not 0."""
+
+import errno
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from weighted_mtp.errors import UserError
+from weighted_mtp.progress import console
+
+USER_ERROR, INTERRUPTED = 2, 130
+
+FIXES = {
+    errno.ENOSPC: "the disk is full: free some space, or choose another folder",
+    errno.EDQUOT: "the disk quota is used up: free some space, or choose another folder",
+    errno.EACCES: "no permission: choose a folder that you may write to",
+    errno.EPERM: "no permission: choose a folder that you may write to",
+    errno.EROFS: "the file system is read-only: choose a folder that you may write to",
+}
+
+
+@contextmanager
+def one_line_errors(debug: bool) -> Iterator[None]:
+    """Turn what a user can mend into one line on standard error; anything else is a bug and keeps its traceback."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        console.print("interrupted")
+        sys.exit(INTERRUPTED)
+    except Exception as error:
+        message = _message(error)
+        if debug or message is None:
+            raise
+        console.print(f"error: {message}", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(USER_ERROR)
+
+
+def _message(error: BaseException) -> str | None:
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in FIXES:
+        return f"{error.filename or 'writing'}: {FIXES[error.errno]}"
+    # Native writers (safetensors, Arrow, DCP) wrap the system's error in types of their own.
+    if "No space left on device" in str(error):
+        return f"writing: {FIXES[errno.ENOSPC]}"
+    return None

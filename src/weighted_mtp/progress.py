@@ -1,0 +1,58 @@
+"""Progress of anything longer than a few seconds: a bar on a terminal, a line now and then in a log."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+SECONDS_BETWEEN_LINES = 15.0
+
+console = Console(stderr=True)
+
+Advance = Callable[..., None]
+
+
+@contextmanager
+def progress(title: str, total: int, done: int = 0) -> Iterator[Advance]:
+    """Yield `advance(n=1, note="")`, to be called as items finish; `note` is what to show beside them.
+
+    Goes to standard error, so that standard output holds results alone.
+    """
+    if sys.stderr.isatty():
+        with _bar() as bar:
+            task = bar.add_task(title, total=total, completed=done, note="")
+            yield lambda n=1, note="": bar.update(task, advance=n, **({"note": note} if note else {}))
+        return
+    lines = _Lines(title, total, done)
+    lines.write()
+    yield lines.advance
+    if lines.written != lines.done:
+        lines.write()
+
+
+def _bar() -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console)
+
+
+class _Lines:
+    def __init__(self, title: str, total: int, done: int) -> None:
+        self.title, self.total, self.done, self.note = title, total, done, ""
+        self.start, self.first, self.written, self.last = time.monotonic(), done, -1, 0.0
+
+    def advance(self, n: int = 1, note: str = "") -> None:
+        self.done += n
+        self.note = note or self.note
+        if time.monotonic() - self.last >= SECONDS_BETWEEN_LINES:
+            self.write()
+
+    def write(self) -> None:
+        self.last, self.written = time.monotonic(), self.done
+        seconds = self.last - self.start
+        rate = (self.done - self.first) / seconds if seconds > 0 else 0.0
+        left = f", about {(self.total - self.done) / rate:.0f} s left" if rate and self.done < self.total else ""
+        note = f"  {self.note}" if self.note else ""
+        print(f"{self.title}: {self.done}/{self.total}, {seconds:.0f} s{left}{note}", file=sys.stderr, flush=True)

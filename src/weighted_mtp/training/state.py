@@ -1,0 +1,104 @@
+"""The training state: everything that a resume needs, nothing else; and its checkpoints."""
+
+import re
+import shutil
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+
+from weighted_mtp.errors import UserError
+from weighted_mtp.files import whole_directory
+from weighted_mtp.value_weighting.base import WeightingState
+
+TRAINED_ONLY = StateDictOptions(ignore_frozen_params=True, strict=False)
+
+
+@dataclass
+class TrainState:
+    """What a step changes.
+
+    Batches and random numbers are functions of (seed, step), so the step stands for both.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    objective: WeightingState
+    step: int = 0
+
+    def save(self, directory: Path) -> None:
+        """Write trainable parameters, optimizer, objective state and step to `directory` (DCP)."""
+        with _quiet():
+            dcp.save(self._contents(), checkpoint_id=directory)
+
+    def load(self, directory: Path) -> None:
+        """Take over a saved state. Raises `UserError` where it is truncated or belongs to another model."""
+        contents = self._contents()
+        try:
+            with _quiet():
+                dcp.load(contents, checkpoint_id=directory)
+        except Exception as error:  # DCP wraps whatever went wrong in its own BaseException-like type
+            reason = str(error).strip().splitlines()[-1]
+            raise UserError(f"{directory}: not a complete training state of this model ({reason})") from error
+        set_state_dict(
+            self.model,
+            self.optimizer,
+            model_state_dict=contents["model"],
+            optim_state_dict=contents["optimizer"],
+            options=TRAINED_ONLY,
+        )
+        self.objective = contents["objective"]
+        self.step = int(contents["step"])
+
+    def _contents(self) -> dict[str, Any]:
+        model, optimizer = get_state_dict(self.model, self.optimizer, options=TRAINED_ONLY)
+        step = torch.tensor(self.step)
+        return {"model": model, "optimizer": optimizer, "objective": dict(self.objective), "step": step}
+
+
+class Checkpoints:
+    """The checkpoints of a run, `step-00000100/{model,state}`: each is there whole or not at all."""
+
+    def __init__(self, directory: Path, save_model: Callable[[Path], None], keep: int) -> None:
+        self.directory, self.save_model, self.keep = directory, save_model, keep
+
+    def save(self, state: TrainState) -> Path:
+        """Write the checkpoint of `state.step`, then delete all but the newest `keep`."""
+        path = self.directory / f"step-{state.step:08d}"
+        with whole_directory(path) as partial:
+            self.save_model(partial / "model")
+            state.save(partial / "state")
+        for old in checkpoints_in(self.directory)[: -self.keep]:
+            shutil.rmtree(old)
+        return path
+
+
+def checkpoints_in(directory: Path) -> list[Path]:
+    """The complete checkpoints in `directory`, oldest first."""
+    if not directory.is_dir():
+        return []
+    return sorted(p for p in directory.iterdir() if re.fullmatch(r"step-\d{8}", p.name))
+
+
+def newest_model(path: Path) -> Path:
+    """The model folder that `path` means: itself, a checkpoint's `model`, or that of a run's newest checkpoint.
+
+    Raises `UserError` where there is none.
+    """
+    newest = checkpoints_in(path / "checkpoints")
+    for candidate in (path, path / "model", *(c / "model" for c in newest[-1:])):
+        if (candidate / "config.json").is_file():
+            return candidate
+    raise UserError(f"{path}: holds no model (config.json), no checkpoint and no run with a checkpoint; train one first")
+
+
+def _quiet() -> warnings.catch_warnings[None]:
+    """DCP warns that there is no process group: one process is what we mean."""
+    catcher = warnings.catch_warnings(action="ignore")
+    return catcher

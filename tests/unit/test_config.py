@@ -1,0 +1,69 @@
+"""Configuration: merging order, and one line for every mistake."""
+
+from pathlib import Path
+
+import pytest
+
+from weighted_mtp.config import Section, differences, load_config, save_config
+from weighted_mtp.errors import UserError
+
+
+class Inner(Section):
+    rate: float = 0.1
+    steps: int = 10
+
+
+class Outer(Section):
+    name: str = "x"
+    inner: Inner = Inner()
+    maybe: Inner | None = None
+
+
+def write(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def test_overrides_win_over_the_file_and_the_file_over_what_it_extends(tmp_path: Path) -> None:
+    write(tmp_path / "base.yaml", "name: base\ninner: {rate: 0.5, steps: 1}\n")
+    child = write(tmp_path / "child.yaml", "extends: base.yaml\ninner: {steps: 2}\n")
+    config = load_config(Outer, child, ["inner.steps=3"])
+    assert (config.name, config.inner.rate, config.inner.steps) == ("base", 0.5, 3)
+
+
+def test_a_saved_configuration_reads_back_equal(tmp_path: Path) -> None:
+    config = load_config(Outer, None, ["inner.rate=3e-4", "maybe.steps=7"])
+    save_config(config, tmp_path / "saved.yaml")
+    assert load_config(Outer, tmp_path / "saved.yaml") == config
+
+
+def test_differences_name_the_option_and_both_values() -> None:
+    assert differences(Outer(), Outer(inner=Inner(steps=11))) == ["inner.steps: 10 → 11"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("inner: {rat: 1}\n", "unknown option `inner.rat`; the nearest known one is `inner.rate`"),
+        ("maybe: {stepz: 1}\n", "unknown option `maybe.stepz`; the nearest known one is `maybe.steps`"),
+        ("nane: a\n", "the nearest known one is `name`"),
+        ("inner: {steps: many}\n", "`inner.steps`: Input should be a valid integer"),
+        ("inner: [1\n", "line 2, column 1 is not valid YAML"),
+        ("- a\n", "must hold options"),
+        ("extends: [a, b]\n", "`extends` must be the path of one YAML file"),
+        ("extends: nowhere.yaml\n", "nowhere.yaml: no such configuration file"),
+        ("extends: config.yaml\n", "goes in a circle"),
+        ("name: ${nowhere}\n", "nowhere"),
+    ],
+)
+def test_a_mistake_in_the_file_is_one_line_that_names_it(tmp_path: Path, text: str, expected: str) -> None:
+    with pytest.raises(UserError) as raised:
+        load_config(Outer, write(tmp_path / "config.yaml", text))
+    assert expected in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("override", ["inner.steps", "=3", "inner.steps=[1"])
+def test_a_malformed_override_is_quoted(override: str) -> None:
+    with pytest.raises(UserError, match="--override"):
+        load_config(Outer, None, [override])

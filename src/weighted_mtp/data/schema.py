@@ -2,11 +2,21 @@
 
 One schema for all sources, so that the code that trains on the micro benchmark trains on CodeContests.
 On disk a split is two Parquet files, `<root>/<dataset>/<split>/{problems,solutions}.parquet`: solutions are
-many and long, problems are few, and sampling reads only the first's index columns.
+many and long, problems are few, and listing a split reads only the first.
 """
 
-from dataclasses import dataclass, field
-from typing import Literal
+import itertools
+import shutil
+import tempfile
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from weighted_mtp.errors import UserError
 
 TestKind = Literal["call", "code", "stdio"]
 Visibility = Literal["public", "private", "generated"]
@@ -68,3 +78,144 @@ class Solution:
     language: str = "python3"
     origin: str = "human"  # human | synthetic | model
     spans: tuple[Span, ...] = field(default=())  # ground truth, where it is known
+
+
+Records = tuple[list[Problem], list[Solution]]
+
+PROBLEM_SCHEMA = pa.schema(
+    [
+        pa.field("problem_id", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("description", pa.string(), nullable=False),
+        pa.field("starter", pa.string(), nullable=False),
+        pa.field("entry_point", pa.string(), nullable=False),
+        pa.field("difficulty", pa.int32(), nullable=False),
+        pa.field("rating", pa.int32()),
+        pa.field(
+            "tests",
+            pa.list_(
+                pa.struct([(name, pa.string()) for name in ("kind", "input", "output", "visibility")]),
+            ),
+            nullable=False,
+        ),
+        pa.field("time_limit", pa.float64()),
+        pa.field("memory_limit", pa.int64()),
+    ]
+)
+
+SOLUTION_SCHEMA = pa.schema(
+    [
+        pa.field("solution_id", pa.string(), nullable=False),
+        pa.field("problem_id", pa.string(), nullable=False),
+        pa.field("code", pa.string(), nullable=False),
+        pa.field("is_correct", pa.bool_(), nullable=False),
+        pa.field("language", pa.string(), nullable=False),
+        pa.field("origin", pa.string(), nullable=False),
+        pa.field(
+            "spans",
+            pa.list_(pa.struct([("kind", pa.string()), ("start", pa.int32()), ("end", pa.int32())])),
+            nullable=False,
+        ),
+    ]
+)
+
+PROBLEMS_FILE, SOLUTIONS_FILE = "problems.parquet", "solutions.parquet"
+PREPARE_COMMAND = "uv run wmtp data {dataset}"
+_ROW_GROUP = 2_000  # rows in memory while writing: CodeContests rows carry hundreds of tests
+
+
+def by_split(problems: Iterable[Problem], solutions: Iterable[Solution]) -> dict[str, Records]:
+    """Group records by their problem's split, in order of first appearance."""
+    splits: dict[str, Records] = {}
+    home: dict[str, list[Solution]] = {}
+    for problem in problems:
+        records = splits.setdefault(problem.split, ([], []))
+        records[0].append(problem)
+        home[problem.problem_id] = records[1]
+    for solution in solutions:
+        home[solution.problem_id].append(solution)
+    return splits
+
+
+def write_split(directory: Path, problems: Iterable[Problem], solutions: Iterable[Solution]) -> None:
+    """Write one split's two files; an earlier version is replaced as a whole.
+
+    Both files are written to a temporary directory beside the target, which is then renamed: a full disk, a kill or
+    an exception leaves the earlier version (or nothing), never half a split.
+
+    Raises UserError when the place cannot be written (full disk, no permission, a file in the way).
+    """
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    except OSError as error:
+        raise _cannot_write(directory, error) from error
+    try:
+        temporary.chmod(0o755)  # mkdtemp makes it private; a data set is shared like any other file
+        _write_table(temporary / PROBLEMS_FILE, PROBLEM_SCHEMA, problems)
+        _write_table(temporary / SOLUTIONS_FILE, SOLUTION_SCHEMA, solutions)
+        _replace_directory(temporary, directory)
+    except OSError as error:
+        raise _cannot_write(directory, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def read_problems(directory: Path) -> list[Problem]:
+    """All problems of a split. Raises UserError if the file is missing, damaged, without a column, or empty."""
+    rows = _read_rows(directory / PROBLEMS_FILE, PROBLEM_SCHEMA)
+    if not rows:
+        raise UserError(
+            f"{directory / PROBLEMS_FILE} holds no problem: delete it and make it with `{_remedy(directory)}`"
+        )
+    return [Problem(**{**row, "tests": tuple(TestCase(**test) for test in row["tests"])}) for row in rows]
+
+
+def read_solutions(directory: Path) -> list[Solution]:
+    """All solutions of a split, maybe none. Raises UserError if the file is missing, damaged or without a column."""
+    rows = _read_rows(directory / SOLUTIONS_FILE, SOLUTION_SCHEMA)
+    return [Solution(**{**row, "spans": tuple(Span(**span) for span in row["spans"])}) for row in rows]
+
+
+def _write_table(path: Path, schema: pa.Schema, records: Iterable[Problem | Solution]) -> None:
+    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+        iterator = iter(records)
+        while rows := [asdict(record) for record in itertools.islice(iterator, _ROW_GROUP)]:
+            writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+
+
+def _replace_directory(new: Path, target: Path) -> None:
+    """Put `new` where `target` is. A directory cannot be renamed over a full one, so the old one steps aside first."""
+    aside = new.with_name(f"{new.name}.old")
+    if target.is_dir():
+        target.rename(aside)
+    new.rename(target)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _read_rows(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: make it with `{_remedy(path.parent)}`")
+    try:
+        with pq.ParquetFile(path) as file:
+            present = file.schema_arrow.names
+            missing = [name for name in schema.names if name not in present]
+            if missing:
+                raise UserError(f"{path} has no column {missing[0]!r}: its columns are {', '.join(present)}")
+            return file.read(columns=schema.names).select(schema.names).cast(schema).to_pylist()
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{path} is truncated, damaged or of another kind ({reason}): "
+            f"delete it and make it again with `{_remedy(path.parent)}`"
+        ) from error
+
+
+def _remedy(directory: Path) -> str:
+    return PREPARE_COMMAND.format(dataset=directory.parent.name)
+
+
+def _cannot_write(directory: Path, error: OSError) -> UserError:
+    reason = error.strerror or str(error).splitlines()[0]
+    return UserError(f"cannot write {directory}: {reason}; make room or give a folder that can be written")

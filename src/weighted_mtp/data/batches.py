@@ -1,0 +1,169 @@
+"""Tokenized examples, and the microbatches of an epoch.
+
+Shapes: N samples, B samples of a microbatch, T tokens of its longest.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from weighted_mtp.data.prompts import Example
+from weighted_mtp.errors import UserError
+
+_POOL = 64  # microbatches sorted together: the larger, the less padding and the less random their company
+_MAX_PADDING = 0.08  # a microbatch ends before the shortest sample would be padded by more than this share
+
+
+@dataclass(frozen=True)
+class TokenStore:
+    """All examples in flat arrays: 1e5 samples cost no Python objects but their ids.
+
+    Row i is `ids[offsets[i]:offsets[i + 1]]`, its response begins at `response_start[i]` within the row.
+    """
+
+    ids: NDArray[np.int32]  # (tokens,)
+    offsets: NDArray[np.int64]  # (N + 1,)
+    response_start: NDArray[np.int32]  # (N,)
+    sample_ids: tuple[str, ...]
+    n_dropped: int = 0  # longer than max_length and left out
+    n_truncated: int = 0  # longer than max_length and cut (they end without EOS)
+
+    def __len__(self) -> int:
+        return len(self.sample_ids)
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """(N,) tokens of each row."""
+        return np.diff(self.offsets)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One microbatch, right-padded."""
+
+    input_ids: torch.Tensor  # (B, T) int64
+    attention_mask: torch.Tensor  # (B, T) bool, False on padding
+    response_mask: torch.Tensor  # (B, T) bool, True on response tokens with EOS
+    sample_ids: torch.Tensor  # (B,) int64, rows of the store
+
+    def to(self, device: torch.device | str) -> "Batch":
+        """The same batch on another device."""
+        return Batch(
+            self.input_ids.to(device, non_blocking=True),
+            self.attention_mask.to(device, non_blocking=True),
+            self.response_mask.to(device, non_blocking=True),
+            self.sample_ids.to(device, non_blocking=True),
+        )
+
+
+def build_store(
+    examples: Iterable[tuple[str, Example]],
+    max_length: int,
+    too_long: Literal["drop", "truncate", "error"] = "drop",
+) -> TokenStore:
+    """Gather (sample id, example) pairs. What is longer than `max_length` tokens is dropped, cut, or refused.
+
+    Raises UserError if nothing is left, if a prompt alone fills `max_length` under `truncate`, or under `error` if
+    any sample is too long.
+    """
+    rows: list[NDArray[np.int32]] = []
+    starts: list[int] = []
+    names: list[str] = []
+    dropped = truncated = 0
+    for name, example in examples:
+        ids = example.input_ids
+        if len(ids) > max_length:
+            if too_long == "drop":
+                dropped += 1
+                continue
+            _refuse_too_long(name, example, max_length, too_long)
+            ids = ids[:max_length]
+            truncated += 1
+        rows.append(np.asarray(ids, dtype=np.int32))
+        starts.append(example.response_start)
+        names.append(name)
+    if not rows:
+        cause = (
+            f"all {dropped} are longer than max_length {max_length}: raise it" if dropped else "the data set is empty"
+        )
+        raise UserError(f"no sample to train on: {cause}")
+    offsets = np.zeros(len(rows) + 1, dtype=np.int64)
+    np.cumsum([len(row) for row in rows], out=offsets[1:])
+    return TokenStore(
+        np.concatenate(rows), offsets, np.asarray(starts, dtype=np.int32), tuple(names), dropped, truncated
+    )
+
+
+def plan_epoch(lengths: NDArray[np.int64], max_tokens: int, seed: int, epoch: int) -> list[NDArray[np.int64]]:
+    """Microbatches of an epoch as row numbers: each row once, `B * T <= max_tokens`, little padding, random order.
+
+    Rows are shuffled, sorted by length within pools of some 64 microbatches, cut greedily from the longest down, and
+    the microbatches shuffled. A pure function of its arguments, so `plan_epoch(...)[step]` resumes anywhere.
+
+    Raises UserError if a sample is longer than `max_tokens`.
+    """
+    if len(lengths) == 0:
+        return []
+    longest = int(lengths.max())
+    if longest > max_tokens:
+        raise UserError(f"max_tokens {max_tokens} is less than the longest sample's {longest} tokens: raise it")
+    generator = np.random.default_rng([seed, epoch])
+    order = generator.permutation(len(lengths))
+    n_pools = max(1, round(lengths.sum() / (_POOL * max_tokens)))
+    batches: list[NDArray[np.int64]] = []
+    for rows in np.array_split(order, n_pools):
+        rows = rows[np.argsort(-lengths[rows], kind="stable")]
+        batches += _cut(rows, lengths[rows], max_tokens)
+    return [batches[i] for i in generator.permutation(len(batches))]
+
+
+def padding_share(lengths: NDArray[np.int64], plan: list[NDArray[np.int64]]) -> float:
+    """Share of padding among all the positions that a plan computes on."""
+    padded = sum(len(rows) * int(lengths[rows].max()) for rows in plan)
+    return 1.0 - sum(int(lengths[rows].sum()) for rows in plan) / padded
+
+
+def collate(store: TokenStore, rows: NDArray[np.int64], pad_id: int) -> Batch:
+    """Right-padded tensors of the given rows."""
+    lengths = store.lengths[rows]
+    position = np.arange(int(lengths.max()))[None, :]  # (1, T)
+    real = position < lengths[:, None]  # (B, T)
+    flat = np.where(real, store.offsets[rows][:, None] + position, 0)
+    ids = np.where(real, store.ids[flat], pad_id).astype(np.int64)
+    response = real & (position >= store.response_start[rows][:, None])
+    return Batch(
+        torch.from_numpy(ids),
+        torch.from_numpy(real),
+        torch.from_numpy(response),
+        torch.from_numpy(np.asarray(rows, dtype=np.int64)),
+    )
+
+
+def _refuse_too_long(name: str, example: Example, max_length: int, too_long: str) -> None:
+    if example.response_start >= max_length:
+        raise UserError(
+            f"the prompt of {name} has {example.response_start} tokens, which leaves no room for a response "
+            f"in max_length {max_length}: raise max_length or set too_long to 'drop'"
+        )
+    if too_long == "error":
+        raise UserError(
+            f"{name} has {len(example.input_ids)} tokens, more than max_length {max_length}: "
+            "raise max_length or set too_long to 'drop' or 'truncate'"
+        )
+
+
+def _cut(rows: NDArray[np.int64], lengths: NDArray[np.int64], max_tokens: int) -> list[NDArray[np.int64]]:
+    """Cut rows sorted from long to short: each piece fits `max_tokens` and its shortest row is nearly its longest."""
+    batches = []
+    start = 0
+    while start < len(rows):
+        longest = int(lengths[start])
+        close = int(np.searchsorted(-lengths, -(1.0 - _MAX_PADDING) * longest, side="right"))
+        end = min(start + max_tokens // longest, close)
+        batches.append(rows[start:end])
+        start = end
+    return batches

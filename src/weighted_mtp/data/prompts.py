@@ -1,0 +1,176 @@
+"""Prompt templates, and the border between prompt and response.
+
+The loss counts response tokens only, and at sampling time a model sees the prompt's tokens alone. Both need the
+same border, so prompt and response are tokenized apart and joined: no token can then span the border, and
+`encode_prompt(prompt)` is a prefix of the training example by construction. What is left to get right is that the
+response's tokens are those of a *continuation*: SentencePiece puts a dummy prefix '▁' before any text it is given,
+which would put a space into the middle of the sample.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from transformers import PreTrainedTokenizerBase
+
+from weighted_mtp.data.schema import Problem, Solution
+from weighted_mtp.errors import UserError
+
+TEMPLATES = ("alpaca", "plain", "chat")
+
+_ALPACA = (
+    "Below is an instruction that describes a task. "
+    "Write a response that appropriately completes the request.\n\n"
+    "### Instruction:\n{instruction}\n\n### Response:\n"
+)  # the text of Taori et al. 2023 (Stanford Alpaca), in its form without an input
+
+# Texts that a response is tokenized after, tried in turn. "\n" is how templates end; where a response begins with
+# white space or letters that merge with one of them, another of a different character class does not merge.
+_ANCHORS = ("\n", "a", "1", ".", "(")
+
+
+@dataclass(frozen=True)
+class Example:
+    """Token ids of a prompt and its response; the response is `input_ids[response_start:]` and ends with EOS."""
+
+    input_ids: list[int]
+    response_start: int
+
+
+def render_prompt(template: str, problem: Problem, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The text that a model is given for a problem.
+
+    `alpaca` and `chat` carry the same instruction: description, code to complete, public tests. `plain` is the bare
+    description and a newline, or the code to complete.
+
+    Raises UserError for an unknown template, or `chat` with a tokenizer that has no chat template.
+    """
+    if template == "alpaca":
+        return _ALPACA.format(instruction=_instruction(problem))
+    if template == "plain":
+        return _plain(problem)
+    if template == "chat":
+        if not tokenizer.chat_template:
+            raise UserError(
+                f"template 'chat': the tokenizer {tokenizer.name_or_path!r} has no chat template; use 'alpaca'"
+            )
+        message = {"role": "user", "content": _instruction(problem)}
+        text = tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
+        assert isinstance(text, str)
+        return text
+    raise UserError(f"template {template!r} is unknown: choose one of {', '.join(TEMPLATES)}")
+
+
+def encode_prompt(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, *, max_length: int | None = None, name: str = "a prompt"
+) -> list[int]:
+    """Token ids of a prompt, with BOS where the tokenizer puts one by default and never EOS.
+
+    A chat template writes BOS as text: then the tokenizer does not add a second one.
+
+    Raises UserError if the prompt is empty, or longer than `max_length` tokens (`name` says whose prompt it is).
+    """
+    bos = tokenizer.bos_token
+    ids = tokenizer.encode(prompt, add_special_tokens=not (bos and prompt.startswith(bos)))
+    if ids and ids[-1] == tokenizer.eos_token_id and not prompt.endswith(tokenizer.eos_token):
+        ids = ids[:-1]  # some tokenizers close every text that they are given
+    if not ids or not prompt:
+        raise UserError(f"{name} is empty: a model needs at least one token to continue")
+    if max_length is not None and len(ids) > max_length:
+        raise UserError(f"{name} has {len(ids)} tokens, more than max_length {max_length}: raise max_length")
+    return ids
+
+
+def encode_example(tokenizer: PreTrainedTokenizerBase, prompt: str, response: str) -> Example:
+    """Token ids of prompt, response and EOS; `input_ids[:response_start] == encode_prompt(tokenizer, prompt)`.
+
+    Raises UserError if the tokenizer has no EOS, the prompt is empty, or the response cannot be told from its prompt.
+    """
+    return _join(encode_prompt(tokenizer, prompt), _encode_response(tokenizer, response))
+
+
+def encode_solutions(
+    tokenizer: PreTrainedTokenizerBase,
+    template: str,
+    problems: Iterable[Problem],
+    solutions: Iterable[Solution],
+    on_progress: Callable[[int], None] | None = None,
+) -> Iterator[tuple[str, Example]]:
+    """(solution_id, example) of every solution, in order; a problem's prompt is tokenized once.
+
+    Raises UserError as `render_prompt` and `encode_example`, or when a solution's problem is not among `problems`.
+    """
+    by_id = {problem.problem_id: problem for problem in problems}
+    prompts: dict[str, list[int]] = {}
+    for solution in solutions:
+        problem = by_id.get(solution.problem_id)
+        if problem is None:
+            raise UserError(
+                f"solution {solution.solution_id!r} is of problem {solution.problem_id!r}, which is not in its split"
+            )
+        if problem.problem_id not in prompts:
+            text = render_prompt(template, problem, tokenizer)
+            prompts[problem.problem_id] = encode_prompt(tokenizer, text, name=f"the prompt of {problem.problem_id}")
+        yield (
+            solution.solution_id,
+            _join(prompts[problem.problem_id], _encode_response(tokenizer, solution.code)),
+        )
+        if on_progress is not None:
+            on_progress(1)
+
+
+def decode_response(tokenizer: PreTrainedTokenizerBase, prompt_ids: list[int], response_ids: list[int]) -> str:
+    """Text that `response_ids` add to their prompt's; special tokens are left out.
+
+    Decoding the response alone would lose the leading space of a SentencePiece '▁', so both are decoded.
+    """
+    before = tokenizer.decode(prompt_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    whole = tokenizer.decode([*prompt_ids, *response_ids], skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    assert isinstance(before, str)
+    assert isinstance(whole, str)
+    return whole[len(before) :]
+
+
+def _join(prompt_ids: list[int], response_ids: list[int]) -> Example:
+    return Example([*prompt_ids, *response_ids], len(prompt_ids))
+
+
+def _encode_response(tokenizer: PreTrainedTokenizerBase, response: str) -> list[int]:
+    """Tokens of a continuation: tokenized after an anchor text whose own tokens stay as they are, and cut there."""
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"the tokenizer {tokenizer.name_or_path!r} has no EOS token: set tokenizer.eos_token")
+    for anchor in _ANCHORS:
+        # A program that contains "</s>" as text must not end there: special tokens are spelled out.
+        head = tokenizer.encode(anchor, add_special_tokens=False, split_special_tokens=True)
+        both = tokenizer.encode(anchor + response, add_special_tokens=False, split_special_tokens=True)
+        if both[: len(head)] == head:
+            return [*both[len(head) :], tokenizer.eos_token_id]
+    raise UserError(
+        f"the tokenizer {tokenizer.name_or_path!r} merges the start of the response {json.dumps(response[:20])} with "
+        "whatever comes before it, so that the loss cannot start there: use another tokenizer"
+    )
+
+
+def _plain(problem: Problem) -> str:
+    if problem.starter:
+        return problem.starter if _starter_says_it(problem) else f"{problem.description}\n{problem.starter}"
+    return f"{problem.description}\n"
+
+
+def _instruction(problem: Problem) -> str:
+    parts = []
+    if not _starter_says_it(problem):
+        parts.append(problem.description.strip())
+    if problem.starter:
+        parts.append(f"Write the whole Python function that begins like this:\n\n{problem.starter.strip()}")
+    shown = [test for test in problem.tests if test.kind == "code" and test.visibility == "public"]
+    if shown:
+        set_up = list(dict.fromkeys(test.input.strip() for test in shown if test.input.strip()))
+        lines = [*set_up, *(test.output.strip() for test in shown)]
+        parts.append("The code must pass these tests:\n\n" + "\n".join(lines))
+    return "\n\n".join(parts)
+
+
+def _starter_says_it(problem: Problem) -> bool:
+    """Whether the code to complete already holds the description, as HumanEval's docstrings do."""
+    return " ".join(problem.description.split()) in " ".join(problem.starter.split())

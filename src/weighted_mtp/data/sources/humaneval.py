@@ -1,0 +1,60 @@
+"""HumanEval (Chen et al. 2021, arXiv 2107.03374): 164 functions to complete, all of them for evaluation."""
+
+import ast
+from pathlib import Path
+
+from weighted_mtp.data.schema import Problem, Records, Solution, TestCase
+from weighted_mtp.data.sources.jsonl import Row, read_jsonl
+from weighted_mtp.data.sources.syntax import parse
+from weighted_mtp.errors import UserError
+
+_COLUMNS = {"task_id": str, "prompt": str, "entry_point": str, "canonical_solution": str, "test": str}
+
+
+def read(path: Path) -> Records:
+    """Problems and canonical solutions of `HumanEval.jsonl(.gz)`; their split is "test".
+
+    The starter is the prompt, the description its docstring, and a solution's code the prompt with the canonical
+    body. There is one test: upstream's `check`, called with the entry point.
+
+    Raises UserError as `read_jsonl`, or where a prompt is not Python.
+    """
+    problems: list[Problem] = []
+    solutions: list[Solution] = []
+    for row in read_jsonl(path, _COLUMNS, unique="task_id"):
+        problems.append(
+            Problem(
+                problem_id=row["task_id"],
+                source="humaneval",
+                split="test",
+                description=_docstring(path, row),
+                starter=row["prompt"],
+                entry_point=row["entry_point"],
+                tests=(TestCase("code", "", f"{row['test']}\ncheck({row['entry_point']})"),),
+            )
+        )
+        solutions.append(
+            Solution(f"{row['task_id']}/canonical", row["task_id"], row["prompt"] + row["canonical_solution"], True)
+        )
+    return problems, solutions
+
+
+def _docstring(path: Path, row: Row) -> str:
+    """The first text that stands alone in the entry point's body, as written; one task has an import before it."""
+    try:
+        module = parse(row["prompt"])
+    except SyntaxError as error:
+        raise UserError(
+            f"{path} line {row.line}: the prompt of {row['task_id']} is not Python ({error.msg}); "
+            "give the file in its upstream form"
+        ) from error
+    for function in module.body:
+        if isinstance(function, ast.FunctionDef) and function.name == row["entry_point"]:
+            for statement in function.body:
+                if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
+                    quoted = ast.get_source_segment(row["prompt"], statement.value)
+                    return str(quoted)[3:-3].strip()
+    raise UserError(
+        f"{path} line {row.line}: the prompt of {row['task_id']} has no function {row['entry_point']!r} "
+        "with a docstring; give the file in its upstream form"
+    )

@@ -1,0 +1,84 @@
+"""MBPP (Austin et al. 2021, arXiv 2108.07732): 974 short tasks with their own splits."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+from weighted_mtp.data.schema import Problem, Records, Solution, TestCase
+from weighted_mtp.data.sources.jsonl import Row, read_jsonl
+from weighted_mtp.data.sources.syntax import parse
+from weighted_mtp.errors import UserError
+
+# Upstream's task ids; "prompt" holds the few-shot examples.
+SPLITS = {"prompt": range(1, 11), "test": range(11, 511), "validation": range(511, 601), "train": range(601, 975)}
+
+_COLUMNS = {
+    "task_id": int,
+    "text": str,
+    "code": str,
+    "test_setup_code": str,
+    "test_list": list,
+    "challenge_test_list": list,
+}
+
+
+def read(path: Path) -> Records:
+    """Problems and reference solutions of `mbpp.jsonl(.gz)`, of all splits (`schema.by_split` parts them).
+
+    Each assert is one test; those that upstream shows in its prompts are public, the challenge tests "generated".
+    Line ends are unified: upstream mixes \\r\\n and \\n, which a model would have to learn.
+
+    Raises UserError as `read_jsonl`, or for a task id outside of all splits.
+    """
+    problems: list[Problem] = []
+    solutions: list[Solution] = []
+    for row in read_jsonl(path, _COLUMNS, unique="task_id"):
+        problem_id, code = f"mbpp/{row['task_id']}", _unix(row["code"])
+        tests = tuple(_tests(row))
+        problems.append(
+            Problem(
+                problem_id=problem_id,
+                source="mbpp",
+                split=_split(path, row),
+                description=_unix(row["text"]).strip(),
+                entry_point=_entry_point(code, tests),
+                tests=tests,
+            )
+        )
+        solutions.append(Solution(f"{problem_id}/reference", problem_id, code, True))
+    return problems, solutions
+
+
+def _tests(row: Row) -> Iterator[TestCase]:
+    set_up = _unix(row["test_setup_code"])
+    for text in row["test_list"]:
+        yield TestCase("code", set_up, _unix(text), "public")
+    for text in row["challenge_test_list"]:
+        yield TestCase("code", set_up, _unix(text), "generated")
+
+
+def _split(path: Path, row: Row) -> str:
+    for split, task_ids in SPLITS.items():
+        if row["task_id"] in task_ids:
+            return split
+    raise UserError(f"{path} line {row.line}: task_id {row['task_id']} is not one of MBPP's 1 to 974; remove the line")
+
+
+def _entry_point(code: str, tests: tuple[TestCase, ...]) -> str:
+    """The one function of the reference that every assert calls; "" where there is none or a choice."""
+    try:
+        defined = {node.name for node in parse(code).body if isinstance(node, ast.FunctionDef)}
+        called = [_called_names(test.output) for test in tests]
+    except SyntaxError:
+        return ""
+    common = defined.intersection(*called)
+    return common.pop() if len(common) == 1 else ""
+
+
+def _called_names(code: str) -> set[str]:
+    calls = (node for node in ast.walk(parse(code)) if isinstance(node, ast.Call))
+    return {call.func.id for call in calls if isinstance(call.func, ast.Name)}
+
+
+def _unix(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\r", "\n")

@@ -97,5 +97,7 @@ def _coefficients(config: LossConfig, n_heads: int) -> Sequence[float]:
     if given is None:
         return [1.0] * n_heads
     if len(given) != n_heads:
-        raise UserError(f"loss.head_coefficients has {len(given)} entries, but the policy has {n_heads} heads: give {n_heads}")
+        raise UserError(
+            f"loss.head_coefficients has {len(given)} entries, but the policy has {n_heads} heads: give {n_heads}"
+        )
     return given

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import nn
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
 from weighted_mtp.errors import UserError
@@ -34,16 +35,16 @@ class TrainState:
 
     def save(self, directory: Path) -> None:
         """Write trainable parameters, optimizer, objective state and step to `directory` (DCP)."""
-        with _quiet():
+        with warnings.catch_warnings(action="ignore"):  # DCP says that there is no process group: there is none
             dcp.save(self._contents(), checkpoint_id=directory)
 
     def load(self, directory: Path) -> None:
         """Take over a saved state. Raises `UserError` where it is truncated or belongs to another model."""
         contents = self._contents()
         try:
-            with _quiet():
+            with warnings.catch_warnings(action="ignore"):  # DCP says that there is no process group: there is none
                 dcp.load(contents, checkpoint_id=directory)
-        except Exception as error:  # DCP wraps whatever went wrong in its own BaseException-like type
+        except (CheckpointException, Exception) as error:  # DCP's own is no Exception
             reason = str(error).strip().splitlines()[-1]
             raise UserError(f"{directory}: not a complete training state of this model ({reason})") from error
         set_state_dict(
@@ -95,10 +96,6 @@ def newest_model(path: Path) -> Path:
     for candidate in (path, path / "model", *(c / "model" for c in newest[-1:])):
         if (candidate / "config.json").is_file():
             return candidate
-    raise UserError(f"{path}: holds no model (config.json), no checkpoint and no run with a checkpoint; train one first")
-
-
-def _quiet() -> warnings.catch_warnings[None]:
-    """DCP warns that there is no process group: one process is what we mean."""
-    catcher = warnings.catch_warnings(action="ignore")
-    return catcher
+    raise UserError(
+        f"{path}: holds no model (config.json), no checkpoint and no run with a checkpoint; train one first"
+    )

@@ -94,20 +94,20 @@ class Tracker:
     def __init__(self, run: RunDirectory, mlflow: MLflowConfig, first_step: int) -> None:
         self.run = run
         self._drop_records_after(first_step)
-        self._file = run.metrics.open("a")
         self._mlflow = _MLflowRun(run, mlflow) if mlflow.enabled else None
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._file.close()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._to_mlflow("close", "FAILED" if kind else "FINISHED")
 
     def log(self, step: int, split: str, values: Mapping[str, float]) -> None:
         """One record: `step` counts finished optimizer steps; `split` is train or validation."""
-        self._file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
-        self._file.flush()
+        with self.run.metrics.open("a") as file:
+            file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
         self._to_mlflow("log", step, {f"{split}/{name}": value for name, value in values.items()})
 
     def checkpoint(self, path: Path) -> None:
@@ -174,7 +174,9 @@ class _MLflowRun:
             return str(known)
         experiment = self.client.get_experiment_by_name(config.experiment)
         artifacts = (run.path / "mlflow").resolve().as_uri() if config.tracking_uri.startswith("sqlite:") else None
-        identity = experiment.experiment_id if experiment else self.client.create_experiment(config.experiment, artifacts)
+        identity = (
+            experiment.experiment_id if experiment else self.client.create_experiment(config.experiment, artifacts)
+        )
         run_id = str(self.client.create_run(identity, run_name=run.path.name).info.run_id)
         run.remember(mlflow_run_id=run_id)
         return run_id

@@ -40,9 +40,7 @@ def batch() -> Batch:
 
 
 def loss(model: MTPForCausalLM, batch: Batch, weights: torch.Tensor, config: LossConfig | None = None) -> MTPSums:
-    return mtp_loss(
-        model, batch.input_ids, batch.attention_mask, batch.response_mask, weights, config or LossConfig()
-    )
+    return mtp_loss(model, batch.input_ids, batch.attention_mask, batch.response_mask, weights, config or LossConfig())
 
 
 def naive(model: MTPForCausalLM, batch: Batch, weights: torch.Tensor, config: LossConfig) -> tuple[float, float]:

@@ -1,0 +1,206 @@
+"""The loop: resuming changes nothing, a non-finite loss stops it, a signal saves."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from weighted_mtp.config import Section
+from weighted_mtp.data.batches import Batch, TokenStore, collate
+from weighted_mtp.data.stream import BatchStream
+from weighted_mtp.errors import UserError
+from weighted_mtp.losses.mtp import LossConfig
+from weighted_mtp.losses.objective import PolicyObjective, Sums
+from weighted_mtp.models.mtp import MTPForCausalLM
+from weighted_mtp.training.loop import NonFiniteError, Trainer, TrainingConfig
+from weighted_mtp.training.optim import Group, OptimConfig, build_optimizer
+from weighted_mtp.training.state import Checkpoints, TrainState, checkpoints_in
+from weighted_mtp.training.tracking import MLflowConfig, RunDirectory, Tracker
+from weighted_mtp.value_weighting.controls import Uniform
+
+
+class Settings(Section):
+    name: str = "test"
+
+
+def random_store(n: int = 24) -> TokenStore:
+    generator = np.random.default_rng(0)
+    lengths = generator.integers(6, 12, n)
+    ids = generator.integers(0, 19, lengths.sum()).astype(np.int32)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    return TokenStore(ids, offsets, np.full(n, 3, np.int32), tuple(f"s{i}" for i in range(n)))
+
+
+def small_policy() -> MTPForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=19,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        attention_dropout=0.1,
+        tie_word_embeddings=True,
+    )
+    return MTPForCausalLM.from_base(LlamaForCausalLM(config), 3, "random")
+
+
+class Remembering(Uniform):
+    """A weighting with state, to see it resumed and left alone by validation."""
+
+    def initial_state(self) -> dict[str, torch.Tensor]:
+        return {"seen": torch.tensor(0)}
+
+    def __call__(
+        self, batches: list[Batch], state: dict[str, torch.Tensor]
+    ) -> tuple[list[torch.Tensor], dict[str, torch.Tensor]]:
+        weights, _ = super().__call__(batches, state)
+        return weights, {"seen": state["seen"] + len(batches)}
+
+
+def trainer(folder: Path, steps: int = 6, **changes: object) -> Trainer:
+    model, store = small_policy(), random_store()
+    optim = OptimConfig(warmup_steps=2, lr=1e-2)
+    groups = [Group("trunk", model.trunk_parameters(), 1e-2, 2), Group("heads", model.head_parameters(), 2e-2)]
+    objective = PolicyObjective(Remembering(), LossConfig())
+    state = TrainState(model, build_optimizer(groups, optim), objective.initial_state())
+    run = RunDirectory(folder, Settings())
+    found = checkpoints_in(run.checkpoints)
+    if found:
+        state.load(found[-1] / "state")
+    parts = {
+        "state": state,
+        "objective": objective,
+        "stream": BatchStream(store, 40, 2, seed=3, pad_id=0),
+        "validation": [collate(store, np.arange(4), 0)],
+        "config": TrainingConfig(max_steps=steps, gradient_accumulation=2, validate_every=2, save_every=100),
+        "optim": optim,
+        "device": torch.device("cpu"),
+        "forward_context": nullcontext,
+        "tracker": Tracker(run, MLflowConfig(enabled=False), state.step),
+        "checkpoints": Checkpoints(run.checkpoints, model.save_pretrained, keep=2),
+        "seed": 3,
+    }
+    return Trainer(**{**parts, **changes})
+
+
+def records(folder: Path) -> list[dict]:
+    kept = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in record.items() if k != "seconds"} for record in kept]
+
+
+class AfterSteps:
+    """A signal that comes while a given step runs."""
+
+    def __init__(self, step: int, act: Callable[[], None]) -> None:
+        self.objective, self.step, self.act, self.calls = PolicyObjective(Remembering(), LossConfig()), step, act, 0
+
+    def initial_state(self) -> dict[str, torch.Tensor]:
+        return self.objective.initial_state()
+
+    def prepare(self, batches, state):  # noqa: ANN001, ANN201
+        return self.objective.prepare(batches, state)
+
+    def sums(self, model, item) -> Sums:  # noqa: ANN001
+        self.calls += model.training
+        if self.calls == self.step:
+            self.act()
+        return self.objective.sums(model, item)
+
+
+def test_a_stopped_and_resumed_run_equals_the_uninterrupted_one_to_the_last_bit(tmp_path: Path) -> None:
+    whole = trainer(tmp_path / "whole")
+    assert whole.run()
+    stopping = AfterSteps(5, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    first = trainer(tmp_path / "parts", objective=stopping)
+    assert not first.run()
+    assert 0 < first.state.step < 6
+    second = trainer(tmp_path / "parts")
+    assert second.state.step == first.state.step
+    assert second.run()
+    assert records(tmp_path / "parts") == records(tmp_path / "whole")
+    for a, b in zip(whole.state.model.parameters(), second.state.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_objective_state_is_resumed_and_validation_leaves_it_alone(tmp_path: Path) -> None:
+    first = trainer(tmp_path, steps=3)
+    first.run()
+    seen = int(first.state.objective["seen"])
+    assert seen == sum(len(first.stream.at(s)) for s in range(3))
+    assert trainer(tmp_path).state.objective["seen"] == seen
+
+
+def test_each_sample_is_seen_once_an_epoch_whatever_step_is_asked_for_first() -> None:
+    stream = BatchStream(random_store(), 40, 2, seed=1, pad_id=0)
+    forward = [sorted(b.sample_ids.tolist() for b in stream.at(s)) for s in range(12)]
+    backward = [sorted(b.sample_ids.tolist() for b in stream.at(s)) for s in reversed(range(12))][::-1]
+    assert forward == backward
+    steps = BatchStream(random_store(), 40, 2, seed=1, pad_id=0).steps_per_epoch()
+    assert sorted(i for step in forward[:steps] for b in step for i in b) == list(range(24))
+
+
+def test_frozen_groups_do_not_move_until_their_step(tmp_path: Path) -> None:
+    run = trainer(tmp_path, steps=2)
+    before = [p.detach().clone() for p in run.state.model.trunk_parameters()]
+    heads = [p.detach().clone() for p in run.state.model.head_parameters()]
+    run.run()
+    assert all(torch.equal(a, b) for a, b in zip(before, run.state.model.trunk_parameters(), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(heads, run.state.model.head_parameters(), strict=True))
+
+
+def test_a_non_finite_loss_stops_before_the_update_and_names_the_samples(tmp_path: Path) -> None:
+    run = trainer(tmp_path)
+    poisoned = AfterSteps(3, lambda: next(run.state.model.parameters()).data.fill_(float("nan")))
+    run = trainer(tmp_path, objective=poisoned, state=run.state)
+    with pytest.raises(NonFiniteError, match=r"step 1: loss nan"):
+        run.run()
+    report = json.loads((tmp_path / "non-finite-step-1.json").read_text())
+    assert set(report["samples"]) <= {f"s{i}" for i in range(24)}
+    assert report["samples"]
+    assert run.state.step == 1
+
+
+def test_only_the_newest_checkpoints_are_kept_and_the_model_in_them_loads(tmp_path: Path) -> None:
+    config = TrainingConfig(max_steps=5, validate_every=9, save_every=1, save_total_limit=2)
+    run = trainer(tmp_path, config=config)
+    run.run()
+    found = checkpoints_in(tmp_path / "checkpoints")
+    assert [p.name for p in found] == ["step-00000004", "step-00000005"]
+    loaded = MTPForCausalLM.from_pretrained(found[-1] / "model")
+    for a, b in zip(run.state.model.parameters(), loaded.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_truncated_state_is_one_clear_line(tmp_path: Path) -> None:
+    trainer(tmp_path, steps=1).run()
+    state = checkpoints_in(tmp_path / "checkpoints")[-1] / "state"
+    for file in state.glob("*.distcp"):
+        file.write_bytes(file.read_bytes()[:100])
+    with pytest.raises(UserError, match="not a complete training state") as raised:
+        trainer(tmp_path)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_failed_save_leaves_no_checkpoint_behind(tmp_path: Path) -> None:
+    def full(_: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    run = trainer(tmp_path, steps=1)
+    run = trainer(tmp_path, steps=1, checkpoints=Checkpoints(run.checkpoints.directory, full, 2))
+    with pytest.raises(OSError, match="No space"):
+        run.run()
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
+def test_another_configuration_in_the_same_folder_is_refused(tmp_path: Path) -> None:
+    RunDirectory(tmp_path, Settings())
+    with pytest.raises(UserError, match="name: test → other"):
+        RunDirectory(tmp_path, Settings(name="other"))

@@ -1,0 +1,99 @@
+"""Reading model folders strictly: what transformers only warns about (missing weights, drawn at random) is an error."""
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+import transformers
+from safetensors import SafetensorError
+from torch.nn import Embedding
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from weighted_mtp.errors import UserError
+
+Dtype = str | torch.dtype  # "auto" (as stored), "float32", "bfloat16" …
+
+# What transformers raises for folders that are broken in one way or another.
+READ_ERRORS = (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError, SafetensorError)
+
+
+def load_model(auto_class: Any, source: str, dtype: Dtype, surplus: bool, **where: Any) -> PreTrainedModel:
+    """`from_pretrained` in which every parameter comes from the checkpoint.
+
+    auto_class  whose `from_pretrained` reads it
+    surplus     whether the checkpoint may hold weights that the model has no use for (many published ones do)
+    where       further arguments of `from_pretrained`: `gguf_file`, `local_files_only`
+
+    Raises UserError for weights that are missing, of another shape or not to be read, and for an architecture that
+    transformers does not know.
+    """
+    with quiet():
+        try:
+            model, report = auto_class.from_pretrained(source, dtype=dtype, output_loading_info=True, **where)
+        except READ_ERRORS as error:
+            raise UserError(f"{source}: not to be read as a model: {first_line(error)}") from error
+    if missing := sorted(report["missing_keys"]):
+        raise UserError(
+            f"{source}: lacks {len(missing)} weights that its config.json calls for, the first {missing[0]};"
+            " give a complete checkpoint with the config.json it was saved with"
+        )
+    if not surplus and (unused := sorted(report["unexpected_keys"])):
+        raise UserError(
+            f"{source}: holds {len(unused)} weights for which its config.json has no place, the first {unused[0]};"
+            " give the config.json it was saved with"
+        )
+    return model
+
+
+def load_tokenizer(source: str | Path, **where: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder (or, with `gguf_file`, of a GGUF file). UserError where there is none."""
+    with quiet():
+        try:
+            return AutoTokenizer.from_pretrained(str(source), **where)
+        except READ_ERRORS as error:
+            raise UserError(f"{source}: no tokenizer to be read: {first_line(error)}") from error
+
+
+def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: str) -> None:
+    """Refuse a tokenizer that can produce tokens for which the model has no embedding."""
+    size = cast(Embedding, model.get_input_embeddings()).weight.shape[0]
+    if len(tokenizer) > size:
+        raise UserError(
+            f"{source}: the tokenizer has {len(tokenizer)} tokens but the model embeds {size}; use the model's own"
+        )
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The `config.json` of a model folder. UserError where the folder or the file is missing or broken."""
+    path = folder / "config.json"
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such model folder")
+    try:
+        return dict(json.loads(path.read_text()))
+    except FileNotFoundError as error:
+        raise UserError(f"{folder}: not a model folder, it has no config.json") from error
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path}: not to be read: {first_line(error)}") from error
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' tables and bars off the screen while we load: we say in one line what is wrong."""
+    verbosity = transformers.logging.get_verbosity()
+    bars = transformers.logging.is_progress_bar_enabled()
+    transformers.logging.set_verbosity(logging.CRITICAL)
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(verbosity)
+        if bars:
+            transformers.logging.enable_progress_bar()

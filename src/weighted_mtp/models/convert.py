@@ -1,0 +1,152 @@
+"""From a pretrained causal LM to a policy with heads, and from a policy back to a plain causal LM.
+
+A source is a folder that transformers reads, a `.gguf` file (dequantised to fp32), or a model hub's id.
+"""
+
+import copy
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from huggingface_hub import HfApi
+from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+from safetensors import SafetensorError
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from weighted_mtp.errors import UserError
+from weighted_mtp.files import whole_directory
+from weighted_mtp.models.checkpoint import (
+    Dtype,
+    check_vocabulary,
+    first_line,
+    load_model,
+    load_tokenizer,
+    quiet,
+    read_config,
+)
+from weighted_mtp.models.mtp import HeadInit, MTPConfig, MTPForCausalLM, PredictionHeads, decoder_layers, load_policy
+
+__all__ = ["convert", "export_plain", "load_base", "load_tokenizer", "to_plain"]
+
+HUB_SECONDS = 10.0  # to answer a first question; transformers' own retries would take most of a minute
+
+
+def load_base(source: str, dtype: Dtype = "auto") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A causal LM (a policy, too) and its tokenizer.
+
+    source  folder, `.gguf` file or hub id
+    dtype   `auto` keeps the stored one (fp32 for GGUF); else "float32", "bfloat16" …
+
+    Raises UserError for a missing path, something that is no complete causal LM, a hub that does not answer while
+    nothing is in the local cache, an unknown or gated id, and a tokenizer with more tokens than embeddings.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        if read_config(path).get("model_type") == MTPConfig.model_type:
+            return load_policy(path, dtype)
+        return _load(source, str(path), dtype)
+    if path.is_file():
+        return _load_gguf(path, dtype)
+    return _load_from_hub(source, dtype)
+
+
+def _load(source: str, folder: str, dtype: Dtype, **where: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    model = load_model(AutoModelForCausalLM, folder, dtype, surplus=True, **where)
+    tokenizer = load_tokenizer(folder, **where)
+    check_vocabulary(model, tokenizer, source)
+    return model, tokenizer
+
+
+def _load_gguf(path: Path, dtype: Dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    with path.open("rb") as file:
+        if file.read(4) != b"GGUF":
+            raise UserError(f"{path}: not a GGUF file; give a model folder, a .gguf file or a hub id")
+    # Dequantised values need more than the half precision in which many files store their few unquantised ones.
+    wide = "float32" if dtype == "auto" else dtype
+    model, tokenizer = _load(str(path), str(path.parent), wide, gguf_file=path.name)
+    # The weights are ordinary ones now; what still calls them quantised would keep the model from being saved.
+    model.hf_quantizer = None  # type: ignore[assignment]
+    del model.config.quantization_config
+    return model, tokenizer
+
+
+def _load_from_hub(source: str, dtype: Dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    alternatives = "give a model folder, a .gguf file or the id of a causal LM on the hub"
+    try:
+        HfApi().model_info(source, timeout=HUB_SECONDS)
+    except (HFValidationError, RepositoryNotFoundError) as error:
+        raise UserError(f"{source}: no such path, and no such model on the hub; {alternatives}") from error
+    except Exception as unreachable:  # the hub's client passes on the errors of whichever HTTP library it uses
+        try:
+            return _load(source, source, dtype, local_files_only=True)
+        except UserError as error:
+            raise UserError(
+                f"{source}: no such path, the model hub does not answer ({first_line(unreachable)}) and its local cache"
+                " has no complete copy; give a model folder or a .gguf file, or set HF_ENDPOINT to a hub you reach"
+            ) from error
+    try:
+        return _load(source, source, dtype)
+    except UserError as error:
+        if isinstance(error.__cause__ and error.__cause__.__cause__, GatedRepoError):
+            raise UserError(
+                f"{source}: gated; accept its terms on its hub page and log in with `hf auth login`, or set HF_TOKEN"
+            ) from error
+        raise
+
+
+def to_plain(model: MTPForCausalLM) -> PreTrainedModel:
+    """A copy of trunk + head 1 as a model of the base's own class, whose `save_pretrained` writes an ordinary one."""
+    unwanted = {id(head): nn.Identity() for head in model.heads.extra}
+    plain = copy.deepcopy(model.base, memo=unwanted)  # the extra heads' memory is not copied
+    layers = decoder_layers(plain)
+    layers[-1] = cast(PredictionHeads, layers[-1]).heads[0]
+    return plain
+
+
+def convert(
+    source: str,
+    output: Path,
+    n_future_tokens: int = 4,
+    head_init: HeadInit = "copy",
+    dtype: Dtype = "auto",
+    seed: int = 0,
+) -> MTPForCausalLM:
+    """Put heads on a causal LM and write the policy folder `output`, with the tokenizer; all of it or nothing.
+
+    `seed` matters for `head_init="random"` only. Raises UserError for what `load_base` and `from_base` refuse, for an
+    `output` that exists, and where writing fails.
+    """
+    _refuse_existing(output)
+    model, tokenizer = load_base(source, dtype)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        policy = MTPForCausalLM.from_base(model, n_future_tokens, head_init)
+    _write(policy, tokenizer, output)
+    return policy
+
+
+def export_plain(policy: Path, output: Path) -> PreTrainedModel:
+    """Write trunk + head 1 of a policy folder as an ordinary causal LM folder, with the tokenizer.
+
+    Raises UserError for what `load_policy` refuses, for an `output` that exists, and where writing fails.
+    """
+    _refuse_existing(output)
+    model, tokenizer = load_policy(policy)
+    plain = to_plain(model)
+    _write(plain, tokenizer, output)
+    return plain
+
+
+def _refuse_existing(output: Path) -> None:
+    if output.exists():
+        raise UserError(f"{output}: exists already; give another output folder or remove it")
+
+
+def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, output: Path) -> None:
+    try:
+        with whole_directory(output) as partial, quiet():
+            model.save_pretrained(partial)
+            tokenizer.save_pretrained(partial)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{output}: writing the model failed: {first_line(error)}") from error

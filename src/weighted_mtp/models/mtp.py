@@ -1,0 +1,314 @@
+"""The policy: a trunk and H parallel prediction heads on any decoder (Gloeckle et al. 2024, arXiv 2404.19737, §2).
+
+Legend: B batch, T time, H heads (`n_future_tokens`), D hidden size, V vocabulary.
+
+The base causal LM stays whole. Only its last decoder layer is replaced, by a module that holds that layer (head 1)
+and further layers of the same class (heads 2 … H), all applied to the same trunk output. The base's own forward
+calls this module with whatever it gives any of its layers (mask, rotary embeddings, cache), so that one
+implementation serves every architecture, and a policy that runs head 1 alone *is* the base model, bit for bit.
+
+Departure from Meta's release: extra heads are added to the base's layers instead of being counted among them, so a
+model of L layers becomes a trunk of L − 1 layers with H heads.
+"""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GenerationMixin,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers import initialization as init
+from transformers.cache_utils import Cache
+from transformers.configuration_utils import SubConfigSpec
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from weighted_mtp.errors import UserError
+from weighted_mtp.models.checkpoint import Dtype, check_vocabulary, load_model, load_tokenizer, read_config
+
+HeadInit = Literal["copy", "random"]
+MAX_HEADS = 64  # far beyond any published model (8); more is a typing error that would only be noticed as a full memory
+
+
+class MTPConfig(PreTrainedConfig):
+    """The base model's own configuration and the number of heads.
+
+    base_config      configuration of the causal LM that trunk + head 1 form
+    n_future_tokens  H ≥ 1; head k predicts the token k positions ahead
+    """
+
+    model_type = "weighted_mtp"
+    sub_configs_defaults = {"base_config": SubConfigSpec(config_class=AutoConfig, model_type="llama")}  # noqa: RUF012
+
+    base_config: dict | PreTrainedConfig | None = None
+    n_future_tokens: int = 4
+
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
+        """What generation and caches ask for layers, windows and context length: the base's answer."""
+        return cast(PreTrainedConfig, self.base_config).get_text_config(decoder=decoder, encoder=encoder)
+
+    @property
+    def vocab_size(self) -> int:
+        return self.get_text_config().vocab_size
+
+    @property
+    def hidden_size(self) -> int:
+        return self.get_text_config().hidden_size
+
+
+class PredictionHeads(nn.Module):
+    """Stands in for a decoder's last layer: head 1 is that layer, the extra heads are further ones of its class.
+
+    Called like the layer it replaces. With head 1 alone it returns (B, T, D) as that layer did; inside `all_active()`
+    it returns every head's output, stacked in front: (H, B, T, D). The decoder's final norm, which works on rows of
+    length D, then normalises all of them.
+    """
+
+    def __init__(self, last_layer: nn.Module, n_heads: int) -> None:
+        super().__init__()
+        self.heads = nn.ModuleList([last_layer, *(copy.deepcopy(last_layer) for _ in range(n_heads - 1))])
+        for offset, head in enumerate(self.heads):
+            _shift_cache_slot(head, offset)
+        self._all_active = False
+        self._detach_extra = False
+
+    @property
+    def extra(self) -> Iterator[nn.Module]:
+        """Heads 2 … H."""
+        return iter(self.heads[1:])
+
+    @contextmanager
+    def all_active(self, detach_extra: bool) -> Iterator[None]:
+        """Run every head, not only the first; `detach_extra` keeps the extra heads' gradient out of the trunk."""
+        self._all_active, self._detach_extra = True, detach_extra
+        try:
+            yield
+        finally:
+            self._all_active, self._detach_extra = False, False
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        first = self.heads[0](hidden_states, *args, **kwargs)
+        if not self._all_active:
+            return first
+        trunk = hidden_states.detach() if self._detach_extra else hidden_states
+        return torch.stack([first, *(head(trunk, *args, **kwargs) for head in self.extra)])
+
+
+def _shift_cache_slot(head: nn.Module, offset: int) -> None:
+    """Give an extra head cache slots of its own, beyond those of the base's layers."""
+    for module in head.modules():
+        slot = getattr(module, "layer_idx", None)
+        if isinstance(slot, int):
+            module.layer_idx = slot + offset  # type: ignore[assignment]
+
+
+def decoder_layers(base: PreTrainedModel) -> nn.ModuleList:
+    """The list of decoder layers of a causal LM. UserError where there is none (it is no decoder-only model)."""
+    depth = base.config.get_text_config(decoder=True).num_hidden_layers
+    lists = [m for m in base.get_decoder().children() if isinstance(m, nn.ModuleList) and len(m) == depth]
+    if len(lists) != 1:
+        raise UserError(
+            f"base model {type(base).__name__}: no single stack of {depth} decoder layers to put heads on;"
+            " use a decoder-only causal LM (Llama, Qwen, Mistral, Gemma, Phi …)"
+        )
+    return lists[0]
+
+
+class MTPForCausalLM(PreTrainedModel, GenerationMixin):
+    """A causal LM with H prediction heads; called as a model or by `generate`, it is trunk + head 1."""
+
+    config_class = MTPConfig
+    base_model_prefix = "base"
+    supports_gradient_checkpointing = True
+    # What the base itself does not support it refuses when it is built.
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: MTPConfig, base: PreTrainedModel | None = None) -> None:
+        """Fresh weights, every head drawn independently; or heads put on `base`, extra ones copies of its last layer.
+
+        Raises UserError where H or the number of layers leaves no head or no trunk.
+        """
+        super().__init__(config)
+        self.base = AutoModelForCausalLM.from_config(config.base_config) if base is None else base
+        config.base_config = self.base.config  # one object: what is set on either (attention kernel, dtype) holds
+        layers = decoder_layers(self.base)
+        _check_heads(config.n_future_tokens, layers)
+        layers[-1] = PredictionHeads(layers[-1], config.n_future_tokens)
+        if base is None:
+            self._draw_extra_heads()
+        self.post_init()
+
+    @classmethod
+    def from_base(cls, base: PreTrainedModel, n_future_tokens: int, head_init: HeadInit = "copy") -> "MTPForCausalLM":
+        """Put heads on a causal LM.
+
+        base             becomes part of the policy, not copied; called on its own it still computes what it did
+        n_future_tokens  H, 1 … 64; heads are added to the base's layers, of which at least two are needed
+        head_init        extra heads: `copy` of the last layer, or `random` by the base's own initialisation
+
+        Raises UserError for a base that already has heads, for H out of range, for a base of one layer, and for an
+        architecture whose logits are not its unembedding of the decoder's output.
+        """
+        if isinstance(base, MTPForCausalLM):
+            raise UserError(
+                f"base model: it already has n_future_tokens = {base.config.n_future_tokens} heads;"
+                " export its plain model first, or train it as it is"
+            )
+        config = MTPConfig(
+            base_config=copy.deepcopy(base.config),  # a new outer configuration resets the kernels chosen in the inner
+            n_future_tokens=n_future_tokens,
+            dtype=base.dtype,
+            attn_implementation=base.config._attn_implementation,  # type: ignore[call-arg]
+        )
+        with init.no_init_weights():  # every weight is there already
+            model = cls(config, base)
+        if head_init == "random":
+            model._draw_extra_heads()
+        model.generation_config = copy.deepcopy(base.generation_config)
+        model.train(base.training)
+        _check_unembedding(model)
+        return model
+
+    @torch.no_grad()
+    def _draw_extra_heads(self) -> None:
+        for head in self.heads.extra:
+            for module in head.modules():
+                self.base._init_weights(module)
+
+    @property
+    def heads(self) -> PredictionHeads:
+        return cast(PredictionHeads, decoder_layers(self.base)[-1])
+
+    def get_decoder(self) -> PreTrainedModel:
+        return self.base.get_decoder()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.base.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.base.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.base.get_output_embeddings()
+
+    def set_output_embeddings(self, value: nn.Module) -> None:
+        self.base.set_output_embeddings(value)
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | Tensor = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """Trunk + head 1, an ordinary causal LM: arguments and output are the base model's own."""
+        return self.base(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            labels=labels,
+            use_cache=use_cache,
+            logits_to_keep=logits_to_keep,
+            **kwargs,
+        )
+
+    def head_states(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, detach_extra: bool = False
+    ) -> Tensor:
+        """All heads' states after the final norm, from one pass of the trunk.
+
+        input_ids       (B, T)
+        attention_mask  (B, T), true on tokens; None where nothing is padded
+        detach_extra    the extra heads learn, but send no gradient into the trunk
+        returns         (H, B, T, D); row k − 1 at position t predicts token t + k
+        """
+        with self.heads.all_active(detach_extra):
+            decoder = self.base.get_decoder()
+            return decoder(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+
+    def unembed(self, hidden: Tensor) -> Tensor:
+        """Logits (…, V) of states (…, D) as the base computes them: output embedding, then Gemma's soft cap if set."""
+        logits = self.base.get_output_embeddings()(hidden)
+        cap = getattr(self.config.get_text_config(), "final_logit_softcapping", None)
+        return logits if cap is None else torch.tanh(logits / cap) * cap
+
+    def head_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters of the extra heads (2 … H): what the base model does not have."""
+        return (parameter for head in self.heads.extra for parameter in head.parameters())
+
+    def trunk_parameters(self) -> Iterator[nn.Parameter]:
+        """Everything else, each once: embeddings, trunk layers, head 1, final norm, unembedding."""
+        extra = {id(parameter) for parameter in self.head_parameters()}
+        return (parameter for parameter in self.parameters() if id(parameter) not in extra)
+
+
+def _check_heads(n_future_tokens: int, layers: nn.ModuleList) -> None:
+    if not 1 <= n_future_tokens <= MAX_HEADS:
+        raise UserError(f"n_future_tokens = {n_future_tokens}: give a number of heads from 1 to {MAX_HEADS}")
+    if len(layers) < 2:
+        raise UserError(
+            "num_hidden_layers = 1: the last layer becomes head 1 and nothing is left for the trunk;"
+            " use a base model of at least 2 layers"
+        )
+
+
+@torch.no_grad()
+def _check_unembedding(model: MTPForCausalLM) -> None:
+    """Some architectures scale their logits in ways of their own; training heads on other logits would be silent."""
+    training = model.training
+    model.eval()
+    ids = torch.arange(1, 5, device=model.device)[None]  # not token 0, whose embedding is all zero in some models
+    expected = model(input_ids=ids, use_cache=False).logits
+    logits = model.unembed(model.head_states(ids)[0])
+    model.train(training)
+    if not torch.equal(expected, logits):
+        raise UserError(
+            f"base model {type(model.base).__name__}: its logits are not unembed(final norm(last layer)), maybe scaled;"
+            " use one of the Llama, Qwen, Mistral, Gemma or Phi families"
+        )
+
+
+def load_policy(path: str | Path, dtype: Dtype = "auto") -> tuple[MTPForCausalLM, PreTrainedTokenizerBase]:
+    """The policy of a folder that `save_pretrained` wrote, and its tokenizer: the one way to load policies.
+
+    Raises UserError for a folder that is missing, is no policy, is truncated, has other heads than its config says,
+    or whose tokenizer does not fit the embeddings.
+    """
+    folder = Path(path)
+    config = read_config(folder)
+    if config.get("model_type") != MTPConfig.model_type:
+        raise UserError(
+            f"{folder}: a {config.get('model_type')} model without prediction heads; make a policy of it first"
+        )
+    if not isinstance(config.get("base_config"), dict) or not isinstance(config.get("n_future_tokens"), int):
+        raise UserError(
+            f"{folder / 'config.json'}: lacks base_config (the model under the heads) or n_future_tokens (how many);"
+            " give the one the policy was saved with"
+        )
+    model = load_model(MTPForCausalLM, str(folder), dtype, surplus=False)
+    tokenizer = load_tokenizer(folder)
+    check_vocabulary(model, tokenizer, str(folder))
+    return cast(MTPForCausalLM, model), tokenizer
+
+
+AutoConfig.register(MTPConfig.model_type, MTPConfig)
+AutoModelForCausalLM.register(MTPConfig, MTPForCausalLM)

@@ -1,0 +1,215 @@
+"""The judge: runs the test code, and calls the program only through the wall.
+
+What a test compares are values of exact builtin types, decoded here. The program's code never runs in this process.
+"""
+
+import ast
+import builtins
+import functools
+import importlib
+import sys
+import traceback
+from typing import Any
+
+from .codec import CodecError, from_plain, to_plain, unpack
+from .server import Wire, describe, move_pipes, reply, serve
+
+_REFUSED = ("PermissionError", "BlockingIOError")
+# Raised as they are, these would steer the test's own control flow instead of failing it.
+_CONTROL_FLOW = ("StopIteration", "StopAsyncIteration", "GeneratorExit", "SystemExit", "KeyboardInterrupt")
+
+
+class ProgramGone(BaseException):
+    """The harness says that the program no longer runs: there is nobody to call."""
+
+
+class Handle:
+    """A function, class or object of the program: equal to itself only, used by messages only."""
+
+    __slots__ = ("_plain", "_program")
+
+    def __init__(self, program: "Program", plain: list[Any]) -> None:
+        object.__setattr__(self, "_program", program)
+        object.__setattr__(self, "_plain", plain)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self._program.ask("call", self, list(args), kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # protocols of copy, pickle and format are not the program's business
+            raise AttributeError(name)
+        return self._program.ask("get", self, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._program.ask("set", self, name, value)
+
+    def __getitem__(self, key: Any) -> Any:
+        return self._program.ask("item", self, key)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self._program.ask("put", self, key, value)
+
+    def __len__(self) -> int:
+        return self._program.ask("len", self)
+
+    def __bool__(self) -> bool:
+        return bool(self._program.ask("bool", self))
+
+    def __iter__(self) -> Any:
+        return self._program.ask("iter", self)
+
+    def __next__(self) -> Any:
+        try:
+            return self._program.ask("next", self)
+        except RuntimeError as error:
+            if getattr(error, "program_error", None) == "StopIteration":
+                raise StopIteration from None
+            raise
+
+
+class Program:
+    """The other side of the wall."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+        self._handles: dict[tuple[str, Any], Handle] = {}
+
+    def handle(self, tag: str, key: Any) -> Handle:
+        """The one Handle of a name or number, so that identity holds."""
+        if (tag, key) not in self._handles:
+            self._handles[tag, key] = Handle(self, [tag, key])
+        return self._handles[tag, key]
+
+    def ask(self, operation: str, *arguments: Any) -> Any:
+        """Have the program do something → its value. Raises what the program raised, as the nearest builtin class."""
+        reply(self._wire, [operation, *[to_plain(argument, _refer) for argument in arguments]])
+        answer = self._wire.receive()
+        if answer == "gone":
+            raise ProgramGone
+        return from_plain(_value_of(answer), self.handle)
+
+
+def _value_of(answer: Any) -> Any:
+    """The plain value in a program's answer. Raises what the program raised, or CodecError for nonsense."""
+    if not isinstance(answer, dict) or not answer.keys() & {"value", "error"}:
+        raise CodecError("the program answered out of turn")
+    if "error" in answer:
+        raise _as_builtin(answer["error"])
+    return answer["value"]
+
+
+def _refer(value: Any) -> list[Any]:
+    if isinstance(value, Handle):
+        return object.__getattribute__(value, "_plain")
+    raise TypeError(f"a test cannot hand a {type(value).__name__} to the program: only literals, containers and the "
+                    "program's own objects cross the sandbox")  # fmt: skip
+
+
+def _as_builtin(error: Any) -> Exception:
+    """[class name, text] → an exception to raise, marked as the program's."""
+    if not (isinstance(error, list) and len(error) == 2 and all(isinstance(part, str) for part in error)):
+        return CodecError("the program answered out of turn")
+    name, text = error
+    kind = getattr(builtins, name, None)
+    if name in _CONTROL_FLOW or not (isinstance(kind, type) and issubclass(kind, Exception)):
+        kind = RuntimeError
+    try:
+        raised = kind(text)
+    except TypeError:  # UnicodeDecodeError and its like need more than a text
+        raised = ValueError(text)
+    raised.program_error = name
+    raised.program_text = text
+    return raised
+
+
+class Namespace(dict):
+    """Globals of a test: its own names, then the standard library and builtins, and only then the program's names.
+
+    In this order a program cannot replace `all`, `set` or `math` under the test; the entry point is set explicitly.
+    """
+
+    def __init__(self, program: Program, names: list[str], entry_point: str) -> None:
+        super().__init__(__name__="test")
+        self._program = program
+        self._names = set(names)
+        self._entry_point = entry_point
+
+    def bind_entry_point(self) -> None:
+        """Let the program's function take the place of a stub that the context defined."""
+        self.pop(self._entry_point, None)
+        if self._entry_point in self._names:
+            self[self._entry_point] = self._program.handle("n", self._entry_point)
+
+    def __missing__(self, name: str) -> Any:
+        if hasattr(builtins, name) or name not in self._names:
+            raise KeyError(name)
+        if name in sys.stdlib_module_names:
+            return importlib.import_module(name)
+        return self._program.handle("n", name)
+
+
+def _run_test(job: Any, program: Program, setup: str, test: str) -> None:
+    namespace = Namespace(program, job["names"], job["entry_point"])
+    exec(compile(job["context"], "<context>", "exec", dont_inherit=True), namespace)
+    namespace.bind_entry_point()
+    exec(compile(setup, "<setup>", "exec", dont_inherit=True), namespace)
+    exec(compile(test, "<test>", "exec", dont_inherit=True), namespace)
+
+
+def _verdict(error: BaseException, test: str) -> dict[str, str]:
+    """Why a test did not pass: its failing line and the error."""
+    name = getattr(error, "program_error", "")
+    status = "out_of_memory" if name == "MemoryError" else "refused" if name in _REFUSED else "failed"
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == "<test>"]
+    where = f"{test.splitlines()[lines[-1] - 1].strip()}: " if lines and lines[-1] else ""
+    return {"status": status, "detail": where + (getattr(error, "program_text", "") or describe(error)[1])}
+
+
+def run(job: Any, wire: Wire) -> int:
+    """One job → a {"verdict", "test"} message.
+
+    `code` tests in their own process: {"context", "entry_point", "names", "tests"}.
+    `call` tests in the warm process: {"here": true, "expected", "answers"}.
+    """
+    if job.get("here"):
+        reply(wire, _compared(job["expected"], job["answers"]))
+        return 0
+    program = Program(wire)
+    for number, (setup, test) in enumerate(job["tests"]):
+        try:
+            _run_test(job, program, setup, test)
+        except ProgramGone:
+            return 0
+        except BaseException as error:
+            reply(wire, {"verdict": _verdict(error, test), "test": number})
+            return 0
+    reply(wire, {"verdict": {"status": "passed", "detail": ""}, "test": -1})
+    return 0
+
+
+@functools.lru_cache(maxsize=4096)
+def _literal(text: str) -> Any:
+    return ast.literal_eval(text)
+
+
+def _compared(expected: list[str], answers: list[str]) -> dict[str, Any]:
+    """The program's answers to `call` tests against the expected literals, with Python's `==`."""
+    number = 0
+    try:
+        for number, literal in enumerate(expected):
+            if number == len(answers):
+                raise CodecError("the program gave no answer")
+            value = from_plain(_value_of(unpack(answers[number].encode("ascii"))), lambda tag, key: object())
+            if not value == _literal(literal):
+                shown = "an object" if type(value) is object else repr(value)[:300]
+                raise AssertionError(f"returned {shown}, expected {literal[:300]}")
+    except Exception as error:
+        return {"verdict": _verdict(error, ""), "test": number}
+    return {"verdict": {"status": "passed", "detail": ""}, "test": -1}
+
+
+def start(order: Any) -> None:
+    """Be a warm judge: {"files", "marker"} from the harness's first message."""
+    wire, control = move_pipes(order["files"])
+    sys.set_int_max_str_digits(0)
+    serve(wire, control, bytes.fromhex(order["marker"]), run)

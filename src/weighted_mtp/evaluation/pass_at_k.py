@@ -1,0 +1,94 @@
+"""pass@k, its interval over problems, and the paired difference of two runs.
+
+Legend: P problems, n samples of a problem, c of them correct.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from weighted_mtp.errors import UserError
+
+Counts = Mapping[str, tuple[int, int]]  # problem → (n samples, c correct)
+
+_RESAMPLES_AT_ONCE = 1000
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over problems and its percentile bootstrap interval; `low == high == value` for a single problem."""
+
+    value: float
+    low: float
+    high: float
+    confidence: float = 0.95
+
+
+def pass_at_k(n: int, c: int, k: int) -> float:
+    """Probability that k of n samples, drawn without replacement, hold a correct one: `1 − C(n−c, k) / C(n, k)`.
+
+    Unbiased (Chen et al. 2021, arXiv 2107.03374, section 2.1), in exact integers up to the one division.
+
+    Raises UserError unless `1 <= k <= n` and `0 <= c <= n`.
+    """
+    if not 1 <= k <= n:
+        raise UserError(
+            f"pass@{k}: needs {max(k, 1)} samples of every problem and there are {n}; use a k from 1 to {n}"
+        )
+    if not 0 <= c <= n:
+        raise UserError(f"pass@{k}: {c} correct of {n} samples; the count must lie between 0 and {n}")
+    draws = math.comb(n, k)
+    return (draws - math.comb(n - c, k)) / draws
+
+
+def count(verdicts: Sequence[tuple[str, bool]]) -> dict[str, tuple[int, int]]:
+    """(problem, passed) of every sample → counts, problems in order of first appearance."""
+    counts: dict[str, tuple[int, int]] = {}
+    for problem, passed in verdicts:
+        n, c = counts.get(problem, (0, 0))
+        counts[problem] = (n + 1, c + passed)
+    return counts
+
+
+def estimate(
+    counts: Counts, ks: Sequence[int], *, seed: int = 0, resamples: int = 10_000, confidence: float = 0.95
+) -> dict[int, Estimate]:
+    """pass@k for each k with an interval from resampling *problems*; the same seed gives the same interval.
+
+    Samples of one problem are not independent evidence, so they are never resampled across problems.
+    """
+    return {k: _bootstrap(_values(counts, k), seed, resamples, confidence) for k in ks}
+
+
+def paired_difference(
+    baseline: Counts, other: Counts, k: int, *, seed: int = 0, resamples: int = 10_000, confidence: float = 0.95
+) -> Estimate:
+    """Mean over problems of `other − baseline` in pass@k; pairing removes how hard each problem is.
+
+    Raises UserError unless both runs have the same problems.
+    """
+    if baseline.keys() != other.keys():
+        odd = sorted(baseline.keys() ^ other.keys())
+        raise UserError(f"the runs differ in {len(odd)} problems, first {odd[0]!r}; compare runs on the same problems")
+    aligned = {problem: other[problem] for problem in baseline}
+    return _bootstrap(_values(aligned, k) - _values(baseline, k), seed, resamples, confidence)
+
+
+def _values(counts: Counts, k: int) -> np.ndarray:
+    """pass@k of each problem, (P,)."""
+    if not counts:
+        raise UserError("pass@k of no problems is not defined; give at least one sample")
+    return np.array([pass_at_k(n, c, k) for n, c in counts.values()])
+
+
+def _bootstrap(values: np.ndarray, seed: int, resamples: int, confidence: float) -> Estimate:
+    generator, size = np.random.default_rng(seed), len(values)
+    means = []
+    for start in range(0, resamples, _RESAMPLES_AT_ONCE):
+        rows = min(_RESAMPLES_AT_ONCE, resamples - start)
+        means.append(values[generator.integers(size, size=(rows, size))].mean(axis=1))
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
+    return Estimate(float(values.mean()), float(low), float(high), confidence)

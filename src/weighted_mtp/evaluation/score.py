@@ -11,7 +11,7 @@ from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.benchmarks import Benchmark
 from weighted_mtp.evaluation.pass_at_k import Counts, Estimate, count, estimate
 from weighted_mtp.evaluation.samples import Sample, read_samples, write_jsonl
-from weighted_mtp.evaluation.sandbox import Limits, Outcome, run_many
+from weighted_mtp.evaluation.sandbox import Job, Limits, Outcome, run_many
 
 _DEFAULT_KS = (1, 10, 100)
 
@@ -70,7 +70,7 @@ def score(
         (sample.problem.problem_id, outcome.status == "passed") for sample, outcome in zip(read, outcomes, strict=True)
     ]
     counts = count(verdicts)
-    statuses = dict(Counter(outcome.status for outcome in outcomes).most_common())
+    statuses = {str(status): n for status, n in Counter(outcome.status for outcome in outcomes).most_common()}
     return Report(benchmark.name, estimate(counts, chosen), counts, statuses, results)
 
 
@@ -83,7 +83,7 @@ def _check_complete(path: Path, problems: Sequence[Problem], sampled: Counter[st
         )
 
 
-def _job(benchmark: Benchmark, sample: Sample, limits: Limits | None) -> Any:
+def _job(benchmark: Benchmark, sample: Sample, limits: Limits | None) -> Job:
     if sample.is_whole:
         return benchmark.program_job(sample.problem, sample.text, limits)
     return benchmark.job(sample.problem, sample.text, limits)

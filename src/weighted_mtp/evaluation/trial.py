@@ -1,6 +1,6 @@
 """One program before its tests: a player runs it, a judge decides, and the harness carries their messages.
 
-The verdict comes from the judge's process (`call` and `code` tests) or from this one (`stdio`), never from the player's.
+The verdict is the judge's (`call` and `code` tests) or this process's (`stdio`), never the player's.
 """
 
 import itertools
@@ -107,6 +107,7 @@ class Trial:
 
     def _run_kind(self, kind: str, job: Job, done: int) -> Outcome:
         attempt = _Attempt(self, job)
+        status: Status
         try:
             status, detail, number = {"call": attempt.calls, "code": attempt.code, "stdio": attempt.stdio}[kind]()
         except _Ended as ended:
@@ -226,7 +227,8 @@ class _Attempt:
 
     def stdio(self) -> tuple[Status, str, int]:
         """`stdio` tests: a run of the whole script each, its output compared by whitespace-separated tokens."""
-        for self.number, test in enumerate(self._job.tests):
+        for number, test in enumerate(self._job.tests):
+            self.number = number
             self._deadline = time.monotonic() + self._job.limits.wall_seconds
             message = {"mode": "main", "program": self._job.program}
             player = self._begin("player", message, test.input)
@@ -254,7 +256,7 @@ class _Attempt:
         try:
             for role, last in (("player", "end"), ("judge", "gone")):
                 if not self.doubtful and role in self._running:
-                    self._finish(role, last)  # type: ignore[arg-type]
+                    self._finish(role, last)
         except Interrupted:
             self.doubtful = True
         if self.doubtful or self._job.limits.processes > 1:

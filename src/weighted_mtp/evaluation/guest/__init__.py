@@ -1,1 +1,1 @@
-"""What runs inside the sandbox: standard library only, loaded from source over a pipe, never imported by the package."""
+"""What runs inside the sandbox: standard library only, sent there as source over a pipe."""

@@ -117,8 +117,7 @@ def _as_builtin(error: Any) -> Exception:
         raised = kind(text)
     except TypeError:  # UnicodeDecodeError and its like need more than a text
         raised = ValueError(text)
-    raised.program_error = name
-    raised.program_text = text
+    raised.__dict__.update(program_error=name, program_text=text)
     return raised
 
 
@@ -200,7 +199,7 @@ def _compared(expected: list[str], answers: list[str]) -> dict[str, Any]:
             if number == len(answers):
                 raise CodecError("the program gave no answer")
             value = from_plain(_value_of(unpack(answers[number].encode("ascii"))), lambda tag, key: object())
-            if not value == _literal(literal):
+            if value != _literal(literal):
                 shown = "an object" if type(value) is object else repr(value)[:300]
                 raise AssertionError(f"returned {shown}, expected {literal[:300]}")
     except Exception as error:

@@ -17,30 +17,10 @@ from .codec import CodecError, from_plain, pack, to_plain
 from .server import Wire, describe, move_pipes, reply, serve
 
 # What programs of the benchmarks import most: paid once by the warm process, not by each program.
-PRELOAD = [
-    "array",
-    "bisect",
-    "cmath",
-    "collections",
-    "copy",
-    "datetime",
-    "decimal",
-    "fractions",
-    "functools",
-    "hashlib",
-    "heapq",
-    "itertools",
-    "json",
-    "math",
-    "operator",
-    "queue",
-    "random",
-    "re",
-    "statistics",
-    "string",
-    "time",
-    "typing",
-]
+PRELOAD = """
+    array bisect cmath collections copy datetime decimal fractions functools hashlib heapq itertools json math
+    operator queue random re statistics string time typing
+"""
 
 
 class Objects:
@@ -209,7 +189,7 @@ def _flush() -> None:
 def start(order: Any) -> None:
     """Be a warm player: {"files", "marker"} from the harness's first message."""
     wire, control = move_pipes(order["files"])
-    for name in PRELOAD:
+    for name in PRELOAD.split():
         importlib.import_module(name)
     sys.set_int_max_str_digits(0)  # an answer may be a number of 10,000 digits; CPU time bounds the cost
     site.setquit()  # scripts call exit()

@@ -189,7 +189,12 @@ class MTPForCausalLM(PreTrainedModel, GenerationMixin):
 
     @property
     def heads(self) -> PredictionHeads:
-        return cast(PredictionHeads, decoder_layers(self.base)[-1])
+        return cast(PredictionHeads, self.layers[-1])
+
+    @property
+    def layers(self) -> nn.ModuleList:
+        """The trunk's layers, and the heads as the last one."""
+        return decoder_layers(self.base)
 
     def get_decoder(self) -> PreTrainedModel:
         return self.base.get_decoder()

@@ -15,7 +15,8 @@ from weighted_mtp.data.prompts import Example
 from weighted_mtp.errors import UserError
 
 _POOL = 64  # microbatches sorted together: the larger, the less padding and the less random their company
-_MAX_PADDING = 0.08  # a microbatch ends before the shortest sample would be padded by more than this share
+_JITTER = 0.015  # of lengths while sorting, so that a data set of one pool is not cut the same way every epoch
+_MAX_PADDING = 0.2  # a microbatch ends before a sample would be padded by more than this share
 
 
 @dataclass(frozen=True)
@@ -101,8 +102,8 @@ def build_store(
 def plan_epoch(lengths: NDArray[np.int64], max_tokens: int, seed: int, epoch: int) -> list[NDArray[np.int64]]:
     """Microbatches of an epoch as row numbers: each row once, `B * T <= max_tokens`, little padding, random order.
 
-    Rows are shuffled, sorted by length within pools of some 64 microbatches, cut greedily from the longest down, and
-    the microbatches shuffled. A pure function of its arguments, so `plan_epoch(...)[step]` resumes anywhere.
+    Rows are shuffled, sorted roughly by length within pools of some 64 microbatches, cut greedily from the longest
+    down, and the microbatches shuffled. A pure function of its arguments, so `plan_epoch(...)[step]` resumes anywhere.
 
     Raises UserError if a sample is longer than `max_tokens`.
     """
@@ -116,7 +117,8 @@ def plan_epoch(lengths: NDArray[np.int64], max_tokens: int, seed: int, epoch: in
     n_pools = max(1, round(lengths.sum() / (_POOL * max_tokens)))
     batches: list[NDArray[np.int64]] = []
     for rows in np.array_split(order, n_pools):
-        rows = rows[np.argsort(-lengths[rows], kind="stable")]
+        about = lengths[rows] * generator.uniform(1.0 - _JITTER, 1.0 + _JITTER, len(rows))
+        rows = rows[np.argsort(-about, kind="stable")]
         batches += _cut(rows, lengths[rows], max_tokens)
     return [batches[i] for i in generator.permutation(len(batches))]
 
@@ -157,13 +159,16 @@ def _refuse_too_long(name: str, example: Example, max_length: int, too_long: str
 
 
 def _cut(rows: NDArray[np.int64], lengths: NDArray[np.int64], max_tokens: int) -> list[NDArray[np.int64]]:
-    """Cut rows sorted from long to short: each piece fits `max_tokens` and its shortest row is nearly its longest."""
+    """Cut rows sorted roughly from long to short: each piece fits `max_tokens`, its lengths are not too far apart."""
     batches = []
     start = 0
     while start < len(rows):
-        longest = int(lengths[start])
-        close = int(np.searchsorted(-lengths, -(1.0 - _MAX_PADDING) * longest, side="right"))
-        end = min(start + max_tokens // longest, close)
+        window = lengths[start : start + 2 * max_tokens // int(lengths[start])]
+        longest = np.maximum.accumulate(window)
+        shortest = np.minimum.accumulate(window)
+        size = np.arange(1, len(window) + 1)
+        fits = (longest * size <= max_tokens) & (shortest >= (1.0 - _MAX_PADDING) * longest)
+        end = start + (len(window) if fits.all() else int(np.argmin(fits)))
         batches.append(rows[start:end])
         start = end
     return batches

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,6 +31,8 @@ class TestCase:
     `code`     code run before (imports, set-up; may be "")    test code (asserts) that uses the program's names
     `stdio`    text on standard input                         expected text on standard output
     """
+
+    __test__: ClassVar[bool] = False  # pytest would take the name for a class of tests
 
     kind: TestKind
     input: str

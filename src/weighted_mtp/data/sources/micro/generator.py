@@ -53,12 +53,12 @@ def generate(config: MicroConfig, on_progress: Callable[[int], None] | None = No
     Raises UserError if there are fewer compositions than asked for.
     """
     splits: dict[str, Records] = {}
-    for split, compositions in _split_compositions(config).items():
+    for split, compositions in split_compositions(config).items():
         problems: list[Problem] = []
         solutions: list[Solution] = []
         for number, composition in enumerate(compositions):
             rng = random.Random(f"micro {config.seed} {composition}")
-            problem = _problem(rng, composition, f"micro/{split}/{number}", split)
+            problem = make_problem(rng, composition, f"micro/{split}/{number}", split)
             problems.append(problem)
             solutions += _solutions(rng, composition, problem, config)
             if on_progress is not None:
@@ -80,38 +80,8 @@ def held_out_pairs(seed: int) -> frozenset[frozenset[Kind]]:
     return frozenset(random.Random(f"micro pairs {seed}").sample(pairs, round(_HELD_OUT_SHARE * len(pairs))))
 
 
-def draw_mistake(
-    rng: random.Random, composition: Composition, choices: Choices, tests: tuple[TestCase, ...]
-) -> Mistake:
-    """A program with one part changed so that it fails at least one of the tests."""
-    inputs = [_parse(test.input) for test in tests]
-    expected = [test.output for test in tests]
-    for _ in range(_MUTATIONS):
-        changed, part = change_one_part(rng, composition)
-        if any(repr(changed(xs)) != output for xs, output in zip(inputs, expected, strict=True)):
-            return Mistake(render(changed, choices), render(composition, choices), part)
-    raise AssertionError(f"the tests see no mistake in {composition}")
-
-
-def wrong_spans(mistake: Mistake) -> Iterator[tuple[Span, str]]:
-    """Where the wrong program differs from the right one, and the right text there: replacing all mends it.
-
-    A span is as short as it can be without being empty: in `[:3]` for `[:4]` it is the 3, the first character that
-    is wrong.
-    """
-    wrong, right = mistake.wrong, mistake.right
-    for (start, end), (right_start, right_end) in zip(
-        wrong.places[mistake.part], right.places[mistake.part], strict=True
-    ):
-        bad, good = wrong.code[start:end], right.code[right_start:right_end]
-        if bad == good:
-            continue
-        head = _shared_prefix(bad[:-1], good)
-        tail = _shared_prefix(bad[head + 1 :][::-1], good[head:][::-1])
-        yield Span("wrong", start + head, end - tail), good[head : len(good) - tail]
-
-
-def _split_compositions(config: MicroConfig) -> dict[str, list[Composition]]:
+def split_compositions(config: MicroConfig) -> dict[str, list[Composition]]:
+    """The distinct compositions of each split. Raises UserError if there are fewer than asked for."""
     rng = random.Random(f"micro {config.seed}")
     held_out = held_out_pairs(config.seed)
     n_common = config.n_train + config.n_validation + config.n_test
@@ -137,7 +107,8 @@ def _split_compositions(config: MicroConfig) -> dict[str, list[Composition]]:
     return {"train": common[:first], "validation": common[first:second], "test": common[second:], "test_pairs": held}
 
 
-def _problem(rng: random.Random, composition: Composition, problem_id: str, split: str) -> Problem:
+def make_problem(rng: random.Random, composition: Composition, problem_id: str, split: str) -> Problem:
+    """A phrasing of the composition, and tests with the values that it takes."""
     return Problem(
         problem_id=problem_id,
         source="micro",
@@ -145,20 +116,60 @@ def _problem(rng: random.Random, composition: Composition, problem_id: str, spli
         description=describe(rng, composition),
         entry_point=ENTRY_POINT,
         difficulty=composition.difficulty,
-        tests=tuple(TestCase("call", f"({xs!r},)", repr(composition(xs))) for xs in _inputs(rng)),
+        tests=tuple(TestCase("call", f"({xs!r},)", repr(composition(xs))) for xs in _inputs(rng, composition)),
         time_limit=1.0,
     )
 
 
-def _inputs(rng: random.Random) -> Iterator[list[int]]:
-    """Lists that mistakes show on: empty, one item, negatives, duplicates, zeros, and long mixed ones."""
+def draw_mistake(
+    rng: random.Random, composition: Composition, choices: Choices, tests: tuple[TestCase, ...]
+) -> Mistake:
+    """A program with one part changed so that it fails at least one of the tests."""
+    inputs = [_parse(test.input) for test in tests]
+    expected = [test.output for test in tests]
+    for _ in range(_MUTATIONS):
+        changed, part = change_one_part(rng, composition)
+        if any(repr(changed(xs)) != output for xs, output in zip(inputs, expected, strict=True)):
+            return Mistake(render(changed, choices), render(composition, choices), part)
+    raise AssertionError(f"the tests see no mistake in {composition}")
+
+
+def wrong_spans(mistake: Mistake) -> Iterator[tuple[Span, str]]:
+    """Where the wrong program differs from the right one, and the right text there: replacing all mends it.
+
+    A span begins at the first character that is wrong and is as short as it can be: in `[:3]` for `[:4]` it is the
+    3. In `sum(xs)` for `sum(set(xs))` it is the x, which stands where `set(` should; only where a program ends too
+    early is it the last character.
+    """
+    wrong, right = mistake.wrong, mistake.right
+    for (start, end), (right_start, right_end) in zip(
+        wrong.places[mistake.part], right.places[mistake.part], strict=True
+    ):
+        bad, good = wrong.code[start:end], right.code[right_start:right_end]
+        if bad == good:
+            continue
+        head = _shared_prefix(bad, good)
+        if head == len(bad) and end < len(wrong.code):
+            yield Span("wrong", end, end + 1), good[head:] + wrong.code[end]
+            continue
+        head = min(head, len(bad) - 1)
+        tail = _shared_prefix(bad[head + 1 :][::-1], good[head:][::-1])
+        yield Span("wrong", start + head, end - tail), good[head : len(good) - tail]
+
+
+def _inputs(rng: random.Random, composition: Composition) -> Iterator[list[int]]:
+    """Lists that mistakes show on: empty, one item, negatives, duplicates, zeros, and long mixed ones.
+
+    The long ones are rich in values at the edges of the filters, where neighbouring filters differ.
+    """
     yield []
     yield [rng.randint(-9, 20)]
     yield [rng.randint(-20, -1) for _ in range(6)]
     yield [rng.choice((-4, 3, 7, 12)) for _ in range(9)]
-    yield [rng.choice((0, rng.randint(-9, 20))) for _ in range(8)]
-    for length in (7, 9, 10, 11, 12):
-        yield [rng.randint(-12, 24) for _ in range(length)]
+    yield [rng.randint(-9, 20) if place % 3 else 0 for place in range(8)]
+    edges = [factor * part.constant + step for part in composition.filters for factor in (1, 2) for step in (-1, 0, 1)]
+    for length in (7, 9, 10, 11, 12, 12, 12):
+        yield [rng.choice(edges) if edges and rng.random() < 0.4 else rng.randint(-12, 20) for _ in range(length)]
 
 
 def _solutions(

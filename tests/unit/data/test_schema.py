@@ -1,0 +1,131 @@
+"""Records on disk: a lossless round trip, whole or not at all, and one line for what is wrong with a file."""
+
+import resource
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from weighted_mtp.data.schema import (
+    PROBLEMS_FILE,
+    SOLUTIONS_FILE,
+    Problem,
+    Solution,
+    Span,
+    TestCase,
+    by_split,
+    read_problems,
+    read_solutions,
+    write_split,
+)
+from weighted_mtp.errors import UserError
+
+PROBLEM = Problem(
+    problem_id="1000_E. We Need More Bosses",
+    source="codecontests",
+    split="train",
+    description="n locations\nconnected by m ways ≤ 3·10^5",
+    difficulty=11,
+    rating=2100,
+    tests=(
+        TestCase("stdio", "5 5\n1 2\n", "2\n", "public"),
+        TestCase("stdio", "", "0", "private"),
+        TestCase("stdio", "1\n", "1", "generated"),
+    ),
+    time_limit=2.5,
+    memory_limit=256_000_000,
+)
+SOLUTIONS = [
+    Solution("a", PROBLEM.problem_id, "print('é')\n", True),
+    Solution("b", PROBLEM.problem_id, "int main(){}", False, language="cpp", spans=(Span("wrong", 0, 3),)),
+]
+
+
+def test_what_is_written_is_read_back_equal(tmp_path: Path) -> None:
+    bare = replace(PROBLEM, problem_id="bare", rating=None, tests=(), time_limit=None, memory_limit=None)
+    write_split(tmp_path / "cc" / "train", [PROBLEM, bare], SOLUTIONS)
+    assert read_problems(tmp_path / "cc" / "train") == [PROBLEM, bare]
+    assert read_solutions(tmp_path / "cc" / "train") == SOLUTIONS
+
+
+def test_writing_again_replaces_the_whole_split_and_leaves_nothing_else(tmp_path: Path) -> None:
+    write_split(tmp_path / "cc" / "train", [PROBLEM], SOLUTIONS)
+    write_split(tmp_path / "cc" / "train", [replace(PROBLEM, difficulty=7)], [])
+    assert [problem.difficulty for problem in read_problems(tmp_path / "cc" / "train")] == [7]
+    assert read_solutions(tmp_path / "cc" / "train") == []
+    assert [path.name for path in (tmp_path / "cc").iterdir()] == ["train"]
+
+
+def test_a_failure_while_writing_keeps_the_old_split_and_leaves_no_other_file(tmp_path: Path) -> None:
+    def breaks() -> Iterator[Solution]:
+        yield SOLUTIONS[0]
+        raise RuntimeError("source broke")
+
+    write_split(tmp_path / "cc" / "train", [PROBLEM], SOLUTIONS)
+    with pytest.raises(RuntimeError):
+        write_split(tmp_path / "cc" / "train", [replace(PROBLEM, difficulty=7)], breaks())
+    assert read_problems(tmp_path / "cc" / "train") == [PROBLEM]
+    assert [path.name for path in (tmp_path / "cc").iterdir()] == ["train"]
+
+
+def test_no_room_left_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)  # a limit on file size stands in for a full disk
+    noise = "".join(f"{number * 2654435761 % 2**32:x}" for number in range(20_000))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    try:
+        with pytest.raises(UserError, match=r"^cannot write .*/train: .*; make room[^\n]*$"):
+            write_split(tmp_path / "cc" / "train", [replace(PROBLEM, description=noise)], [])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list((tmp_path / "cc").iterdir()) == []
+
+
+def test_a_file_where_a_folder_should_be_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "cc").write_text("in the way")
+    with pytest.raises(UserError, match=r"^cannot write .*/cc/train: [^\n]*$"):
+        write_split(tmp_path / "cc" / "train", [PROBLEM], [])
+
+
+def test_a_missing_file_names_the_command_that_makes_it(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"mbpp/train/problems.parquet does not exist: .*wmtp data mbpp"):
+        read_problems(tmp_path / "mbpp" / "train")
+
+
+def test_a_missing_column_is_named_with_those_present(tmp_path: Path) -> None:
+    row = asdict(SOLUTIONS[0])
+    del row["is_correct"]
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / SOLUTIONS_FILE)
+    with pytest.raises(UserError, match=r"no column 'is_correct': its columns are solution_id, problem_id, code"):
+        read_solutions(tmp_path)
+
+
+def test_a_column_of_another_type_is_one_line(tmp_path: Path) -> None:
+    pq.write_table(pa.Table.from_pylist([{**asdict(SOLUTIONS[0]), "is_correct": "maybe"}]), tmp_path / SOLUTIONS_FILE)
+    with pytest.raises(UserError, match=r"^[^\n]*damaged or of another kind[^\n]*$"):
+        read_solutions(tmp_path)
+
+
+@pytest.mark.parametrize("kept", [0, 3, 0.5, 0.99])
+def test_a_truncated_file_is_said_to_be_truncated(tmp_path: Path, kept: float) -> None:
+    write_split(tmp_path / "mbpp" / "train", [PROBLEM], SOLUTIONS)
+    path = tmp_path / "mbpp" / "train" / SOLUTIONS_FILE
+    data = path.read_bytes()
+    path.write_bytes(data[: kept if isinstance(kept, int) else int(kept * len(data))])
+    with pytest.raises(UserError, match=r"^[^\n]*solutions.parquet is truncated[^\n]*wmtp data mbpp[^\n]*$"):
+        read_solutions(path.parent)
+
+
+def test_a_split_without_problems_is_refused(tmp_path: Path) -> None:
+    write_split(tmp_path / "mbpp" / "train", [], [])
+    with pytest.raises(UserError, match=rf"{PROBLEMS_FILE} holds no problem"):
+        read_problems(tmp_path / "mbpp" / "train")
+
+
+def test_records_are_grouped_by_their_problems_split() -> None:
+    other = replace(PROBLEM, problem_id="other", split="test")
+    solution = replace(SOLUTIONS[0], problem_id="other")
+    splits = by_split([PROBLEM, other], [solution, *SOLUTIONS])
+    assert splits == {"train": ([PROBLEM], SOLUTIONS), "test": ([other], [solution])}

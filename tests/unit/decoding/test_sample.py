@@ -77,7 +77,7 @@ def test_rows_that_finish_and_leave_change_nothing_for_the_others(architecture: 
     model = ending_model(architecture)
     config = SamplingConfig(max_new_tokens=30, batch_size=5)
     together = sample(model, LETTERS, PROMPTS, config)
-    assert len({completion.n_tokens for (completion,) in together}) > 2  # else no row has left early
+    assert len({completion.n_tokens for (completion,) in together}) > 1  # else no row has left early
     assert together == [sample(model, LETTERS, [prompt], config)[0] for prompt in PROMPTS]
 
 

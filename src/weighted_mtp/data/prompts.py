@@ -28,6 +28,8 @@ _ALPACA = (
 # white space or letters that merge with one of them, another of a different character class does not merge.
 _ANCHORS = ("\n", "a", "1", ".", "(")
 
+_SAMPLE_PROGRAM = "def f(x):\n    if x:\n\treturn  x"
+
 
 @dataclass(frozen=True)
 class Example:
@@ -41,7 +43,8 @@ def render_prompt(template: str, problem: Problem, tokenizer: PreTrainedTokenize
     """The text that a model is given for a problem.
 
     `alpaca` and `chat` carry the same instruction: description, code to complete, public tests. `plain` is the bare
-    description and a newline, or the code to complete.
+    description and a newline, or the code to complete: a response then goes on where that code ends, while it holds
+    the whole program under the other two.
 
     Raises UserError for an unknown template, or `chat` with a tokenizer that has no chat template.
     """
@@ -98,8 +101,10 @@ def encode_solutions(
 ) -> Iterator[tuple[str, Example]]:
     """(solution_id, example) of every solution, in order; a problem's prompt is tokenized once.
 
-    Raises UserError as `render_prompt` and `encode_example`, or when a solution's problem is not among `problems`.
+    Raises UserError as `render_prompt` and `encode_example`, when a solution's problem is not among `problems`, or
+    for a tokenizer that does not keep a program's white space.
     """
+    _require_white_space(tokenizer)
     by_id = {problem.problem_id: problem for problem in problems}
     prompts: dict[str, list[int]] = {}
     for solution in solutions:
@@ -129,6 +134,17 @@ def decode_response(tokenizer: PreTrainedTokenizerBase, prompt_ids: list[int], r
     assert isinstance(before, str)
     assert isinstance(whole, str)
     return whole[len(before) :]
+
+
+def _require_white_space(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Many tokenizers for prose fold white space, after which no program has its indentation."""
+    sample = encode_example(tokenizer, "Task:\n", _SAMPLE_PROGRAM)
+    ids, border = sample.input_ids, sample.response_start
+    if decode_response(tokenizer, ids[:border], ids[border:]) != _SAMPLE_PROGRAM:
+        raise UserError(
+            f"the tokenizer {tokenizer.name_or_path!r} does not keep line breaks and indentation, without which a "
+            "program is lost: use a model with a tokenizer for code"
+        )
 
 
 def _join(prompt_ids: list[int], response_ids: list[int]) -> Example:

@@ -1,6 +1,10 @@
 """The micro benchmark: true by construction, and a function of its seed."""
 
+import os
 import random
+import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +20,7 @@ from weighted_mtp.data.schema import Problem, Records, Solution, Span, TestCase,
 from weighted_mtp.data.sources.micro import MicroConfig, generate, train_tokenizer, write_micro
 from weighted_mtp.data.sources.micro.composition import Composition, change_one_part, draw, is_worth_asking
 from weighted_mtp.data.sources.micro.generator import (
+    SPLITS,
     draw_mistake,
     held_out_pairs,
     make_problem,
@@ -28,7 +33,6 @@ from weighted_mtp.data.sources.micro.programs import draw_choices, render
 from weighted_mtp.errors import UserError
 
 TINY = MicroConfig(n_train=12, n_validation=3, n_test=4, n_test_pairs=3, vocab_size=320)
-SPLITS = ("train", "validation", "test", "test_pairs")
 
 
 def _run(code: str) -> Any:
@@ -220,6 +224,18 @@ def test_equal_configurations_give_equal_records() -> None:
     assert generate(TINY) == generate(TINY)
 
 
+def test_records_do_not_depend_on_the_process() -> None:
+    program = (
+        "import hashlib; from weighted_mtp.data.sources.micro import MicroConfig, generate; "
+        "print(hashlib.sha256(repr(generate(MicroConfig(n_train=50))).encode()).hexdigest())"
+    )
+
+    def digest(hash_seed: str) -> bytes:
+        return subprocess.check_output([sys.executable, "-c", program], env={**os.environ, "PYTHONHASHSEED": hash_seed})
+
+    assert digest("1") == digest("2")
+
+
 def test_another_seed_gives_other_problems() -> None:
     other = generate(TINY.model_copy(update={"seed": 1}))
     mine = {problem.description for problem in generate(TINY)["train"][0]}
@@ -262,6 +278,13 @@ def test_another_configuration_is_generated_over_the_old(tmp_path: Path) -> None
     write_micro(tmp_path, TINY)
     directory = write_micro(tmp_path, TINY.model_copy(update={"n_train": 7}))
     assert len(read_problems(directory / "train")) == 7
+
+
+def test_a_deleted_split_is_generated_again(tmp_path: Path) -> None:
+    directory = write_micro(tmp_path, TINY)
+    shutil.rmtree(directory / "test")
+    write_micro(tmp_path, TINY)
+    assert len(read_problems(directory / "test")) == TINY.n_test
 
 
 def test_an_interrupted_run_is_not_taken_for_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from weighted_mtp.data.prompts import (
@@ -177,6 +178,14 @@ def test_solutions_are_encoded_as_their_prompt_and_code(micro_tokenizer: PreTrai
 def test_a_solution_of_an_unknown_problem_is_named(micro_tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(UserError, match="solution 'a' is of problem 'q', which is not in its split"):
         list(encode_solutions(micro_tokenizer, "plain", [PROBLEM], [Solution("a", "q", "", True)]))
+
+
+def test_a_tokenizer_that_folds_white_space_is_refused() -> None:
+    backend = Tokenizer(models.WordLevel({"[UNK]": 0, "[END]": 1}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    prose = PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="[END]", unk_token="[UNK]")
+    with pytest.raises(UserError, match="does not keep line breaks and indentation"):
+        list(encode_solutions(prose, "plain", [PROBLEM], [Solution("a", "p", "pass", True)]))
 
 
 def test_an_empty_response_is_eos_alone(tokenizer: PreTrainedTokenizerBase) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from weighted_mtp.data.schema import Records, write_split
-from weighted_mtp.data.sources.micro.generator import MicroConfig, generate
+from weighted_mtp.data.sources.micro.generator import SPLITS, MicroConfig, generate
 from weighted_mtp.data.sources.micro.tokenizer import train_tokenizer
 from weighted_mtp.errors import UserError
 
@@ -17,7 +17,7 @@ _VERSION = 1  # of the generator: raise it with any change that changes what a s
 def write_micro(root: Path, config: MicroConfig, on_progress: Callable[[int], None] | None = None) -> Path:
     """Generate `root/micro/`, its splits, `tokenizer/` and `manifest.json`; returns that folder.
 
-    Nothing is done where the manifest says that the same configuration is there already. The manifest goes first and
+    Nothing is done where the same configuration is there already, all of it. The manifest goes first and
     comes last, so what an interrupted run left is never taken for whole.
 
     Raises UserError if the folder cannot be written.
@@ -25,7 +25,7 @@ def write_micro(root: Path, config: MicroConfig, on_progress: Callable[[int], No
     directory = root / "micro"
     manifest = directory / "manifest.json"
     wanted = {"version": _VERSION, "config": config.model_dump()}
-    if _is_current(manifest, wanted):
+    if _is_current(manifest, wanted) and all((directory / part).is_dir() for part in (*SPLITS, "tokenizer")):
         return directory
     splits = generate(config, on_progress)
     problems, solutions = splits["train"]

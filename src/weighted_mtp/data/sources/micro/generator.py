@@ -13,6 +13,8 @@ from weighted_mtp.data.sources.micro.phrasing import describe
 from weighted_mtp.data.sources.micro.programs import ENTRY_POINT, Choices, Program, draw_choices, render
 from weighted_mtp.errors import UserError
 
+SPLITS = ("train", "validation", "test", "test_pairs")
+
 _HELD_OUT_SHARE = 0.04  # of all pairs of kinds from different slots: about a fifth of the compositions has one
 _PATIENCE = 2_000  # draws in a row without a new composition before the space counts as exhausted
 _MUTATIONS = 200  # tries at a neighbour that fails a test
@@ -104,7 +106,7 @@ def split_compositions(config: MicroConfig) -> dict[str, list[Composition]]:
             unproductive = 0
     rng.shuffle(common)  # short compositions run out early, and would otherwise gather in the first split
     first, second = config.n_train, config.n_train + config.n_validation
-    return {"train": common[:first], "validation": common[first:second], "test": common[second:], "test_pairs": held}
+    return dict(zip(SPLITS, (common[:first], common[first:second], common[second:], held), strict=True))
 
 
 def make_problem(rng: random.Random, composition: Composition, problem_id: str, split: str) -> Problem:

@@ -40,10 +40,15 @@ def load_config(schema: type[T], path: Path | None, overrides: Sequence[str] = (
         values = OmegaConf.to_container(merged, resolve=True)
     except OmegaConfBaseException as error:
         raise UserError(f"{path}: {_first_line(error)}") from error
+    return validated(schema, values, f"{path or 'configuration'}: ")
+
+
+def validated(schema: type[T], values: Any, prefix: str = "") -> T:
+    """Build a section from plain values; what is wrong with them is one `UserError` line after `prefix`."""
     try:
         return schema.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{path or 'configuration'}: {'; '.join(_explain(schema, error))}") from error
+        raise UserError(prefix + "; ".join(_explain(schema, error))) from error
 
 
 def save_config(config: Section, path: Path) -> None:

@@ -2,7 +2,7 @@
 
 Shapes: B batch, T time, H heads, D hidden, V vocabulary.
 
-    L = Σ_{t,k} c_k · w_{t+k} · CE(head_k(t), x_{t+k}) · m_{t+k} / N        (multi-token prediction: arXiv 2404.19737, §2)
+    L = Σ_{t,k} c_k · w_{t+k} · CE(head_k(t), x_{t+k}) · m_{t+k} / N      (multi-token prediction: arXiv 2404.19737, §2)
 
 This file returns the numerator and N apart. The one division is made by the training loop, over all microbatches
 and ranks of an optimizer step, so that splitting a batch changes nothing.

@@ -4,13 +4,14 @@ from pathlib import Path
 
 import torch
 from pydantic import Field, model_validator
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedTokenizerBase
+from transformers import LlamaConfig, PreTrainedTokenizerBase
 
 from weighted_mtp.config import Section
 from weighted_mtp.errors import UserError
 from weighted_mtp.models.adapters import LoraSettings, apply_lora, merge_lora
-from weighted_mtp.models.convert import load_base, load_tokenizer
-from weighted_mtp.models.mtp import HeadInit, MTPForCausalLM, load_policy
+from weighted_mtp.models.checkpoint import load_tokenizer
+from weighted_mtp.models.convert import load_base
+from weighted_mtp.models.mtp import HeadInit, MTPConfig, MTPForCausalLM
 
 MICRO = "micro"
 
@@ -59,10 +60,11 @@ def build_policy(config: ModelConfig, seed: int) -> tuple[MTPForCausalLM, PreTra
     """
     torch.manual_seed(seed)
     if config.source == MICRO:
-        tokenizer = load_tokenizer(config.micro.tokenizer)
-        model = _new_micro(config, tokenizer)
+        model, tokenizer = _new_micro(config)
     else:
-        model, tokenizer = _from_source(config)
+        base, tokenizer = load_base(config.source, "float32")
+        is_policy = isinstance(base, MTPForCausalLM)
+        model = base if is_policy else MTPForCausalLM.from_base(base, config.n_future_tokens, config.head_init)
     if model.config.n_future_tokens != config.n_future_tokens:
         raise UserError(
             f"model.n_future_tokens={config.n_future_tokens}, but {config.source} has "
@@ -71,6 +73,23 @@ def build_policy(config: ModelConfig, seed: int) -> tuple[MTPForCausalLM, PreTra
     if config.lora is not None:
         apply_lora(model, config.lora)
     return model, tokenizer
+
+
+def _new_micro(config: ModelConfig) -> tuple[MTPForCausalLM, PreTrainedTokenizerBase]:
+    micro, tokenizer = config.micro, load_tokenizer(config.micro.tokenizer)
+    base = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=micro.hidden_size,
+        intermediate_size=micro.intermediate_size,
+        num_hidden_layers=micro.num_hidden_layers,
+        num_attention_heads=micro.num_attention_heads,
+        max_position_embeddings=micro.max_position_embeddings,
+        tie_word_embeddings=True,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return MTPForCausalLM(MTPConfig(base_config=base, n_future_tokens=config.n_future_tokens)), tokenizer
 
 
 def save_policy(model: MTPForCausalLM, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:

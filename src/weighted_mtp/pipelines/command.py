@@ -4,9 +4,17 @@ import errno
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from weighted_mtp.errors import UserError
 from weighted_mtp.progress import console
+
+ConfigFile = Annotated[Path, typer.Option("--config", help="YAML file, for example configs/local/baseline_local.yaml.")]
+Overrides = Annotated[list[str] | None, typer.Option("--override", help="Set one option: a.b=value. May be repeated.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 USER_ERROR, INTERRUPTED = 2, 130
 
@@ -33,6 +41,13 @@ def one_line_errors(debug: bool) -> Iterator[None]:
             raise
         console.print(f"error: {message}", markup=False, highlight=False, soft_wrap=True)
         sys.exit(USER_ERROR)
+
+
+def finish(run: Path | None) -> None:
+    """Print where a finished run lies; a stopped one (None) ends with the exit code of an interrupt."""
+    if run is None:
+        raise typer.Exit(INTERRUPTED)
+    print(run)
 
 
 def _message(error: BaseException) -> str | None:

@@ -8,8 +8,8 @@ from pydantic import Field
 from transformers import PreTrainedTokenizerBase
 
 from weighted_mtp.config import Section
-from weighted_mtp.data.load import DataConfig, load_stores
 from weighted_mtp.data.batches import Batch, TokenStore, collate, plan_epoch
+from weighted_mtp.data.load import DataConfig, load_stores
 from weighted_mtp.data.stream import BatchStream
 from weighted_mtp.losses.mtp import LossConfig
 from weighted_mtp.losses.objective import Objective
@@ -44,8 +44,8 @@ class PolicyConfig(Section):
     mlflow: MLflowConfig = MLflowConfig()
 
 
-def train_policy(config: PolicyConfig, objective: Objective) -> Path:
-    """Train (or go on training) the policy that `config` describes; returns the run's folder."""
+def train_policy(config: PolicyConfig, objective: Objective) -> Path | None:
+    """Train (or go on training) the policy that `config` describes; returns the run's folder, None where stopped."""
     device = pick_device(config.runtime)
     model, tokenizer = build_policy(config.model, config.run.seed)
     training, validation = load_stores(config.data, tokenizer)
@@ -75,8 +75,7 @@ def train_policy(config: PolicyConfig, objective: Objective) -> Path:
             ),
             seed=config.run.seed,
         )
-        trainer.run()
-    return run.path
+        return run.path if trainer.run() else None
 
 
 def _groups(model: MTPForCausalLM, config: PolicyConfig) -> Sequence[Group]:

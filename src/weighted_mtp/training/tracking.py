@@ -147,9 +147,9 @@ class _MLflowRun:
         os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
         logging.getLogger("alembic").setLevel(logging.WARNING)
         with warnings.catch_warnings(action="ignore"):
-            from mlflow import MlflowClient  # noqa: PLC0415
-            from mlflow.entities import Metric, Param  # noqa: PLC0415
-            from mlflow.exceptions import MlflowException  # noqa: PLC0415
+            from mlflow import MlflowClient
+            from mlflow.entities import Metric, Param
+            from mlflow.exceptions import MlflowException
         self._metric = Metric
         if config.tracking_uri.startswith("sqlite:///"):
             Path(config.tracking_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)

@@ -6,8 +6,7 @@ many and long, problems are few, and listing a split reads only the first.
 """
 
 import itertools
-import shutil
-import tempfile
+import os
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from weighted_mtp.errors import UserError
+from weighted_mtp.files import whole_directory
 
 TestKind = Literal["call", "code", "stdio"]
 Visibility = Literal["public", "private", "generated"]
@@ -143,25 +143,27 @@ def by_split(problems: Iterable[Problem], solutions: Iterable[Solution]) -> dict
 def write_split(directory: Path, problems: Iterable[Problem], solutions: Iterable[Solution]) -> None:
     """Write one split's two files; an earlier version is replaced as a whole.
 
-    Both files are written to a temporary directory beside the target, which is then renamed: a full disk, a kill or
-    an exception leaves the earlier version (or nothing), never half a split.
+    A full disk, a kill or an exception leaves the earlier version (or nothing), never half a split.
 
     Raises UserError when the place cannot be written (full disk, no permission, a file in the way).
     """
     try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+        with whole_directory(directory) as partial:
+            write_tables(partial, problems, solutions)
     except OSError as error:
-        raise _cannot_write(directory, error) from error
-    try:
-        temporary.chmod(0o755)  # mkdtemp makes it private; a data set is shared like any other file
-        _write_table(temporary / PROBLEMS_FILE, PROBLEM_SCHEMA, problems)
-        _write_table(temporary / SOLUTIONS_FILE, SOLUTION_SCHEMA, solutions)
-        _replace_directory(temporary, directory)
-    except OSError as error:
-        raise _cannot_write(directory, error) from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        raise cannot_write(directory, error) from error
+
+
+def write_tables(folder: Path, problems: Iterable[Problem], solutions: Iterable[Solution]) -> None:
+    """Write a split's two files into an existing folder, for a caller that sees to their wholeness. Raises OSError."""
+    _write_table(folder / PROBLEMS_FILE, PROBLEM_SCHEMA, problems)
+    _write_table(folder / SOLUTIONS_FILE, SOLUTION_SCHEMA, solutions)
+
+
+def cannot_write(directory: Path, error: OSError) -> UserError:
+    """One line for a place that cannot be written."""
+    reason = os.strerror(error.errno) if error.errno else str(error).splitlines()[0]  # Arrow words it at length
+    return UserError(f"cannot write {directory}: {reason}; make room or give a folder that can be written")
 
 
 def read_problems(directory: Path) -> list[Problem]:
@@ -187,15 +189,6 @@ def _write_table(path: Path, schema: pa.Schema, records: Iterable[Problem | Solu
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))
 
 
-def _replace_directory(new: Path, target: Path) -> None:
-    """Put `new` where `target` is. A directory cannot be renamed over a full one, so the old one steps aside first."""
-    aside = new.with_name(f"{new.name}.old")
-    if target.is_dir():
-        target.rename(aside)
-    new.rename(target)
-    shutil.rmtree(aside, ignore_errors=True)
-
-
 def _read_rows(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
     if not path.is_file():
         raise UserError(f"{path} does not exist: make it with `{_remedy(path.parent)}`")
@@ -216,8 +209,3 @@ def _read_rows(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
 
 def _remedy(directory: Path) -> str:
     return PREPARE_COMMAND.format(dataset=directory.parent.name)
-
-
-def _cannot_write(directory: Path, error: OSError) -> UserError:
-    reason = error.strerror or str(error).splitlines()[0]
-    return UserError(f"cannot write {directory}: {reason}; make room or give a folder that can be written")

@@ -23,6 +23,8 @@ FIXES = {
     errno.EDQUOT: "the disk quota is used up: free some space, or choose another folder",
     errno.EACCES: "no permission: choose a folder that you may write to",
     errno.EPERM: "no permission: choose a folder that you may write to",
+    errno.ENOENT: "cannot be made or read here: choose another folder",
+    errno.ENOTDIR: "a file stands where a folder is needed: choose another folder",
     errno.EROFS: "the file system is read-only: choose a folder that you may write to",
 }
 

@@ -1,0 +1,222 @@
+"""The commands as a user types them: a tiny run from data to verdicts, and one line for every mistake."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from weighted_mtp.cli import app
+from weighted_mtp.data.sources.micro.dataset import write_micro
+from weighted_mtp.data.sources.micro.generator import MicroConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+TINY = [
+    "model.micro.hidden_size=32",
+    "model.micro.num_attention_heads=2",
+    "model.micro.num_hidden_layers=2",
+    "training.max_steps=4",
+    "training.validate_every=2",
+    "training.save_every=2",
+]
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small micro benchmark, as `wmtp data micro` would lay it out."""
+    folder = tmp_path_factory.mktemp("storage")
+    write_micro(folder / "datasets", MicroConfig(n_train=60, n_validation=10, n_test=12, n_test_pairs=4))
+    return folder
+
+
+def overrides(storage: Path, name: str, *more: str) -> list[str]:
+    options = [
+        f"run.name={name}",
+        f"run.root={storage}/runs",
+        f"data.root={storage}/datasets",
+        f"model.micro.tokenizer={storage}/datasets/micro/tokenizer",
+        f"mlflow.tracking_uri=sqlite:///{storage}/mlflow.db",
+        *TINY,
+        *more,
+    ]
+    return [part for option in options for part in ("--override", option)]
+
+
+def wmtp(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def train(storage: Path, name: str, *more: str) -> Result:
+    config = ROOT / "configs" / "local" / "baseline_local.yaml"
+    return wmtp("train", "baseline", "--config", config, *overrides(storage, name, *more))
+
+
+def error_of(result: Result) -> str:
+    """The one line that the command ended with."""
+    assert result.exit_code == 2, result.output
+    lines = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, result.stderr
+    assert "Traceback" not in result.output
+    return lines[0]
+
+
+def test_a_run_is_trained_tracked_sampled_executed_and_exported(storage: Path) -> None:
+    result = train(storage, "whole")
+    assert result.exit_code == 0, result.output
+    run = storage / "runs" / "whole"
+    steps = [json.loads(line)["step"] for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [0, 1, 2, 2, 3, 4, 4]
+    assert json.loads((run / "run.json").read_text())["mlflow_run_id"]
+    output = storage / "evaluation"
+    result = wmtp(
+        *("evaluate", "--benchmark", "micro", "--checkpoint", run, "--output", output),
+        *("--data-root", storage / "datasets", "--max-new-tokens", "12"),
+    )
+    assert result.exit_code == 0, result.output
+    records = [json.loads(line) for line in (output / "results.jsonl").read_text().splitlines()]
+    assert len(records) == 12
+    assert {"task_id", "completion", "result", "passed"} <= records[0].keys()
+    report = json.loads((output / "report.json").read_text())
+    assert report["pass_at_k"]["1"]["value"] == sum(r["passed"] for r in records) / 12
+    assert wmtp("models", "export", run, storage / "plain").exit_code == 0
+    from transformers import AutoModelForCausalLM  # noqa: PLC0415
+
+    assert type(AutoModelForCausalLM.from_pretrained(storage / "plain")).__name__ == "LlamaForCausalLM"
+
+
+def test_the_same_command_resumes_and_a_finished_run_stays_as_it_is(storage: Path) -> None:
+    assert train(storage, "again").exit_code == 0
+    run = storage / "runs" / "again"
+    metrics = (run / "metrics.jsonl").read_text()
+    shutil.rmtree(run / "checkpoints" / "step-00000004")
+    assert train(storage, "again").exit_code == 0
+    again = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    before = [json.loads(line) for line in metrics.splitlines()]
+    for record in (*again, *before):
+        record.pop("seconds", None)
+    assert again == before
+
+
+def test_without_mlflow_no_database_is_made(storage: Path, tmp_path: Path) -> None:
+    uri = f"mlflow.tracking_uri=sqlite:///{tmp_path}/other.db"
+    assert train(storage, "untracked", "mlflow.enabled=false", uri).exit_code == 0
+    assert not (tmp_path / "other.db").exists()
+
+
+def test_lora_trains_and_its_checkpoint_is_an_ordinary_policy(storage: Path) -> None:
+    assert train(storage, "base").exit_code == 0
+    model = storage / "runs" / "base" / "checkpoints" / "step-00000004" / "model"
+    assert train(storage, "lora", f"model.source={model}", "model.lora={r: 2}").exit_code == 0
+    run = storage / "runs" / "lora"
+    assert wmtp("models", "export", run, storage / "lora-plain").exit_code == 0
+
+
+def test_the_first_command_of_the_brief_runs_from_the_file(storage: Path) -> None:
+    script = ROOT / "src" / "weighted_mtp" / "pipelines" / "run_baseline.py"
+    done = subprocess.run(
+        [sys.executable, script, "--config", "configs/local/baseline_local.yaml", *overrides(storage, "script")],
+        cwd=ROOT,
+        env={"PYTHONPATH": "src", "PATH": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == str(storage / "runs" / "script")
+
+
+def broken_yaml(folder: Path) -> Path:
+    path = folder / "broken.yaml"
+    path.write_text("run: {name: x\n")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        ("training.max_stepz=3", "the nearest known one is `training.max_steps`"),
+        ("model.n_future_tokens=0", "n_future_tokens = 0"),
+        ("model.micro.num_hidden_layers=1", "num_hidden_layers"),
+        ("model.micro.hidden_size=33", "must be a multiple of"),
+        ("model.source=/nowhere", "/nowhere"),
+        ("model.micro.tokenizer=/nowhere", "/nowhere"),
+        ("data.dataset=mbpp", "wmtp data mbpp"),
+        ("data.max_length=8", "max_length 8"),
+        ("data.max_tokens=16", "max_tokens 16"),
+        ("runtime.device=cuda", "runtime.device"),
+        ("loss.head_coefficients=[1,1]", "head_coefficients has 2 entries"),
+        ("mlflow.tracking_uri=nonsense://x", "mlflow.tracking_uri=nonsense://x"),
+    ],
+)
+def test_a_wrong_option_is_one_line_and_leaves_no_checkpoint(storage: Path, option: str, expected: str) -> None:
+    assert expected in error_of(train(storage, "wrong", option))
+    shutil.rmtree(storage / "runs" / "wrong", ignore_errors=True)
+
+
+def test_broken_yaml_is_one_line(tmp_path: Path) -> None:
+    assert "not valid YAML" in error_of(wmtp("train", "baseline", "--config", broken_yaml(tmp_path)))
+
+
+def damage_column(split: Path) -> None:
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    file = split / "solutions.parquet"
+    pq.write_table(pq.read_table(file).drop_columns("code"), file)
+
+
+def empty_split(split: Path) -> None:
+    import pyarrow.parquet as pq  # noqa: PLC0415
+
+    file = split / "solutions.parquet"
+    pq.write_table(pq.read_table(file).slice(0, 0), file)
+
+
+def truncate_file(split: Path) -> None:
+    file = split / "solutions.parquet"
+    file.write_bytes(file.read_bytes()[:100])
+
+
+@pytest.mark.parametrize(
+    ("damage", "expected"), [(damage_column, "code"), (empty_split, "no correct solution"), (truncate_file, "solutions")]
+)
+def test_damaged_data_is_one_line(
+    storage: Path, tmp_path: Path, damage: Callable[[Path], None], expected: str
+) -> None:
+    shutil.copytree(storage / "datasets", tmp_path / "datasets")
+    damage(tmp_path / "datasets" / "micro" / "train")
+    message = error_of(train(storage, "damaged", f"data.root={tmp_path}/datasets"))
+    assert expected in message
+    assert not (storage / "runs" / "damaged").exists()
+
+
+def test_a_tokenizer_that_does_not_fit_the_model_is_one_line(storage: Path, tmp_path: Path) -> None:
+    assert train(storage, "fits").exit_code == 0
+    model = tmp_path / "model"
+    shutil.copytree(storage / "runs" / "fits" / "checkpoints" / "step-00000004" / "model", model)
+    tokenizer = json.loads((model / "tokenizer.json").read_text())
+    tokenizer["added_tokens"].append({**tokenizer["added_tokens"][0], "id": 5000, "content": "<|new|>"})
+    (model / "tokenizer.json").write_text(json.dumps(tokenizer))
+    assert "tokenizer has" in error_of(train(storage, "misfit", f"model.source={model}"))
+
+
+def test_a_folder_without_write_permission_or_room_is_one_line(storage: Path) -> None:
+    message = error_of(train(storage, "x", "run.root=/proc/nowhere"))
+    assert "/proc/nowhere" in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--benchmark", "micra", "--samples", "x"], "micra"),
+        (["--benchmark", "micro"], "give either --checkpoint"),
+        (["--benchmark", "micro", "--samples", "nowhere.jsonl"], "nowhere.jsonl"),
+        (["--benchmark", "micro", "--checkpoint", "/nowhere"], "/nowhere"),
+    ],
+)
+def test_a_wrong_evaluation_is_one_line(storage: Path, tmp_path: Path, arguments: list[str], expected: str) -> None:
+    common = ["--output", str(tmp_path / "out"), "--data-root", str(storage / "datasets")]
+    assert expected in error_of(wmtp("evaluate", *arguments, *common))
+    assert not (tmp_path / "out").exists()

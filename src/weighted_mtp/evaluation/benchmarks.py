@@ -14,7 +14,7 @@ from weighted_mtp.data.schema import Problem, Solution, TestCase
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.sandbox import Job, Limits
 
-_FENCE = re.compile(r"```[ \t]*([A-Za-z0-9_+-]*)[ \t]*\r?\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
+_FENCE = re.compile(r"^[ \t]*```[^\n]*\n?", re.MULTILINE)
 
 # Where a continued function has ended (Chen et al. 2021, section 3.1), and a fence that a chat model closes.
 _FUNCTION_STOPS = ("\ndef ", "\nclass ", "\nif ", "\nprint(", "\n#", "\n@", "\nassert ", "\n```")
@@ -66,7 +66,8 @@ class Benchmark:
             limits = replace(limits, cpu_seconds=problem.time_limit)
         if problem.memory_limit is not None:
             limits = replace(limits, memory_mb=-(-problem.memory_limit >> 20))
-        return Job(program, problem.entry_point, self.tests(problem), limits, problem.starter)
+        context = problem.starter if _syntax_error(problem.starter) is None else ""
+        return Job(program, problem.entry_point, self.tests(problem), limits, context)
 
 
 BENCHMARKS = {
@@ -111,15 +112,16 @@ def _cut(text: str, stops: Sequence[str]) -> str:
 
 
 def code_in_answer(text: str, entry_point: str) -> str:
-    """The code in a chat answer: the fenced block that defines the entry point, else the first block, else the
-    longest run of lines from the first that looks like code which is valid Python."""
-    blocks = [
-        match.group(2) for match in _FENCE.finditer(text) if match.group(1).lower() in ("", "python", "python3", "py")
-    ]
-    for block in blocks:
-        if entry_point and _defines(block, entry_point):
-            return block
-    return blocks[0] if blocks else _code_among_prose(text)
+    """The code in a chat answer: the part between fences that defines the entry point, else the first fenced block,
+    else the longest run of lines, from the first that looks like code, which is valid Python.
+
+    Small models forget the opening fence or the closing one, so what stands before the first fence counts as a part.
+    """
+    parts = _FENCE.split(text)
+    for part in parts:
+        if entry_point and _defines(part, entry_point):
+            return _code_among_prose(part)
+    return parts[1] if len(parts) > 1 else _code_among_prose(text)
 
 
 def _code_among_prose(text: str) -> str:

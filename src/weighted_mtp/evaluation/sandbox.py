@@ -44,6 +44,9 @@ class SandboxPool:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is not None:
+            for trial in self._trials:
+                trial.kill()
         self._threads.shutdown(cancel_futures=True)
         for trial in self._trials:
             trial.close()

@@ -12,13 +12,12 @@ from typing import Any, Literal
 
 from weighted_mtp.data.schema import TestCase
 from weighted_mtp.errors import UserError
-from weighted_mtp.evaluation.confinement import ConfinedInterpreter, Exit, Interrupted, Role
 from weighted_mtp.evaluation.guest.codec import CodecError, pack, unpack
+from weighted_mtp.evaluation.interpreter import ConfinedInterpreter, Exit, Interrupted, Lost, Role
 
 Status = Literal["passed", "failed", "timed_out", "out_of_memory", "refused", "broken"]
 
 _OUTPUT_SHOWN = 2000  # characters of a program's last output kept in an Outcome
-_REFUSALS = ("PermissionError", "BlockingIOError")
 
 
 @dataclass(frozen=True)
@@ -83,6 +82,16 @@ class Trial:
         self._interpreters: dict[Role, ConfinedInterpreter] = {}
         self._confinement: tuple[int, int, int] | None = None
 
+    def kill(self) -> None:
+        """End what runs, from another thread; the job under way gets an outcome that means nothing."""
+        for interpreter in list(self._interpreters.values()):
+            interpreter.kill()
+
+    def clear(self) -> None:
+        """Remove what the last job left in the folders."""
+        for interpreter in self._interpreters.values():
+            interpreter.clear()
+
     def close(self) -> None:
         """Kill both interpreters and remove their folders."""
         for role in list(self._interpreters):
@@ -99,7 +108,12 @@ class Trial:
         start, done, outcome = time.monotonic(), 0, Outcome("passed")
         for kind, group in itertools.groupby(job.tests, key=lambda test: test.kind):
             tests = tuple(group)
-            outcome = self._run_kind(kind, replace(job, tests=tests), done)
+            part = replace(job, tests=tests)
+            try:
+                outcome = self._run_kind(kind, part, done)
+            except Lost:
+                self.close()  # once may be the machine's memory or process limit; twice is for the user to see
+                outcome = self._run_kind(kind, part, done)
             done += len(tests)
             if outcome.status != "passed":
                 break
@@ -128,15 +142,6 @@ class Trial:
             self._interpreters[role] = ConfinedInterpreter(role, *self._confinement)
         return self._interpreters[role]
 
-    def begin(self, role: Role, job: dict[str, Any], deadline: float, stdin: str = "") -> ConfinedInterpreter:
-        """Give a role its job; an interpreter that is found dead is replaced once."""
-        try:
-            self.interpreter(role).begin(job, deadline, stdin)
-        except Interrupted:
-            self._interpreters.pop(role).close()
-            self.interpreter(role).begin(job, deadline, stdin)
-        return self._interpreters[role]
-
 
 class _Ended(Exception):
     """A verdict reached in the middle of the exchange."""
@@ -159,8 +164,9 @@ class _Attempt:
         self._deadline = time.monotonic() + job.limits.wall_seconds
 
     def _begin(self, role: Role, message: dict[str, Any], stdin: str = "") -> ConfinedInterpreter:
-        self._running[role] = self._trial.begin(role, message, self._deadline, stdin)
-        return self._running[role]
+        interpreter = self._running[role] = self._trial.interpreter(role)
+        interpreter.begin(message, self._deadline, stdin)
+        return interpreter
 
     def _begin_player(self, mode: str, **extra: Any) -> ConfinedInterpreter:
         job = self._job
@@ -199,8 +205,8 @@ class _Attempt:
         while not isinstance(event := self._receive("player"), Exit):
             answers.append(event.decode("ascii", "replace"))
             self.number = min(len(answers), len(tests) - 1)
-            if len(answers) > len(tests):
-                raise Interrupted("failed", "the program wrote on the sandbox's own pipe")
+            if len(answers) > len(tests) or sum(map(len, answers)) > self._job.limits.output_bytes:
+                raise Interrupted("refused", f"answered more than {self._job.limits.output_bytes} bytes")
         if event.status and len(answers) < len(tests):
             raise _Ended("failed", _how_it_ended(event.status))
         self._begin("judge", {"here": True, "expected": [test.output for test in tests], "answers": answers})
@@ -262,7 +268,7 @@ class _Attempt:
         if self.doubtful or self._job.limits.processes > 1:
             self._trial.close()
         else:
-            self._trial.interpreter("player").clear()
+            self._trial.clear()
 
     def _finish(self, role: Role, last: str) -> None:
         self._deadline = time.monotonic() + 1.0
@@ -293,7 +299,7 @@ def _classified(error: Any) -> tuple[Status, str]:
     name, text = (str(part) for part in error) if isinstance(error, list) and len(error) == 2 else ("", str(error))
     if name == "MemoryError":
         return "out_of_memory", text
-    return ("refused" if name in _REFUSALS else "failed"), text
+    return ("refused" if name == "PermissionError" else "failed"), text
 
 
 def _signal_name(status: int) -> str:

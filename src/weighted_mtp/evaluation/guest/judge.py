@@ -14,7 +14,6 @@ from typing import Any
 from .codec import CodecError, from_plain, to_plain, unpack
 from .server import Wire, describe, move_pipes, reply, serve
 
-_REFUSED = ("PermissionError", "BlockingIOError")
 # Raised as they are, these would steer the test's own control flow instead of failing it.
 _CONTROL_FLOW = ("StopIteration", "StopAsyncIteration", "GeneratorExit", "SystemExit", "KeyboardInterrupt")
 
@@ -158,7 +157,7 @@ def _run_test(job: Any, program: Program, setup: str, test: str) -> None:
 def _verdict(error: BaseException, test: str) -> dict[str, str]:
     """Why a test did not pass: its failing line and the error."""
     name = getattr(error, "program_error", "")
-    status = "out_of_memory" if name == "MemoryError" else "refused" if name in _REFUSED else "failed"
+    status = "out_of_memory" if name == "MemoryError" else "refused" if name == "PermissionError" else "failed"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == "<test>"]
     where = f"{test.splitlines()[lines[-1] - 1].strip()}: " if lines and lines[-1] else ""
     return {"status": status, "detail": where + (getattr(error, "program_text", "") or describe(error)[1])}

@@ -6,9 +6,12 @@ closes `control` before it runs anything foreign, so a program cannot say how it
 """
 
 import builtins
+import ctypes
+import errno
 import gc
 import os
 import random
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +19,8 @@ from .codec import pack, unpack
 
 MARKER_BYTES = 16
 _HEADER_BYTES = 4
+_PR_SET_PDEATHSIG = 1
+_FORBIDDEN = (errno.EPERM, errno.EACCES, errno.EAGAIN, errno.EFBIG, errno.EMFILE, errno.EXDEV)
 
 
 class Wire:
@@ -70,6 +75,7 @@ def serve(wire: Wire, control: int, marker: bytes, run: Callable[[Any, Wire], in
     """
     gc.collect()
     gc.freeze()  # children share these pages as long as nobody's collector touches them
+    libc = ctypes.CDLL(None)
     os.write(control, b"ready\n")
     while True:
         try:
@@ -82,6 +88,7 @@ def serve(wire: Wire, control: int, marker: bytes, run: Callable[[Any, Wire], in
             continue
         child = os.fork()
         if child == 0:
+            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # a program does not outlive a harness that is killed
             os.close(control)
             random.seed(0)  # the same program gives the same verdict
             os._exit(run(job, wire))
@@ -90,8 +97,13 @@ def serve(wire: Wire, control: int, marker: bytes, run: Callable[[Any, Wire], in
 
 
 def describe(error: BaseException) -> list[str]:
-    """An exception as [name of its nearest builtin class, what to show a reader]."""
+    """An exception as [name of its nearest builtin class, what to show a reader].
+
+    What the sandbox forbids comes as several errors of the system; all are called PermissionError here.
+    """
     base = next(kind for kind in type(error).__mro__ if getattr(builtins, kind.__name__, None) is kind)
+    if isinstance(error, OSError) and error.errno in _FORBIDDEN:
+        base = PermissionError
     try:
         text = str(error)
     except BaseException:  # a program's own __str__ may do anything

@@ -1,0 +1,97 @@
+"""From a model's text to the program that is scored."""
+
+import pytest
+
+from weighted_mtp.data.schema import Problem, Solution, TestCase
+from weighted_mtp.errors import UserError
+from weighted_mtp.evaluation.benchmarks import BENCHMARKS, AnswerForm, Benchmark, benchmark, mbpp_prompt
+
+STARTER = 'from typing import List\n\n\ndef grow(x: int) -> int:\n    """One more."""\n'
+FUNCTION = Problem("HumanEval/x", "humaneval", "test", "One more.", starter=STARTER, entry_point="grow",
+                   tests=(TestCase("code", "", "assert grow(1) == 2"),))  # fmt: skip
+TASK = Problem("mbpp/x", "mbpp", "test", "Write a function to add one.", entry_point="grow", tests=(
+    TestCase("code", "", "assert grow(1) == 2", "public"),
+    TestCase("code", "", "assert grow(-1) == 0", "generated")))  # fmt: skip
+WHOLE = "def grow(x):\n    return x + 1\n"
+
+
+def program(name: str, problem: Problem, text: str, form: AnswerForm) -> str:
+    chosen = benchmark(name)
+    return chosen.job(problem, chosen.completion(problem, text, form)).program
+
+
+@pytest.mark.parametrize(
+    "after", ["\ndef other():\n    pass", "\nclass A: pass", "\nif x:", "\nprint(grow(1))", "\n# next", "\n```\nDone!"]
+)
+def test_a_continued_function_ends_where_another_thing_begins(after):
+    text = "    if x:\n        # a comment\n        return x + 1\n"
+    assert program("humaneval", FUNCTION, text + after, AnswerForm.COMPLETION) == STARTER + text
+
+
+def test_scoring_uses_a_completion_verbatim():
+    text = "    return x + 1\n\ndef other():\n    pass\nprint(1)\n"
+    assert BENCHMARKS["humaneval"].job(FUNCTION, text).program == STARTER + text
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        f"Here it is:\n\n```python\n{WHOLE}```\nIt adds one.",
+        f"```\n{WHOLE}```",
+        f"```py\n{WHOLE}",
+        f"First:\n```python\nimport os\n```\nthen\n```python\n{WHOLE}```\n",
+        f"```bash\npip install x\n```\n```python\n{WHOLE}```\n",
+        WHOLE,
+        f"Sure!\n\n{WHOLE}\nThis function adds one to x.",
+    ],
+)
+def test_the_code_of_a_chat_answer_is_found(answer):
+    assert program("mbpp", TASK, answer, AnswerForm.CHAT).strip() == WHOLE.strip()
+    whole = program("humaneval", FUNCTION, answer, AnswerForm.CHAT)
+    assert whole.startswith(STARTER)
+    assert whole.removeprefix(STARTER).strip() == WHOLE.strip()
+
+
+def test_a_chat_answer_with_the_body_alone_continues_the_starter():
+    assert (
+        program("humaneval", FUNCTION, "```python\n    return x + 1\n```", AnswerForm.CHAT)
+        == STARTER + "    return x + 1\n"
+    )
+
+
+def test_an_answer_without_code_is_kept_as_it_is():
+    assert program("mbpp", TASK, "I do not know.", AnswerForm.CHAT) == "I do not know."
+
+
+def test_windows_line_ends_do_not_hide_a_fence():
+    assert program("mbpp", TASK, "```python\r\nx = 1\r\n```\r\n", AnswerForm.CHAT).strip() == "x = 1"
+
+
+def test_mbpp_is_scored_by_the_tests_that_upstream_shows():
+    assert [test.output for test in BENCHMARKS["mbpp"].tests(TASK)] == ["assert grow(1) == 2"]
+    assert BENCHMARKS["humaneval"].tests(FUNCTION) == FUNCTION.tests
+
+
+def test_a_problems_own_limits_go_before_the_benchmarks():
+    problem = Problem("p", "s", "test", "d", tests=TASK.tests, time_limit=2.5, memory_limit=256 << 20)
+    limits = Benchmark("any").job(problem, "").limits
+    assert (limits.cpu_seconds, limits.memory_mb) == (2.5, 256)
+
+
+def test_the_few_shot_prompt_is_mbpps():
+    shot = (TASK, Solution("s", "mbpp/x", WHOLE, True))
+    task = (
+        "You are an expert Python programmer, and here is your task: Write a function to add one. "
+        "Your code should pass these tests:\n\nassert grow(1) == 2\n[BEGIN]\n"
+    )
+    assert mbpp_prompt(TASK) == task
+    assert mbpp_prompt(TASK, [shot]) == f"{task}{WHOLE}[DONE]\n\n{task}"
+
+
+def test_a_few_shot_completion_ends_at_its_marker():
+    assert program("mbpp", TASK, f"{WHOLE}[DONE]\n\nYou are", AnswerForm.COMPLETION) == WHOLE
+
+
+def test_an_unknown_benchmark_is_refused_with_the_known_ones():
+    with pytest.raises(UserError, match="humaneval, mbpp, micro"):
+        benchmark("human_eval")

@@ -1,0 +1,80 @@
+"""pass@k against exact combinatorics, and its intervals."""
+
+import itertools
+from fractions import Fraction
+
+import numpy as np
+import pytest
+
+from weighted_mtp.errors import UserError
+from weighted_mtp.evaluation.pass_at_k import count, estimate, paired_difference, pass_at_k
+
+
+def by_enumeration(n: int, c: int, k: int) -> Fraction:
+    """The share of all k-subsets of n samples, the first c of them correct, that hold a correct one."""
+    subsets = list(itertools.combinations(range(n), k))
+    return Fraction(sum(min(subset) < c for subset in subsets), len(subsets))
+
+
+@pytest.mark.parametrize("n", range(1, 9))
+def test_it_is_the_share_of_subsets_with_a_correct_sample(n):
+    for c, k in itertools.product(range(n + 1), range(1, n + 1)):
+        assert pass_at_k(n, c, k) == float(by_enumeration(n, c, k)), (n, c, k)
+
+
+def test_it_equals_the_product_form_of_the_codex_paper_for_many_samples():
+    for n, c, k in [(200, 3, 100), (200, 150, 10), (1000, 1, 100), (10_000, 5_000, 100)]:
+        product = 1.0 if n - c < k else 1.0 - np.prod(1.0 - k / np.arange(n - c + 1, n + 1))
+        assert pass_at_k(n, c, k) == pytest.approx(product, rel=1e-12)
+
+
+@pytest.mark.parametrize(("n", "c", "k"), [(5, 1, 6), (5, 1, 0), (0, 0, 1), (5, 6, 1), (5, -1, 1)])
+def test_impossible_counts_are_refused(n, c, k):
+    with pytest.raises(UserError, match=f"pass@{k}"):
+        pass_at_k(n, c, k)
+
+
+def test_the_estimate_is_the_mean_over_problems_whatever_their_sample_counts():
+    counts = {"a": (2, 1), "b": (10, 10), "c": (4, 0)}
+    assert estimate(counts, [1])[1].value == pytest.approx((0.5 + 1 + 0) / 3)
+
+
+def test_the_same_seed_gives_the_same_interval_and_another_seed_another():
+    counts = {str(i): (5, i % 6) for i in range(40)}
+    assert estimate(counts, [1, 5], seed=3) == estimate(counts, [1, 5], seed=3)
+    assert estimate(counts, [2], seed=3, resamples=99) != estimate(counts, [2], seed=4, resamples=99)
+
+
+def test_the_interval_is_that_of_a_binomial_when_every_problem_has_one_sample():
+    counts = {str(i): (1, int(i < 120)) for i in range(400)}
+    found = estimate(counts, [1])[1]
+    margin = 1.96 * (0.3 * 0.7 / 400) ** 0.5
+    assert (found.low, found.high) == (pytest.approx(0.3 - margin, abs=0.006), pytest.approx(0.3 + margin, abs=0.006))
+
+
+def test_the_difference_of_a_run_with_itself_is_exactly_zero():
+    counts = {str(i): (3, i % 4) for i in range(30)}
+    found = paired_difference(counts, dict(reversed(counts.items())), 1)
+    assert (found.value, found.low, found.high) == (0.0, 0.0, 0.0)
+
+
+def test_pairing_finds_a_small_steady_gain_that_the_separate_intervals_hide():
+    baseline = {str(i): (100, i % 90) for i in range(90)}
+    better = {problem: (n, c + 2) for problem, (n, c) in baseline.items()}
+    found = paired_difference(baseline, better, 1)
+    assert found.low > 0
+    assert estimate(better, [1])[1].low < estimate(baseline, [1])[1].high
+
+
+def test_runs_on_different_problems_are_not_compared():
+    with pytest.raises(UserError, match="'b'"):
+        paired_difference({"a": (1, 1)}, {"a": (1, 1), "b": (1, 0)}, 1)
+
+
+def test_no_problems_are_refused():
+    with pytest.raises(UserError, match="no problems"):
+        estimate({}, [1])
+
+
+def test_counting_keeps_the_order_of_the_problems():
+    assert list(count([("b", True), ("a", False), ("b", False)]).items()) == [("b", (2, 1)), ("a", (1, 0))]

@@ -1,0 +1,230 @@
+"""Outcomes of honest programs: each status, each kind of test, and what a test can do with a program's objects."""
+
+import sys
+
+import pytest
+
+from weighted_mtp.data.schema import TestCase
+from weighted_mtp.errors import UserError
+from weighted_mtp.evaluation import confinement
+from weighted_mtp.evaluation.sandbox import Job, Limits, SandboxPool, run, run_many
+
+ADD = "def add(a, b):\n    return a + b\n"
+
+
+@pytest.fixture(scope="module")
+def pool():
+    with SandboxPool(workers=1) as pool:
+        yield pool
+
+
+def outcome_of(pool, program, *tests, entry_point="f", context="", **limits):
+    return pool.run_many([Job(program, entry_point, tests, Limits(**limits), context)])[0]
+
+
+def passes(pool, program, code, **more):
+    outcome = outcome_of(pool, program, TestCase("code", "", code), **more)
+    assert outcome.status == "passed", outcome
+    return outcome
+
+
+@pytest.mark.parametrize(
+    ("program", "status"),
+    [
+        ("def f(x): return x + 1", "passed"),
+        ("def f(x): return x", "failed"),
+        ("def f(x): return 1 / 0", "failed"),
+        ("def g(x): return 2", "failed"),
+        ("1 / 0", "failed"),
+        ("def f(x) return x", "broken"),
+        ("def f(x):\n  return 1\n return 2", "broken"),
+        ("x = '\0'", "broken"),
+        ("(" * 10_000, "broken"),
+        ("def f(x):\n    while True: pass", "timed_out"),
+        ("def f(x): return [0] * 10 ** 10", "out_of_memory"),
+        ("def f(x): return open('/etc/passwd').read()", "refused"),
+    ],
+)
+@pytest.mark.parametrize("test", [TestCase("call", "(1,)", "2"), TestCase("code", "", "assert f(1) == 2")])
+def test_each_outcome_has_its_status(pool, program, status, test):
+    outcome = outcome_of(pool, program, test, cpu_seconds=0.3)
+    assert outcome.status == status, outcome
+    assert (outcome.detail == "") == (status == "passed")
+
+
+@pytest.mark.parametrize(
+    ("program", "status"),
+    [
+        ("print(int(input()) + 1)", "passed"),
+        ("import sys\nprint(*[int(x) + 1 for x in sys.stdin.read().split()], sep='\\n\\n')", "passed"),
+        ("print(int(open(0).read()) + 1)", "passed"),
+        ("import os\nprint(int(os.read(0, 100)) + 1)", "passed"),
+        ("if __name__ == '__main__':\n    print(int(input()) + 1)\n    exit()", "passed"),
+        ("import threading\nthreading.Thread(target=lambda: print(int(input()) + 1)).start()", "passed"),
+        ("import atexit\nx = int(input())\natexit.register(lambda: print(x + 1))", "passed"),
+        ("print(int(input()))", "failed"),
+        ("print(int(input()) + 1)\nexit(3)", "failed"),
+        ("print(int(input()) + 1)\nraise KeyError", "failed"),
+        ("input()\ninput()", "failed"),
+        ("print 1", "broken"),
+        ("while True: pass", "timed_out"),
+        ("x = [0] * 10 ** 10", "out_of_memory"),
+        ("open('/etc/passwd')", "refused"),
+    ],
+)
+def test_scripts_have_the_same_statuses(pool, program, status):
+    outcome = outcome_of(pool, program, TestCase("stdio", "41\n", "42\n"), cpu_seconds=0.3)
+    assert outcome.status == status, outcome
+
+
+def test_the_first_test_that_fails_is_named_with_what_came_and_what_was_expected(pool):
+    tests = [TestCase("call", "(1, 2)", "3"), TestCase("call", "(2, 2)", "5"), TestCase("call", "(0, 0)", "1")]
+    outcome = outcome_of(pool, ADD, *tests, entry_point="add")
+    assert "test 2" in outcome.detail
+    assert "returned 4, expected 5" in outcome.detail
+
+
+def test_tests_of_several_kinds_are_numbered_through(pool):
+    tests = [TestCase("call", "(1, 2)", "3"), TestCase("code", "", "assert add(1, 1) == 2\nassert add(1, 1) == 3")]
+    outcome = outcome_of(pool, ADD, *tests, entry_point="add")
+    assert outcome.detail == "test 2: assert add(1, 1) == 3: AssertionError"
+
+
+def test_the_end_of_what_a_program_printed_is_kept_even_if_it_is_killed(pool):
+    program = "def f():\n    for i in range(1000): print('line', i)\n    while True: pass"
+    outcome = outcome_of(pool, program, TestCase("call", "()", "1"), cpu_seconds=0.3)
+    assert outcome.status == "timed_out"
+    assert outcome.output.endswith("line 999\n")
+    assert len(outcome.output) <= 2000
+
+
+@pytest.mark.parametrize(
+    ("returned", "expected"), [("True", "1"), ("1.0", "1"), ("{1: 2}", "{1.0: 2}"), ("0.0", "-0.0")]
+)
+def test_call_tests_compare_as_python_does(pool, returned, expected):
+    assert outcome_of(pool, f"def f(): return {returned}", TestCase("call", "()", expected)).status == "passed"
+
+
+@pytest.mark.parametrize(
+    ("returned", "expected"), [("[1]", "(1,)"), ("float('nan')", "0"), ("'1'", "1"), ("None", "[]")]
+)
+def test_call_tests_do_not_pass_other_types(pool, returned, expected):
+    assert outcome_of(pool, f"def f(): return {returned}", TestCase("call", "()", expected)).status == "failed"
+
+
+def test_arguments_are_passed_by_value(pool):
+    passes(pool, "def f(x): x.clear()", "x = [1]\nf(x)\nassert x == [1]")
+
+
+def test_a_test_works_with_objects_of_the_program(pool):
+    program = """
+class Node:
+    kind = "node"
+    def __init__(self, value): self.value, self.left = value, None
+    def __len__(self): return 7
+    def __getitem__(self, key): return key * 2
+def total(node): return node.value + (total(node.left) if node.left else 0)
+def same(a, b): return a is b
+def count(n): yield from range(n)
+"""
+    passes(pool, program, """
+root = Node(1)
+root.left = Node(2)
+assert total(root) == 3 and root.left.value == 2 and len(root) == 7 and root[4] == 8 and root.kind == "node"
+assert same(root, root) and not same(root, root.left) and root.left == root.left and root != root.left
+assert list(count(3)) == [0, 1, 2]
+assert [node.value for node in [root, root.left]] == [1, 2]
+""")  # fmt: skip
+
+
+def test_a_programs_exception_is_raised_in_the_test_as_its_builtin_base(pool):
+    program = (
+        "class Mine(KeyError): pass\ndef f(x):\n    raise Mine('why') if x else UnicodeDecodeError('a', b'', 0, 1, 'b')"
+    )
+    passes(pool, program, """
+for argument, kind in ((1, KeyError), (0, ValueError)):
+    try:
+        f(argument)
+        assert False
+    except kind:
+        pass
+""")  # fmt: skip
+
+
+def test_a_function_cannot_be_handed_to_the_program(pool):
+    outcome = outcome_of(pool, "def f(g): return g(1)", TestCase("code", "", "assert f(lambda x: x) == 1"))
+    assert outcome.status == "failed"
+    assert "cannot hand a function to the program" in outcome.detail
+
+
+def test_the_context_gives_the_test_its_helpers_and_the_program_takes_the_stubs_place(pool):
+    context = "def double(x):\n    return 2 * x\n\ndef f(x):\n    '''Double of double.'''\n"
+    passes(pool, context + "    return double(double(x))\n", "assert f(1) == double(2)", context=context)
+
+
+def test_setup_code_runs_before_the_test(pool):
+    test = TestCase("code", "import math\nroot = Box(2)", "assert math.floor(root.content) == 2")
+    program = "class Box:\n    def __init__(self, content): self.content = content\n"
+    assert outcome_of(pool, program, test).status == "passed"
+
+
+def test_an_entry_point_may_have_a_builtins_name(pool):
+    passes(pool, "def sum(a, b): return a * b", "assert sum(3, 4) == 12", entry_point="sum")
+
+
+def test_dataclasses_typing_and_annotations_work_as_in_a_module(pool):
+    program = (
+        "from __future__ import annotations\nfrom dataclasses import dataclass\nfrom typing import NamedTuple\n"
+        "@dataclass\nclass A:\n    x: int = 1\nclass B(NamedTuple):\n    y: int = 2\ndef f(): return A().x + B().y\n"
+    )
+    assert outcome_of(pool, program, TestCase("call", "()", "3")).status == "passed"
+
+
+def test_random_numbers_and_hashes_are_the_same_at_each_run(pool):
+    program = "import random\nprint([random.random() for _ in range(3)], hash('text'))\ndef f(): return 1"
+    first, second = (outcome_of(pool, program, TestCase("call", "()", "1")).output for _ in range(2))
+    assert first == second != ""
+
+
+def test_several_processes_are_allowed_where_the_limit_says_so(pool):
+    program = "import os\ndef f():\n    if os.fork() == 0: os._exit(0)\n    return os.wait()[1]"
+    assert outcome_of(pool, program, TestCase("call", "()", "0"), processes=2).status == "passed"
+    assert outcome_of(pool, program, TestCase("call", "()", "0"), processes=1).status == "refused"
+
+
+def test_outcomes_keep_the_order_of_the_jobs_and_progress_counts_them():
+    jobs = [Job(f"def f(): return {i}", "f", [TestCase("call", "()", "0")]) for i in range(12)]
+    ticks = []
+    outcomes = run_many(jobs, workers=2, on_progress=ticks.append)
+    assert [outcome.status for outcome in outcomes] == ["passed"] + ["failed"] * 11
+    assert all(f"returned {i}," in outcome.detail for i, outcome in enumerate(outcomes) if i)
+    assert ticks == [1] * 12
+
+
+def test_a_job_without_tests_is_refused():
+    with pytest.raises(UserError, match="no tests"):
+        run(ADD, "add", [])
+
+
+@pytest.mark.parametrize("name", ["cpu_seconds", "wall_seconds", "memory_mb", "processes", "output_bytes"])
+def test_a_limit_that_is_not_positive_is_refused(name):
+    with pytest.raises(UserError, match=f"limits.{name}: 0"):
+        Limits(**{name: 0})
+
+
+def test_a_machine_without_landlock_is_told_what_is_missing(monkeypatch):
+    monkeypatch.setattr("sandlock.landlock_abi_version", lambda: -1)
+    with pytest.raises(UserError, match="no Landlock"):
+        run(ADD, "add", [TestCase("call", "(1, 2)", "3")])
+
+
+def test_another_system_than_linux_is_told_so(monkeypatch):
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(UserError, match="darwin"):
+        confinement.check_available()
+
+
+def test_a_missing_sandlock_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sandlock", None)
+    with pytest.raises(UserError, match="sandlock"):
+        confinement.check_available()

@@ -1,8 +1,9 @@
 """Tokens a second of our sampler and of transformers' `generate`, same model, prompts and lengths, in the same run.
 
-    python benchmarks/sampling.py MODEL [--batch 1 16 64] [--dtype float32 bfloat16] [--new-tokens 64] [--threads 2]
+    python benchmarks/sampling.py MODEL [--batch 1 16 64] [--dtype float32 bfloat16] [--new-tokens 64] [--uneven]
 
-Greedy, no end token (every row runs to the end, so that both do equal work), code prompts of 40 to 160 tokens.
+Greedy, code prompts of 20 to 60 tokens. No token ends a completion, so that both do equal work; with `--uneven` the
+model's frequent tokens (every 64th of the vocabulary) do, as in real use, where rows end at different times.
 """
 
 import argparse
@@ -27,13 +28,14 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--uneven", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     print(f"{'dtype':10} {'batch':>5} {'ours tok/s':>10} {'generate':>10} {'ratio':>6}")
     for dtype in options.dtype:
         model, tokenizer = load_base(options.model, dtype)
         tokenizer.eos_token_id = None
-        model.generation_config.eos_token_id = None
+        model.generation_config.eos_token_id = list(range(0, len(tokenizer), 64)) if options.uneven else None
         for batch in options.batch:
             compare(model, tokenizer, dtype, batch, options.new_tokens, options.repeats)
 
@@ -42,25 +44,25 @@ def compare(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dtype: str, batch: int, new_tokens: int, repeats: int
 ) -> None:
     ids = tokenizer.encode(TEXT)
-    prompts = [ids[: 40 + (120 * i) // batch] for i in range(batch)]
+    prompts = [ids[i % 16 : 20 + i % 16 + (40 * i) // batch] for i in range(batch)]
     config = SamplingConfig(max_new_tokens=new_tokens, batch_size=batch)
 
-    def ours() -> None:
-        sample(model, tokenizer, prompts, config)
+    def ours() -> int:
+        return sum(completion.n_tokens for (completion,) in sample(model, tokenizer, prompts, config))
 
-    def theirs() -> None:
+    def theirs() -> int:
         length = max(map(len, prompts))
         padded = torch.tensor([[0] * (length - len(p)) + p for p in prompts])
         mask = torch.tensor([[0] * (length - len(p)) + [1] * len(p) for p in prompts])
         out = model.generate(padded, attention_mask=mask, max_new_tokens=new_tokens, do_sample=False, pad_token_id=0)
-        tokenizer.batch_decode(out[:, length:])
+        return sum(map(len, tokenizer.batch_decode(out[:, length:])))
 
+    tokens = ours()
     mine, peer = alternate(ours, theirs, repeats)
-    tokens = batch * new_tokens
     print(f"{dtype:10} {batch:5} {tokens / mine:10.1f} {tokens / peer:10.1f} {peer / mine:6.2f}", flush=True)
 
 
-def alternate(ours: Callable[[], None], theirs: Callable[[], None], repeats: int) -> tuple[float, float]:
+def alternate(ours: Callable[[], int], theirs: Callable[[], int], repeats: int) -> tuple[float, float]:
     """Median seconds of each, taken in turns so that a machine's moods meet both."""
     seconds: tuple[list[float], list[float]] = ([], [])
     for _ in range(repeats):

@@ -8,8 +8,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from huggingface_hub import HfApi
-from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+from huggingface_hub import HfApi, snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
@@ -79,8 +84,8 @@ def _load_from_hub(source: str, dtype: Dtype) -> tuple[PreTrainedModel, PreTrain
         raise UserError(f"{source}: no such path, and no such model on the hub; {alternatives}") from error
     except Exception as unreachable:  # the hub's client passes on the errors of whichever HTTP library it uses
         try:
-            return _load(source, source, dtype, local_files_only=True)
-        except UserError as error:
+            return _load(source, snapshot_download(source, local_files_only=True), dtype)
+        except (LocalEntryNotFoundError, UserError) as error:
             raise UserError(
                 f"{source}: no such path, the model hub does not answer ({first_line(unreachable)}) and its local cache"
                 " has no complete copy; give a model folder or a .gguf file, or set HF_ENDPOINT to a hub you reach"

@@ -1,0 +1,225 @@
+import copy
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from gguf import GGUFWriter
+from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+from tiny_models import ARCHITECTURES, byte_tokenizer, padded_batch, tiny_model
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+
+from weighted_mtp.errors import UserError
+from weighted_mtp.models import convert as module
+from weighted_mtp.models.convert import convert, export_plain, load_base, to_plain
+from weighted_mtp.models.mtp import MTPForCausalLM, load_policy
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Path:
+    """A saved causal LM with its tokenizer."""
+    tiny_model().save_pretrained(tmp_path / "plain")
+    byte_tokenizer().save_pretrained(tmp_path / "plain")
+    return tmp_path / "plain"
+
+
+def logits(model: PreTrainedModel) -> torch.Tensor:
+    ids, mask = padded_batch()
+    return model(input_ids=ids, attention_mask=mask).logits
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_the_plain_model_of_a_policy_is_the_base_bit_for_bit(architecture: str) -> None:
+    base = tiny_model(architecture)
+    plain = to_plain(MTPForCausalLM.from_base(copy.deepcopy(base), 3, "random"))
+    assert type(plain) is type(base)
+    assert plain.state_dict().keys() == base.state_dict().keys()
+    assert torch.equal(logits(plain), logits(base))
+
+
+def test_the_plain_model_is_a_copy() -> None:
+    policy = MTPForCausalLM.from_base(tiny_model(), 3)
+    before = logits(policy)
+    for parameter in to_plain(policy).parameters():
+        parameter.data.zero_()
+    assert torch.equal(logits(policy), before)
+
+
+def test_tied_embeddings_stay_tied_in_the_plain_model() -> None:
+    plain = to_plain(MTPForCausalLM.from_base(tiny_model("llama_tied"), 3))
+    assert plain.get_output_embeddings().weight is plain.get_input_embeddings().weight
+
+
+def test_convert_writes_a_policy_whose_head_1_is_the_base(plain: Path, tmp_path: Path) -> None:
+    convert(str(plain), tmp_path / "policy", 3, "random")
+    policy, tokenizer = load_policy(tmp_path / "policy")
+    assert policy.config.n_future_tokens == 3
+    assert torch.equal(logits(policy), logits(tiny_model()))
+    assert tokenizer.get_vocab() == byte_tokenizer().get_vocab()
+
+
+def test_random_heads_are_a_function_of_the_seed(plain: Path, tmp_path: Path) -> None:
+    first, again, other = (
+        convert(str(plain), tmp_path / name, 2, "random", seed=seed).heads.heads[1].mlp.up_proj.weight
+        for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_convert_stores_the_dtype_asked_for(plain: Path, tmp_path: Path) -> None:
+    convert(str(plain), tmp_path / "policy", 2, dtype="bfloat16")
+    assert load_policy(tmp_path / "policy")[0].dtype == torch.bfloat16
+
+
+def test_export_writes_what_auto_classes_load_with_head_1s_logits(plain: Path, tmp_path: Path) -> None:
+    convert(str(plain), tmp_path / "policy", 3, "random")
+    export_plain(tmp_path / "policy", tmp_path / "exported")
+    exported = AutoModelForCausalLM.from_pretrained(tmp_path / "exported")
+    assert exported.config.model_type == "llama"
+    assert torch.equal(logits(exported), logits(tiny_model()))
+    assert len(AutoTokenizer.from_pretrained(tmp_path / "exported")) == 257
+
+
+def test_load_base_gives_a_policy_folder_as_a_policy(plain: Path, tmp_path: Path) -> None:
+    convert(str(plain), tmp_path / "policy", 2)
+    assert isinstance(load_base(str(tmp_path / "policy"))[0], MTPForCausalLM)
+
+
+def write_gguf(path: Path) -> None:
+    """A llama of 2 layers in llama.cpp's format, in half precision, with a byte tokenizer."""
+    torch.manual_seed(0)
+    d, f, tokens = 32, 64, 260
+    writer = GGUFWriter(path, "llama")
+    writer.add_block_count(2)
+    writer.add_context_length(64)
+    writer.add_embedding_length(d)
+    writer.add_feed_forward_length(f)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(4)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_vocab_size(tokens)
+    vocabulary = byte_tokenizer().get_vocab()
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list([*sorted(vocabulary, key=vocabulary.get)[:256], "<|endoftext|>", "ab", "<b>", "<c>"])
+    writer.add_token_types([1] * 256 + [3, 1, 3, 3])
+    writer.add_token_merges(["a b"])
+    writer.add_eos_token_id(256)
+    shapes = {"token_embd": (tokens, d), "output_norm": (d,), "output": (tokens, d)}
+    for layer in range(2):
+        names = {"attn_norm": (d,), "ffn_norm": (d,), "ffn_gate": (f, d), "ffn_up": (f, d), "ffn_down": (d, f)}
+        names |= {f"attn_{x}": (d, d) for x in ("q", "k", "v", "output")}
+        shapes |= {f"blk.{layer}.{name}": shape for name, shape in names.items()}
+    for name, shape in shapes.items():
+        writer.add_tensor(f"{name}.weight", torch.randn(shape).numpy().astype(np.float16))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+def test_a_gguf_file_becomes_an_ordinary_fp32_folder(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "model.gguf")
+    base, tokenizer = load_base(str(tmp_path / "model.gguf"))
+    assert base.dtype == torch.float32
+    assert tokenizer.eos_token == "<|endoftext|>"
+    expected = logits(base)
+    base.save_pretrained(tmp_path / "folder")
+    assert "gguf" not in (tmp_path / "folder" / "config.json").read_text()
+    assert torch.equal(logits(AutoModelForCausalLM.from_pretrained(tmp_path / "folder")), expected)
+
+
+def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes(b"nothing of the kind")
+    with pytest.raises(UserError, match="not a GGUF file"):
+        load_base(str(tmp_path / "model.gguf"))
+
+
+def test_a_truncated_gguf_file_is_refused(tmp_path: Path) -> None:
+    write_gguf(tmp_path / "model.gguf")
+    (tmp_path / "model.gguf").write_bytes((tmp_path / "model.gguf").read_bytes()[:20_000])
+    with pytest.raises(UserError, match="not to be read as a model"):
+        load_base(str(tmp_path / "model.gguf"))
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no config\.json"):
+        load_base(str(tmp_path))
+
+
+def test_an_architecture_that_transformers_does_not_know_is_refused(plain: Path) -> None:
+    (plain / "config.json").write_text('{"model_type": "no such thing"}')
+    with pytest.raises(UserError, match="not to be read as a model"):
+        load_base(str(plain))
+
+
+@pytest.mark.parametrize("source", ["/nowhere/at/all", "./nowhere", "no/such/folder", "nowhere.gguf "])
+def test_a_path_that_does_not_exist_is_refused_without_asking_the_hub(
+    source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: pytest.fail("asked the network"))
+    with pytest.raises(UserError, match="no such path"):
+        load_base(source)
+
+
+class Hub:
+    """Stands in for the hub's client: answers or raises what it is told to."""
+
+    def __init__(self, error: Exception | None) -> None:
+        self.error = error
+
+    def model_info(self, name: str, timeout: float) -> None:
+        if self.error is not None:
+            raise self.error
+
+
+def hub_error(kind: type[Exception], message: str) -> Exception:
+    return kind(message, response=SimpleNamespace(headers={}, request=None, status_code=403))
+
+
+def test_a_hub_that_does_not_answer_is_said_with_the_alternatives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "HfApi", lambda: Hub(ConnectionError("Name or service not known")))
+    with pytest.raises(UserError, match=r"does not answer \(Name or service.*model folder or a \.gguf.*HF_ENDPOINT"):
+        load_base("somebody/something")
+
+
+def test_without_the_hub_its_local_cache_serves(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "HfApi", lambda: Hub(ConnectionError("Name or service not known")))
+    monkeypatch.setattr(module, "snapshot_download", lambda *_, **__: str(plain))
+    assert torch.equal(logits(load_base("somebody/something")[0]), logits(tiny_model()))
+
+
+def test_an_unknown_id_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "HfApi", lambda: Hub(hub_error(RepositoryNotFoundError, "404")))
+    with pytest.raises(UserError, match="no such model on the hub"):
+        load_base("somebody/something")
+
+
+def test_a_gated_model_is_said_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("You are trying to access a gated repo.") from hub_error(GatedRepoError, "403")
+
+    monkeypatch.setattr(module, "HfApi", lambda: Hub(None))
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", refuse)
+    with pytest.raises(UserError, match="gated; accept its terms"):
+        load_base("somebody/something")
+
+
+@pytest.mark.parametrize("write", [convert, export_plain])
+def test_an_output_that_exists_is_left_alone(write: object, plain: Path) -> None:
+    with pytest.raises(UserError, match="exists already"):
+        write(str(plain), plain)
+    assert AutoModelForCausalLM.from_pretrained(plain)
+
+
+def test_a_failed_conversion_leaves_nothing_behind(
+    plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(MTPForCausalLM, "save_pretrained", full)
+    with pytest.raises(UserError, match=r"policy: writing the model failed: .*No space left"):
+        convert(str(plain), tmp_path / "policy")
+    assert [path.name for path in tmp_path.iterdir()] == ["plain"]

@@ -14,6 +14,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+import weighted_mtp.models
 from weighted_mtp.errors import UserError
 from weighted_mtp.models.mtp import MTPConfig, MTPForCausalLM, decoder_layers, load_policy
 
@@ -182,6 +183,10 @@ def test_the_attention_kernel_asked_for_reaches_the_base(tmp_path: Path) -> None
     policy.save_pretrained(tmp_path)
     loaded = MTPForCausalLM.from_pretrained(tmp_path, attn_implementation="eager")
     assert loaded.base.config._attn_implementation == "eager"
+
+
+def test_importing_the_package_is_enough_for_the_auto_classes() -> None:
+    assert weighted_mtp.models.MTPForCausalLM is MTPForCausalLM
 
 
 def test_auto_config_knows_the_policy(folder: Path) -> None:

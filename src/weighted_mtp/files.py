@@ -1,5 +1,6 @@
 """Files and folders that are there whole or not at all."""
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -13,15 +14,17 @@ def whole_directory(path: Path) -> Iterator[Path]:
 
     A crash leaves at most a hidden `.name.partial`, which the next attempt clears and no reader looks at.
     """
-    partial = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
+    if path.exists() and not path.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+    partial, old = path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.old")
+    for left_over in (partial, old):
+        shutil.rmtree(left_over, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
         yield partial
         for file in partial.rglob("*"):
             if file.is_file():
                 _sync(file)
-        old = path.with_name(f".{path.name}.old")
         if path.exists():
             path.rename(old)
         partial.rename(path)

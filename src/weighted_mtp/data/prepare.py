@@ -71,7 +71,7 @@ def split_sizes(directory: Path) -> dict[str, tuple[int, int]]:
             pq.read_metadata(split / SOLUTIONS_FILE).num_rows,
         )
         for split in sorted(directory.iterdir())
-        if (split / PROBLEMS_FILE).exists()
+        if not split.name.startswith(".") and (split / PROBLEMS_FILE).exists()
     }
 
 

@@ -1,5 +1,8 @@
 """The endless order of training batches: what step s sees is a function of (seed, s) alone."""
 
+import numpy as np
+from numpy.typing import NDArray
+
 from weighted_mtp.data.batches import Batch, TokenStore, collate, plan_epoch
 
 
@@ -30,7 +33,7 @@ class BatchStream:
         """Steps of the current epoch; epochs differ by a step or two, as their batches are cut anew."""
         return self._steps()
 
-    def _plan_of(self, epoch: int) -> list:  # type: ignore[type-arg]
+    def _plan_of(self, epoch: int) -> list[NDArray[np.int64]]:
         return plan_epoch(self.store.lengths, self.max_tokens, self.seed, epoch)
 
     def _steps(self) -> int:

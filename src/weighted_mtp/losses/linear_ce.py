@@ -38,7 +38,7 @@ def weighted_linear_cross_entropy(
     """
     if torch.is_grad_enabled() and (hidden.requires_grad or any(p.requires_grad for p in parameters)):
         trained = [p for p in parameters if p.requires_grad]
-        return _OnePass.apply(hidden, targets, weights, unembed, chunk, *trained)  # type: ignore[no-any-return]
+        return _OnePass.apply(hidden, targets, weights, unembed, chunk, *trained)
     ce = torch.cat(
         [_cross_entropy(unembed(h), t) for h, t in zip(hidden.split(chunk), targets.split(chunk), strict=True)]
     )
@@ -51,7 +51,7 @@ def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 class _OnePass(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         hidden: Tensor,
         targets: Tensor,
@@ -81,7 +81,7 @@ class _OnePass(torch.autograd.Function):
         return total, ce
 
     @staticmethod
-    def backward(ctx: Any, grad_total: Tensor, _grad_ce: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_total: Tensor, _grad_ce: Tensor) -> tuple[Tensor | None, ...]:
         hidden_grad, *parameter_grads = ctx.saved_tensors
         scaled = [grad_total.to(g.dtype) * g for g in (hidden_grad, *parameter_grads)]
         return scaled[0], None, None, None, None, *scaled[1:]

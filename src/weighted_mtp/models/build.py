@@ -59,12 +59,7 @@ def build_policy(config: ModelConfig, seed: int) -> tuple[MTPForCausalLM, PreTra
     Raises `UserError` where the source is no model, or a policy with another number of heads.
     """
     torch.manual_seed(seed)
-    if config.source == MICRO:
-        model, tokenizer = _new_micro(config)
-    else:
-        base, tokenizer = load_base(config.source, "float32")
-        is_policy = isinstance(base, MTPForCausalLM)
-        model = base if is_policy else MTPForCausalLM.from_base(base, config.n_future_tokens, config.head_init)
+    model, tokenizer = _new_micro(config) if config.source == MICRO else _from_source(config)
     if model.config.n_future_tokens != config.n_future_tokens:
         raise UserError(
             f"model.n_future_tokens={config.n_future_tokens}, but {config.source} has "
@@ -73,6 +68,13 @@ def build_policy(config: ModelConfig, seed: int) -> tuple[MTPForCausalLM, PreTra
     if config.lora is not None:
         apply_lora(model, config.lora)
     return model, tokenizer
+
+
+def _from_source(config: ModelConfig) -> tuple[MTPForCausalLM, PreTrainedTokenizerBase]:
+    model, tokenizer = load_base(config.source, "float32")
+    if isinstance(model, MTPForCausalLM):
+        return model, tokenizer
+    return MTPForCausalLM.from_base(model, config.n_future_tokens, config.head_init), tokenizer
 
 
 def _new_micro(config: ModelConfig) -> tuple[MTPForCausalLM, PreTrainedTokenizerBase]:

@@ -50,7 +50,7 @@ def train_policy(config: PolicyConfig, objective: Objective) -> Path | None:
     model, tokenizer = build_policy(config.model, config.run.seed)
     training, validation = load_stores(config.data, tokenizer)
     run = RunDirectory(config.run.root / config.run.name, config)
-    model.to(device)
+    model.to(device)  # type: ignore[arg-type]  # transformers annotates `to` wrongly
     state = TrainState(model, build_optimizer(_groups(model, config), config.optim), objective.initial_state())
     _resume(state, run)
     with Tracker(run, config.mlflow, state.step) as tracker:

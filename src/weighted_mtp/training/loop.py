@@ -108,7 +108,7 @@ class Trainer:
         sums = []
         for item in items:
             part = self._sums(item)
-            part.loss.backward()  # type: ignore[no-untyped-call]
+            part.loss.backward()
             sums.append(Sums(part.loss.detach(), part.count, part.metrics))
         self._divide_gradients(sum(float(s.count) for s in sums))
         prepare_groups(state.optimizer, state.step, factor)

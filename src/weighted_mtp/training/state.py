@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
+from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
 from weighted_mtp.errors import UserError
 from weighted_mtp.files import whole_directory
@@ -36,14 +37,14 @@ class TrainState:
     def save(self, directory: Path) -> None:
         """Write trainable parameters, optimizer, objective state and step to `directory` (DCP)."""
         with warnings.catch_warnings(action="ignore"):  # DCP says that there is no process group: there is none
-            dcp.save(self._contents(), checkpoint_id=directory)
+            dcp_save(self._contents(), checkpoint_id=directory)
 
     def load(self, directory: Path) -> None:
         """Take over a saved state. Raises `UserError` where it is truncated or belongs to another model."""
         contents = self._contents()
         try:
             with warnings.catch_warnings(action="ignore"):  # DCP says that there is no process group: there is none
-                dcp.load(contents, checkpoint_id=directory)
+                dcp_load(contents, checkpoint_id=directory)
         except (CheckpointException, Exception) as error:  # DCP's own is no Exception
             reason = str(error).strip().splitlines()[-1]
             raise UserError(f"{directory}: not a complete training state of this model ({reason})") from error

@@ -55,9 +55,7 @@ def layer(name: str) -> str:
 
 
 def test_imports_point_one_way() -> None:
-    wrong = [
-        (file, module) for file, module in imports() if FLOOR[layer(file)] < FLOOR[layer(module.split(".")[1])]
-    ]
+    wrong = [(file, module) for file, module in imports() if FLOOR[layer(file)] < FLOOR[layer(module.split(".")[1])]]
     assert wrong == []
     assert len(imports()) > 50
 

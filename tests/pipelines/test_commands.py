@@ -7,7 +7,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
+from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner, Result
 
 from weighted_mtp.cli import app
@@ -83,8 +85,6 @@ def test_a_run_is_trained_tracked_sampled_executed_and_exported(storage: Path) -
     report = json.loads((output / "report.json").read_text())
     assert report["pass_at_k"]["1"]["value"] == sum(r["passed"] for r in records) / 12
     assert wmtp("models", "export", run, storage / "plain").exit_code == 0
-    from transformers import AutoModelForCausalLM  # noqa: PLC0415
-
     assert type(AutoModelForCausalLM.from_pretrained(storage / "plain")).__name__ == "LlamaForCausalLM"
 
 
@@ -161,15 +161,11 @@ def test_broken_yaml_is_one_line(tmp_path: Path) -> None:
 
 
 def damage_column(split: Path) -> None:
-    import pyarrow.parquet as pq  # noqa: PLC0415
-
     file = split / "solutions.parquet"
     pq.write_table(pq.read_table(file).drop_columns("code"), file)
 
 
 def empty_split(split: Path) -> None:
-    import pyarrow.parquet as pq  # noqa: PLC0415
-
     file = split / "solutions.parquet"
     pq.write_table(pq.read_table(file).slice(0, 0), file)
 
@@ -180,11 +176,10 @@ def truncate_file(split: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "expected"), [(damage_column, "code"), (empty_split, "no correct solution"), (truncate_file, "solutions")]
+    ("damage", "expected"),
+    [(damage_column, "code"), (empty_split, "no correct solution"), (truncate_file, "solutions")],
 )
-def test_damaged_data_is_one_line(
-    storage: Path, tmp_path: Path, damage: Callable[[Path], None], expected: str
-) -> None:
+def test_damaged_data_is_one_line(storage: Path, tmp_path: Path, damage: Callable[[Path], None], expected: str) -> None:
     shutil.copytree(storage / "datasets", tmp_path / "datasets")
     damage(tmp_path / "datasets" / "micro" / "train")
     message = error_of(train(storage, "damaged", f"data.root={tmp_path}/datasets"))

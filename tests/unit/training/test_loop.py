@@ -105,10 +105,10 @@ class AfterSteps:
     def initial_state(self) -> dict[str, torch.Tensor]:
         return self.objective.initial_state()
 
-    def prepare(self, batches, state):  # noqa: ANN001, ANN201
+    def prepare(self, batches, state):
         return self.objective.prepare(batches, state)
 
-    def sums(self, model, item) -> Sums:  # noqa: ANN001
+    def sums(self, model, item) -> Sums:
         self.calls += model.training
         if self.calls == self.step:
             self.act()

@@ -3,6 +3,8 @@
 The verdict is the judge's (`call` and `code` tests) or this process's (`stdio`), never the player's.
 """
 
+import ast
+import functools
 import itertools
 import signal
 import time
@@ -12,7 +14,7 @@ from typing import Any, Literal
 
 from weighted_mtp.data.schema import TestCase
 from weighted_mtp.errors import UserError
-from weighted_mtp.evaluation.guest.codec import CodecError, pack, unpack
+from weighted_mtp.evaluation.guest.codec import CodecError, pack, to_plain, unpack
 from weighted_mtp.evaluation.interpreter import ConfinedInterpreter, Exit, Interrupted, Lost, Role
 
 Status = Literal["passed", "failed", "timed_out", "out_of_memory", "refused", "broken"]
@@ -199,7 +201,7 @@ class _Attempt:
     def calls(self) -> tuple[Status, str, int]:
         """`call` tests: all calls go to the player at once, all answers to the judge."""
         tests = self._job.tests
-        self._begin_player("calls", calls=[test.input for test in tests])
+        self._begin_player("calls", calls=[_plain_arguments(test.input) for test in tests])
         self._loaded()
         answers: list[str] = []
         while not isinstance(event := self._receive("player"), Exit):
@@ -276,6 +278,18 @@ class _Attempt:
             self._running[role].send(pack(last), self._deadline)
         while role in self._running:
             self._receive(role)
+
+
+@functools.lru_cache(maxsize=4096)
+def _plain_arguments(literal: str) -> Any:
+    """A `call` test's input in the codec's plain form; many programs meet the same test."""
+    try:
+        arguments = ast.literal_eval(literal)
+        if isinstance(arguments, tuple):
+            return to_plain(arguments, lambda value: [])  # a literal holds nothing that needs a reference
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        pass
+    raise UserError(f"a call test's input must be a Python literal of the argument tuple, and is {literal[:80]!r}")
 
 
 def _unpacked(payload: bytes) -> dict[str, Any]:

@@ -53,7 +53,7 @@ class EvaluationConfig(Section):
     first: int | None = Field(None, ge=1)
     """Only the first N problems."""
     template: Template | None = None
-    """How a problem is asked: as the run was trained where not given, else `chat` if the tokenizer can, else `alpaca`."""
+    """How a problem is asked. Default: as the run was trained, else `chat` if the tokenizer can, else `alpaca`."""
     sampling: SamplingConfig = SamplingConfig()
     dtype: Literal["float32", "bfloat16"] = "float32"
     k: tuple[int, ...] | None = None

@@ -1,12 +1,10 @@
 """The player: runs a program, and answers calls of its functions. It never sees an expected value or a test."""
 
-import ast
 import atexit
 import importlib
 import os
 import site
 import sys
-import threading
 import traceback
 import types
 import warnings
@@ -14,12 +12,13 @@ from collections.abc import Callable
 from typing import Any
 
 from .codec import CodecError, from_plain, pack, to_plain
-from .server import Wire, describe, move_pipes, reply, serve
+from .server import Wire, describe, move_pipes, rehearse, reply, serve
 
-# What programs of the benchmarks import most: paid once by the warm process, not by each program.
+# What programs of the benchmarks import most: paid once by the warm process, not by each program. Without `threading`
+# and what imports it: its handler in the forked child would cost each program 0.5 ms.
 PRELOAD = """
-    array bisect cmath collections copy datetime decimal fractions functools hashlib heapq itertools json math
-    operator queue random re statistics string time typing
+    array bisect cmath collections copy datetime decimal fractions functools heapq itertools json math
+    operator random re statistics string time typing
 """
 
 
@@ -97,17 +96,21 @@ def _answer_calls(job: Any, wire: Wire) -> None:
         return
     reply(wire, {"names": []})
     objects = Objects(namespace)
-    for literal in job["calls"]:
-        payload = _answer(objects, job["limit"], lambda: _call(namespace, job["entry_point"], literal))  # noqa: B023
+    for arguments in job["calls"]:
+        payload = _answer(
+            objects,
+            job["limit"],
+            lambda: _call(namespace, job["entry_point"], objects.decode(arguments)),  # noqa: B023
+        )
         wire.send(payload)
         if payload.startswith(b'{"error"'):
             return
 
 
-def _call(namespace: dict[str, Any], entry_point: str, literal: str) -> Any:
+def _call(namespace: dict[str, Any], entry_point: str, arguments: tuple[Any, ...]) -> Any:
     if entry_point not in namespace:
         raise NameError(f"the program does not define {entry_point}")
-    return namespace[entry_point](*ast.literal_eval(literal))
+    return namespace[entry_point](*arguments)
 
 
 def _serve_judge(job: Any, wire: Wire) -> None:
@@ -133,15 +136,21 @@ def _run_main(job: Any, wire: Wire) -> int:
     os.lseek(0, 0, os.SEEK_SET)  # the warm process and all its children share this descriptor's position
     try:
         code = _exit_code_of_script(job, wire)
-        for thread in threading.enumerate():
-            if thread is not threading.main_thread() and not thread.daemon:
-                thread.join()
+        if "threading" in sys.modules:
+            _join_threads(sys.modules["threading"])
         atexit._run_exitfuncs()
         sys.stdout.flush()
     except BaseException as error:
         reply(wire, {"error": describe(error)})
         return 1
     return code
+
+
+def _join_threads(threading: Any) -> None:
+    """Wait for the threads that an interpreter waits for at its end."""
+    for thread in threading.enumerate():
+        if thread is not threading.main_thread() and not thread.daemon:
+            thread.join()
 
 
 def _exit_code_of_script(job: Any, wire: Wire) -> int:
@@ -193,4 +202,7 @@ def start(order: Any) -> None:
         importlib.import_module(name)
     sys.set_int_max_str_digits(0)  # an answer may be a number of 10,000 digits; CPU time bounds the cost
     site.setquit()  # scripts call exit()
+    program = {"program": "def f(x):\n    return [x]\n", "entry_point": "f", "calls": [["t", 1]] * 3, "limit": 1000}
+    rehearse(run, [{"mode": mode, **program} for mode in ("calls", "serve")])
+    del sys.modules["program"]
     serve(wire, control, bytes.fromhex(order["marker"]), run)

@@ -20,6 +20,7 @@ from .codec import pack, unpack
 MARKER_BYTES = 16
 _HEADER_BYTES = 4
 _PR_SET_PDEATHSIG = 1
+_REHEARSALS = 20
 _FORBIDDEN = (errno.EPERM, errno.EACCES, errno.EAGAIN, errno.EFBIG, errno.EMFILE, errno.EXDEV)
 
 
@@ -65,6 +66,17 @@ def move_pipes(files: list[str]) -> tuple[Wire, int]:
         os.dup2(opened, target)
         os.close(opened)
     return wire, control
+
+
+def rehearse(run: Callable[[Any, Wire], int], jobs: list[Any]) -> None:
+    """Run harmless jobs in the warm process, answers to nowhere, so that each child inherits code that is warmed up.
+
+    CPython specialises bytecode as it runs; without this every child would begin cold (measured: 0.5 to 1 ms each).
+    """
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for job in jobs * _REHEARSALS:
+        run(job, Wire(nowhere, nowhere))
+    os.close(nowhere)
 
 
 def serve(wire: Wire, control: int, marker: bytes, run: Callable[[Any, Wire], int]) -> None:

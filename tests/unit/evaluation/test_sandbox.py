@@ -228,3 +228,10 @@ def test_a_missing_sandlock_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "sandlock", None)
     with pytest.raises(UserError, match="sandlock"):
         confinement.check_available()
+
+
+@pytest.mark.parametrize("literal", ["1", "[1]", "(f,)", "(1", "(1)"])
+def test_a_call_test_whose_input_is_no_tuple_of_literals_is_refused(pool, literal):
+    with pytest.raises(UserError, match="argument tuple"):
+        outcome_of(pool, ADD, TestCase("call", literal, "1"))
+    assert outcome_of(pool, ADD, TestCase("call", "(1, 2)", "3"), entry_point="add").status == "passed"

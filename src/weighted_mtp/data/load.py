@@ -8,7 +8,6 @@ from transformers import PreTrainedTokenizerBase
 
 from weighted_mtp.config import Section
 from weighted_mtp.data.batches import TokenStore, build_store
-from weighted_mtp.data.prepare import prepare_embedded
 from weighted_mtp.data.prompts import encode_solutions
 from weighted_mtp.data.schema import read_problems, read_solutions
 from weighted_mtp.errors import UserError
@@ -34,11 +33,10 @@ class DataConfig(Section):
 
 
 def load_stores(config: DataConfig, tokenizer: PreTrainedTokenizerBase) -> tuple[TokenStore, TokenStore | None]:
-    """The correct solutions of both splits as tokens; an embedded dataset is generated where it is missing.
+    """The correct solutions of both splits as tokens.
 
     Raises `UserError` for a dataset that is missing or empty.
     """
-    prepare_embedded(config.dataset, config.root)
     train = _load_split(config, config.train, tokenizer)
     return train, _load_split(config, config.validation, tokenizer) if config.validation else None
 

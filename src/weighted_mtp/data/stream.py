@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from weighted_mtp.data.batches import Batch, TokenStore, collate, plan_epoch
+from weighted_mtp.data.batches import Batch, TokenStore, collate, padding_share, plan_epoch
 
 
 class BatchStream:
@@ -32,6 +32,10 @@ class BatchStream:
     def steps_per_epoch(self) -> int:
         """Steps of the current epoch; epochs differ by a step or two, as their batches are cut anew."""
         return self._steps()
+
+    def padding_share(self) -> float:
+        """Share of padding among the positions that the current epoch computes on."""
+        return padding_share(self.store.lengths, self._plan)
 
     def _plan_of(self, epoch: int) -> list[NDArray[np.int64]]:
         return plan_epoch(self.store.lengths, self.max_tokens, self.seed, epoch)

@@ -5,7 +5,7 @@ import copy
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from weighted_mtp.config import Section
 from weighted_mtp.errors import UserError
@@ -85,8 +85,3 @@ def merge_lora(model: MTPForCausalLM) -> MTPForCausalLM:
             parent, _, attribute = name.rpartition(".")
             setattr(merged.get_submodule(parent), attribute, module.get_base_layer())
     return merged.requires_grad_(True)
-
-
-def trainable_state(model: nn.Module) -> dict[str, Tensor]:
-    """What training changes, by name: the adapters (and full heads) of a LoRA run, else every parameter."""
-    return {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}

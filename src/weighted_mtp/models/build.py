@@ -9,7 +9,7 @@ from transformers import LlamaConfig, PreTrainedTokenizerBase
 from weighted_mtp.config import Section
 from weighted_mtp.errors import UserError
 from weighted_mtp.models.adapters import LoraSettings, apply_lora, merge_lora
-from weighted_mtp.models.checkpoint import load_tokenizer
+from weighted_mtp.models.checkpoint import load_tokenizer, quiet
 from weighted_mtp.models.convert import load_base
 from weighted_mtp.models.mtp import HeadInit, MTPConfig, MTPForCausalLM
 
@@ -96,5 +96,6 @@ def _new_micro(config: ModelConfig) -> tuple[MTPForCausalLM, PreTrainedTokenizer
 
 def save_policy(model: MTPForCausalLM, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
     """Write a folder that `load_policy` reads: adapters merged, tokenizer beside the weights."""
-    merge_lora(model).save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
+    with quiet():
+        merge_lora(model).save_pretrained(directory)
+        tokenizer.save_pretrained(directory)

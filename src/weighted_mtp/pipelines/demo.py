@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from weighted_mtp.data.load import DataConfig
-from weighted_mtp.data.prepare import prepare_micro
+from weighted_mtp.data.prepare import prepare_embedded
 from weighted_mtp.decoding.sample import SamplingConfig
 from weighted_mtp.models.build import MicroModelConfig, ModelConfig
 from weighted_mtp.pipelines.command import INTERRUPTED, Debug, one_line_errors
@@ -53,7 +53,7 @@ def main(
 
 def _run(storage: Path, steps: int, seed: int) -> None:
     started, console = time.monotonic(), Console()
-    prepare_micro(storage / "datasets")
+    prepare_embedded("micro", storage / "datasets")
     run = run_baseline(demo_config(storage, steps, seed))
     if run is None:
         raise typer.Exit(INTERRUPTED)

@@ -10,6 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from weighted_mtp.config import Section
 from weighted_mtp.data.batches import Batch, TokenStore, collate, plan_epoch
 from weighted_mtp.data.load import DataConfig, load_stores
+from weighted_mtp.data.prepare import prepare_embedded
 from weighted_mtp.data.stream import BatchStream
 from weighted_mtp.losses.mtp import LossConfig
 from weighted_mtp.losses.objective import Objective
@@ -47,23 +48,30 @@ class PolicyConfig(Section):
 def train_policy(config: PolicyConfig, objective: Objective) -> Path | None:
     """Train (or go on training) the policy that `config` describes; returns the run's folder, None where stopped."""
     device = pick_device(config.runtime)
+    prepare_embedded(config.data.dataset, config.data.root)
     model, tokenizer = build_policy(config.model, config.run.seed)
     training, validation = load_stores(config.data, tokenizer)
     run = RunDirectory(config.run.root / config.run.name, config)
     model.to(device)  # type: ignore[arg-type]  # transformers annotates `to` wrongly
     state = TrainState(model, build_optimizer(_groups(model, config), config.optim), objective.initial_state())
     _resume(state, run)
+    stream = BatchStream(
+        training,
+        config.data.max_tokens,
+        config.training.gradient_accumulation,
+        config.run.seed,
+        pad_id=_pad_id(tokenizer),
+    )
+    console.print(
+        f"{run.path}: {len(training)} samples, {stream.steps_per_epoch()} steps an epoch, "
+        f"{stream.padding_share():.1%} padding",
+        highlight=False,
+    )
     with Tracker(run, config.mlflow, state.step) as tracker:
         trainer = Trainer(
             state=state,
             objective=objective,
-            stream=BatchStream(
-                training,
-                config.data.max_tokens,
-                config.training.gradient_accumulation,
-                config.run.seed,
-                pad_id=_pad_id(tokenizer),
-            ),
+            stream=stream,
             validation=_validation_batches(validation, config, _pad_id(tokenizer)),
             config=config.training,
             optim=config.optim,

@@ -2,8 +2,8 @@
 
     python benchmarks/sampling.py MODEL [--batch 1 16 64] [--dtype float32 bfloat16] [--new-tokens 64] [--uneven]
 
-Greedy, code prompts of 20 to 60 tokens. No token ends a completion, so that both do equal work; with `--uneven` the
-model's frequent tokens (every 64th of the vocabulary) do, as in real use, where rows end at different times.
+Greedy, code prompts of about 25 tokens. No token ends a completion, so that both do equal work; with `--uneven` every
+16th token of the vocabulary does, so that rows end at different times as they do in real use.
 """
 
 import argparse
@@ -17,7 +17,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from weighted_mtp.decoding.sample import SamplingConfig, sample
 from weighted_mtp.models.convert import load_base
 
-TEXT = "def add(a, b):\n    '''Return the sum of two numbers.'''\n    return a + b\n\n" * 10
+NAMES = (
+    *("area", "volume", "median", "mode", "variance", "product", "maximum", "minimum"),
+    *("factorial", "fibonacci", "primes", "digits", "vowels", "words", "lines", "squares"),
+)
 
 
 def main() -> None:
@@ -35,7 +38,7 @@ def main() -> None:
     for dtype in options.dtype:
         model, tokenizer = load_base(options.model, dtype)
         tokenizer.eos_token_id = None
-        model.generation_config.eos_token_id = list(range(0, len(tokenizer), 64)) if options.uneven else None
+        model.generation_config.eos_token_id = list(range(0, len(tokenizer), 16)) if options.uneven else None
         for batch in options.batch:
             compare(model, tokenizer, dtype, batch, options.new_tokens, options.repeats)
 
@@ -43,8 +46,8 @@ def main() -> None:
 def compare(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dtype: str, batch: int, new_tokens: int, repeats: int
 ) -> None:
-    ids = tokenizer.encode(TEXT)
-    prompts = [ids[i % 16 : 20 + i % 16 + (40 * i) // batch] for i in range(batch)]
+    names = [f"{NAMES[i % len(NAMES)]}_{i}" for i in range(batch)]
+    prompts = [tokenizer.encode(f"def {n}(values):\n    '''Return the {n} of the values.'''\n") for n in names]
     config = SamplingConfig(max_new_tokens=new_tokens, batch_size=batch)
 
     def ours() -> int:

@@ -21,10 +21,6 @@ def trainable_state(model: MTPForCausalLM) -> dict[str, torch.Tensor]:
     return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
 
 
-def trainable(model: MTPForCausalLM) -> list[str]:
-    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-
-
 def trained(model: MTPForCausalLM) -> MTPForCausalLM:
     """Stand-in for training: all adapters' B drawn at random instead of zero."""
     torch.manual_seed(2)
@@ -87,15 +83,15 @@ def test_a_merged_policy_saves_and_loads_like_any_other(tmp_path: Path) -> None:
 
 def test_all_linear_layers_of_trunk_and_heads_and_nothing_else_get_adapters() -> None:
     model = apply_lora(policy(), LoraSettings(r=2))
-    names = {name.split(".lora_")[0] for name in trainable(model)}
+    names = {name.split(".lora_")[0] for name in trainable_state(model)}
     assert len(names) == 7 * (2 + 3)  # q, k, v, o, gate, up, down in 2 trunk layers and 3 heads
-    assert all(".lora_" in name for name in trainable(model))
+    assert all(".lora_" in name for name in trainable_state(model))
     assert not any("embed" in name or "lm_head" in name for name in names)
 
 
 def test_targets_can_be_chosen() -> None:
     model = apply_lora(policy(), LoraSettings(target_modules=("q_proj", "v_proj")))
-    assert {name.split(".lora_")[0].rsplit(".", 1)[-1] for name in trainable(model)} == {"q_proj", "v_proj"}
+    assert {name.split(".lora_")[0].rsplit(".", 1)[-1] for name in trainable_state(model)} == {"q_proj", "v_proj"}
 
 
 @pytest.mark.parametrize("target", ["lm_head", "w_proj"])
@@ -109,4 +105,12 @@ def test_full_heads_are_trained_without_adapters() -> None:
     heads = list(model.head_parameters())
     assert all(parameter.requires_grad for parameter in heads)
     assert not any(has_lora(head) for head in model.heads.extra)
-    assert len(trainable(model)) == len(heads) + 2 * 7 * (2 + 1)
+    assert len(trainable_state(model)) == len(heads) + 2 * 7 * (2 + 1)
+
+
+def test_the_trainable_state_carries_a_run_over_to_a_fresh_model() -> None:
+    model = trained(apply_lora(policy(), LoraSettings(full_heads=True)))
+    fresh = apply_lora(policy(), LoraSettings(full_heads=True))
+    result = fresh.load_state_dict(trainable_state(model), strict=False)
+    assert not result.unexpected_keys
+    assert torch.equal(fresh.head_states(*padded_batch()), model.head_states(*padded_batch()))

@@ -4,7 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,8 +13,10 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner, Result
 
 from weighted_mtp.cli import app
+from weighted_mtp.config import load_config
 from weighted_mtp.data.sources.micro.dataset import write_micro
 from weighted_mtp.data.sources.micro.generator import MicroConfig
+from weighted_mtp.pipelines.policy import PolicyConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [
@@ -202,9 +204,31 @@ def test_a_tokenizer_that_does_not_fit_the_model_is_one_line(storage: Path, tmp_
     assert "tokenizer has" in error_of(train(storage, "misfit", f"model.source={model}"))
 
 
-def test_a_folder_without_write_permission_or_room_is_one_line(storage: Path) -> None:
-    message = error_of(train(storage, "x", "run.root=/proc/nowhere"))
-    assert "/proc/nowhere" in message
+def test_a_folder_that_may_not_be_written_is_one_line(storage: Path) -> None:
+    assert "/proc/nowhere" in error_of(train(storage, "x", "run.root=/proc/nowhere"))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system with room for a run's small files, but not for its checkpoint."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", disk], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip("needs the right to mount a small tmpfs")
+    yield disk
+    subprocess.run(["umount", disk], check=True)
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_half_checkpoint(storage: Path, small_disk: Path) -> None:
+    assert "disk is full" in error_of(train(storage, "full", f"run.root={small_disk}"))
+    assert list((small_disk / "full" / "checkpoints").iterdir()) == []
+    assert (small_disk / "full" / "metrics.jsonl").stat().st_size > 0
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*/*.yaml")), ids=lambda file: file.name)
+def test_every_configuration_in_the_repository_is_valid(file: Path) -> None:
+    assert load_config(PolicyConfig, file).run.name
 
 
 @pytest.mark.parametrize(
@@ -220,3 +244,14 @@ def test_a_wrong_evaluation_is_one_line(storage: Path, tmp_path: Path, arguments
     common = ["--output", str(tmp_path / "out"), "--data-root", str(storage / "datasets")]
     assert expected in error_of(wmtp("evaluate", *arguments, *common))
     assert not (tmp_path / "out").exists()
+
+
+def test_the_demo_ends_with_its_table_and_says_where_everything_lies(tmp_path: Path) -> None:
+    write_micro(tmp_path / "datasets", MicroConfig(n_train=60, n_validation=10, n_test=12, n_test_pairs=4))
+    result = wmtp("demo", "--storage", tmp_path, "--steps", "2")
+    assert result.exit_code == 0, result.output
+    run = tmp_path / "runs" / "demo-seed-0-2-steps"
+    assert "pass@1" in result.stdout
+    for place in (run / "curve.png", run / "evaluation-micro" / "samples.jsonl"):
+        assert place.stat().st_size > 0
+        assert str(place) in result.stdout

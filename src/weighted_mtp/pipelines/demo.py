@@ -12,37 +12,34 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from weighted_mtp.data.load import DataConfig
-from weighted_mtp.data.prepare import prepare_embedded
+from weighted_mtp.config import load_config
 from weighted_mtp.decoding.sample import SamplingConfig
-from weighted_mtp.models.build import MicroModelConfig, ModelConfig
 from weighted_mtp.pipelines.command import INTERRUPTED, Debug, one_line_errors
-from weighted_mtp.pipelines.policy import PolicyConfig, RunConfig
+from weighted_mtp.pipelines.policy import PolicyConfig
 from weighted_mtp.pipelines.run_baseline import run_baseline
 from weighted_mtp.pipelines.run_evaluation import EvaluationConfig, evaluate, print_report
 from weighted_mtp.report.curves import curve_table, plot_curve
-from weighted_mtp.runtime.device import RuntimeConfig
-from weighted_mtp.training.loop import TrainingConfig
-from weighted_mtp.training.optim import OptimConfig
-from weighted_mtp.training.tracking import MLflowConfig
+
+CONFIG = Path(__file__).parents[3] / "configs" / "local" / "demo.yaml"
 
 
-def demo_config(storage: Path, steps: int, seed: int) -> PolicyConfig:
-    """The baseline of the demo; everything else is the options' defaults."""
-    return PolicyConfig(
-        run=RunConfig(name=f"demo-baseline-{steps}-steps-seed-{seed}", root=storage / "runs", seed=seed),
-        model=ModelConfig(micro=MicroModelConfig(tokenizer=storage / "datasets" / "micro" / "tokenizer")),
-        data=DataConfig(root=storage / "datasets", template="plain", max_length=256, max_tokens=4096),
-        optim=OptimConfig(lr=2e-3),
-        training=TrainingConfig(max_steps=steps, validate_every=100, save_every=100),
-        runtime=RuntimeConfig(precision="fp32"),
-        mlflow=MLflowConfig(tracking_uri=f"sqlite:///{storage / 'mlflow.db'}"),
-    )
+def demo_config(storage: Path, steps: int | None, seed: int) -> PolicyConfig:
+    """`configs/local/demo.yaml`, with everything under `storage`."""
+    name = f"demo-seed-{seed}" + (f"-{steps}-steps" if steps else "")
+    overrides = [
+        f"run.name={name}",
+        f"run.root={storage / 'runs'}",
+        f"run.seed={seed}",
+        f"model.micro.tokenizer={storage / 'datasets' / 'micro' / 'tokenizer'}",
+        f"data.root={storage / 'datasets'}",
+        f"mlflow.tracking_uri=sqlite:///{storage / 'mlflow.db'}",
+    ]
+    return load_config(PolicyConfig, CONFIG, [*overrides, *([f"training.max_steps={steps}"] if steps else [])])
 
 
 def main(
     storage: Annotated[Path, typer.Option(help="Folder for data, runs and results.")] = Path("storage"),
-    steps: Annotated[int, typer.Option(help="Optimizer steps.", min=1)] = 600,
+    steps: Annotated[int | None, typer.Option(help="Optimizer steps; 1000 where not given.", min=1)] = None,
     seed: Annotated[int, typer.Option(help="Of weights, order and sampling.", min=0)] = 0,
     debug: Debug = False,
 ) -> None:
@@ -51,9 +48,8 @@ def main(
         _run(storage, steps, seed)
 
 
-def _run(storage: Path, steps: int, seed: int) -> None:
+def _run(storage: Path, steps: int | None, seed: int) -> None:
     started, console = time.monotonic(), Console()
-    prepare_embedded("micro", storage / "datasets")
     run = run_baseline(demo_config(storage, steps, seed))
     if run is None:
         raise typer.Exit(INTERRUPTED)

@@ -148,6 +148,7 @@ def broken_yaml(folder: Path) -> Path:
         ("model.n_future_tokens=0", "n_future_tokens = 0"),
         ("model.micro.num_hidden_layers=1", "num_hidden_layers"),
         ("model.micro.hidden_size=33", "must be a multiple of"),
+        ("model={head_init: random, lora: {r: 2}}", "set model.lora.full_heads=true"),
         ("model.source=/nowhere", "/nowhere"),
         ("model.micro.tokenizer=/nowhere", "/nowhere"),
         ("data.dataset=mbpp", "wmtp data mbpp"),

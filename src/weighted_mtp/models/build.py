@@ -52,6 +52,15 @@ class ModelConfig(Section):
     """Train low-rank adapters instead of all parameters."""
     micro: MicroModelConfig = MicroModelConfig()
 
+    @model_validator(mode="after")
+    def _random_heads_are_trained(self) -> "ModelConfig":
+        if self.head_init == "random" and self.lora is not None and not self.lora.full_heads:
+            raise ValueError(
+                "model.head_init=random with model.lora leaves random heads frozen under their adapters: "
+                "set model.lora.full_heads=true, or model.head_init=copy"
+            )
+        return self
+
 
 def build_policy(config: ModelConfig, seed: int) -> tuple[MTPForCausalLM, PreTrainedTokenizerBase]:
     """The policy to train, in fp32, with adapters where they are asked for; a function of `config` and `seed`.

@@ -1,11 +1,17 @@
 """Files and folders that are there whole or not at all."""
 
 import errno
+import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+
+from weighted_mtp.errors import UserError
+
+FileDescriptions = dict[str, dict[str, str | int]]
+"""Relative name → `{"sha256": …, "bytes": …}`, as manifests keep it."""
 
 
 @contextmanager
@@ -50,3 +56,31 @@ def whole_file(path: Path) -> Iterator[Path]:
 def _sync(file: Path) -> None:
     with file.open("rb") as handle:
         os.fsync(handle.fileno())
+
+
+def describe_files(folder: Path, leave_out: frozenset[str] = frozenset()) -> FileDescriptions:
+    """Size and SHA-256 of every file in a folder and below, by its name relative to the folder, sorted."""
+    names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+    return {name: _describe(folder / name) for name in names if name not in leave_out}
+
+
+def check_files(folder: Path, described: Mapping[str, Mapping[str, str | int]]) -> None:
+    """Compare a folder with what `describe_files` once said. Raises UserError for the first file missing or changed."""
+    for name, expected in described.items():
+        file = folder / name
+        if not file.is_file():
+            raise UserError(f"{file} is missing")
+        if (size := file.stat().st_size) != expected["bytes"]:
+            raise UserError(f"{file} has {size} bytes instead of {expected['bytes']}: it is truncated or was changed")
+        if sha256(file) != expected["sha256"]:
+            raise UserError(f"{file} has another SHA-256 than when it was written: it is damaged or was changed")
+
+
+def sha256(file: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with file.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def _describe(file: Path) -> dict[str, str | int]:
+    return {"sha256": sha256(file), "bytes": file.stat().st_size}

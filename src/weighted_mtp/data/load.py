@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from weighted_mtp.config import Section
 from weighted_mtp.data.batches import TokenStore, build_store
-from weighted_mtp.data.prompts import encode_solutions
+from weighted_mtp.data.prompts import Template, encode_solutions
 from weighted_mtp.data.schema import read_problems, read_solutions
 from weighted_mtp.errors import UserError
 from weighted_mtp.progress import console, progress
@@ -23,7 +23,7 @@ class DataConfig(Section):
     """Split to train on."""
     validation: str | None = "validation"
     """Split to validate on; null for none."""
-    template: Literal["alpaca", "plain", "chat"] = "alpaca"
+    template: Template = "alpaca"
     """How a problem is asked; `docs/SETUP.md` shows each."""
     max_length: int = Field(1024, ge=8)
     """Tokens of prompt and response together."""

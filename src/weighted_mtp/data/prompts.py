@@ -10,13 +10,15 @@ which would put a space into the middle of the sample.
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from transformers import PreTrainedTokenizerBase
 
 from weighted_mtp.data.schema import Problem, Solution
 from weighted_mtp.errors import UserError
 
-TEMPLATES = ("alpaca", "plain", "chat")
+Template = Literal["alpaca", "plain", "chat"]
+TEMPLATES: tuple[Template, ...] = get_args(Template)
 
 _ALPACA = (
     "Below is an instruction that describes a task. "

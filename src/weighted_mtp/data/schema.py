@@ -7,13 +7,15 @@ many and long, problems are few, and listing a split reads only the first.
 
 import itertools
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from weighted_mtp.errors import UserError
 from weighted_mtp.files import whole_directory
@@ -176,10 +178,15 @@ def read_problems(directory: Path) -> list[Problem]:
     return [Problem(**{**row, "tests": tuple(TestCase(**test) for test in row["tests"])}) for row in rows]
 
 
-def read_solutions(directory: Path) -> list[Solution]:
-    """All solutions of a split, maybe none. Raises UserError if the file is missing, damaged or without a column."""
-    rows = _read_rows(directory / SOLUTIONS_FILE, SOLUTION_SCHEMA)
-    return [Solution(**{**row, "spans": tuple(Span(**span) for span in row["spans"])}) for row in rows]
+def read_solutions(directory: Path, rows: Sequence[int] | None = None) -> list[Solution]:
+    """Solutions of a split: all of them, maybe none; or those at `rows` of the file, in that order.
+
+    Only the row groups that hold `rows` are read, one at a time, so that a choice out of millions needs little memory.
+
+    Raises UserError if the file is missing, damaged or without a column.
+    """
+    found = _read_rows(directory / SOLUTIONS_FILE, SOLUTION_SCHEMA, rows)
+    return [Solution(**{**row, "spans": tuple(Span(**span) for span in row["spans"])}) for row in found]
 
 
 def _write_table(path: Path, schema: pa.Schema, records: Iterable[Problem | Solution]) -> None:
@@ -189,7 +196,7 @@ def _write_table(path: Path, schema: pa.Schema, records: Iterable[Problem | Solu
             writer.write_table(pa.Table.from_pylist(rows, schema=schema))
 
 
-def _read_rows(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
+def _read_rows(path: Path, schema: pa.Schema, rows: Sequence[int] | None = None) -> list[dict[str, Any]]:
     if not path.is_file():
         raise UserError(f"{path} does not exist: make it with `{_remedy(path.parent)}`")
     try:
@@ -198,13 +205,28 @@ def _read_rows(path: Path, schema: pa.Schema) -> list[dict[str, Any]]:
             missing = [name for name in schema.names if name not in present]
             if missing:
                 raise UserError(f"{path} has no column {missing[0]!r}: its columns are {', '.join(present)}")
-            return file.read(columns=schema.names).select(schema.names).cast(schema).to_pylist()
+            table = file.read(columns=schema.names) if rows is None else _take(file, schema.names, np.asarray(rows))
+            return table.select(schema.names).cast(schema).to_pylist()
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
             f"{path} is truncated, damaged or of another kind ({reason}): "
             f"delete it and make it again with `{_remedy(path.parent)}`"
         ) from error
+
+
+def _take(file: pq.ParquetFile, columns: list[str], rows: NDArray[np.int64]) -> pa.Table:
+    """The given rows in the given order, from the row groups that hold them."""
+    groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+    starts = np.cumsum([0, *groups])
+    order = np.argsort(rows, kind="stable")
+    home = np.searchsorted(starts, rows[order], side="right") - 1
+    parts = [
+        file.read_row_group(int(group), columns=columns).take(pa.array(rows[order][home == group] - starts[group]))
+        for group in np.unique(home)
+    ]
+    found = pa.concat_tables(parts) if parts else file.schema_arrow.empty_table().select(columns)
+    return found.take(pa.array(np.argsort(order, kind="stable")))
 
 
 def _remedy(directory: Path) -> str:

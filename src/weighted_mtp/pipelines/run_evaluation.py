@@ -21,7 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from weighted_mtp.config import Section, load_config, validated
 from weighted_mtp.data.prepare import prepare_embedded
-from weighted_mtp.data.prompts import encode_prompt, render_prompt
+from weighted_mtp.data.prompts import Template, encode_prompt, render_prompt
 from weighted_mtp.data.schema import Problem, Solution, read_problems, read_solutions
 from weighted_mtp.decoding.sample import SamplingConfig, sample
 from weighted_mtp.evaluation.benchmarks import BENCHMARKS, MBPP_SHOTS, AnswerForm, Benchmark, benchmark, mbpp_prompt
@@ -35,8 +35,6 @@ from weighted_mtp.pipelines.policy import PolicyConfig
 from weighted_mtp.progress import progress
 from weighted_mtp.runtime.device import RuntimeConfig, pick_device
 from weighted_mtp.training.state import newest_model
-
-Template = Literal["alpaca", "plain", "chat"]
 
 
 class EvaluationConfig(Section):

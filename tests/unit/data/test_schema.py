@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from weighted_mtp.data import schema
 from weighted_mtp.data.schema import (
     PROBLEMS_FILE,
     SOLUTIONS_FILE,
@@ -129,3 +130,11 @@ def test_records_are_grouped_by_their_problems_split() -> None:
     solution = replace(SOLUTIONS[0], problem_id="other")
     splits = by_split([PROBLEM, other], [solution, *SOLUTIONS])
     assert splits == {"train": ([PROBLEM], SOLUTIONS), "test": ([other], [solution])}
+
+
+def test_chosen_rows_come_in_the_order_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schema, "_ROW_GROUP", 3)
+    solutions = [replace(SOLUTIONS[0], solution_id=str(number)) for number in range(8)]
+    write_split(tmp_path / "cc" / "train", [PROBLEM], solutions)
+    for rows in ([7, 0, 3], [2], [], [1, 1, 6]):
+        assert [s.solution_id for s in read_solutions(tmp_path / "cc" / "train", rows)] == [str(row) for row in rows]

@@ -1,39 +1,21 @@
 """From the `model:` section to a policy and its tokenizer, and back to a folder."""
 
 from pathlib import Path
+from typing import cast
 
 import torch
 from pydantic import Field, model_validator
-from transformers import LlamaConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from weighted_mtp.config import Section
 from weighted_mtp.errors import UserError
 from weighted_mtp.models.adapters import LoraSettings, apply_lora, merge_lora
 from weighted_mtp.models.checkpoint import load_tokenizer, quiet
 from weighted_mtp.models.convert import load_base
-from weighted_mtp.models.mtp import HeadInit, MTPConfig, MTPForCausalLM
+from weighted_mtp.models.micro import MicroSize, random_micro
+from weighted_mtp.models.mtp import HeadInit, MTPForCausalLM
 
 MICRO = "micro"
-
-
-class MicroModelConfig(Section):
-    """A Llama small enough for a laptop, drawn at random: `model.source: micro`."""
-
-    tokenizer: Path = Path("storage/datasets/micro/tokenizer")
-    hidden_size: int = 192
-    intermediate_size: int = 512
-    num_hidden_layers: int = Field(4, ge=2)
-    num_attention_heads: int = 6
-    max_position_embeddings: int = 512
-
-    @model_validator(mode="after")
-    def _heads_divide(self) -> "MicroModelConfig":
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"model.micro.hidden_size={self.hidden_size} must be a multiple of "
-                f"model.micro.num_attention_heads={self.num_attention_heads}"
-            )
-        return self
 
 
 class ModelConfig(Section):
@@ -50,7 +32,10 @@ class ModelConfig(Section):
     """First steps in which only heads 2 … H learn."""
     lora: LoraSettings | None = None
     """Train low-rank adapters instead of all parameters."""
-    micro: MicroModelConfig = MicroModelConfig()
+    micro: MicroSize = MicroSize()
+    """Size of the new model, for `source: micro`."""
+    micro_tokenizer: Path = Path("storage/datasets/micro/tokenizer")
+    """Its tokenizer."""
 
     @model_validator(mode="after")
     def _random_heads_are_trained(self) -> "ModelConfig":
@@ -87,20 +72,8 @@ def _from_source(config: ModelConfig) -> tuple[MTPForCausalLM, PreTrainedTokeniz
 
 
 def _new_micro(config: ModelConfig) -> tuple[MTPForCausalLM, PreTrainedTokenizerBase]:
-    micro, tokenizer = config.micro, load_tokenizer(config.micro.tokenizer)
-    base = LlamaConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=micro.hidden_size,
-        intermediate_size=micro.intermediate_size,
-        num_hidden_layers=micro.num_hidden_layers,
-        num_attention_heads=micro.num_attention_heads,
-        max_position_embeddings=micro.max_position_embeddings,
-        tie_word_embeddings=True,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    return MTPForCausalLM(MTPConfig(base_config=base, n_future_tokens=config.n_future_tokens)), tokenizer
+    tokenizer = load_tokenizer(config.micro_tokenizer)
+    return cast(MTPForCausalLM, random_micro(config.micro, tokenizer, config.n_future_tokens)), tokenizer
 
 
 def save_policy(model: MTPForCausalLM, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:

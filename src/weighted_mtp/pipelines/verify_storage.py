@@ -1,0 +1,118 @@
+"""Is everything under `storage/` whole and what it says it is?
+
+    uv run python scripts/create_storage/verify_storage.py --check all --generate-report
+    uv run wmtp verify --check datasets
+
+Exits with 1 where something is wrong; every failure says what to run.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from weighted_mtp.data.schema import PREPARE_COMMAND
+from weighted_mtp.data.verify import check_dataset
+from weighted_mtp.errors import UserError
+from weighted_mtp.files import whole_file
+from weighted_mtp.models.catalog import setup_command
+from weighted_mtp.models.folder import check_model
+from weighted_mtp.pipelines.command import Debug, one_line_errors
+from weighted_mtp.progress import progress
+
+FAILED = 1
+REPORT = "verification"
+
+
+@dataclass(frozen=True)
+class Check:
+    """What was found of one folder; `remedy` is the command that makes it anew, "" where all is well."""
+
+    folder: str
+    good: bool
+    found: str
+    remedy: str = ""
+
+
+def verify(storage: Path, what: Literal["all", "models", "datasets"]) -> list[Check]:
+    """Check every model and dataset folder. Raises UserError where there is none to check."""
+    jobs: list[tuple[Path, Callable[[Path], str], Callable[[Path], str]]] = []
+    if what in ("all", "models"):
+        jobs += [(folder, check_model, _model_remedy) for folder in _folders(storage / "models")]
+    if what in ("all", "datasets"):
+        jobs += [(folder, check_dataset, _dataset_remedy) for folder in _folders(storage / "datasets")]
+    if not jobs:
+        raise UserError(
+            f"--storage {storage}: holds nothing to check; make it with `uv run wmtp models setup` and `uv run wmtp data`"
+        )
+    checks = []
+    with progress("verifying", len(jobs)) as advance:
+        for folder, check, remedy in jobs:
+            try:
+                checks.append(Check(str(folder), True, check(folder)))
+            except UserError as error:
+                checks.append(Check(str(folder), False, str(error), remedy(folder)))
+            advance(1, folder.name)
+    return checks
+
+
+def _folders(root: Path) -> Iterator[Path]:
+    if root.is_dir():
+        yield from sorted(folder for folder in root.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+
+
+def _model_remedy(folder: Path) -> str:
+    return f"rm -r {folder} && {setup_command(folder.name)}"
+
+
+def _dataset_remedy(folder: Path) -> str:
+    return f"rm -r {folder} && {PREPARE_COMMAND.format(dataset=folder.name)}"
+
+
+def write_report(storage: Path, checks: list[Check]) -> Path:
+    """Write `verification.md` and `verification.json` under `storage`; returns the first."""
+    with whole_file(storage / f"{REPORT}.json") as file:
+        file.write_text(json.dumps([asdict(check) for check in checks], indent=2) + "\n")
+    lines = ["# Verification of storage", "", "| folder | | found | what to run |", "|---|---|---|---|"]
+    for check in checks:
+        remedy = f"`{check.remedy}`" if check.remedy else ""
+        lines.append(f"| {check.folder} | {'good' if check.good else '**wrong**'} | {check.found} | {remedy} |")
+    with whole_file(storage / f"{REPORT}.md") as file:
+        file.write_text("\n".join(lines) + "\n")
+    return storage / f"{REPORT}.md"
+
+
+def main(
+    check: Annotated[
+        Literal["all", "models", "datasets"], typer.Option(help="What to check.")
+    ] = "all",
+    generate_report: Annotated[
+        bool, typer.Option("--generate-report", help="Also write verification.md and .json under the storage folder.")
+    ] = False,
+    storage: Annotated[Path, typer.Option(help="Folder with models and datasets.")] = Path("storage"),
+    debug: Debug = False,
+) -> None:
+    """Check models and datasets: checksums, schema, counts, leakage between splits, weights, heads, tokenizer."""
+    with one_line_errors(debug):
+        checks = verify(storage, check)
+        table = Table("folder", "", "found", box=None)
+        for item in checks:
+            table.add_row(item.folder, "[green]good" if item.good else "[red]wrong", item.found)
+        console = Console()
+        console.print(table)
+        for item in checks:
+            if not item.good:
+                console.print(f"{item.folder}: run `{item.remedy}`", soft_wrap=True, highlight=False)
+        if generate_report:
+            console.print(f"report: {write_report(storage, checks)}", soft_wrap=True)
+    if not all(item.good for item in checks):
+        raise typer.Exit(FAILED)
+
+
+if __name__ == "__main__":
+    typer.run(main)

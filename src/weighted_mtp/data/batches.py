@@ -29,6 +29,7 @@ class TokenStore:
     ids: NDArray[np.int32]  # (tokens,)
     offsets: NDArray[np.int64]  # (N + 1,)
     response_start: NDArray[np.int32]  # (N,)
+    marks: NDArray[np.uint8]  # (tokens,), bits of `prompts.MARKS`
     sample_ids: tuple[str, ...]
     n_dropped: int = 0  # longer than max_length and left out
     n_truncated: int = 0  # longer than max_length and cut (they end without EOS)
@@ -50,15 +51,11 @@ class Batch:
     attention_mask: torch.Tensor  # (B, T) bool, False on padding
     response_mask: torch.Tensor  # (B, T) bool, True on response tokens with EOS
     sample_ids: torch.Tensor  # (B,) int64, rows of the store
+    marks: torch.Tensor  # (B, T) uint8, bits of `prompts.MARKS`: what is known of which tokens decide
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on another device."""
-        return Batch(
-            self.input_ids.to(device, non_blocking=True),
-            self.attention_mask.to(device, non_blocking=True),
-            self.response_mask.to(device, non_blocking=True),
-            self.sample_ids.to(device, non_blocking=True),
-        )
+        return Batch(**{name: value.to(device, non_blocking=True) for name, value in vars(self).items()})
 
 
 def build_store(
@@ -72,6 +69,7 @@ def build_store(
     any sample is too long.
     """
     rows: list[NDArray[np.int32]] = []
+    marks: list[bytes] = []
     starts: list[int] = []
     names: list[str] = []
     dropped = truncated = 0
@@ -85,6 +83,7 @@ def build_store(
             ids = ids[:max_length]
             truncated += 1
         rows.append(np.asarray(ids, dtype=np.int32))
+        marks.append(example.marks[: len(ids)])
         starts.append(example.response_start)
         names.append(name)
     if not rows:
@@ -95,7 +94,13 @@ def build_store(
     offsets = np.zeros(len(rows) + 1, dtype=np.int64)
     np.cumsum([len(row) for row in rows], out=offsets[1:])
     return TokenStore(
-        np.concatenate(rows), offsets, np.asarray(starts, dtype=np.int32), tuple(names), dropped, truncated
+        np.concatenate(rows),
+        offsets,
+        np.asarray(starts, dtype=np.int32),
+        np.frombuffer(b"".join(marks), dtype=np.uint8),
+        tuple(names),
+        dropped,
+        truncated,
     )
 
 
@@ -138,10 +143,11 @@ def collate(store: TokenStore, rows: NDArray[np.int64], pad_id: int) -> Batch:
     ids = np.where(real, store.ids[flat], pad_id).astype(np.int64)
     response = real & (position >= store.response_start[rows][:, None])
     return Batch(
-        torch.from_numpy(ids),
-        torch.from_numpy(real),
-        torch.from_numpy(response),
-        torch.from_numpy(np.asarray(rows, dtype=np.int64)),
+        input_ids=torch.from_numpy(ids),
+        attention_mask=torch.from_numpy(real),
+        response_mask=torch.from_numpy(response),
+        sample_ids=torch.from_numpy(np.asarray(rows, dtype=np.int64)),
+        marks=torch.from_numpy(np.where(real, store.marks[flat], 0).astype(np.uint8)),
     )
 
 

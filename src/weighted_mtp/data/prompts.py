@@ -7,14 +7,16 @@ response's tokens are those of a *continuation*: SentencePiece puts a dummy pref
 which would put a space into the middle of the sample.
 """
 
+import functools
 import json
-from collections.abc import Callable, Iterable, Iterator
+import operator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from transformers import PreTrainedTokenizerBase
 
-from weighted_mtp.data.schema import Problem, Solution
+from weighted_mtp.data.schema import Problem, Solution, Span, SpanKind
 from weighted_mtp.errors import UserError
 
 Template = Literal["alpaca", "plain", "chat"]
@@ -33,12 +35,20 @@ _ANCHORS = ("\n", "a", "1", ".", "(")
 _SAMPLE_PROGRAM = "def f(x):\n    if x:\n\treturn  x"
 
 
+MARKS: dict[SpanKind, int] = {"semantic": 1, "wrong": 2}
+"""Bits of a token that overlaps a span of that kind."""
+
+
 @dataclass(frozen=True)
 class Example:
-    """Token ids of a prompt and its response; the response is `input_ids[response_start:]` and ends with EOS."""
+    """Token ids of a prompt and its response; the response is `input_ids[response_start:]` and ends with EOS.
+
+    marks  for every token the bits of `MARKS`; all 0 where the truth is not known
+    """
 
     input_ids: list[int]
     response_start: int
+    marks: bytes
 
 
 def render_prompt(template: str, problem: Problem, tokenizer: PreTrainedTokenizerBase) -> str:
@@ -86,12 +96,16 @@ def encode_prompt(
     return ids
 
 
-def encode_example(tokenizer: PreTrainedTokenizerBase, prompt: str, response: str) -> Example:
+def encode_example(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, response: str, spans: Sequence[Span] = ()
+) -> Example:
     """Token ids of prompt, response and EOS; `input_ids[:response_start] == encode_prompt(tokenizer, prompt)`.
+
+    spans  characters of the response whose tokens are marked
 
     Raises UserError if the tokenizer has no EOS, the prompt is empty, or the response cannot be told from its prompt.
     """
-    return _join(encode_prompt(tokenizer, prompt), _encode_response(tokenizer, response))
+    return _join(encode_prompt(tokenizer, prompt), *_encode_response(tokenizer, response, spans))
 
 
 def encode_solutions(
@@ -120,7 +134,7 @@ def encode_solutions(
             prompts[problem.problem_id] = encode_prompt(tokenizer, text, name=f"the prompt of {problem.problem_id}")
         yield (
             solution.solution_id,
-            _join(prompts[problem.problem_id], _encode_response(tokenizer, solution.code)),
+            _join(prompts[problem.problem_id], *_encode_response(tokenizer, solution.code, solution.spans)),
         )
         if on_progress is not None:
             on_progress(1)
@@ -149,23 +163,40 @@ def _require_white_space(tokenizer: PreTrainedTokenizerBase) -> None:
         )
 
 
-def _join(prompt_ids: list[int], response_ids: list[int]) -> Example:
-    return Example([*prompt_ids, *response_ids], len(prompt_ids))
+def _join(prompt_ids: list[int], response_ids: list[int], response_marks: bytes) -> Example:
+    return Example([*prompt_ids, *response_ids], len(prompt_ids), bytes(len(prompt_ids)) + response_marks)
 
 
-def _encode_response(tokenizer: PreTrainedTokenizerBase, response: str) -> list[int]:
+def _encode_response(
+    tokenizer: PreTrainedTokenizerBase, response: str, spans: Sequence[Span]
+) -> tuple[list[int], bytes]:
     """Tokens of a continuation: tokenized after an anchor text whose own tokens stay as they are, and cut there."""
     if tokenizer.eos_token_id is None:
         raise UserError(f"the tokenizer {tokenizer.name_or_path!r} has no EOS token: set tokenizer.eos_token")
     for anchor in _ANCHORS:
         # A program that contains "</s>" as text must not end there: special tokens are spelled out.
         head = tokenizer.encode(anchor, add_special_tokens=False, split_special_tokens=True)
-        both = tokenizer.encode(anchor + response, add_special_tokens=False, split_special_tokens=True)
-        if both[: len(head)] == head:
-            return [*both[len(head) :], tokenizer.eos_token_id]
+        both = tokenizer(
+            anchor + response,
+            add_special_tokens=False,
+            split_special_tokens=True,
+            return_offsets_mapping=bool(spans),
+        )
+        ids: list[int] = both["input_ids"]
+        if ids[: len(head)] == head:
+            offsets = both["offset_mapping"][len(head) :] if spans else [(0, 0)] * (len(ids) - len(head))
+            marks = bytes(_marks(start - len(anchor), end - len(anchor), spans) for start, end in offsets)
+            return [*ids[len(head) :], tokenizer.eos_token_id], marks + b"\0"
     raise UserError(
         f"the tokenizer {tokenizer.name_or_path!r} merges the start of the response {json.dumps(response[:20])} with "
         "whatever comes before it, so that the loss cannot start there: use another tokenizer"
+    )
+
+
+def _marks(start: int, end: int, spans: Sequence[Span]) -> int:
+    """Bits of a token that covers the response's characters [start, end)."""
+    return functools.reduce(
+        operator.or_, (MARKS[span.kind] for span in spans if start < span.end and span.start < end), 0
     )
 
 

@@ -11,7 +11,11 @@ from weighted_mtp.data.prompts import Example, encode_solutions
 from weighted_mtp.data.schema import Records
 from weighted_mtp.errors import UserError
 
-EXAMPLES = [("a", Example([5, 6, 7], 1)), ("b", Example([8, 9, 10, 11, 12], 3)), ("c", Example([13, 14], 1))]
+EXAMPLES = [
+    ("a", Example([5, 6, 7], 1, b"\0\1\0")),
+    ("b", Example([8, 9, 10, 11, 12], 3, b"\0\0\0\2\3")),
+    ("c", Example([13, 14], 1, b"\0\0")),
+]
 
 plans = st.tuples(
     st.lists(st.integers(1, 300), min_size=1, max_size=200),
@@ -153,3 +157,8 @@ def test_collate_gives_the_types_of_the_contract(store: TokenStore) -> None:
 def test_a_batch_moves_as_a_whole(store: TokenStore) -> None:
     batch = collate(store, np.array([0]), pad_id=0).to("meta")
     assert {tensor.device.type for tensor in vars(batch).values()} == {"meta"}
+
+
+def test_marks_stand_beside_their_tokens() -> None:
+    store = build_store(EXAMPLES, 4, "truncate")
+    assert collate(store, np.array([1, 0]), pad_id=0).marks.tolist() == [[0, 0, 0, 2], [0, 1, 0, 0]]

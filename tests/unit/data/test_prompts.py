@@ -18,7 +18,7 @@ from weighted_mtp.data.prompts import (
     encode_solutions,
     render_prompt,
 )
-from weighted_mtp.data.schema import Problem, Solution, TestCase
+from weighted_mtp.data.schema import Problem, Solution, Span, TestCase
 from weighted_mtp.data.sources import humaneval, mbpp
 from weighted_mtp.errors import UserError
 
@@ -190,4 +190,16 @@ def test_a_tokenizer_that_folds_white_space_is_refused() -> None:
 
 def test_an_empty_response_is_eos_alone(tokenizer: PreTrainedTokenizerBase) -> None:
     prompt = encode_prompt(tokenizer, "x\n")
-    assert encode_example(tokenizer, "x\n", "") == Example([*prompt, tokenizer.eos_token_id], len(prompt))
+    ids = [*prompt, tokenizer.eos_token_id]
+    assert encode_example(tokenizer, "x\n", "") == Example(ids, len(prompt), bytes(len(ids)))
+
+
+def test_the_tokens_of_a_span_are_marked_and_no_others(tokenizer: PreTrainedTokenizerBase) -> None:
+    code = "def f(x):\n    return x + 1234 if x > 0 else 77\n"
+    spans = [Span("semantic", code.index("1234"), code.index(" if")), Span("wrong", code.index("77"), len(code) - 1)]
+    sample = encode_example(tokenizer, "x\n", code, spans)
+    assert len(sample.marks) == len(sample.input_ids)
+    for bit, text in ((1, "1234"), (2, "77")):
+        marked = [token for token, marks in zip(sample.input_ids, sample.marks, strict=True) if marks == bit]
+        assert _text(tokenizer, marked).strip() == text
+    assert sample.input_ids == encode_example(tokenizer, "x\n", code).input_ids

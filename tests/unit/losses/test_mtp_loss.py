@@ -36,7 +36,8 @@ def batch() -> Batch:
     lengths, starts = torch.tensor([9, 6, 7]), torch.tensor([3, 1, 5])
     position = torch.arange(T)
     real = position < lengths[:, None]
-    return Batch(ids, real, real & (position >= starts[:, None]), torch.arange(B))
+    marks = torch.zeros_like(ids, dtype=torch.uint8)
+    return Batch(ids, real, real & (position >= starts[:, None]), torch.arange(B), marks)
 
 
 def loss(model: MTPForCausalLM, batch: Batch, weights: torch.Tensor, config: LossConfig | None = None) -> MTPSums:
@@ -100,10 +101,7 @@ def gradients(model: MTPForCausalLM, parts: list[Batch], weights: list[torch.Ten
 def test_splitting_a_batch_into_microbatches_changes_no_gradient(model: MTPForCausalLM, batch: Batch) -> None:
     weights = torch.rand(B, T, generator=torch.Generator().manual_seed(3))
     whole = gradients(model, [batch], [weights])
-    parts = [
-        Batch(*(getattr(batch, f)[i : i + 1] for f in ("input_ids", "attention_mask", "response_mask", "sample_ids")))
-        for i in range(B)
-    ]
+    parts = [Batch(**{name: value[i : i + 1] for name, value in vars(batch).items()}) for i in range(B)]
     split = gradients(model, parts, list(weights.split(1)))
     for a, b in zip(whole, split, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)

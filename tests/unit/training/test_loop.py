@@ -35,7 +35,8 @@ def random_store(n: int = 24) -> TokenStore:
     lengths = generator.integers(6, 12, n)
     ids = generator.integers(0, 19, lengths.sum()).astype(np.int32)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    return TokenStore(ids, offsets, np.full(n, 3, np.int32), tuple(f"s{i}" for i in range(n)))
+    marks = np.zeros(len(ids), np.uint8)
+    return TokenStore(ids, offsets, np.full(n, 3, np.int32), marks, tuple(f"s{i}" for i in range(n)))
 
 
 def small_policy() -> MTPForCausalLM:

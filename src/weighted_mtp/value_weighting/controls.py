@@ -1,12 +1,20 @@
-"""Controls: weightings that know nothing, without which no claim about another is made."""
+"""Controls: weightings that know nothing, without which no claim about another is made.
+
+Shapes: B batch, T time, H heads.
+
+A weighting helps only if it beats `uniform` and its own `Shuffled` (the same weights on other tokens of the sample).
+"""
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from weighted_mtp.data.batches import Batch
-from weighted_mtp.value_weighting.base import WeightingState
+from weighted_mtp.value_weighting.base import TokenWeighting, WeightingState
+
+_INNER = "inner."  # before the names of the wrapped weighting's state
 
 
 class Uniform:
@@ -17,3 +25,74 @@ class Uniform:
 
     def __call__(self, batches: Sequence[Batch], state: WeightingState) -> tuple[list[Tensor], WeightingState]:
         return [torch.ones_like(batch.response_mask, dtype=torch.float32) for batch in batches], state
+
+
+class Shuffled:
+    """Another weighting's weights, each sample's own permuted over its response tokens, never over the prompt.
+
+    All heads of a token move together. Which permutation is a function of (seed, step, sample id), so that it is the
+    same however a batch is split. State: the step, and the wrapped weighting's state under `inner.`.
+    """
+
+    def __init__(self, inner: TokenWeighting, seed: int) -> None:
+        self.inner, self.seed = inner, seed
+
+    def initial_state(self) -> WeightingState:
+        return _wrapped(torch.tensor(0), self.inner.initial_state())
+
+    def __call__(self, batches: Sequence[Batch], state: WeightingState) -> tuple[list[Tensor], WeightingState]:
+        step, inner_state = _unwrapped(state)
+        weights, inner_state = self.inner(batches, inner_state)
+        moved = [w.clone() for w in weights]
+        for batch, old, new in zip(batches, weights, moved, strict=True):
+            for row, sample_id in enumerate(batch.sample_ids.tolist()):
+                response = batch.response_mask[row].nonzero().squeeze(-1)
+                order = _generator(self.seed, step, sample_id).permutation(len(response))
+                new[row, response] = old[row, response[torch.from_numpy(order).to(response.device)]]
+        return moved, _wrapped(step + 1, inner_state)
+
+
+class RandomMatched:
+    """Weights drawn, with replacement, from all response tokens' weights of another weighting in the step's batch.
+
+    A token draws the weights of all heads of one other token. What is drawn is a function of (seed, step, sample id)
+    and of the batch's weights, whose order is made independent of the split. State: as `Shuffled`.
+    """
+
+    def __init__(self, inner: TokenWeighting, seed: int) -> None:
+        self.inner, self.seed = inner, seed
+
+    def initial_state(self) -> WeightingState:
+        return _wrapped(torch.tensor(0), self.inner.initial_state())
+
+    def __call__(self, batches: Sequence[Batch], state: WeightingState) -> tuple[list[Tensor], WeightingState]:
+        step, inner_state = _unwrapped(state)
+        weights, inner_state = self.inner(batches, inner_state)
+        pool = _pool(batches, weights)
+        drawn = [w.clone() for w in weights]
+        for batch, new in zip(batches, drawn, strict=True):
+            for row, sample_id in enumerate(batch.sample_ids.tolist()):
+                response = batch.response_mask[row]
+                picks = _generator(self.seed, step, sample_id).integers(0, max(1, len(pool)), int(response.sum()))
+                new[row, response] = pool[torch.from_numpy(picks).to(pool.device)]
+        return drawn, _wrapped(step + 1, inner_state)
+
+
+def _pool(batches: Sequence[Batch], weights: Sequence[Tensor]) -> Tensor:
+    """Weights of all response tokens, (N,) or (N, H), ordered by sample id and position."""
+    pool = torch.cat([w[batch.response_mask] for batch, w in zip(batches, weights, strict=True)])
+    owners = [batch.sample_ids[:, None].expand_as(batch.response_mask)[batch.response_mask] for batch in batches]
+    return pool[torch.argsort(torch.cat(owners), stable=True)]
+
+
+def _generator(seed: int, step: Tensor, sample_id: int) -> np.random.Generator:
+    return np.random.default_rng([seed, int(step), sample_id])
+
+
+def _wrapped(step: Tensor, inner: WeightingState) -> WeightingState:
+    return {"step": step, **{_INNER + name: value for name, value in inner.items()}}
+
+
+def _unwrapped(state: WeightingState) -> tuple[Tensor, WeightingState]:
+    inner = {name.removeprefix(_INNER): value for name, value in state.items() if name.startswith(_INNER)}
+    return state["step"], inner

@@ -1,0 +1,158 @@
+"""What tells a good critic or weighting from a bad one, as sums that batches and ranks can add up.
+
+Shapes: B batch, T time, M pairs.
+"""
+
+from dataclasses import dataclass, fields
+from typing import Self
+
+import torch
+from torch import Tensor
+
+ROUNDING = 1e-6  # of weights in fp32, when they are compared with their bounds
+
+
+def pair_accuracy(scores: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
+    """How many pairs have the correct program's score above the incorrect one's, and how many pairs there are.
+
+    scores  (B,) one a program, such as its mean value
+    pairs   (M, 2) int64, rows of (correct, incorrect)
+
+    Equal scores count one half, as a coin would.
+    """
+    difference = scores[pairs[:, 0]] - scores[pairs[:, 1]]
+    return ((difference > 0).double() + 0.5 * (difference == 0).double()).sum(), difference.new_tensor(len(pairs))
+
+
+def localisation_auc(delta: Tensor, response_mask: Tensor, wrong: Tensor) -> tuple[Tensor, Tensor]:
+    """How well the most negative δ finds the first wrong token: Σ AUC over wrong programs, and their number.
+
+    delta          (B, T) float, whatever a critic says of each token
+    response_mask  (B, T) bool
+    wrong          (B,) int64, position of the first wrong token in its row; −1 where there is none or it is unknown
+
+    A program's AUC is the share of its *other* response tokens whose δ is above the wrong token's, equals counting
+    one half: 1 if the wrong token has the least δ, 0.5 by chance. Programs weigh the same whatever their length; those
+    without a wrong token among the response, or without another token, are left out.
+    """
+    position = torch.arange(delta.shape[1], device=delta.device)
+    is_wrong = response_mask & (position == wrong[:, None])
+    others = response_mask & ~is_wrong
+    at_wrong = delta.masked_fill(~is_wrong, 0.0).sum(1, keepdim=True)
+    above = (delta > at_wrong).double() + 0.5 * (delta == at_wrong).double()
+    n_others = others.sum(1)
+    counted = is_wrong.any(1) & (n_others > 0)
+    auc = above.masked_fill(~others, 0.0).sum(1) / n_others.clamp(min=1)
+    return auc[counted].sum(), counted.sum()
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """Fields that add up."""
+
+    def __add__(self, other: Self) -> Self:
+        return type(self)(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+
+@dataclass(frozen=True)
+class CalibrationSums(_Sums):
+    """How far P(success | prefix) is from what happened; predictions in bins of equal width.
+
+    count      (bins,) predictions
+    predicted  (bins,) Σ p
+    happened   (bins,) Σ y
+    squares    scalar, Σ (p − y)²
+    """
+
+    count: Tensor
+    predicted: Tensor
+    happened: Tensor
+    squares: Tensor
+
+    @staticmethod
+    def of(probabilities: Tensor, outcomes: Tensor, mask: Tensor, bins: int = 10) -> "CalibrationSums":
+        """probabilities (B, T) in [0, 1]; outcomes (B,) 1 or 0, of the whole program; mask (B, T) bool."""
+        p = probabilities[mask].double()
+        y = outcomes[:, None].expand_as(mask)[mask].double()
+        which = (p * bins).long().clamp(max=bins - 1)
+        count, predicted, happened = (p.new_zeros(bins).index_add(0, which, x) for x in (torch.ones_like(p), p, y))
+        return CalibrationSums(count, predicted, happened, ((p - y) ** 2).sum())
+
+    @property
+    def expected_calibration_error(self) -> float:
+        """Mean over predictions of |mean p − share of successes| of their bin (Guo et al. 2017, arXiv 1706.04599)."""
+        return float((self.predicted - self.happened).abs().sum() / self.count.sum())
+
+    @property
+    def brier(self) -> float:
+        """Mean (p − y)²; 0.25 for p = 0.5 throughout."""
+        return float(self.squares / self.count.sum())
+
+
+@dataclass(frozen=True)
+class WeightSums(_Sums):
+    """Weights of response tokens (of each head, where they have heads), as fp64 scalars.
+
+    count            weights
+    total, squares   Σ w, Σ w²
+    clipped          how many lie on `w_min` or `w_max`
+    semantic_count   weights of semantic tokens
+    semantic_total   their Σ w
+    """
+
+    count: Tensor
+    total: Tensor
+    squares: Tensor
+    clipped: Tensor
+    semantic_count: Tensor
+    semantic_total: Tensor
+
+    @staticmethod
+    def of(
+        weights: Tensor, response_mask: Tensor, bounds: tuple[float, float], semantic_mask: Tensor | None = None
+    ) -> "WeightSums":
+        """
+        weights        (B, T) or (B, T, H)
+        response_mask  (B, T) bool
+        bounds         least and greatest weight that the weighting can give
+        semantic_mask  (B, T) bool, tokens that decide what the program computes, where that is known
+        """
+        w = weights[response_mask].double()
+        meant = semantic_mask[response_mask] if semantic_mask is not None else torch.zeros_like(w, dtype=torch.bool)
+        semantic = w[meant]
+        least, greatest = bounds[0] * (1 + ROUNDING), bounds[1] * (1 - ROUNDING)
+        parts = [
+            w.new_tensor(w.numel()),
+            w.sum(),
+            (w * w).sum(),
+            ((w <= least) | (w >= greatest)).double().sum(),
+            w.new_tensor(semantic.numel()),
+            semantic.sum(),
+        ]
+        return WeightSums(*parts)
+
+    @property
+    def mean(self) -> float:
+        return float(self.total / self.count)
+
+    @property
+    def std(self) -> float:
+        return float((self.squares / self.count - (self.total / self.count) ** 2).clamp(min=0).sqrt())
+
+    @property
+    def clipped_share(self) -> float:
+        return float(self.clipped / self.count)
+
+    @property
+    def effective_share(self) -> float:
+        """Kish's effective sample size (Σw)² / Σw², as a share of the tokens: 1 for uniform weights."""
+        return float(self.total**2 / self.squares / self.count)
+
+    @property
+    def semantic_share(self) -> float:
+        """Share of the weight on semantic tokens; to be read beside `semantic_token_share`."""
+        return float(self.semantic_total / self.total)
+
+    @property
+    def semantic_token_share(self) -> float:
+        return float(self.semantic_count / self.count)

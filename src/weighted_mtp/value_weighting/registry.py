@@ -1,0 +1,47 @@
+"""Token weightings of other distributions, found by entry point: adding one touches no file of this package.
+
+A distribution declares, in its own pyproject.toml,
+
+    [project.entry-points."weighted_mtp.token_weightings"]
+    my_weighting = "my_package:MyWeighting"
+
+and what the name stands for is called with the policy in training and the user's options, and gives a
+`TokenWeighting`:
+
+    class MyWeighting:
+        def __init__(self, policy, *, temperature=1.0): ...
+"""
+
+import difflib
+from collections.abc import Callable
+from importlib.metadata import entry_points
+
+from weighted_mtp.errors import UserError
+from weighted_mtp.value_weighting.base import TokenWeighting
+
+GROUP = "weighted_mtp.token_weightings"
+
+WeightingFactory = Callable[..., TokenWeighting]
+"""`factory(policy, **options)`: the `MTPForCausalLM` in training, and the options of the configuration."""
+
+
+def weighting_named(name: str) -> WeightingFactory:
+    """The factory that an installed distribution gives the name.
+
+    Raises UserError for a name that no distribution gives (with the nearest that one does) or several give, and for
+    one that cannot be imported.
+    """
+    found = entry_points(group=GROUP, name=name)
+    if not found:
+        installed = sorted(entry_points(group=GROUP).names)
+        nearest = difflib.get_close_matches(name, installed, n=1, cutoff=0.0)
+        hint = f"the nearest is {nearest[0]}" if nearest else "none is"
+        raise UserError(f"weighting {name}: no installed package offers it as an entry point of {GROUP}; {hint}")
+    if len(found) > 1:
+        owners = ", ".join(sorted(entry.dist.name for entry in found if entry.dist))
+        raise UserError(f"weighting {name}: offered by several installed packages ({owners}); uninstall all but one")
+    (entry,) = found
+    try:
+        return entry.load()
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"weighting {name}: {entry.value} is not to be imported: {error}") from error

@@ -1,0 +1,202 @@
+"""Token weights from a critic: V → TD error → GAE → whitening → exp(A / β), clipped.
+
+Shapes: B batch, T time, H heads. `response_mask` (B, T) bool is right-padded and contiguous in each row: the response
+x_p … x_{T−1}. V_t = value(x_{≤t}), so V_{p−1}, at the last prompt token, is the value before the response.
+
+    δ_t = r_t + γ V_t − V_{t−1}            what appending x_t changed
+    A_t = Σ_{l≥0} (γλ)^l δ_{t+l}           GAE (Schulman et al. 2015, arXiv 1506.02438, eq. 16), over response tokens
+    w_t = clip(exp(Â_t / β), w_min, w_max)  with Â = (A − μ) / (σ + ε) by running moments
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+from torch.nn import functional as F
+
+from weighted_mtp.config import Section
+from weighted_mtp.data.batches import Batch
+from weighted_mtp.errors import UserError
+from weighted_mtp.value_weighting.base import WeightingState
+from weighted_mtp.value_weighting.moments import Moments, moment_sums
+
+ValueFunction = Callable[[Batch], Tensor]
+"""batch → a critic's output (B, T); what it holds on padding is never looked at. It sees to eval mode itself."""
+
+CriticOutput = Literal["score", "probability", "advantage"]
+"""`score`: any real number, a logit if the critic is calibrated. `probability`: in [0, 1]. `advantage`: δ itself."""
+
+EPSILON = 1e-6  # added to σ: a critic that says the same everywhere gives weights of 1
+EDGE = 1e-6  # probabilities are kept this far from 0 and 1 before log-odds are taken of them
+
+
+class TDConfig(Section):
+    """How a critic's values become token weights."""
+
+    gamma: float = Field(1.0, gt=0, le=1)
+    """Discount of a token."""
+    lam: float = Field(0.95, ge=0, le=1)
+    """λ of GAE: 0 credits a token with its own δ alone, 1 with everything that follows."""
+    beta: float = Field(1.0, gt=0)
+    """Temperature; the smaller, the more weights differ."""
+    w_min: float = Field(0.1, ge=0)
+    w_max: float = Field(3.0, gt=0)
+    momentum: float = Field(0.1, gt=0, le=1)
+    """Share of a step in the running moments."""
+    warmup_steps: int = Field(10, ge=0)
+    """First steps, in which the moments are cumulative."""
+    space: Literal["value", "probability", "log_odds"] = "value"
+    """Where δ is taken: the critic's output as it is, the probability it stands for, or that one's log-odds."""
+    terminal_reward: float | None = None
+    """R of every sample (1: policies learn from correct programs); the last δ is then R − V. For calibrated critics."""
+    floor: float = Field(0.0, ge=0, le=1)
+    """Share of uniform weights mixed in, so that no token starves: w → floor + (1 − floor) w."""
+    anneal_steps: int = Field(0, ge=0)
+    """First steps, in which the weights move linearly from uniform to their own."""
+    head_strengths: tuple[float, ...] | None = None
+    """s_k in [0, 1], one a head: head k is weighted by 1 + s_k (w − 1). All heads alike where not given."""
+
+    @model_validator(mode="after")
+    def _options_agree(self) -> "TDConfig":
+        if self.w_min >= self.w_max:
+            raise ValueError(f"w_min={self.w_min} must be less than w_max={self.w_max}")
+        if self.terminal_reward is not None and self.space == "log_odds":
+            raise ValueError("terminal_reward is a probability and cannot end log-odds: leave it out, or change space")
+        if any(not 0 <= s <= 1 for s in self.head_strengths or ()):
+            raise ValueError(f"head_strengths={self.head_strengths} must lie between 0 and 1")
+        return self
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Least and greatest weight after the annealing."""
+        return self.floor + (1 - self.floor) * self.w_min, self.floor + (1 - self.floor) * self.w_max
+
+
+class TDWeighting:
+    """Weights of METHOD's exp(whitened GAE / β) from any critic, explicit or implicit.
+
+    State: the running moments, of which `steps` also drives the annealing.
+    """
+
+    def __init__(
+        self,
+        config: TDConfig,
+        critic: ValueFunction,
+        gives: CriticOutput = "score",
+        reduce: Callable[[Tensor], Tensor] = lambda sums: sums,
+    ) -> None:
+        """
+        critic  see `ValueFunction`
+        gives   what its output is; `advantage` (an implicit critic's log-ratios) stands for δ and is used as it is
+        reduce  adds the moments' sums (3,) up over ranks
+
+        Raises UserError for options that have no effect on advantages.
+        """
+        if gives == "advantage" and (config.space != "value" or config.terminal_reward is not None):
+            raise UserError(
+                f"weighting: a critic that gives advantages has no values for space={config.space} and "
+                f"terminal_reward={config.terminal_reward}: set space=value and leave terminal_reward out"
+            )
+        self.config, self.critic, self.gives, self.reduce = config, critic, gives, reduce
+
+    def initial_state(self) -> WeightingState:
+        return Moments.initial().state()
+
+    @torch.no_grad()
+    def __call__(self, batches: Sequence[Batch], state: WeightingState) -> tuple[list[Tensor], WeightingState]:
+        """Weights (B, T), or (B, T, H) with `head_strengths`, 1 outside the response; the moments with this step in."""
+        config, before = self.config, Moments.of(state)
+        masks = [batch.response_mask for batch in batches]
+        advantages = [gae(self.td_errors(batch), batch.response_mask, config.gamma, config.lam) for batch in batches]
+        sums = self.reduce(moment_sums(advantages, masks))
+        moments = before.updated(sums, config.momentum, config.warmup_steps)
+        annealed = min(1.0, float(before.steps) / config.anneal_steps) if config.anneal_steps else 1.0
+        strength = (1 - config.floor) * annealed
+        weights = [
+            self._mixed(exponential_weights(whitened(a, moments), config).masked_fill(~mask, 1.0), strength)
+            for a, mask in zip(advantages, masks, strict=True)
+        ]
+        return weights, moments.state()
+
+    @torch.no_grad()
+    def td_errors(self, batch: Batch) -> Tensor:
+        """δ (B, T) in fp32, 0 outside the response: what the critic says of every token."""
+        output, mask = self.critic(batch).float(), batch.response_mask
+        if self.gives == "advantage":
+            return output.masked_fill(~mask, 0.0)
+        reward = self.config.terminal_reward
+        rewards = None if reward is None else output.new_full((len(output),), reward)
+        return td_errors(in_space(output, self.gives, self.config.space), mask, self.config.gamma, rewards)
+
+    def _mixed(self, weights: Tensor, strength: float) -> Tensor:
+        """1 + strength (w − 1), exactly w for 1 and 1 for 0; with a strength for each head, one more dimension."""
+        if self.config.head_strengths is None:
+            return torch.lerp(torch.ones_like(weights), weights, strength)
+        weights = weights.unsqueeze(-1)
+        return torch.lerp(torch.ones_like(weights), weights, strength * weights.new_tensor(self.config.head_strengths))
+
+
+def in_space(output: Tensor, gives: CriticOutput, space: Literal["value", "probability", "log_odds"]) -> Tensor:
+    """A critic's output, a score or a probability, in the space in which δ is to be taken; any shape."""
+    if space == "probability" and gives == "score":
+        return torch.sigmoid(output)
+    if space == "log_odds" and gives == "probability":
+        return torch.logit(output, EDGE)
+    return output
+
+
+def td_errors(values: Tensor, response_mask: Tensor, gamma: float, terminal_reward: Tensor | None = None) -> Tensor:
+    """δ_t = γ V_t − V_{t−1} on response tokens, 0 elsewhere.
+
+    values           (B, T) float
+    response_mask    (B, T) bool
+    terminal_reward  (B,) R; the last response token's δ is then R − V_{t−1}: nothing follows it that V could foresee
+    returns          (B, T)
+
+    A response that begins with the very first token has no value before it: that token's δ is 0.
+    """
+    after = gamma * values
+    before = torch.cat([after[:, :1], values[:, :-1]], dim=1)
+    if terminal_reward is not None:
+        after = torch.where(last_tokens(response_mask), terminal_reward[:, None].to(values.dtype), after)
+    return torch.where(response_mask, after - before, 0.0)
+
+
+def gae(delta: Tensor, response_mask: Tensor, gamma: float, lam: float) -> Tensor:
+    """A_t = Σ_{l≥0} (γλ)^l δ_{t+l} over response tokens, 0 elsewhere; delta (B, T) float → (B, T).
+
+    λ = 0 gives δ; λ = γ = 1 telescopes to V_{T−1} − V_{t−1}.
+    """
+    return discounted_sums(delta.masked_fill(~response_mask, 0.0), gamma * lam).masked_fill(~response_mask, 0.0)
+
+
+def discounted_sums(x: Tensor, decay: float) -> Tensor:
+    """y_t = Σ_{l≥0} decay^l x_{t+l} along the last dimension, for 0 ≤ decay ≤ 1.
+
+    Sums over spans of 1, 2, 4 … tokens, each made of two of the ones before, so ⌈log₂ T⌉ steps for any T. Powers of
+    `decay` only multiply and never divide (as they would in a ratio of cumulative sums): they may underflow to 0,
+    which is what they are, but nothing overflows, and rounding grows with log T.
+    """
+    total, span = x, 1
+    while span < x.shape[-1]:
+        total = total + F.pad(decay**span * total[..., span:], (0, span))
+        span *= 2
+    return total
+
+
+def last_tokens(mask: Tensor) -> Tensor:
+    """(B, T) True at the last True of each row of a mask without holes."""
+    follows = torch.cat([mask[:, 1:], torch.zeros_like(mask[:, :1])], dim=1)
+    return mask & ~follows
+
+
+def whitened(advantages: Tensor, moments: Moments) -> Tensor:
+    """Â = (A − μ) / (σ + ε), any shape."""
+    return (advantages - float(moments.mean)) / (float(moments.std) + EPSILON)
+
+
+def exponential_weights(whitened_advantages: Tensor, config: TDConfig) -> Tensor:
+    """w = clip(exp(Â / β), w_min, w_max), any shape."""
+    return (whitened_advantages / config.beta).exp().clamp(config.w_min, config.w_max)

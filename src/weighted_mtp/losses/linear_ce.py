@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 CHUNK = 1024  # tokens whose logits exist at once: 1024 x 49152 in fp32 is 192 MiB
 
@@ -39,10 +40,23 @@ def weighted_linear_cross_entropy(
     if torch.is_grad_enabled() and (hidden.requires_grad or any(p.requires_grad for p in parameters)):
         trained = [p for p in parameters if p.requires_grad]
         return _OnePass.apply(hidden, targets, weights, unembed, chunk, *trained)
-    ce = torch.cat(
-        [_cross_entropy(unembed(h), t) for h, t in zip(hidden.split(chunk), targets.split(chunk), strict=True)]
-    )
+    ce = linear_cross_entropy(hidden, targets, unembed, chunk)
     return (weights.float() * ce).sum(), ce
+
+
+def linear_cross_entropy(
+    hidden: Tensor, targets: Tensor, unembed: Callable[[Tensor], Tensor], chunk: int = CHUNK
+) -> Tensor:
+    """Every token's CE, (N,) fp32, for losses that are no weighted sum of them; arguments as above.
+
+    Differentiable with respect to `hidden` and whatever `unembed` holds: backward computes each chunk's logits again.
+    """
+    parts = zip(hidden.split(chunk), targets.split(chunk), strict=True)
+    return torch.cat([checkpoint(_chunk_cross_entropy, h, t, unembed, use_reentrant=False) for h, t in parts])
+
+
+def _chunk_cross_entropy(hidden: Tensor, targets: Tensor, unembed: Callable[[Tensor], Tensor]) -> Tensor:
+    return _cross_entropy(unembed(hidden), targets)
 
 
 def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:

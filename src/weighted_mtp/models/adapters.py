@@ -1,15 +1,19 @@
 """Low-rank adapters (LoRA, arXiv 2106.09685) through PEFT: which layers get them, and the way back to plain weights."""
 
 import copy
+from typing import TypeVar
 
 from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from pydantic import Field
 from torch import nn
+from transformers import PreTrainedModel
 
 from weighted_mtp.config import Section
 from weighted_mtp.errors import UserError
-from weighted_mtp.models.mtp import MTPForCausalLM
+from weighted_mtp.models.mtp import MTPForCausalLM, decoder_layers
+
+Adapted = TypeVar("Adapted", bound=PreTrainedModel)  # a policy, or anything else around a decoder
 
 
 class LoraSettings(Section):
@@ -27,7 +31,7 @@ class LoraSettings(Section):
     """Train heads 2 … H in full and give adapters to the trunk and head 1 alone; needed for `head_init: random`."""
 
 
-def apply_lora(model: MTPForCausalLM, settings: LoraSettings) -> MTPForCausalLM:
+def apply_lora(model: Adapted, settings: LoraSettings) -> Adapted:
     """Put adapters into `model`, in place; afterwards only they (and `full_heads`) require gradients.
 
     The model computes what it did before, since B starts at zero. The unembedding gets no adapter: it is often the
@@ -40,15 +44,22 @@ def apply_lora(model: MTPForCausalLM, settings: LoraSettings) -> MTPForCausalLM:
         r=settings.r, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=targets, bias="none"
     )
     inject_adapter_in_model(config, model)
-    if settings.full_heads:
-        for parameter in model.head_parameters():
-            parameter.requires_grad_(True)
+    for head in _full_heads(model, settings):
+        head.requires_grad_(True)
     return model
 
 
-def _targets(model: MTPForCausalLM, settings: LoraSettings) -> list[str]:
+def _full_heads(model: PreTrainedModel, settings: LoraSettings) -> list[nn.Module]:
+    """Heads to be trained without adapters; a setting that models other than policies refuse."""
+    if not settings.full_heads:
+        return []
+    assert isinstance(model, MTPForCausalLM)
+    return list(model.heads.extra)
+
+
+def _targets(model: PreTrainedModel, settings: LoraSettings) -> list[str]:
     """Full names of the linear layers that get adapters."""
-    full = {id(module) for head in model.heads.extra for module in head.modules()} if settings.full_heads else set()
+    full = {id(module) for head in _full_heads(model, settings) for module in head.modules()}
     linear = [
         f"{prefix}.{name}"
         for prefix, layer in _decoder_layers_by_name(model)
@@ -62,8 +73,8 @@ def _targets(model: MTPForCausalLM, settings: LoraSettings) -> list[str]:
     return [name for name in linear if name.rsplit(".", 1)[-1] in wanted]
 
 
-def _decoder_layers_by_name(model: MTPForCausalLM) -> list[tuple[str, nn.Module]]:
-    layers = {id(layer) for layer in model.layers}
+def _decoder_layers_by_name(model: PreTrainedModel) -> list[tuple[str, nn.Module]]:
+    layers = {id(layer) for layer in decoder_layers(model)}
     return [(name, module) for name, module in model.named_modules() if id(module) in layers]
 
 
@@ -71,8 +82,8 @@ def has_lora(model: nn.Module) -> bool:
     return any(isinstance(module, LoraLayer) for module in model.modules())
 
 
-def merge_lora(model: MTPForCausalLM) -> MTPForCausalLM:
-    """The policy with its adapters added into the weights, which `save_pretrained` writes as an ordinary policy.
+def merge_lora(model: Adapted) -> Adapted:
+    """The model with its adapters added into the weights, which `save_pretrained` writes as an ordinary one.
 
     A copy; `model` itself, uncopied, where there are no adapters.
     """

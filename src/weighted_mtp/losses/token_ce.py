@@ -1,0 +1,37 @@
+"""Cross-entropy of every response token: what Rho-1 compares, and what the implicit critic is trained and read by.
+
+Shapes: B batch, T time, H heads, D hidden. Everything is indexed by the target token and 0 where there is none; no
+more than one chunk's logits exist at a time, with gradient or without.
+"""
+
+import torch
+from torch import Tensor
+
+from weighted_mtp.data.batches import Batch
+from weighted_mtp.losses.linear_ce import linear_cross_entropy
+from weighted_mtp.models.mtp import MTPForCausalLM
+
+
+def head_cross_entropies(model: MTPForCausalLM, batch: Batch) -> Tensor:
+    """CE of each head, (B, T, H) fp32: entry (b, s, k − 1) is −log P(head k at s − k says x_s)."""
+    states = model.head_states(batch.input_ids, batch.attention_mask)
+    return torch.stack([_by_target(model, head, batch, k) for k, head in enumerate(states, start=1)], dim=-1)
+
+
+def next_token_cross_entropies(model: MTPForCausalLM, batch: Batch) -> Tensor:
+    """CE of head 1 alone, (B, T) fp32: entry (b, s) is −log P(x_s | x_{<s}).
+
+    The other heads are not run, so a reference of any number of heads costs what its base model does. A plain causal
+    LM becomes a policy of one head by `MTPForCausalLM.from_base(model, 1)`.
+    """
+    output = model.get_decoder()(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
+    return _by_target(model, output.last_hidden_state, batch, 1)
+
+
+def _by_target(model: MTPForCausalLM, states: Tensor, batch: Batch, k: int) -> Tensor:
+    """States (B, T, D), which predict k tokens ahead → (B, T)."""
+    chosen = batch.response_mask[:, k:]
+    ce = linear_cross_entropy(states[:, :-k][chosen], batch.input_ids[:, k:][chosen], model.unembed)
+    placed = torch.zeros(batch.input_ids.shape, device=ce.device)
+    placed[:, k:][chosen] = ce
+    return placed

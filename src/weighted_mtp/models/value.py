@@ -1,0 +1,207 @@
+"""The value model ("critic"): a decoder and a head that gives one scalar a token, V_t = value(x_{≤t}).
+
+Legend: B batch, T time, D hidden size.
+"""
+
+import copy
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, cast, get_args
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import initialization as init
+from transformers.configuration_utils import SubConfigSpec
+
+from weighted_mtp.config import Section
+from weighted_mtp.errors import UserError
+from weighted_mtp.models.adapters import LoraSettings, apply_lora, merge_lora
+from weighted_mtp.models.checkpoint import Dtype, check_vocabulary, load_model, load_tokenizer, quiet, read_config
+from weighted_mtp.models.convert import load_base, to_plain
+from weighted_mtp.models.mtp import MTPForCausalLM
+
+ValueHead = Literal["linear", "mlp", "sigmoid"]
+
+
+class ValueConfig(Section):
+    """Which critic to train."""
+
+    source: str
+    """The backbone: a causal LM or policy (the reference, by preference): hub id, folder or .gguf file."""
+    head: ValueHead = "mlp"
+    """`linear`, `mlp` (one hidden layer of the backbone's width), or `sigmoid`: linear, and V in (0, 1)."""
+    base_rate: float = Field(0.5, gt=0, lt=1)
+    """P(success) to start from: V is its log-odds everywhere (0 for one half), or itself with the sigmoid head."""
+    backbone: Literal["full", "lora", "frozen"] = "full"
+    """What of the backbone is trained, at `optim.lr`."""
+    lora: LoraSettings | None = None
+    """Adapters of `backbone: lora`; their defaults where not given."""
+    head_lr: float | None = Field(None, gt=0)
+    """Learning rate of the value head; `optim.lr` where not given."""
+
+    @model_validator(mode="after")
+    def _lora_fits(self) -> "ValueConfig":
+        if self.lora is not None and self.backbone != "lora":
+            raise ValueError(f"lora is given but backbone={self.backbone}: set backbone=lora, or leave lora out")
+        if self.lora is not None and self.lora.full_heads:
+            raise ValueError("lora.full_heads is for policies: a value model has no prediction heads; leave it out")
+        return self
+
+
+class ValueModelConfig(PreTrainedConfig):
+    """The backbone's own configuration and the kind of head."""
+
+    model_type = "weighted_mtp_value"
+    sub_configs_defaults = {"base_config": SubConfigSpec(config_class=AutoConfig, model_type="llama")}  # noqa: RUF012
+
+    base_config: dict | PreTrainedConfig | None = None
+    head: str = "mlp"
+
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
+        return cast(PreTrainedConfig, self.base_config).get_text_config(decoder=decoder, encoder=encoder)
+
+
+class ValueModel(PreTrainedModel):
+    """A decoder without unembedding, and a value head on its final norm's output."""
+
+    config_class = ValueModelConfig
+    base_model_prefix = "backbone"
+    supports_gradient_checkpointing = True
+    _keep_in_fp32_modules_strict = ("value_head",)
+    # What the backbone itself does not support it refuses when it is built.
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    def __init__(self, config: ValueModelConfig, backbone: PreTrainedModel | None = None) -> None:
+        super().__init__(config)
+        self.backbone = AutoModel.from_config(config.base_config) if backbone is None else backbone
+        config.base_config = self.backbone.config  # one object, as in the policy
+        self.value_head = _new_head(config.head, config.get_text_config().hidden_size)
+        self.post_init()
+
+    @classmethod
+    def from_base(cls, base: PreTrainedModel, head: ValueHead, base_rate: float = 0.5) -> "ValueModel":
+        """Put a value head on a causal LM's decoder, which becomes part of the value model, uncopied.
+
+        base       a causal LM; of a policy, trunk and head 1 are taken, as a copy
+        base_rate  V starts at log(base_rate / (1 − base_rate)) for every token, or at base_rate with `sigmoid`
+        """
+        decoder = (to_plain(base) if isinstance(base, MTPForCausalLM) else base).get_decoder()
+        config = ValueModelConfig(
+            base_config=copy.deepcopy(decoder.config),
+            head=head,
+            dtype=base.dtype,
+            attn_implementation=decoder.config._attn_implementation,  # type: ignore[call-arg]
+        )
+        with init.no_init_weights():  # the backbone's weights are there already
+            model = cls(config, decoder)
+        model._draw_head(base_rate)
+        return model.train(base.training)
+
+    @torch.no_grad()
+    def _draw_head(self, base_rate: float) -> None:
+        layers = [module for module in self.value_head.modules() if isinstance(module, nn.Linear)]
+        for layer in layers:
+            self._init_weights(layer)
+        nn.init.zeros_(layers[-1].weight)
+        nn.init.constant_(layers[-1].bias, math.log(base_rate / (1 - base_rate)))
+
+    @property
+    def gives(self) -> Literal["score", "probability"]:
+        """What `forward` returns: probabilities with the sigmoid head, else any real number."""
+        return "probability" if self.config.head == "sigmoid" else "score"
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """V_t of every token, (B, T) fp32.
+
+        input_ids       (B, T), right-padded
+        attention_mask  (B, T), true on tokens; None where nothing is padded
+        """
+        scores = self.scores(input_ids, attention_mask)
+        return torch.sigmoid(scores) if self.config.head == "sigmoid" else scores
+
+    def scores(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """V_t before the sigmoid, if there is one: the logits of P(success | prefix) for the `outcome` loss.
+
+        The head is computed in fp32 whatever the backbone's precision: δ is a difference of neighbouring values, of
+        which bf16 would leave a few bits.
+        """
+        states = self.backbone(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+        with torch.autocast(states.device.type, enabled=False):
+            return self.value_head(states.float()).squeeze(-1)
+
+    def get_decoder(self) -> PreTrainedModel:
+        return self.backbone
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.backbone.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.backbone.set_input_embeddings(value)
+
+    def head_parameters(self) -> Iterator[nn.Parameter]:
+        return self.value_head.parameters()
+
+    def backbone_parameters(self) -> Iterator[nn.Parameter]:
+        return self.backbone.parameters()
+
+
+def _new_head(kind: str, hidden_size: int) -> nn.Module:
+    if kind == "mlp":
+        return nn.Sequential(nn.Linear(hidden_size, hidden_size), nn.GELU(), nn.Linear(hidden_size, 1))
+    return nn.Linear(hidden_size, 1)
+
+
+def build_value_model(config: ValueConfig, seed: int) -> tuple[ValueModel, PreTrainedTokenizerBase]:
+    """The critic to train, in fp32, and its backbone's tokenizer; a function of `config` and `seed`.
+
+    The value head is always trained; of the backbone, all, adapters or nothing. Raises what `load_base` raises.
+    """
+    torch.manual_seed(seed)
+    base, tokenizer = load_base(config.source, "float32")
+    model = ValueModel.from_base(base, config.head, config.base_rate)
+    if config.backbone == "lora":
+        apply_lora(model, config.lora or LoraSettings())
+    elif config.backbone == "frozen":
+        model.backbone.requires_grad_(False)
+    model.value_head.requires_grad_(True)
+    return model, tokenizer
+
+
+def save_value_model(model: ValueModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
+    """Write a folder that `load_value_model` reads: adapters merged, tokenizer beside the weights."""
+    with quiet():
+        merge_lora(model).save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+
+
+def load_value_model(path: str | Path, dtype: Dtype = "auto") -> tuple[ValueModel, PreTrainedTokenizerBase]:
+    """The value model of a folder that `save_value_model` wrote, in eval mode, and its tokenizer.
+
+    Raises UserError for a folder that is missing, holds another kind of model, is truncated, has another head than its
+    config says, or whose tokenizer does not fit the embeddings.
+    """
+    folder = Path(path)
+    config = read_config(folder)
+    if config.get("model_type") != ValueModelConfig.model_type:
+        raise UserError(
+            f"{folder}: a {config.get('model_type')} model without a value head; train a critic on it first"
+        )
+    if not isinstance(config.get("base_config"), dict) or config.get("head") not in get_args(ValueHead):
+        raise UserError(
+            f"{folder / 'config.json'}: lacks base_config (the backbone) or head (one of {get_args(ValueHead)});"
+            " give the one the value model was saved with"
+        )
+    model = load_model(ValueModel, str(folder), dtype, surplus=False)
+    tokenizer = load_tokenizer(folder)
+    check_vocabulary(model, tokenizer, str(folder))
+    return cast(ValueModel, model), tokenizer
+
+
+AutoConfig.register(ValueModelConfig.model_type, ValueModelConfig)
+AutoModel.register(ValueModelConfig, ValueModel)

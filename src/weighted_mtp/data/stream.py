@@ -12,9 +12,24 @@ class BatchStream:
     Any step can be asked for without having seen the ones before, so a resumed run needs nothing but its step.
     """
 
-    def __init__(self, store: TokenStore, max_tokens: int, accumulation: int, seed: int, pad_id: int) -> None:
+    def __init__(
+        self,
+        store: TokenStore,
+        max_tokens: int,
+        accumulation: int,
+        seed: int,
+        pad_id: int,
+        together: NDArray[np.int64] | None = None,
+    ) -> None:
+        """
+        max_tokens    padded tokens of a microbatch
+        accumulation  microbatches of an optimizer step
+        together      (N, width) rows of the store that form one sample, such as (correct, incorrect) pairs: they stand
+                      in a microbatch one after the other; where not given, every row is a sample of its own
+        """
         self.store, self.max_tokens, self.accumulation = store, max_tokens, accumulation
         self.seed, self.pad_id = seed, pad_id
+        self.together = np.arange(len(store))[:, None] if together is None else together
         self._epoch, self._first_step = 0, 0
         self._plan = self._plan_of(0)
 
@@ -33,12 +48,17 @@ class BatchStream:
         """Steps of the current epoch; epochs differ by a step or two, as their batches are cut anew."""
         return self._steps()
 
+    def first(self, n: int | None = None) -> list[Batch]:
+        """The first `n` microbatches of epoch 0, or all of them: what a validation looks at."""
+        return [collate(self.store, rows, self.pad_id) for rows in self._plan_of(0)[:n]]
+
     def padding_share(self) -> float:
         """Share of padding among the positions that the current epoch computes on."""
         return padding_share(self.store.lengths, self._plan)
 
     def _plan_of(self, epoch: int) -> list[NDArray[np.int64]]:
-        return plan_epoch(self.store.lengths, self.max_tokens, self.seed, epoch)
+        padded = self.together.shape[1] * self.store.lengths[self.together].max(axis=1)
+        return [self.together[chosen].ravel() for chosen in plan_epoch(padded, self.max_tokens, self.seed, epoch)]
 
     def _steps(self) -> int:
         return -(-len(self._plan) // self.accumulation)

@@ -11,7 +11,6 @@ from pathlib import Path
 import typer
 
 from weighted_mtp.config import load_config
-from weighted_mtp.losses.objective import PolicyObjective
 from weighted_mtp.pipelines.command import ConfigFile, Debug, Overrides, finish, one_line_errors
 from weighted_mtp.pipelines.policy import PolicyConfig, train_policy
 from weighted_mtp.value_weighting.controls import Uniform
@@ -19,7 +18,7 @@ from weighted_mtp.value_weighting.controls import Uniform
 
 def run_baseline(config: PolicyConfig) -> Path | None:
     """Train the baseline; returns the run's folder, None where it was stopped."""
-    return train_policy(config, PolicyObjective(Uniform(), config.loss))
+    return train_policy(config, Uniform())
 
 
 def main(config: ConfigFile, override: Overrides = None, debug: Debug = False) -> None:

@@ -1,0 +1,102 @@
+"""What every training run shares: its folder, its options, and the way from the parts of a method to a finished run."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from pydantic import Field
+from torch import nn
+from transformers import PreTrainedTokenizerBase
+
+from weighted_mtp.config import Section
+from weighted_mtp.data.batches import Batch
+from weighted_mtp.data.stream import BatchStream
+from weighted_mtp.losses.objective import Objective
+from weighted_mtp.progress import console
+from weighted_mtp.runtime.device import RuntimeConfig, autocast, pick_device
+from weighted_mtp.training.loop import Trainer, TrainingConfig
+from weighted_mtp.training.optim import Group, OptimConfig, build_optimizer
+from weighted_mtp.training.state import Checkpoints, TrainState, checkpoints_in
+from weighted_mtp.training.tracking import MLflowConfig, RunDirectory, Tracker
+
+
+class RunConfig(Section):
+    """What the run is called, and where its folder lies: `<root>/<name>`."""
+
+    name: str
+    root: Path = Path("storage/runs")
+    seed: int = Field(0, ge=0)
+
+
+class FitConfig(Section):
+    """The options that all training runs have; each section is described beside what it configures."""
+
+    run: RunConfig
+    optim: OptimConfig = OptimConfig()
+    training: TrainingConfig = TrainingConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+    mlflow: MLflowConfig = MLflowConfig()
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a method brings: what learns, from what, towards what, and how its model is written.
+
+    groups      parameters that are trained, with their learning rates
+    validation  batches that are looked at and not learned from; may be empty
+    save_model  writes the `model` folder of a checkpoint
+    """
+
+    model: nn.Module
+    groups: Sequence[Group]
+    objective: Objective
+    stream: BatchStream
+    validation: Sequence[Batch]
+    save_model: Callable[[Path], None]
+
+
+def fit(config: FitConfig, parts: Parts) -> Path | None:
+    """Train (or go on training); returns the run's folder, None where it was stopped.
+
+    Raises `UserError` where the folder holds a run of another configuration.
+    """
+    device = pick_device(config.runtime)
+    run = RunDirectory(config.run.root / config.run.name, config)
+    parts.model.to(device)
+    state = TrainState(parts.model, build_optimizer(parts.groups, config.optim), parts.objective.initial_state())
+    _resume(state, run)
+    stream = parts.stream
+    console.print(
+        f"{run.path}: {len(stream.together)} samples, {stream.steps_per_epoch()} steps an epoch, "
+        f"{stream.padding_share():.1%} padding",
+        highlight=False,
+    )
+    with Tracker(run, config.mlflow, state.step) as tracker:
+        trainer = Trainer(
+            state=state,
+            objective=parts.objective,
+            stream=stream,
+            validation=parts.validation,
+            config=config.training,
+            optim=config.optim,
+            device=device,
+            forward_context=partial(autocast, device, config.runtime),
+            tracker=tracker,
+            checkpoints=Checkpoints(run.checkpoints, parts.save_model, config.training.save_total_limit),
+            seed=config.run.seed,
+        )
+        return run.path if trainer.run() else None
+
+
+def _resume(state: TrainState, run: RunDirectory) -> None:
+    """Go on from the newest checkpoint, if there is one."""
+    found = checkpoints_in(run.checkpoints)
+    if found:
+        state.load(found[-1] / "state")
+        console.print(f"{run.path}: going on from step {state.step}")
+
+
+def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Any token does: padding is masked, and its content never matters."""
+    return 0 if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)

@@ -1,0 +1,41 @@
+"""The order of batches: samples that belong together stay together."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weighted_mtp.data.batches import TokenStore
+from weighted_mtp.data.stream import BatchStream
+
+
+def store_of(lengths: NDArray[np.int64]) -> TokenStore:
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    total = int(offsets[-1])
+    ids, marks = np.arange(total, dtype=np.int32), np.zeros(total, np.uint8)
+    return TokenStore(ids, offsets, np.ones(len(lengths), np.int32), marks, tuple(map(str, range(len(lengths)))))
+
+
+LENGTHS = np.random.default_rng(0).integers(3, 30, 60)
+PAIRS = np.random.default_rng(1).permutation(60)[:40].reshape(20, 2)
+
+
+def test_pairs_stand_one_after_the_other_and_each_once_an_epoch() -> None:
+    stream = BatchStream(store_of(LENGTHS), 200, 1, seed=0, pad_id=0, together=PAIRS)
+    batches = stream.first()
+    seen = [tuple(pair) for batch in batches for pair in batch.sample_ids.reshape(-1, 2).tolist()]
+    assert sorted(seen) == sorted(map(tuple, PAIRS.tolist()))
+    assert max(batch.input_ids.numel() for batch in batches) <= 200
+
+
+def test_the_padding_of_pairs_is_that_of_their_batches() -> None:
+    stream = BatchStream(store_of(LENGTHS), 200, 1, seed=0, pad_id=0, together=PAIRS)
+    masks = [batch.attention_mask for batch in stream.first()]
+    real = sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks)
+    assert np.isclose(stream.padding_share(), 1 - real)
+
+
+def test_the_first_batches_are_those_of_epoch_0_whatever_was_asked_before() -> None:
+    stream = BatchStream(store_of(LENGTHS), 100, 2, seed=3, pad_id=0)
+    first = [batch.sample_ids.tolist() for batch in stream.first(3)]
+    stream.at(40)
+    assert [batch.sample_ids.tolist() for batch in stream.first(3)] == first
+    assert first[:2] == [batch.sample_ids.tolist() for batch in stream.at(0)]

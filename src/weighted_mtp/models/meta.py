@@ -1,0 +1,293 @@
+"""Meta's multi-token-prediction checkpoint → policy folder, and back; streamed, so that 25 GB need little memory.
+
+Weights are mapped from the file that they are read from and written a shard at a time. What has to be held in memory
+besides is each shard's `wq` and `wk`, whose rows are reordered: about a sixth of a shard.
+"""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import torch
+from huggingface_hub import split_torch_state_dict_into_shards
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import GenerationConfig, LlamaConfig, PreTrainedTokenizerBase
+
+from weighted_mtp.errors import UserError
+from weighted_mtp.files import whole_directory
+from weighted_mtp.models.checkpoint import READ_ERRORS, first_line, quiet, read_config
+from weighted_mtp.models.meta_format import (
+    PARAMS,
+    WEIGHTS,
+    Geometry,
+    MetaCheckpoint,
+    Weight,
+    check_weights,
+    is_meta_checkpoint,
+    mlp_width,
+    read_meta,
+    weights_of,
+)
+from weighted_mtp.models.meta_tokenizer import TOKENIZER, find_tokenizer, llama_tokenizer, read_sentencepiece
+from weighted_mtp.models.mtp import MTPConfig, MTPForCausalLM
+from weighted_mtp.progress import Advance, progress
+
+__all__ = ["convert_meta", "export_meta", "is_meta_checkpoint"]
+
+SHARD_BYTES = 2 * 10**9
+LLAMA_2_CONTEXT = 4096
+
+
+def convert_meta(
+    source: Path, output: Path, *, tokenizer: Path | None = None, shard_bytes: int = SHARD_BYTES
+) -> MTPConfig:
+    """Write the policy folder `output` from a checkpoint in Meta's format; all of it or nothing.
+
+    source       folder with consolidated.pth and params.json
+    tokenizer    SentencePiece model; where not given, tokenizer.model in `source` or in the folder above
+    shard_bytes  largest size of a file of weights
+
+    The stored dtype is kept. `tokenizer.model` is copied, too, for the way back.
+
+    Raises UserError for what `read_meta` and `llama_tokenizer` refuse, for an `output` that exists, and where writing
+    fails.
+    """
+    _refuse_existing(output)
+    checkpoint = read_meta(source)
+    sentencepiece = find_tokenizer(source, tokenizer)
+    fast = llama_tokenizer(sentencepiece, checkpoint.geometry.vocabulary)
+    config = _policy_config(checkpoint, fast)
+    weights = {weight.policy: weight for weight in weights_of(checkpoint.geometry)}
+
+    def load(name: str) -> Tensor:
+        return weights[name].to_policy(checkpoint.tensors[weights[name].meta])
+
+    shapes = {name: weight.shape for name, weight in weights.items()}
+    total = _bytes(shapes, checkpoint.dtype)
+    with _written(output) as partial, progress(f"converting {source}, bytes", total) as advance:
+        _write_shards(shapes, checkpoint.dtype, load, partial, shard_bytes, advance)
+        config.save_pretrained(partial)
+        GenerationConfig(bos_token_id=fast.bos_token_id, eos_token_id=fast.eos_token_id).save_pretrained(partial)
+        _save_tokenizer(fast, partial)
+        shutil.copyfile(sentencepiece, partial / TOKENIZER)
+    return config
+
+
+def _policy_config(checkpoint: MetaCheckpoint, tokenizer: PreTrainedTokenizerBase) -> MTPConfig:
+    params, geometry = checkpoint.params, checkpoint.geometry
+    base = LlamaConfig(
+        vocab_size=geometry.vocabulary,
+        hidden_size=geometry.dim,
+        intermediate_size=geometry.width,
+        num_hidden_layers=geometry.trunk + 1,
+        num_attention_heads=geometry.queries,
+        num_key_value_heads=geometry.keys,
+        max_position_embeddings=params.max_seq_len or LLAMA_2_CONTEXT,
+        rms_norm_eps=params.norm_eps,
+        rope_parameters={"rope_type": "default", "rope_theta": params.rope_theta},
+        tie_word_embeddings=False,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return MTPConfig(
+        base_config=base,
+        n_future_tokens=geometry.heads,
+        dtype=checkpoint.dtype,
+        architectures=[MTPForCausalLM.__name__],
+    )
+
+
+def export_meta(policy: Path, output: Path, *, tokenizer: Path | None = None) -> None:
+    """Write a policy folder as a checkpoint in Meta's format, the way back of `convert_meta`; all of it or nothing.
+
+    policy     folder of a Llama policy
+    tokenizer  SentencePiece model; where not given, the policy's tokenizer.model
+
+    Names, values and dtype are those that `convert_meta` read, bit for bit; `rope.freqs`, which only some checkpoints
+    have and none need, is not written. Streamed, too: the reordered weights, a sixth of the checkpoint, take disk space
+    twice until the end.
+
+    Raises UserError for a folder that is no policy or no plain Llama (tied embeddings, biases, scaled RoPE), whose
+    weights are not those that its config.json calls for, or that has no SentencePiece model; for an `output` that
+    exists, and where writing fails.
+    """
+    _refuse_existing(output)
+    config = _read_llama_policy(policy)
+    base = cast(LlamaConfig, config.base_config)
+    geometry = Geometry(
+        trunk=base.num_hidden_layers - 1,
+        heads=config.n_future_tokens,
+        dim=base.hidden_size,
+        width=base.intermediate_size,
+        queries=base.num_attention_heads,
+        keys=cast(int, base.num_key_value_heads),
+        vocabulary=base.vocab_size,
+    )
+    sentencepiece = find_tokenizer(policy, tokenizer)
+    read_sentencepiece(sentencepiece, geometry.vocabulary)
+    weights, stored = list(weights_of(geometry)), _map_policy(policy)
+    expected = {weight.policy: weight.shape for weight in weights}
+    dtype = check_weights(policy, expected, {name: (tuple(t.shape), t.dtype) for name, t in stored.items()})
+    with _written(output) as partial:
+        (partial / PARAMS).write_text(json.dumps(_params(base, geometry), indent=2) + "\n")
+        shutil.copyfile(sentencepiece, partial / TOKENIZER)
+        with progress(f"exporting {policy}, bytes", _bytes(expected, dtype)) as advance:
+            _write_meta(weights, stored, partial, advance)
+
+
+def _write_meta(weights: Sequence[Weight], stored: Mapping[str, Tensor], folder: Path, advance: Advance) -> None:
+    """consolidated.pth. torch.save wants all tensors at once: reordered ones are written to disk and mapped again."""
+    rotary = {weight.meta: weight for weight in weights if weight.rotary}
+    scratch = folder / "reordered"
+    scratch.mkdir()
+
+    def load(name: str) -> Tensor:
+        return rotary[name].to_meta(stored[rotary[name].policy])
+
+    dtype = next(iter(stored.values())).dtype
+    _write_shards({w.meta: w.shape for w in rotary.values()}, dtype, load, scratch, SHARD_BYTES, lambda _: None)
+    reordered = _map_files(sorted(scratch.glob("*.safetensors")))
+    state = {w.meta: reordered[w.meta] if w.rotary else stored[w.policy] for w in weights}
+    try:
+        with (folder / WEIGHTS).open("wb") as file:
+            torch.save(state, _Counted(file, advance))
+    except RuntimeError as error:
+        if isinstance(error.__context__, OSError):  # what the file said, behind what torch makes of it
+            raise OSError(*error.__context__.args) from error
+        raise
+    shutil.rmtree(scratch)
+
+
+class _Counted:
+    """A file that reports how many bytes are written to it."""
+
+    def __init__(self, file: BinaryIO, advance: Advance) -> None:
+        self.file, self.advance = file, advance
+
+    def write(self, data: bytes | memoryview) -> int:
+        self.advance(len(data))
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def _params(base: LlamaConfig, geometry: Geometry) -> dict[str, object]:
+    """params.json as Meta's loader takes it, to which it adds max_seq_len itself."""
+    params: dict[str, object] = {
+        "dim": geometry.dim,
+        "n_layers": geometry.trunk + geometry.heads,
+        "n_heads": geometry.queries,
+        "n_kv_heads": geometry.keys,
+        "vocab_size": geometry.vocabulary,
+        "norm_eps": base.rms_norm_eps,
+        "rope_theta": cast(dict, base.rope_parameters)["rope_theta"],
+        "n_future_tokens": geometry.heads,
+    }
+    for multiple in (256, 128, 64, 32):
+        if mlp_width(geometry.dim, multiple, None) == geometry.width:
+            return {**params, "multiple_of": multiple}
+    # Any other width: a factor that lands in the middle between it and the next, which rounding down makes exact.
+    factor = (geometry.width + 0.5) / mlp_width(geometry.dim, 1, None)
+    return {**params, "multiple_of": 1, "ffn_dim_multiplier": factor}
+
+
+def _read_llama_policy(folder: Path) -> MTPConfig:
+    if read_config(folder).get("model_type") != MTPConfig.model_type:
+        raise UserError(f"{folder}: has no prediction heads, which Meta's format is for; give a policy folder")
+    try:
+        with quiet():
+            config = MTPConfig.from_pretrained(folder)
+    except READ_ERRORS as error:
+        raise UserError(f"{folder / 'config.json'}: not to be read as a policy's ({first_line(error)})") from error
+    base = config.base_config
+    if not isinstance(base, LlamaConfig):
+        kind = getattr(base, "model_type", None)
+        raise UserError(f"{folder}: a policy on {kind}, but Meta's format knows Llama alone; export the plain model")
+    rope = cast(dict, base.rope_parameters)
+    beyond = {
+        "tie_word_embeddings=true": base.tie_word_embeddings,
+        "attention_bias=true": base.attention_bias,
+        "mlp_bias=true": base.mlp_bias,
+        f"rope_type={rope.get('rope_type')}": rope.get("rope_type", "default") != "default",
+        f"hidden_act={base.hidden_act}": base.hidden_act != "silu",
+        f"head_dim={base.head_dim}": base.head_dim != base.hidden_size // base.num_attention_heads,
+    }
+    for setting, has in beyond.items():
+        if has:
+            raise UserError(f"{folder}: has {setting}, for which Meta's format has no place; export the plain model")
+    return config
+
+
+def _map_policy(folder: Path) -> dict[str, Tensor]:
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise UserError(f"{folder}: holds no safetensors file; give a complete policy folder")
+    return _map_files(files)
+
+
+def _map_files(files: Sequence[Path]) -> dict[str, Tensor]:
+    """All tensors of some safetensors files, mapped from them: a tensor's memory is the file's."""
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as stored:
+                tensors |= {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{file}: not to be read as safetensors ({first_line(error)})") from error
+    return tensors
+
+
+def _write_shards(
+    shapes: Mapping[str, tuple[int, ...]],
+    dtype: torch.dtype,
+    load: Callable[[str], Tensor],
+    folder: Path,
+    shard_bytes: int,
+    advance: Advance,
+) -> None:
+    """Write tensors as `save_pretrained` names its files, holding those of one file at a time."""
+    planned = {name: torch.empty(shape, dtype=dtype, device="meta") for name, shape in shapes.items()}
+    plan = split_torch_state_dict_into_shards(planned, max_shard_size=shard_bytes)
+    for filename, names in plan.filename_to_tensors.items():
+        tensors: dict[str, Tensor] = {}
+        for name in names:
+            tensor = load(name).contiguous()
+            shared = any(tensor.data_ptr() == other.data_ptr() for other in tensors.values())
+            tensors[name] = tensor.clone() if shared else tensor  # a tied checkpoint's output is its embedding
+        save_file(tensors, folder / filename, metadata={"format": "pt"})
+        advance(sum(tensor.nbytes for tensor in tensors.values()))
+    if plan.is_sharded:
+        index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _bytes(shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype) -> int:
+    return sum(torch.Size(shape).numel() for shape in shapes.values()) * dtype.itemsize
+
+
+def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    try:
+        tokenizer.save_pretrained(folder)
+    except Exception as error:  # all that the tokenizers library raises where it cannot write
+        raise OSError(first_line(error)) from error
+
+
+def _refuse_existing(output: Path) -> None:
+    if output.exists():
+        raise UserError(f"{output}: exists already; give another output folder or remove it")
+
+
+@contextmanager
+def _written(output: Path) -> Iterator[Path]:
+    """`whole_directory`, of which a failure to write is one line."""
+    try:
+        with whole_directory(output) as partial:
+            yield partial
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{output}: writing the model failed: {first_line(error)}; make room and repeat") from error

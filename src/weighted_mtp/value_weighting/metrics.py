@@ -29,19 +29,19 @@ def localisation_auc(delta: Tensor, response_mask: Tensor, wrong: Tensor) -> tup
 
     delta          (B, T) float, whatever a critic says of each token
     response_mask  (B, T) bool
-    wrong          (B,) int64, position of the first wrong token in its row; −1 where there is none or it is unknown
+    wrong          (B, T) bool, the wrong tokens, of which the first is to be found; all False where it is unknown
 
     A program's AUC is the share of its *other* response tokens whose δ is above the wrong token's, equals counting
-    one half: 1 if the wrong token has the least δ, 0.5 by chance. Programs weigh the same whatever their length; those
-    without a wrong token among the response, or without another token, are left out.
+    one half: 1 if the first wrong token has the least δ, 0.5 by chance. Programs weigh the same whatever their length;
+    those without a wrong token in the response, or without another token, are left out.
     """
-    position = torch.arange(delta.shape[1], device=delta.device)
-    is_wrong = response_mask & (position == wrong[:, None])
-    others = response_mask & ~is_wrong
-    at_wrong = delta.masked_fill(~is_wrong, 0.0).sum(1, keepdim=True)
+    wrong = wrong & response_mask
+    first = wrong & (wrong.cumsum(1) == 1)
+    others = response_mask & ~first
+    at_wrong = delta.masked_fill(~first, 0.0).sum(1, keepdim=True)
     above = (delta > at_wrong).double() + 0.5 * (delta == at_wrong).double()
     n_others = others.sum(1)
-    counted = is_wrong.any(1) & (n_others > 0)
+    counted = first.any(1) & (n_others > 0)
     auc = above.masked_fill(~others, 0.0).sum(1) / n_others.clamp(min=1)
     return auc[counted].sum(), counted.sum()
 

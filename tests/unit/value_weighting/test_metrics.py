@@ -1,0 +1,103 @@
+"""Metrics against their definitions, and their sums against the whole."""
+
+import numpy as np
+import pytest
+import torch
+
+from weighted_mtp.value_weighting.metrics import CalibrationSums, WeightSums, localisation_auc, pair_accuracy
+
+GENERATOR = torch.Generator().manual_seed(0)
+
+
+def test_pair_accuracy_counts_the_pairs_in_the_right_order_and_half_of_the_ties() -> None:
+    scores = torch.tensor([2.0, 1.0, 1.0, 3.0])
+    right, count = pair_accuracy(scores, torch.tensor([[0, 1], [1, 2], [1, 3], [3, 0]]))
+    assert (float(right), float(count)) == (2.5, 4)
+
+
+def naive_auc(delta: list[float], wrong: int) -> float:
+    others = [d for t, d in enumerate(delta) if t != wrong]
+    return sum(1.0 if d > delta[wrong] else 0.5 if d == delta[wrong] else 0.0 for d in others) / len(others)
+
+
+def test_localisation_is_the_share_of_other_response_tokens_above_the_first_wrong_one() -> None:
+    lengths, firsts = [9, 6, 4], [3, 0, 3]
+    delta = torch.randint(-2, 3, (3, 12), generator=GENERATOR).float()
+    response, wrong = torch.zeros(3, 12, dtype=torch.bool), torch.zeros(3, 12, dtype=torch.bool)
+    expected = 0.0
+    for row, (length, first) in enumerate(zip(lengths, firsts, strict=True)):
+        response[row, 2 : 2 + length] = True
+        wrong[row, 2 + first : 2 + min(first + 2, length)] = True
+        expected += naive_auc(delta[row, 2 : 2 + length].tolist(), first)
+    auc, programs = localisation_auc(delta.masked_fill(~response, -9.0), response, wrong)
+    assert float(auc) == pytest.approx(expected)
+    assert int(programs) == 3
+
+
+def test_a_perfect_critic_has_auc_one_a_blind_one_a_half_and_an_inverted_one_zero() -> None:
+    response = torch.ones(1, 5, dtype=torch.bool)
+    wrong = torch.tensor([[False, False, True, False, False]])
+    perfect = torch.tensor([[0.0, 0.1, -1.0, -0.9, 0.0]])
+    for delta, expected in [(perfect, 1.0), (torch.zeros(1, 5), 0.5), (-perfect, 0.0)]:
+        assert float(localisation_auc(delta, response, wrong)[0]) == expected
+
+
+def test_programs_whose_truth_is_unknown_or_lies_in_the_prompt_are_left_out() -> None:
+    response = torch.tensor([[False, True, True], [False, True, True], [False, False, True]])
+    wrong = torch.tensor([[False, False, False], [True, False, False], [False, False, True]])
+    auc, programs = localisation_auc(torch.zeros(3, 3), response, wrong)
+    assert (float(auc), int(programs)) == (0.0, 0)
+
+
+def predictions() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    probabilities = torch.rand(8, 10, generator=GENERATOR)
+    return probabilities, (torch.arange(8) % 2).float(), torch.rand(8, 10, generator=GENERATOR) > 0.3
+
+
+def test_calibration_equals_its_definition() -> None:
+    probabilities, outcomes, mask = predictions()
+    p, y = probabilities[mask].numpy(), outcomes[:, None].expand(8, 10)[mask].numpy()
+    sums = CalibrationSums.of(probabilities, outcomes, mask)
+    expected = 0.0
+    for low in np.arange(10) / 10:
+        inside = (p >= low) & (p < low + 0.1)
+        if inside.any():
+            expected += inside.mean() * abs(p[inside].mean() - y[inside].mean())
+    assert sums.expected_calibration_error == pytest.approx(expected, abs=1e-6)
+    assert sums.brier == pytest.approx(np.mean((p - y) ** 2), abs=1e-6)
+
+
+def test_certain_predictions_stay_in_the_last_bin() -> None:
+    ones = torch.ones(2, 3)
+    sums = CalibrationSums.of(ones, torch.ones(2), ones.bool())
+    assert sums.count.tolist() == [0] * 9 + [6]
+    assert sums.expected_calibration_error == sums.brier == 0
+
+
+def test_calibration_sums_add_up() -> None:
+    p, y, mask = predictions()
+    added = CalibrationSums.of(p[:3], y[:3], mask[:3]) + CalibrationSums.of(p[3:], y[3:], mask[3:])
+    whole = CalibrationSums.of(p, y, mask)
+    torch.testing.assert_close(vars(added), vars(whole))
+
+
+@pytest.mark.parametrize("shape", [(4, 6), (4, 6, 3)])
+def test_weight_statistics_equal_their_definitions_and_add_up(shape: tuple[int, ...]) -> None:
+    weights = torch.randn(shape, generator=GENERATOR).exp().clamp(0.5, 2.0)
+    mask, semantic = torch.rand(2, 4, 6, generator=GENERATOR) > 0.4
+    parts = [slice(0, 1), slice(1, 4)]
+    first, second = (WeightSums.of(weights[p], mask[p], (0.5, 2.0), semantic[p] & mask[p]) for p in parts)
+    sums, w = first + second, weights[mask].double().numpy()
+    inner = weights[mask & semantic].double().numpy()
+    assert sums.mean == pytest.approx(w.mean())
+    assert sums.std == pytest.approx(w.std())
+    assert sums.clipped_share == pytest.approx(((w == 0.5) | (w == 2.0)).mean())
+    assert 0 < sums.clipped_share < 1
+    assert sums.effective_share == pytest.approx(w.sum() ** 2 / (w**2).sum() / w.size)
+    assert sums.semantic_share == pytest.approx(inner.sum() / w.sum())
+    assert sums.semantic_token_share == pytest.approx(inner.size / w.size)
+
+
+def test_uniform_weights_are_wholly_effective_and_never_clipped() -> None:
+    sums = WeightSums.of(torch.ones(2, 5), torch.ones(2, 5, dtype=torch.bool), (0.1, 3.0))
+    assert (sums.mean, sums.std, sums.clipped_share, sums.effective_share) == (1.0, 0.0, 0.0, 1.0)

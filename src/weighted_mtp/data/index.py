@@ -1,0 +1,152 @@
+"""`index.parquet`: of every solution its problem, verdict and length, so that sampling reads no program.
+
+Ten bytes a solution instead of kilobytes: choosing pairs among millions reads some 30 MB. Row i of the index is row i
+of `solutions.parquet`.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from weighted_mtp.data.schema import PROBLEMS_FILE, SMALL, SOLUTIONS_FILE, cannot_write
+from weighted_mtp.errors import UserError
+from weighted_mtp.files import whole_file
+
+INDEX_FILE = "index.parquet"
+UNKNOWN = -1
+"""Difficulty or rating of a problem whose source gives none."""
+
+_BATCH = 4_096  # programs in memory at a time
+_METADATA = b"weighted_mtp"
+_SCHEMA = pa.schema(
+    [
+        pa.field("problem", pa.int32(), nullable=False),
+        pa.field("is_correct", pa.bool_(), nullable=False),
+        pa.field("length", pa.int32(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class SolutionIndex:
+    """N solutions of P problems, in the order of their files."""
+
+    problem: NDArray[np.int32]  # (N,) row of problems.parquet
+    is_correct: NDArray[np.bool_]  # (N,)
+    length: NDArray[np.int32]  # (N,) in `unit`, without EOS
+    difficulty: NDArray[np.int32]  # (P,) on the source's own scale, UNKNOWN where it gives none
+    rating: NDArray[np.int32]  # (P,) Codeforces rating, UNKNOWN where there is none
+    unit: str  # "characters", or "tokens of <tokenizer>"
+
+    def __len__(self) -> int:
+        return len(self.problem)
+
+
+def write_index(
+    split_dir: Path, tokenizer: str | Path | None = None, on_progress: Callable[[int], None] | None = None
+) -> Path:
+    """Write `index.parquet` of a split beside its two files, a few thousand programs at a time; returns its path.
+
+    tokenizer    folder or hub id of the tokenizer that lengths are counted with; None counts characters
+    on_progress  is told how many solutions were read
+
+    Raises UserError for a missing or damaged file, a solution without its problem, a tokenizer that cannot be read
+    and a place that cannot be written.
+    """
+    length_of = _lengths_by(_load(tokenizer)) if tokenizer is not None else pc.utf8_length
+    with _opened(split_dir / PROBLEMS_FILE) as file:
+        ids = file.read(columns=["problem_id"])["problem_id"]
+    batches = [pa.RecordBatch.from_pylist([], schema=_SCHEMA)]
+    with _opened(split_dir / SOLUTIONS_FILE) as file:
+        for batch in file.iter_batches(_BATCH, columns=["problem_id", "is_correct", "code"]):
+            problem = pc.index_in(batch["problem_id"], value_set=ids)
+            if problem.null_count:
+                stray = batch["problem_id"].filter(pc.is_null(problem))[0]
+                raise UserError(f"{split_dir / SOLUTIONS_FILE}: problem {str(stray)!r} is not in {PROBLEMS_FILE}")
+            columns = [problem, batch["is_correct"], pc.cast(length_of(batch["code"]), pa.int32())]
+            batches.append(pa.RecordBatch.from_arrays(columns, schema=_SCHEMA))
+            if on_progress is not None:
+                on_progress(batch.num_rows)
+    unit = "characters" if tokenizer is None else f"tokens of {tokenizer}"
+    metadata = {_METADATA: json.dumps({"unit": unit, "made_of": _fingerprint(split_dir)})}
+    path = split_dir / INDEX_FILE
+    try:
+        with whole_file(path) as partial:
+            pq.write_table(pa.Table.from_batches(batches).replace_schema_metadata(metadata), partial)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    return path
+
+
+def read_index(split_dir: Path) -> SolutionIndex:
+    """The index of a split.
+
+    Raises UserError naming the command that makes it where it is missing, damaged, or of another version of the split.
+    """
+    path = split_dir / INDEX_FILE
+    with _opened(path) as file:
+        described = json.loads((file.schema_arrow.metadata or {}).get(_METADATA, b"{}"))
+        if described.get("made_of") != _fingerprint(split_dir):
+            raise UserError(f"{path} is not of the split's present files: make it anew with `{_remedy(path)}`")
+        solutions = file.read(columns=_SCHEMA.names)
+    with _opened(split_dir / PROBLEMS_FILE) as file:
+        problems = file.read(columns=["difficulty", "rating"])
+    return SolutionIndex(
+        problem=solutions["problem"].to_numpy(),
+        is_correct=solutions["is_correct"].to_numpy(),
+        length=solutions["length"].to_numpy(),
+        difficulty=problems["difficulty"].to_numpy(),
+        rating=problems["rating"].fill_null(UNKNOWN).to_numpy(),
+        unit=described["unit"],
+    )
+
+
+def _fingerprint(split_dir: Path) -> dict[str, int]:
+    """Bytes of the files that the index describes: a split made anew with other contents has other sizes."""
+    return {name: (split_dir / name).stat().st_size for name in (PROBLEMS_FILE, SOLUTIONS_FILE)}
+
+
+def _load(tokenizer: str | Path) -> PreTrainedTokenizerBase:
+    try:
+        return AutoTokenizer.from_pretrained(str(tokenizer))
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{tokenizer}: no tokenizer to be read: {reason}") from error
+
+
+def _lengths_by(tokenizer: PreTrainedTokenizerBase) -> Callable[[pa.Array], pa.Array]:
+    def lengths(programs: pa.Array) -> pa.Array:
+        encoded = tokenizer(programs.to_pylist(), add_special_tokens=False, return_attention_mask=False, verbose=False)
+        return pa.array([len(ids) for ids in encoded["input_ids"]], pa.int32())
+
+    return lengths
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[pq.ParquetFile]:
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: make it with `{_remedy(path)}`")
+    try:
+        with pq.ParquetFile(path) as file:
+            yield file
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, KeyError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"{path} is truncated, damaged or of another kind ({reason}): make it anew with `{_remedy(path)}`"
+        ) from error
+
+
+def _remedy(path: Path) -> str:
+    name = path.parent.parent.name
+    steps = [] if path.name == INDEX_FILE else ["process"]
+    steps += ["metadata", *(["small"] if name.endswith(SMALL) else [])]
+    return f"uv run wmtp data --datasets {name.removesuffix(SMALL)} --steps {','.join(steps)}"

@@ -1,0 +1,344 @@
+"""Which solutions to learn from: pairs for a critic, correct programs for a policy. METHOD's "Sampling".
+
+Everything here is a pure function of (index, configuration, seed) over the index alone. Nothing is sorted or shuffled
+but what is chosen: a draw of k out of n costs k, so that millions of solutions take some tens of milliseconds.
+
+Shapes: N solutions, P problems, S difficulty bins, K length bins, M candidates or chosen items.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from weighted_mtp.config import Section
+from weighted_mtp.data.index import UNKNOWN, SolutionIndex
+from weighted_mtp.errors import UserError
+
+Ints = NDArray[np.int64]
+
+_ROUNDS = 4  # of `_stirred`: fewer leave some orders of a few items rarer than others
+_NOTHING = -1  # fills the second place of a unit of one item
+
+
+class DifficultyMix(Section):
+    """How much of what is sampled is how difficult; the common part of both configurations."""
+
+    difficulty_bins: tuple[int, ...] = ()
+    """Rising edges on the source's own scale. Edges (7, 11) make four bins: unknown, below 7, 7 to 10, 11 and above."""
+    bin_weights: tuple[float, ...] = ()
+    """Share of each bin, in that order, the unknown first; only their ratios count. A bin with share 0 is left out."""
+
+    @model_validator(mode="after")
+    def _weights_match_bins(self) -> "DifficultyMix":
+        edges, weights = self.difficulty_bins, self.bin_weights
+        if list(edges) != sorted(set(edges)) or any(edge < 0 for edge in edges):
+            raise ValueError(f"difficulty_bins {edges} must be rising edges from 0 on, for example (7, 11)")
+        if edges and len(weights) != len(edges) + 2:
+            raise ValueError(
+                f"bin_weights {weights} must hold {len(edges) + 2} shares for difficulty_bins {edges}: unknown "
+                f"difficulty, below {edges[0]}, and one from each edge on"
+            )
+        if weights and not edges:
+            raise ValueError(f"bin_weights {weights} has no effect without difficulty_bins: give its edges")
+        if weights and (min(weights) < 0 or not 0 < sum(weights) < np.inf):
+            raise ValueError(f"bin_weights {weights} must be shares of 0 or more, not all 0")
+        return self
+
+    def bin_of(self, difficulty: NDArray[np.int32]) -> NDArray[np.uint16]:
+        """(P,) difficulties → (P,) bins."""
+        known = 1 + np.searchsorted(self.difficulty_bins, difficulty, side="right")
+        return np.where(self.difficulty_bins == () or difficulty == UNKNOWN, 0, known).astype(np.uint16)
+
+    def shares(self) -> NDArray[np.float64]:
+        """(S,) shares that add up to 1."""
+        weights = np.asarray(self.bin_weights or (1.0,))
+        return weights / weights.sum()
+
+
+class SampleConfig(DifficultyMix):
+    """Which correct solutions a policy learns from."""
+
+    n_samples: int | None = Field(None, ge=1)
+    """At most so many; null for as many as there are (and as the shares of the difficulty bins allow)."""
+    max_per_problem: int | None = Field(None, ge=1)
+
+
+class PairConfig(DifficultyMix):
+    """Which (correct, incorrect) pairs a critic learns from."""
+
+    n_pairs: int | None = Field(None, ge=1)
+    """At most so many; null for as many as there are (and as the shares of the difficulty bins allow)."""
+    max_pairs_per_problem: int | None = Field(None, ge=1)
+    length_balanced: bool = True
+    """Pair programs of about one length, the incorrect one as often the longer as the shorter."""
+    length_ratio: float = Field(1.25, gt=1)
+    """Width of a length bin: its longest program is at most so many times as long as its shortest."""
+
+    @model_validator(mode="after")
+    def _ratio_has_an_effect(self) -> "PairConfig":
+        if not self.length_balanced and "length_ratio" in self.model_fields_set:
+            raise ValueError(
+                f"length_ratio {self.length_ratio} has no effect with length_balanced false: leave it out, "
+                "or set length_balanced true"
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """M pairs of one problem each, as rows of solutions.parquet; no row occurs twice."""
+
+    correct: Ints  # (M,)
+    incorrect: Ints  # (M,)
+
+    def __len__(self) -> int:
+        return len(self.correct)
+
+
+def sample_solutions(index: SolutionIndex, config: SampleConfig, seed: int) -> Ints:
+    """(M,) rows of correct solutions, each once, in random order.
+
+    At most `max_per_problem` of a problem, drawn evenly. Then the difficulty bins get their shares of `n_samples` by
+    largest remainder; what a bin lacks goes to the others by their shares.
+
+    Raises UserError if there is nothing to choose from.
+    """
+    rng = np.random.default_rng(seed)
+    rows = np.flatnonzero(index.is_correct)
+    there = np.bincount(index.problem[rows], minlength=len(index.difficulty))
+    stratum = config.bin_of(index.difficulty)
+    problem, item = _draw(np.where(config.shares()[stratum] > 0, there, 0), config.max_per_problem, rng)
+    if not len(problem):
+        raise UserError(
+            f"no correct solution to sample: {len(rows)} of {len(index)} solutions are correct, "
+            f"none of a difficulty that bin_weights {config.bin_weights} asks for"
+        )
+    chosen = rows[_starts(there)[problem] + item]
+    return _mix(chosen[:, None], stratum[problem], config.shares(), config.n_samples, rng)
+
+
+def sample_pairs(index: SolutionIndex, config: PairConfig, seed: int) -> Pairs:
+    """Unique pairs (correct, incorrect) of one problem each, in random order.
+
+    1. Candidates: in each cell (problem, length bin) as many 1:1 pairs as the rarer label allows, drawn evenly; of
+       these at most `max_pairs_per_problem` of each problem. Without `length_balanced` a problem is one cell.
+    2. `length_balanced`: in each (difficulty bin, length bin) pairs whose incorrect program is the longer are coupled
+       at random with as many whose incorrect one is the shorter; the surplus of either kind is dropped. So "the
+       shorter is right" holds for half the pairs at every length, and a ranker that knows lengths alone has nothing
+       to learn. Pairs of equal length stay.
+    3. The difficulty bins get their shares of `n_pairs` by largest remainder; what a bin lacks goes to the others by
+       their shares. Couples are taken whole, but for one at most in each difficulty bin.
+
+    Raises UserError if there is no pair.
+    """
+    rng = np.random.default_rng(seed)
+    stratum = config.bin_of(index.difficulty)
+    band, n_bands = _length_bands(index.length, config)
+    pairs, cell = _candidates(index, band, n_bands, config.shares()[stratum] > 0, config.max_pairs_per_problem, rng)
+    stratum = stratum[cell // n_bands]
+    units = np.arange(len(cell))[:, None]
+    if config.length_balanced:
+        longer = np.sign(index.length[pairs[:, 1]] - index.length[pairs[:, 0]])
+        units = _balanced(stratum.astype(np.int64) * n_bands + cell % n_bands, longer, rng)
+    if not len(units):
+        raise UserError(_no_pairs(index, config))
+    chosen = _mix(units, stratum[units[:, 0]], config.shares(), config.n_pairs, rng)
+    return Pairs(pairs[chosen, 0], pairs[chosen, 1])
+
+
+def _length_bands(length: NDArray[np.int32], config: PairConfig) -> tuple[NDArray[np.uint16], int]:
+    """(N,) length bins, numbered without gaps from 0 on, and their number; all 0 where lengths are not balanced."""
+    longest = int(length.max(initial=1))
+    edges = [1]
+    while config.length_balanced and edges[-1] <= longest:
+        edges.append(max(edges[-1] + 1, int(np.floor(edges[-1] * config.length_ratio)) + 1))
+    band_of = np.maximum(np.searchsorted(edges, np.arange(longest + 1), side="right") - 1, 0).astype(np.uint16)
+    return band_of[length], len(edges)
+
+
+def _candidates(
+    index: SolutionIndex,
+    band: NDArray[np.uint16],
+    n_bands: int,
+    wanted: NDArray[np.bool_],
+    limit: int | None,
+    rng: np.random.Generator,
+) -> tuple[Ints, Ints]:
+    """(M, 2) rows of correct and incorrect, and the (M,) cell `problem * n_bands + band` of each pair.
+
+    wanted  (P,) whether a problem may give pairs
+    limit   pairs a problem
+    """
+    n_problems = len(index.difficulty)
+    kind = band * np.uint16(2) + index.is_correct
+    order = np.argsort(kind.astype(np.uint8) if n_bands <= 128 else kind, kind="stable")
+    # Problems rise with the row, so `order` goes by band, label, problem, row; the counts say where each cell begins.
+    count = np.bincount(index.problem * np.int64(2 * n_bands) + kind, minlength=n_problems * 2 * n_bands)
+    count = count.reshape(n_problems, 2 * n_bands)
+    start = _starts(count.T.ravel()).reshape(2 * n_bands, n_problems).T.reshape(-1, 2)
+    count = count.reshape(-1, 2)
+    slots = np.where(np.repeat(wanted, n_bands), count.min(axis=1), 0)
+    problem, slot = _draw(slots.reshape(n_problems, n_bands).sum(axis=1), limit, rng)
+    first = np.append(_starts(slots), slots.sum())
+    slot += first[problem * n_bands]
+    cell = np.searchsorted(first, slot, side="right") - 1
+    position = slot - first[cell]
+    # The rarer label gives its items one by one, the other one different items at random: a random 1:1 pairing.
+    common = count[cell].argmax(axis=1)
+    other = _permuted(position, count[cell, common], cell, rng)
+    rows = [order[start[cell, label] + np.where(common == label, other, position)] for label in (1, 0)]
+    return np.stack(rows, axis=1), cell
+
+
+def _balanced(group: Ints, longer: NDArray[np.int32], rng: np.random.Generator) -> Ints:
+    """(U, 2) units: couples of a pair with `longer` 1 and one with -1 of the same group; and single pairs with 0.
+
+    group, longer  (M,) of each pair
+    """
+    shuffled = rng.permutation(len(group))
+    sides = []
+    counts = [np.bincount(group[longer == sign], minlength=group.max(initial=0) + 1) for sign in (1, -1)]
+    for sign, count in zip((1, -1), counts, strict=True):
+        side = shuffled[longer[shuffled] == sign]
+        side = side[np.argsort(group[side], kind="stable")]
+        rank = np.arange(len(side)) - _starts(count)[group[side]]
+        sides.append(side[rank < np.minimum(*counts)[group[side]]])
+    couples = np.stack(sides, axis=1)
+    ties = np.flatnonzero(longer == 0)
+    return np.concatenate([couples, np.stack([ties, np.full_like(ties, _NOTHING)], axis=1)])
+
+
+def _mix(
+    units: Ints, stratum: NDArray[np.uint16], shares: NDArray[np.float64], n: int | None, rng: np.random.Generator
+) -> Ints:
+    """Items of randomly chosen units, so many of each stratum as its share of `n` asks for, in random order.
+
+    units  (U, W) items that are taken together as far as the number allows, with _NOTHING in places that are empty
+    """
+    order = rng.permutation(len(units))
+    order = order[np.argsort(stratum[order], kind="stable")]
+    items, of = units[order].ravel(), np.repeat(stratum[order], units.shape[1])
+    items, of = items[items != _NOTHING], of[items != _NOTHING]
+    there = np.bincount(of, minlength=len(shares))
+    rank = np.arange(len(items)) - _starts(there)[of]
+    return rng.permutation(items[rank < _quota(there, shares, n)[of]])
+
+
+def _quota(there: Ints, shares: NDArray[np.float64], n: int | None) -> Ints:
+    """(S,) how many of each stratum: `n` by largest remainder, none more than `there`; what one lacks goes to the rest.
+
+    `n` None is the largest number for which no stratum lacks any; empty ones have no share.
+    """
+    open_ = (shares > 0) & (there > 0)
+    if n is None:
+        n = int(np.floor((there[open_] / shares[open_]).min() * shares[open_].sum() + 1e-9))
+    quota = np.zeros_like(there)
+    left = min(n, int(there[open_].sum()))
+    while open_.any():
+        exact = np.where(open_, left * shares / shares[open_].sum(), 0)
+        short = open_ & (there <= exact)
+        if not short.any():
+            quota[open_] = np.floor(exact[open_])
+            by_remainder = np.argsort(-np.where(open_, exact - np.floor(exact), -1), kind="stable")
+            quota[by_remainder[: left - int(quota[open_].sum())]] += 1
+            break
+        quota[short] = there[short]
+        left -= int(there[short].sum())
+        open_ &= ~short
+    return quota
+
+
+def _draw(size: Ints, limit: int | None, rng: np.random.Generator) -> tuple[Ints, Ints]:
+    """(M,) group and item of up to `limit` different items out of range(size[g]), for every group g."""
+    wanted = size if limit is None else np.minimum(size, limit)
+    group = np.repeat(np.arange(len(size)), wanted)
+    item = np.arange(len(group)) - _starts(wanted)[group]
+    part = np.flatnonzero((wanted < size)[group])
+    item[part] = _permuted(item[part], size[group[part]], group[part], rng)
+    return group, item
+
+
+def _permuted(position: Ints, size: Ints, group: Ints, rng: np.random.Generator) -> Ints:
+    """(M,) the item at `position` of a random permutation of range(size), another one for each group.
+
+    A keyed bijection of the next power of two, repeated until it lands inside (cycle walking; Black & Rogaway 2002,
+    "Ciphers with arbitrary finite domains", section 4), then a random rotation, which makes every item exactly as
+    likely as any other. Unlike a shuffle it costs nothing for what is not asked for.
+    """
+    turn, key = (_scrambled(group.astype(np.uint64) + rng.integers(2**63, dtype=np.uint64)) for _ in range(2))
+    mask, n = _ones(size), size.astype(np.uint64)
+    item, outside = position.astype(np.uint64), np.arange(len(position))
+    while len(outside):
+        item[outside] = landed = _stirred(item[outside], mask[outside], key[outside])
+        outside = outside[landed >= n[outside]]
+    return ((item + turn % n) % n).astype(np.int64)
+
+
+def _stirred(x: NDArray[np.uint64], mask: NDArray[np.uint64], key: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """(M,) a bijection of 0 … mask, another one for each key: multiply by an odd number, add, fold the upper half."""
+    fold = (np.bitwise_count(mask) + np.uint8(1)) // np.uint8(2)
+    for _ in range(_ROUNDS):
+        x = (x * (key | np.uint64(1)) + (key >> np.uint64(32))) & mask
+        x ^= x >> fold
+        key = _scrambled(key)
+    return x
+
+
+def _ones(size: Ints) -> NDArray[np.uint64]:
+    """(M,) the least 2**b - 1 that is at least size - 1 and at least 1."""
+    bits = np.frexp(np.maximum(size - 1, 1))[1].astype(np.uint64)
+    return (np.uint64(1) << bits) - np.uint64(1)
+
+
+def _scrambled(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """(M,) 64-bit mixing of Steele et al. 2014 (SplitMix): neighbouring numbers become unrelated ones."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def _starts(count: NDArray[np.integer]) -> Ints:
+    """Where each group begins in an array in which groups follow each other."""
+    return np.cumsum(count) - count
+
+
+def _no_pairs(index: SolutionIndex, config: PairConfig) -> str:
+    """Why there is no pair, and what to do."""
+    labels = [np.bincount(index.problem[index.is_correct == label], minlength=1) for label in (True, False)]
+    size = min(map(len, labels))
+    both = int(np.count_nonzero((labels[0][:size] > 0) & (labels[1][:size] > 0)))
+    head = f"no pair to sample: {both} of {len(index.difficulty)} problems have both correct and incorrect solutions"
+    if not both:
+        return f"{head}; choose a dataset with incorrect ones"
+    fixes = ["raise length_ratio or set length_balanced=false"] if config.length_balanced else []
+    fixes += ["give bin_weights of a difficulty that occurs"] if config.bin_weights else []
+    return f"{head}; {', or '.join(fixes)}"
+
+
+@dataclass(frozen=True)
+class LengthBias:
+    """What lengths alone give away about pairs."""
+
+    n_pairs: int
+    mean_correct: float
+    mean_incorrect: float
+    longer_incorrect: float  # share of pairs whose incorrect program is the longer; equal lengths count 1/2
+
+    @property
+    def best_direction(self) -> bool:
+        """Whether "the shorter is right" does better on these pairs than its opposite."""
+        return self.longer_incorrect >= 0.5
+
+    def accuracy(self, shorter_is_right: bool) -> float:
+        """Of the ranker that calls the shorter (or the longer) program right; ties count 1/2."""
+        return self.longer_incorrect if shorter_is_right else 1 - self.longer_incorrect
+
+
+def length_bias(index: SolutionIndex, pairs: Pairs) -> LengthBias:
+    """How much lengths tell: `length_bias(held_out).accuracy(length_bias(train).best_direction)` is the accuracy of
+    the best length-only ranker, its direction chosen on the training problems' pairs."""
+    correct, incorrect = index.length[pairs.correct], index.length[pairs.incorrect]
+    longer = (np.sign(incorrect - correct).mean() + 1) / 2
+    return LengthBias(len(pairs), float(correct.mean()), float(incorrect.mean()), float(longer))

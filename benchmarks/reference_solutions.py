@@ -10,7 +10,7 @@ import argparse
 import time
 from pathlib import Path
 
-from weighted_mtp.data.schema import Problem
+from weighted_mtp.data.schema import Problem, records
 from weighted_mtp.data.sources import humaneval, mbpp
 from weighted_mtp.evaluation.sandbox import Job, SandboxPool
 
@@ -39,8 +39,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with humaneval/ and mbpp/")
     parser.add_argument("--workers", type=int, default=2)
     arguments = parser.parse_args()
-    functions, canonical = humaneval.read(arguments.data / "humaneval" / "HumanEval.jsonl.gz")
-    tasks, references = mbpp.read(arguments.data / "mbpp" / "mbpp.jsonl.gz")
+    functions, canonical = records(humaneval.read(arguments.data / "humaneval" / "HumanEval.jsonl.gz"))
+    tasks, references = records(mbpp.read(arguments.data / "mbpp" / "mbpp.jsonl.gz"))
     with SandboxPool(arguments.workers) as pool:
         report(pool, "HumanEval, canonical solutions", functions, [solution.code for solution in canonical])
         report(pool, "HumanEval, `return None`", functions, [f"{p.starter}    return None\n" for p in functions])

@@ -4,12 +4,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from weighted_mtp.data.prepare import DATASETS, prepare, split_sizes
 from weighted_mtp.models.convert import convert, export_plain
-from weighted_mtp.pipelines import demo, run_baseline, run_evaluation
+from weighted_mtp.pipelines import demo, run_baseline, run_evaluation, setup_datasets
 from weighted_mtp.pipelines.command import Debug, one_line_errors
 from weighted_mtp.training.state import newest_model
 
@@ -26,28 +23,9 @@ app.add_typer(models, name="models", no_args_is_help=True)
 app.add_typer(train, name="train", no_args_is_help=True)
 
 app.command("demo")(demo.main)
+app.command("data")(setup_datasets.main)
 train.command("baseline")(run_baseline.main)
 app.command("evaluate")(run_evaluation.main)
-
-DATASET_HELP = f"One or more of {', '.join(DATASETS)}."
-
-
-@app.command("data")
-def data(
-    datasets: Annotated[list[str], typer.Argument(help=DATASET_HELP)],
-    source: Annotated[
-        Path | None, typer.Option(help="Folder with the datasets' upstream files; micro needs none.")
-    ] = None,
-    root: Annotated[Path, typer.Option(help="Where prepared datasets go.")] = Path("storage/datasets"),
-    debug: Debug = False,
-) -> None:
-    """Prepare datasets: problems with their tests, and solutions, in one schema for all."""
-    with one_line_errors(debug):
-        table = Table("dataset", "split", "problems", "solutions")
-        for name in datasets:
-            for split, (problems, solutions) in split_sizes(prepare(name, root, source)).items():
-                table.add_row(name, split, str(problems), str(solutions))
-        Console().print(table)
 
 
 @models.command("convert")

@@ -5,11 +5,13 @@ On disk a split is two Parquet files, `<root>/<dataset>/<split>/{problems,soluti
 many and long, problems are few, and listing a split reads only the first.
 """
 
-import itertools
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -20,7 +22,7 @@ from numpy.typing import NDArray
 from weighted_mtp.errors import UserError
 from weighted_mtp.files import whole_directory
 
-TestKind = Literal["call", "code", "stdio"]
+TestKind = Literal["call", "code", "stdio", "answer"]
 Visibility = Literal["public", "private", "generated"]
 
 
@@ -32,6 +34,7 @@ class TestCase:
     `call`     Python literal of the argument tuple           Python literal of the expected return value
     `code`     code run before (imports, set-up; may be "")    test code (asserts) that uses the program's names
     `stdio`    text on standard input                         expected text on standard output
+    `answer`   ""                                             the number that a worked answer must end with; not run
     """
 
     __test__: ClassVar[bool] = False  # pytest would take the name for a class of tests
@@ -46,7 +49,7 @@ class TestCase:
 class Problem:
     """A task: what is asked, and the tests that decide."""
 
-    problem_id: str  # unique over all datasets: "micro/…", "HumanEval/0", "mbpp/11"
+    problem_id: str  # unique over all datasets: "micro/…", "HumanEval/0", "mbpp/11", "codecontests/codeforces/…"
     source: str
     split: str
     description: str  # the task in natural language
@@ -79,12 +82,31 @@ class Solution:
     problem_id: str
     code: str
     is_correct: bool
-    language: str = "python3"
-    origin: str = "human"  # human | synthetic | model
+    language: str = "python3"  # python2 | python3 | cpp | java; "text" for a worked answer
+    origin: str = "human"  # human | synthetic | model, or the source's own word ("mutant:compare")
     spans: tuple[Span, ...] = field(default=())  # ground truth, where it is known
 
 
 Records = tuple[list[Problem], list[Solution]]
+Counts = dict[str, int]
+"""`{"problems": …, "correct": …, "incorrect": …}` of a split."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A problem with its solutions, as a reader makes them of one row of upstream's file.
+
+    where     file and line, for messages
+    dropped   which solutions of the row were left out: reason → how many
+    left_out  why the problem as a whole is to be left out; "" where it is not
+    """
+
+    problem: Problem
+    solutions: list[Solution]
+    where: str
+    dropped: Counter[str] = field(default_factory=Counter)
+    left_out: str = ""
+
 
 PROBLEM_SCHEMA = pa.schema(
     [
@@ -125,21 +147,92 @@ SOLUTION_SCHEMA = pa.schema(
 )
 
 PROBLEMS_FILE, SOLUTIONS_FILE = "problems.parquet", "solutions.parquet"
-PREPARE_COMMAND = "uv run wmtp data {dataset}"
-_ROW_GROUP = 2_000  # rows in memory while writing: CodeContests rows carry hundreds of tests
+PREPARE_COMMAND = "uv run wmtp data --datasets {dataset}"
+SMALL = "-small"
+"""Ends the name of a dataset's slice for local runs."""
+_ROW_GROUP = 2_000  # rows that wait in memory while writing …
+_ROW_GROUP_CHARACTERS = 16_000_000  # … or fewer: CodeContests rows carry hundreds of tests
 
 
-def by_split(problems: Iterable[Problem], solutions: Iterable[Solution]) -> dict[str, Records]:
-    """Group records by their problem's split, in order of first appearance."""
-    splits: dict[str, Records] = {}
-    home: dict[str, list[Solution]] = {}
-    for problem in problems:
-        records = splits.setdefault(problem.split, ([], []))
-        records[0].append(problem)
-        home[problem.problem_id] = records[1]
-    for solution in solutions:
-        home[solution.problem_id].append(solution)
-    return splits
+class SplitWriter:
+    """Writes a split's two files problem by problem, in bounded memory; a context manager.
+
+    `folder` is made; its wholeness is the caller's concern. Raises OSError where it cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.counts: Counts = {"problems": 0, "correct": 0, "incorrect": 0}
+        with ExitStack() as stack:
+            self._problems = stack.enter_context(_TableWriter(folder / PROBLEMS_FILE, PROBLEM_SCHEMA))
+            self._solutions = stack.enter_context(_TableWriter(folder / SOLUTIONS_FILE, SOLUTION_SCHEMA))
+            self._open = stack.pop_all()
+
+    def __enter__(self) -> "SplitWriter":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._open.__exit__(kind, error, trace)
+
+    def add(self, problem: Problem, solutions: Iterable[Solution]) -> None:
+        """Append a problem and its solutions."""
+        tests = [vars(test) for test in problem.tests]
+        size = len(problem.description) + sum(len(test.input) + len(test.output) for test in problem.tests)
+        self._problems.add({**vars(problem), "tests": tests}, size)
+        self.counts["problems"] += 1
+        for solution in solutions:
+            self.add_solution(solution)
+
+    def add_solution(self, solution: Solution) -> None:
+        """Append a solution of the problem that was added last."""
+        self._solutions.add({**vars(solution), "spans": [vars(span) for span in solution.spans]}, len(solution.code))
+        self.counts["correct" if solution.is_correct else "incorrect"] += 1
+
+
+class _TableWriter:
+    """Rows → row groups of bounded text."""
+
+    def __init__(self, path: Path, schema: pa.Schema) -> None:
+        self._schema = schema
+        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
+        self._rows: list[dict[str, Any]] = []
+        self._characters = 0
+
+    def __enter__(self) -> "_TableWriter":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        with self._writer:
+            if error is None:
+                self._flush()
+
+    def add(self, row: dict[str, Any], characters: int) -> None:
+        self._rows.append(row)
+        self._characters += characters
+        if len(self._rows) >= _ROW_GROUP or self._characters >= _ROW_GROUP_CHARACTERS:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
+        self._rows, self._characters = [], 0
+
+
+def prepare_command(dataset: str) -> str:
+    """What a user runs to have a dataset, or the small slice of one."""
+    steps = " --steps process,small" if dataset.endswith(SMALL) else ""
+    return PREPARE_COMMAND.format(dataset=dataset.removesuffix(SMALL)) + steps
+
+
+def records(entries: Iterable[Entry]) -> Records:
+    """All problems and all solutions of a reader's entries, for a dataset that fits in memory."""
+    problems: list[Problem] = []
+    solutions: list[Solution] = []
+    for entry in entries:
+        if not entry.left_out:
+            problems.append(entry.problem)
+            solutions += entry.solutions
+    return problems, solutions
 
 
 def write_split(directory: Path, problems: Iterable[Problem], solutions: Iterable[Solution]) -> None:
@@ -156,10 +249,14 @@ def write_split(directory: Path, problems: Iterable[Problem], solutions: Iterabl
         raise cannot_write(directory, error) from error
 
 
-def write_tables(folder: Path, problems: Iterable[Problem], solutions: Iterable[Solution]) -> None:
-    """Write a split's two files into an existing folder, for a caller that sees to their wholeness. Raises OSError."""
-    _write_table(folder / PROBLEMS_FILE, PROBLEM_SCHEMA, problems)
-    _write_table(folder / SOLUTIONS_FILE, SOLUTION_SCHEMA, solutions)
+def write_tables(folder: Path, problems: Iterable[Problem], solutions: Iterable[Solution]) -> Counts:
+    """Write a split's two files for a caller that sees to their wholeness; returns what they hold. Raises OSError."""
+    with SplitWriter(folder) as writer:
+        for problem in problems:
+            writer.add(problem, ())
+        for solution in solutions:
+            writer.add_solution(solution)
+    return writer.counts
 
 
 def cannot_write(directory: Path, error: OSError) -> UserError:
@@ -168,14 +265,16 @@ def cannot_write(directory: Path, error: OSError) -> UserError:
     return UserError(f"cannot write {directory}: {reason}; make room or give a folder that can be written")
 
 
-def read_problems(directory: Path) -> list[Problem]:
-    """All problems of a split. Raises UserError if the file is missing, damaged, without a column, or empty."""
-    rows = _read_rows(directory / PROBLEMS_FILE, PROBLEM_SCHEMA)
-    if not rows:
-        raise UserError(
-            f"{directory / PROBLEMS_FILE} holds no problem: delete it and make it with `{_remedy(directory)}`"
-        )
-    return [Problem(**{**row, "tests": tuple(TestCase(**test) for test in row["tests"])}) for row in rows]
+def read_problems(directory: Path, rows: Sequence[int] | None = None) -> list[Problem]:
+    """Problems of a split: all of them, or those at `rows` of the file, in that order.
+
+    Raises UserError if the file is missing, damaged, without a column, or empty.
+    """
+    found = _read_rows(directory / PROBLEMS_FILE, PROBLEM_SCHEMA, rows)
+    if not found and rows is None:
+        remedy = prepare_command(directory.parent.name)
+        raise UserError(f"{directory / PROBLEMS_FILE} holds no problem: delete it and make it with `{remedy}`")
+    return [Problem(**{**row, "tests": tuple(TestCase(**test) for test in row["tests"])}) for row in found]
 
 
 def read_solutions(directory: Path, rows: Sequence[int] | None = None) -> list[Solution]:
@@ -189,30 +288,44 @@ def read_solutions(directory: Path, rows: Sequence[int] | None = None) -> list[S
     return [Solution(**{**row, "spans": tuple(Span(**span) for span in row["spans"])}) for row in found]
 
 
-def _write_table(path: Path, schema: pa.Schema, records: Iterable[Problem | Solution]) -> None:
-    with pq.ParquetWriter(path, schema, compression="zstd") as writer:
-        iterator = iter(records)
-        while rows := [asdict(record) for record in itertools.islice(iterator, _ROW_GROUP)]:
-            writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+def read_verdicts(directory: Path) -> Iterator[tuple[str, bool]]:
+    """(problem_id, is_correct) of every solution of a split, in order; no program is read, so millions need no memory.
+
+    Raises UserError as `read_solutions`.
+    """
+    columns = ["problem_id", "is_correct"]
+    with opened_table(directory / SOLUTIONS_FILE, SOLUTION_SCHEMA) as file:
+        for batch in file.iter_batches(columns=columns):
+            yield from zip(*(batch.column(name).to_pylist() for name in columns), strict=True)
 
 
-def _read_rows(path: Path, schema: pa.Schema, rows: Sequence[int] | None = None) -> list[dict[str, Any]]:
+@contextmanager
+def opened_table(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetFile]:
+    """A split's file, with all columns of `schema`.
+
+    Raises UserError, one line with the remedy, for whatever is wrong with it, now or while it is read.
+    """
     if not path.is_file():
-        raise UserError(f"{path} does not exist: make it with `{_remedy(path.parent)}`")
+        raise UserError(f"{path} does not exist: make it with `{prepare_command(path.parent.parent.name)}`")
     try:
         with pq.ParquetFile(path) as file:
             present = file.schema_arrow.names
             missing = [name for name in schema.names if name not in present]
             if missing:
                 raise UserError(f"{path} has no column {missing[0]!r}: its columns are {', '.join(present)}")
-            table = file.read(columns=schema.names) if rows is None else _take(file, schema.names, np.asarray(rows))
-            return table.select(schema.names).cast(schema).to_pylist()
+            yield file
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
             f"{path} is truncated, damaged or of another kind ({reason}): "
-            f"delete it and make it again with `{_remedy(path.parent)}`"
+            f"delete it and make it again with `{prepare_command(path.parent.parent.name)}`"
         ) from error
+
+
+def _read_rows(path: Path, schema: pa.Schema, rows: Sequence[int] | None = None) -> list[dict[str, Any]]:
+    with opened_table(path, schema) as file:
+        table = file.read(columns=schema.names) if rows is None else _take(file, schema.names, np.asarray(rows))
+        return table.select(schema.names).cast(schema).to_pylist()
 
 
 def _take(file: pq.ParquetFile, columns: list[str], rows: NDArray[np.int64]) -> pa.Table:
@@ -227,7 +340,3 @@ def _take(file: pq.ParquetFile, columns: list[str], rows: NDArray[np.int64]) -> 
     ]
     found = pa.concat_tables(parts) if parts else file.schema_arrow.empty_table().select(columns)
     return found.take(pa.array(np.argsort(order, kind="stable")))
-
-
-def _remedy(directory: Path) -> str:
-    return PREPARE_COMMAND.format(dataset=directory.parent.name)

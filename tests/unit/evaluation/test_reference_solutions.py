@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from weighted_mtp.data.schema import records
 from weighted_mtp.data.sources import humaneval, mbpp
 from weighted_mtp.evaluation.benchmarks import BENCHMARKS
 from weighted_mtp.evaluation.sandbox import Job, SandboxPool
@@ -21,7 +22,7 @@ def statuses(pool, jobs):
 
 
 def test_humanevals_canonical_solutions_pass_and_empty_bodies_do_not(pool, shared):
-    problems, solutions = humaneval.read(shared / "humaneval" / "HumanEval.jsonl.gz")
+    problems, solutions = records(humaneval.read(shared / "humaneval" / "HumanEval.jsonl.gz"))
     scored = BENCHMARKS["humaneval"]
     right = [scored.program_job(*pair) for pair in zip(problems, (s.code for s in solutions), strict=True)]
     assert statuses(pool, right) == ["passed"] * 164
@@ -29,13 +30,13 @@ def test_humanevals_canonical_solutions_pass_and_empty_bodies_do_not(pool, share
 
 
 def test_mbpps_reference_solutions_pass_all_tests_the_challenges_too(pool, shared):
-    problems, solutions = mbpp.read(shared / "mbpp" / "mbpp.jsonl.gz")
+    problems, solutions = records(mbpp.read(shared / "mbpp" / "mbpp.jsonl.gz"))
     jobs = [Job(s.code, p.entry_point, p.tests) for p, s in zip(problems, solutions, strict=True)][::3]
     assert statuses(pool, jobs) == ["passed"] * len(jobs)
 
 
 def test_verdicts_on_a_models_real_samples_are_human_evals(pool, shared):
-    problems, _ = humaneval.read(shared / "humaneval" / "HumanEval.jsonl.gz")
+    problems, _ = records(humaneval.read(shared / "humaneval" / "HumanEval.jsonl.gz"))
     folder = shared / "codet_humaneval"
     labels = [json.loads(line) for line in (folder / "labels.jsonl").read_text().splitlines()]
     by_id = {problem.problem_id: problem for problem in problems}

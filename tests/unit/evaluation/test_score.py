@@ -57,7 +57,7 @@ def test_the_same_samples_give_the_same_report(tmp_path):
     ("line", "message"),
     [
         ('{"task_id": "HumanEval/0", "completion": "x"', "line 2: broken JSON"),
-        ('["HumanEval/0"]', "line 2: list instead of a JSON object"),
+        ('["HumanEval/0"]', "line 2: a JSON list; every row must be one JSON object"),
         ('{"completion": "x"}', "line 2: no key task_id"),
         ('{"task_id": "HumanEval/9", "completion": "x"}', "line 2: task_id 'HumanEval/9' is not in the benchmark"),
         ('{"task_id": "HumanEval/0"}', "line 2: needs one of the keys completion and solution"),
@@ -73,13 +73,13 @@ def test_a_bad_line_is_named_by_its_number(tmp_path, line, message):
 
 
 def test_a_missing_an_empty_and_a_binary_file_are_named(tmp_path):
-    with pytest.raises(UserError, match=r"none\.jsonl: cannot be read"):
+    with pytest.raises(UserError, match=r"none\.jsonl does not exist"):
         read_samples(tmp_path / "none.jsonl", PROBLEMS)
     (tmp_path / "empty.jsonl").write_text("\n")
-    with pytest.raises(UserError, match="no samples"):
+    with pytest.raises(UserError, match="empty.jsonl is empty"):
         read_samples(tmp_path / "empty.jsonl", PROBLEMS)
     (tmp_path / "binary.jsonl").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match="neither JSON lines"):
+    with pytest.raises(UserError, match="binary.jsonl line 1: not UTF-8"):
         read_samples(tmp_path / "binary.jsonl", PROBLEMS)
 
 

@@ -1,51 +1,47 @@
 """HumanEval (Chen et al. 2021, arXiv 2107.03374): 164 functions to complete, all of them for evaluation."""
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 
-from weighted_mtp.data.schema import Problem, Records, Solution, TestCase
-from weighted_mtp.data.sources.jsonl import Row, read_jsonl
+from weighted_mtp.data.schema import Entry, Problem, Solution, TestCase
+from weighted_mtp.data.sources.rows import DEFAULT, Reading, Row, read_rows
 from weighted_mtp.data.sources.syntax import parse
 from weighted_mtp.errors import UserError
 
 _COLUMNS = {"task_id": str, "prompt": str, "entry_point": str, "canonical_solution": str, "test": str}
 
 
-def read(path: Path) -> Records:
-    """Problems and canonical solutions of `HumanEval.jsonl(.gz)`; their split is "test".
+def read(path: Path, reading: Reading = DEFAULT) -> Iterator[Entry]:
+    """Problems and canonical solutions of `HumanEval.jsonl(.gz)` or the hub's Parquet; their split is "test".
 
     The starter is the prompt, the description its docstring, and a solution's code the prompt with the canonical
     body. There is one test: upstream's `check`, called with the entry point.
 
-    Raises UserError as `read_jsonl`, or where a prompt is not Python.
+    Raises UserError as `read_rows`, or where a prompt is not Python.
     """
-    problems: list[Problem] = []
-    solutions: list[Solution] = []
-    for row in read_jsonl(path, _COLUMNS, unique="task_id"):
-        problems.append(
-            Problem(
-                problem_id=row["task_id"],
-                source="humaneval",
-                split="test",
-                description=_docstring(path, row),
-                starter=row["prompt"],
-                entry_point=row["entry_point"],
-                tests=(TestCase("code", "", f"{row['test']}\ncheck({row['entry_point']})"),),
-            )
+    for row in read_rows(path, _COLUMNS, reading.on_bytes):
+        name = row["task_id"]
+        problem = Problem(
+            problem_id=name,
+            source="humaneval",
+            split="test",
+            description=_docstring(row),
+            starter=row["prompt"],
+            entry_point=row["entry_point"],
+            tests=(TestCase("code", "", f"{row['test']}\ncheck({row['entry_point']})"),),
         )
-        solutions.append(
-            Solution(f"{row['task_id']}/canonical", row["task_id"], row["prompt"] + row["canonical_solution"], True)
-        )
-    return problems, solutions
+        canonical = Solution(f"{name}/canonical", name, row["prompt"] + row["canonical_solution"], True)
+        yield Entry(problem, [canonical], row.where)
 
 
-def _docstring(path: Path, row: Row) -> str:
+def _docstring(row: Row) -> str:
     """The first text that stands alone in the entry point's body, as written; one task has an import before it."""
     try:
         module = parse(row["prompt"])
     except SyntaxError as error:
         raise UserError(
-            f"{path} line {row.line}: the prompt of {row['task_id']} is not Python ({error.msg}); "
+            f"{row.where}: the prompt of {row['task_id']} is not Python ({error.msg}); "
             "give the file in its upstream form"
         ) from error
     for function in module.body:
@@ -55,6 +51,6 @@ def _docstring(path: Path, row: Row) -> str:
                     quoted = ast.get_source_segment(row["prompt"], statement.value)
                     return str(quoted)[3:-3].strip()
     raise UserError(
-        f"{path} line {row.line}: the prompt of {row['task_id']} has no function {row['entry_point']!r} "
+        f"{row.where}: the prompt of {row['task_id']} has no function {row['entry_point']!r} "
         "with a docstring; give the file in its upstream form"
     )

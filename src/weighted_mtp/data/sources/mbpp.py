@@ -4,8 +4,8 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-from weighted_mtp.data.schema import Problem, Records, Solution, TestCase
-from weighted_mtp.data.sources.jsonl import Row, read_jsonl
+from weighted_mtp.data.schema import Entry, Problem, Solution, TestCase
+from weighted_mtp.data.sources.rows import DEFAULT, Reading, Row, read_rows, unix
 from weighted_mtp.data.sources.syntax import parse
 from weighted_mtp.errors import UserError
 
@@ -22,46 +22,40 @@ _COLUMNS = {
 }
 
 
-def read(path: Path) -> Records:
-    """Problems and reference solutions of `mbpp.jsonl(.gz)`, of all splits (`schema.by_split` parts them).
+def read(path: Path, reading: Reading = DEFAULT) -> Iterator[Entry]:
+    """Problems and reference solutions of `mbpp.jsonl(.gz)` or the hub's Parquet; the task id gives the split.
 
     Each assert is one test; those that upstream shows in its prompts are public, the challenge tests "generated".
-    Line ends are unified: upstream mixes \\r\\n and \\n, which a model would have to learn.
 
-    Raises UserError as `read_jsonl`, or for a task id outside of all splits.
+    Raises UserError as `read_rows`, or for a task id outside of all splits.
     """
-    problems: list[Problem] = []
-    solutions: list[Solution] = []
-    for row in read_jsonl(path, _COLUMNS, unique="task_id"):
-        problem_id, code = f"mbpp/{row['task_id']}", _unix(row["code"])
+    for row in read_rows(path, _COLUMNS, reading.on_bytes):
+        problem_id, code = f"mbpp/{row['task_id']}", unix(row["code"])
         tests = tuple(_tests(row))
-        problems.append(
-            Problem(
-                problem_id=problem_id,
-                source="mbpp",
-                split=_split(path, row),
-                description=_unix(row["text"]).strip(),
-                entry_point=_entry_point(code, tests),
-                tests=tests,
-            )
+        problem = Problem(
+            problem_id=problem_id,
+            source="mbpp",
+            split=_split(row),
+            description=unix(row["text"]).strip(),
+            entry_point=_entry_point(code, tests),
+            tests=tests,
         )
-        solutions.append(Solution(f"{problem_id}/reference", problem_id, code, True))
-    return problems, solutions
+        yield Entry(problem, [Solution(f"{problem_id}/reference", problem_id, code, True)], row.where)
 
 
 def _tests(row: Row) -> Iterator[TestCase]:
-    set_up = _unix(row["test_setup_code"])
+    set_up = unix(row["test_setup_code"])
     for text in row["test_list"]:
-        yield TestCase("code", set_up, _unix(text), "public")
+        yield TestCase("code", set_up, unix(text), "public")
     for text in row["challenge_test_list"]:
-        yield TestCase("code", set_up, _unix(text), "generated")
+        yield TestCase("code", set_up, unix(text), "generated")
 
 
-def _split(path: Path, row: Row) -> str:
+def _split(row: Row) -> str:
     for split, task_ids in SPLITS.items():
         if row["task_id"] in task_ids:
             return split
-    raise UserError(f"{path} line {row.line}: task_id {row['task_id']} is not one of MBPP's 1 to 974; remove the line")
+    raise UserError(f"{row.where}: task_id {row['task_id']} is not one of MBPP's 1 to 974; remove the line")
 
 
 def _entry_point(code: str, tests: tuple[TestCase, ...]) -> str:
@@ -78,7 +72,3 @@ def _entry_point(code: str, tests: tuple[TestCase, ...]) -> str:
 def _called_names(code: str) -> set[str]:
     calls = (node for node in ast.walk(parse(code)) if isinstance(node, ast.Call))
     return {call.func.id for call in calls if isinstance(call.func, ast.Name)}
-
-
-def _unix(text: str) -> str:
-    return text.replace("\r\n", "\n").replace("\r", "\n")

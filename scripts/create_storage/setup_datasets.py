@@ -1,0 +1,7 @@
+"""Prepare datasets for training and evaluation: `wmtp data`, as a script."""
+
+import typer
+
+from weighted_mtp.pipelines.setup_datasets import main
+
+typer.run(main)

@@ -1,0 +1,188 @@
+"""The one reader of upstream's files, with an error message for each way in which they break.
+
+JSON lines (plain or gzipped), a JSON array, Parquet: told apart by how a file begins, whatever its name. Lines and
+row batches are read one after another, so that memory is bounded by the longest; only a JSON array is read whole.
+"""
+
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, BinaryIO, get_args
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from weighted_mtp.errors import UserError
+
+Columns = Mapping[str, type | UnionType]
+"""Column → type of its values: `str`, `int`, `list`, `dict`, or one of these `| None`, which may also be absent."""
+
+OnBytes = Callable[[int], None]
+
+_BATCH = 16  # Parquet rows in memory: CodeContests has rows of 10 MB
+_GZIP, _PARQUET = b"\x1f\x8b", b"PAR1"
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a reader of a dataset's file is told beside the file.
+
+    dataset                  its name, which begins the ids of its problems
+    split                    the split that all of the file belongs to; None where a row says, or its hash
+    languages                of the solutions to keep
+    max_solution_characters  longer solutions are dropped
+    on_bytes                 as `read_rows`
+    """
+
+    dataset: str = ""
+    split: str | None = None
+    languages: tuple[str, ...] = ("python3",)
+    max_solution_characters: int = 100_000
+    on_bytes: OnBytes | None = None
+
+
+DEFAULT = Reading()
+
+
+@dataclass(frozen=True)
+class Row:
+    """One object of a file, the line or row it stands on (1-based), and the words for that place."""
+
+    line: int
+    values: dict[str, Any]
+    where: str
+
+    def __getitem__(self, column: str) -> Any:
+        return self.values.get(column)
+
+
+def read_rows(path: Path, columns: Columns, on_bytes: OnBytes | None = None) -> Iterator[Row]:
+    """Rows of a file one by one, each with at least `columns` of the given types.
+
+    on_bytes  is told how many bytes of the file were read since it was told last
+
+    Blank lines are skipped. Raises UserError naming file, line (of Parquet: row) and remedy: missing or unreadable
+    file, truncated or damaged gzip or Parquet, not UTF-8, broken JSON, not an object, missing column, wrong type, no
+    rows.
+    """
+    row = None
+    with _readable(path), path.open("rb") as file:
+        for row in _parts(path, file, columns, on_bytes or (lambda _: None)):
+            _check(row, columns)
+            yield row
+    if row is None:
+        raise UserError(f"{path} is empty: fetch it again")
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist: give the path of one that does") from error
+    except (EOFError, gzip.BadGzipFile, zlib.error, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{path} is truncated or damaged ({reason}): fetch it again") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}; give a file that can") from error
+
+
+def _parts(path: Path, file: BinaryIO, columns: Columns, on_bytes: OnBytes) -> Iterator[Row]:
+    start = file.peek(4)[:4] if isinstance(file, io.BufferedReader) else b""
+    if start == _PARQUET:
+        yield from _parquet(path, columns, on_bytes)
+        return
+    lines = gzip.GzipFile(fileobj=file) if start[:2] == _GZIP else file
+    told = 0
+    for row in _json(path, lines):
+        yield row
+        on_bytes(file.tell() - told)
+        told = file.tell()
+
+
+def _parquet(path: Path, columns: Columns, on_bytes: OnBytes) -> Iterator[Row]:
+    with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
+        present = [name for name in columns if name in file.schema_arrow.names]
+        line, total = 0, max(file.metadata.num_rows, 1)
+        for batch in file.iter_batches(_BATCH, columns=present):
+            for values in batch.to_pylist():
+                line += 1
+                yield Row(line, values, f"{path} row {line}")
+            on_bytes(path.stat().st_size * line // total - path.stat().st_size * (line - len(batch)) // total)
+
+
+def _json(path: Path, lines: BinaryIO | gzip.GzipFile) -> Iterator[Row]:
+    for line, data in enumerate(lines, 1):
+        if line == 1 and data.lstrip().startswith(b"["):
+            yield from _array(path, data + lines.read())
+            return
+        where = f"{path} line {line}"
+        if text := _decode(where, data):
+            yield Row(line, _object(where, _parse(where, text)), where)
+
+
+def _array(path: Path, data: bytes) -> Iterator[Row]:
+    for number, value in enumerate(_parse(str(path), _decode(str(path), data)), 1):
+        where = f"{path} item {number}"
+        yield Row(number, _object(where, value), where)
+
+
+def _decode(where: str, data: bytes) -> str:
+    try:
+        return data.decode("utf-8").strip(" \t\r\n")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{where}: not UTF-8 (byte 0x{data[error.start]:02x}); convert the file to UTF-8") from error
+
+
+def _parse(where: str, text: str) -> Any:
+    try:
+        value = json.loads(text)
+        if "\\ud" in text or "\\uD" in text:
+            json.dumps(value, ensure_ascii=False).encode()  # half of a surrogate pair is JSON, but no text
+        return value
+    except json.JSONDecodeError as error:
+        place = f"line {error.lineno} column {error.colno}" if error.lineno > 1 else f"column {error.colno}"
+        raise UserError(f"{where}: broken JSON ({error.msg} at {place}); fetch the file again") from error
+    except UnicodeEncodeError as error:
+        raise UserError(f"{where}: holds half of a surrogate pair, which is no text; fetch the file again") from error
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, thousands of brackets
+        raise UserError(f"{where}: broken JSON ({error}); fetch the file again") from error
+
+
+def _object(where: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: a JSON {type(value).__name__}; every row must be one JSON object")
+    return value
+
+
+def _check(row: Row, columns: Columns) -> None:
+    for column, kind in columns.items():
+        if isinstance(row[column], kind):
+            continue
+        if column not in row.values:
+            raise UserError(
+                f"{row.where}: no column {column!r} (it has {', '.join(row.values)}); "
+                "give the file in its upstream form"
+            )
+        raise UserError(
+            f"{row.where}: column {column!r} is {json.dumps(row[column])[:40]}, which is not {_names(kind)}; "
+            "give the file in its upstream form"
+        )
+
+
+def _names(kind: type | UnionType) -> str:
+    return " or ".join(_JSON_NAMES[part] for part in get_args(kind) or (kind,))
+
+
+_JSON_NAMES = {str: "a string", int: "an integer", list: "a list", dict: "an object", NoneType: "null"}
+
+
+def unix(text: str) -> str:
+    """The text with its line ends unified: upstreams mix \\r\\n and \\n, which a model would have to learn."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")

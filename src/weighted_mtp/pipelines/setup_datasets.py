@@ -1,0 +1,298 @@
+"""Datasets for training and evaluation: fetched or read from a folder, brought into one schema, indexed, described.
+
+    uv run python scripts/create_storage/setup_datasets.py --datasets all --steps process,small
+    uv run wmtp data --datasets mbpp,gsm8k --source DIR
+
+Every step can be repeated: what is there with the same options and input is left alone.
+"""
+
+import json
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from weighted_mtp.data.index import INDEX_FILE, write_index
+from weighted_mtp.data.manifest import Manifest, require_manifest, split_checksums, write_manifest
+from weighted_mtp.data.prepare import Options, prepare
+from weighted_mtp.data.registry import ALL, DATASETS, NAMES, TRAIN
+from weighted_mtp.data.schema import cannot_write
+from weighted_mtp.data.slices import SliceOptions, write_slice
+from weighted_mtp.data.sources.codecontests import LANGUAGES
+from weighted_mtp.data.stats import write_stats
+from weighted_mtp.errors import UserError
+from weighted_mtp.evaluation.known_verdicts import Agreement, check_verdicts
+from weighted_mtp.files import whole_file
+from weighted_mtp.pipelines.command import USER_ERROR, Debug, comma_list, one_line_errors
+from weighted_mtp.progress import console, progress
+from weighted_mtp.report.datasets import plot_stats, stats_table
+
+TESTS_FILE = "tests.json"
+_OVERLAPS_SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for, of every dataset alike. `tokenizer` gives the index its lengths; None: in characters."""
+
+    storage: Path
+    source: Path | None
+    options: Options
+    slice: SliceOptions
+    tokenizer: str | None
+    tests_per_split: int
+    workers: int
+
+    def folder(self, name: str) -> Path:
+        return self.storage / "datasets" / name
+
+
+def process(name: str, request: Request) -> None:
+    """All splits, from upstream's files."""
+    _prepare(name, request, only_evaluation=False)
+
+
+def evaluation(name: str, request: Request) -> None:
+    """The evaluation splits alone, where the dataset is not processed as a whole."""
+    _prepare(name, request, only_evaluation=True)
+
+
+def _prepare(name: str, request: Request, only_evaluation: bool) -> None:
+    start = time.monotonic()
+    manifest, is_new = prepare(name, request.storage, request.source, request.options, only_evaluation)
+    if not is_new:
+        _say(f"{request.folder(name)}: up to date ({', '.join(manifest['splits'])})")
+        return
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+    what = f"{name}, evaluation splits" if only_evaluation else name
+    _say(f"{what}: {manifest['rows_in']:,} rows in, {time.monotonic() - start:.1f} s, at most {peak:,} MB of memory")
+    table = Table("split")
+    for column in ("problems", "correct", "incorrect"):
+        table.add_column(column, justify="right")
+    for split, counts in manifest["splits"].items():
+        table.add_row(split, *(f"{n:,}" for n in counts.values()))
+    Console().print(table)
+    _say_what_is_missing(manifest)
+
+
+def _say_what_is_missing(manifest: Manifest) -> None:
+    for reason, n in manifest["dropped"].items():
+        _say(f"  dropped {n:,}: {reason}")
+    contamination = manifest.get("contamination", {"checked": []})
+    if not contamination["checked"]:
+        return
+    missing = contamination["not_prepared"]
+    unknown = f"; not prepared, so not compared: {', '.join(missing)}" if missing else ""
+    _say(f"  {TRAIN} compared with {', '.join(contamination['checked'])}{unknown}")
+    verb = "kept, though it overlaps" if contamination["kept"] else "dropped, as it overlaps"
+    for found in contamination["overlaps"][:_OVERLAPS_SHOWN]:
+        _say(f"  {found['problem_id']} {verb} {found['with']} ({found['kind']}): {found['text'][:80]!r}")
+    if (more := len(contamination["overlaps"]) - _OVERLAPS_SHOWN) > 0:
+        _say(f"  … and {more:,} more, in manifest.json")
+
+
+def metadata(name: str, request: Request) -> None:
+    """`index.parquet` of every split, and the manifest's checksums."""
+    folder = request.folder(name)
+    manifest = require_manifest(folder)
+    wanted, splits = {"tokenizer": request.tokenizer}, manifest["splits"]
+    if manifest.get("index") == wanted and all(f"{split}/{INDEX_FILE}" in manifest["files"] for split in splits):
+        _say(f"{folder}: index up to date")
+        return
+    total = sum(counts["correct"] + counts["incorrect"] for counts in splits.values())
+    with progress(f"indexing {name}", total) as advance:
+        for split in splits:
+            write_index(folder / split, request.tokenizer, advance)
+    write_manifest(folder, {**manifest, "index": wanted})
+    _say(f"{folder}: index of {total:,} solutions, lengths in {request.tokenizer or 'characters'}")
+
+
+def small(name: str, request: Request) -> None:
+    """`<name>-small`, a slice for local runs."""
+    start = time.monotonic()
+    manifest, is_new = write_slice(request.folder(name), request.slice, request.tokenizer)
+    counts = ", ".join(
+        f"{split} {n['problems']} problems, {n['correct']} + {n['incorrect']} solutions"
+        for split, n in manifest["splits"].items()
+    )
+    state = f"written in {time.monotonic() - start:.1f} s" if is_new else "up to date"
+    _say(f"{request.folder(manifest['dataset'])}: {state}: {counts}")
+
+
+def stats(name: str, request: Request) -> None:
+    """`stats.json` and `stats.png`, and a table."""
+    folder = request.folder(name)
+    numbers, is_new = write_stats(folder)
+    if is_new:
+        plot_stats(folder, numbers)
+        write_manifest(folder, require_manifest(folder))
+    Console().print(stats_table(name, numbers))
+    _say(f"{folder / 'stats.png'}")
+
+
+def tests(name: str, request: Request) -> None:
+    """Execute solutions of the evaluation splits in the sandbox, and compare with their labels."""
+    folder = request.folder(name)
+    manifest = require_manifest(folder)
+    splits = [split for split in manifest["splits"] if split != TRAIN]
+    solutions = {split: manifest["splits"][split]["correct"] + manifest["splits"][split]["incorrect"]
+                 for split in splits}  # fmt: skip
+    total = sum(min(n, request.tests_per_split) for n in solutions.values())
+    with progress(f"executing {name}", total) as advance:
+        found = {
+            split: check_verdicts(folder / split, name, request.tests_per_split, request.workers, advance)
+            for split in splits
+        }
+    report = {
+        "made_of": {split: split_checksums(manifest, split) for split in splits},
+        "tests_per_split": request.tests_per_split,
+        "splits": {split: asdict(agreement) for split, agreement in found.items()},
+    }
+    with whole_file(folder / TESTS_FILE) as file:
+        file.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_manifest(folder, manifest)
+    Console().print(_agreement_table(name, found))
+    for agreement in found.values():
+        for line in agreement.disagreements[:_OVERLAPS_SHOWN]:
+            _say(f"  against its label: {line[:200]}")
+
+
+def _agreement_table(name: str, found: dict[str, Agreement]) -> Table:
+    table = Table("split", title=f"{name}: solutions executed", title_justify="left")
+    for column in ("correct that pass", "incorrect that fail"):
+        table.add_column(column, justify="right")
+    table.add_column("not run")
+    for split, a in found.items():
+        right = f"{a.passed:,} of {a.correct:,}"
+        wrong = f"{a.failed:,} of {a.incorrect:,}"
+        table.add_row(split, right, wrong, ", ".join(f"{n:,} {reason}" for reason, n in a.not_run.items()))
+    return table
+
+
+STEPS: dict[str, Callable[[str, Request], None]] = {
+    "process": process,
+    "eval": evaluation,
+    "metadata": metadata,
+    "small": small,
+    "stats": stats,
+    "tests": tests,
+}
+DEFAULT_STEPS = "process,metadata,stats"
+
+
+def setup(names: tuple[str, ...], steps: tuple[str, ...], request: Request, debug: bool = False) -> list[str]:
+    """Run the steps on each dataset; what fails ends its dataset alone. Returns a line for every failure.
+
+    Several datasets' training splits are compared with each other's evaluation splits, so these come first.
+    """
+    failures: dict[str, str] = {}
+    first = [(name, "eval") for name in names if _is_compared(name)] if "process" in steps and len(names) > 1 else []
+    for name, step in [*first, *((name, step) for name in names for step in steps)]:
+        if name in failures:
+            continue
+        try:
+            STEPS[step](name, request)
+        except (UserError, OSError) as error:
+            if debug:
+                raise
+            told = cannot_write(request.folder(name), error) if isinstance(error, OSError) else error
+            failures[name] = f"{name}, {step}: {told}"
+            _say(f"  {failures[name]}")
+    return list(failures.values())
+
+
+def _is_compared(name: str) -> bool:
+    """Whether a dataset is both: others are compared with it, and it is compared with others."""
+    return name in DATASETS and DATASETS[name].is_benchmark and DATASETS[name].has_training
+
+
+def _say(line: str) -> None:
+    Console().print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def main(
+    datasets: Annotated[
+        str,
+        typer.Option(
+            help=f"Comma-separated, of {', '.join(NAMES)}; or all, which is {', '.join(ALL)}. "
+            "micro is generated; the pair datasets come from --source alone."
+        ),
+    ],
+    steps: Annotated[
+        str,
+        typer.Option(
+            help="Comma-separated. process: all splits from upstream's files. eval: evaluation splits only. "
+            "metadata: the index that sampling reads. small: a slice named <dataset>-small. stats: counts, lengths, "
+            "label balance, with a picture. tests: run the evaluation splits' own solutions in the sandbox. Or all."
+        ),
+    ] = DEFAULT_STEPS,
+    source: Annotated[
+        Path | None,
+        typer.Option(help="Folder with the datasets' own files (or a folder of each), in place of the hub."),
+    ] = None,
+    languages: Annotated[
+        str, typer.Option(help=f"Of solutions to keep: {', '.join(LANGUAGES[1:])}; comma-separated, or all.")
+    ] = "python3",
+    max_problems: Annotated[
+        int | None, typer.Option(help="Only the first N problems of each split, for a quick look.", min=1)
+    ] = None,
+    max_solution_characters: Annotated[
+        int, typer.Option(help="Longer solutions are dropped, and counted.", min=1)
+    ] = 100_000,
+    keep_contaminated: Annotated[
+        bool,
+        typer.Option(
+            "--keep-contaminated", help="Report training problems that overlap an evaluation set, but keep them."
+        ),
+    ] = False,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Folder or hub id: the index holds lengths in its tokens, not in characters.")
+    ] = None,
+    small_problems: Annotated[int, typer.Option(help="Problems of each split of the slice.", min=1)] = 100,
+    small_solutions: Annotated[int, typer.Option(help="Solutions of each problem and label in the slice.", min=1)] = 8,
+    seed: Annotated[int, typer.Option(help="Of the slice.", min=0)] = 0,
+    tests_per_split: Annotated[int, typer.Option(help="Solutions of each split that tests runs.", min=1)] = 200,
+    workers: Annotated[int, typer.Option(help="Programs that tests runs at once.", min=1)] = 2,
+    storage: Annotated[Path, typer.Option(help="Folder for datasets and downloads.")] = Path("storage"),
+    debug: Debug = False,
+) -> None:
+    """Prepare datasets: problems with their tests, correct and incorrect solutions, in one schema for all.
+
+    Files come from the hub, or from --source where there is no network. Training splits are compared with every
+    evaluation set that is prepared, and what overlaps is dropped. Where a dataset fails, the others go on; the exit
+    code is then 2.
+    """
+    with one_line_errors(debug):
+        wanted = [",".join(ALL) if name.strip() == "all" else name for name in datasets.split(",")]
+        request = Request(
+            storage,
+            source,
+            Options(
+                comma_list("--languages", languages, LANGUAGES), max_problems, max_solution_characters,
+                keep_contaminated,
+            ),
+            SliceOptions(small_problems, small_solutions, seed),
+            tokenizer,
+            tests_per_split,
+            workers,
+        )  # fmt: skip
+        failures = setup(
+            comma_list("--datasets", ",".join(wanted), NAMES),
+            comma_list("--steps", steps, tuple(STEPS)),
+            request,
+            debug,
+        )
+    for line in failures:
+        console.print(f"error: {line}", markup=False, highlight=False, soft_wrap=True)
+    if failures:
+        raise typer.Exit(USER_ERROR)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,71 @@
+"""Files of a repository on a model hub, brought to this disk: broken downloads resumed, every file checked.
+
+The hub's own client (huggingface_hub) asks, authenticates, streams and words its refusals as exceptions. What is ours
+is what its `snapshot_download` does not do: it drops what a broken download had, waits without a limit for an answer
+or for as long as a server asks, and checks sizes alone.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import httpx2
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub.utils import WeakFileLock
+
+from weighted_mtp.hub.patience import Problem, may_pass, say
+from weighted_mtp.hub.places import Cache, Fetched, Folder, Place, Record
+from weighted_mtp.hub.refusals import cause, in_one_line
+from weighted_mtp.hub.repository import Kind, Listing, Repository, select
+from weighted_mtp.hub.transfer import download
+
+__all__ = ["Fetched", "fetch", "fetched_revision"]
+
+
+def fetch(
+    repo_id: str, kind: Kind, *, patterns: Sequence[str] | None = None, to: Path | None = None, instead: str
+) -> Fetched:
+    """Bring files of a hub repository's main revision to this disk, and check each against what the hub says of it.
+
+    patterns  shell patterns of the names wanted, folders included; None for a whole dataset, and of a model for what
+              loading it needs: its root, with weights in one format
+    to        folder to put them in; None for the hub's own cache
+    instead   what serves in place of the hub: the end of every message
+
+    The same command goes on where a broken or killed download stopped; what is there already is not fetched again; a
+    complete local copy serves where the hub cannot be reached. Reads HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE.
+
+    Raises UserError, one line, for everything that the network, the hub, the token and the disk can do to it.
+    """
+    repository = Repository(repo_id, kind)
+    place = Folder(repository, to) if to else Cache(repository)
+    with in_one_line(repository, instead):
+        copy = place.copy(patterns)
+        try:
+            listing = repository.listing(patient=copy is None)
+        except (httpx2.HTTPError, OfflineModeIsEnabled, Problem) as error:
+            if copy is None or (isinstance(error, HfHubHTTPError) and not may_pass(error)):
+                raise
+            say(f"{repo_id}: {cause(error, repository)}; the local copy serves, revision {copy.revision}")
+            return copy
+        return _bring(repository, listing, patterns, place)
+
+
+def fetched_revision(folder: Path) -> str:
+    """The commit of what `fetch` put into a folder; "" where it put nothing."""
+    record = Record.read(folder)
+    return record.listing.revision if record else ""
+
+
+def _bring(repository: Repository, listing: Listing, patterns: Sequence[str] | None, place: Place) -> Fetched:
+    names = select([file.name for file in listing.files], patterns, repository.kind)
+    if not names:
+        missing = f"a file matching {', '.join(patterns)}" if patterns else "weights that can be loaded"
+        raise Problem(f"{repository.page} has nothing of what is wanted: {missing}")
+    folder = place.begin(listing)
+    wanted = [file for file in listing.files if file.name in names]
+    if missing_files := [file for file in wanted if not place.holds(file)]:
+        place.work.mkdir(parents=True, exist_ok=True)
+        with WeakFileLock(place.work / "lock"):
+            download(repository, listing.revision, missing_files, place)
+    place.finish(listing, names)
+    return Fetched(folder, listing.revision)

@@ -53,7 +53,9 @@ def comma_list(option: str, text: str | None, known: Sequence[str]) -> tuple[str
     names = [name.strip() for name in (text or "all").split(",") if name.strip()]
     unknown = [name for name in names if name not in (*known, "all")]
     if unknown or not names:
-        raise UserError(f"{option} {text}: {unknown[0] if unknown else 'nothing'} is not one of {', '.join(known)}, all")
+        raise UserError(
+            f"{option} {text}: {unknown[0] if unknown else 'nothing'} is not one of {', '.join(known)}, all"
+        )
     return tuple(name for name in known if name in names or "all" in names)
 
 

@@ -1,8 +1,11 @@
 """What every policy pipeline is assembled from: configuration, model, data; `fit` does the rest."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Literal
+
+from transformers import PreTrainedTokenizerBase
 
 from weighted_mtp.data.load import DataConfig, load_stores
 from weighted_mtp.data.prepare import prepare_embedded
@@ -14,6 +17,7 @@ from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.pipelines.fit import FitConfig, Parts, fit, pad_id
 from weighted_mtp.training.optim import Group
 from weighted_mtp.value_weighting.base import TokenWeighting
+from weighted_mtp.value_weighting.controls import RandomMatched, Shuffled
 
 
 class PolicyConfig(FitConfig):
@@ -24,7 +28,21 @@ class PolicyConfig(FitConfig):
     loss: LossConfig = LossConfig()
 
 
-def train_policy(config: PolicyConfig, weighting: TokenWeighting) -> Path | None:
+Control = Literal["none", "shuffled", "random_matched"]
+"""`shuffled`: each sample's weights on other tokens of its response; `random_matched`: weights drawn from all."""
+
+WeightingFactory = Callable[[MTPForCausalLM, PreTrainedTokenizerBase], TokenWeighting]
+"""The policy in training and its tokenizer → the weighting."""
+
+
+def controlled(weighting: TokenWeighting, control: Control, seed: int) -> TokenWeighting:
+    """The weighting itself, or the control that only shares its distribution of weights."""
+    if control == "none":
+        return weighting
+    return Shuffled(weighting, seed) if control == "shuffled" else RandomMatched(weighting, seed)
+
+
+def train_policy(config: PolicyConfig, weighting: WeightingFactory) -> Path | None:
     """Train (or go on training) the policy that `config` describes; returns the run's folder, None where stopped."""
     prepare_embedded(config.data.dataset, config.data.root)
     model, tokenizer = build_policy(config.model, config.run.seed)
@@ -34,7 +52,7 @@ def train_policy(config: PolicyConfig, weighting: TokenWeighting) -> Path | None
     parts = Parts(
         model=model,
         groups=_groups(model, config),
-        objective=PolicyObjective(weighting, config.loss),
+        objective=PolicyObjective(weighting(model, tokenizer), config.loss),
         stream=BatchStream(training, accumulation=accumulation, seed=seed, **options),
         validation=BatchStream(validation, accumulation=1, seed=0, **options).first(config.training.validation_batches)
         if validation is not None

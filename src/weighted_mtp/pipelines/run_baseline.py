@@ -18,7 +18,7 @@ from weighted_mtp.value_weighting.controls import Uniform
 
 def run_baseline(config: PolicyConfig) -> Path | None:
     """Train the baseline; returns the run's folder, None where it was stopped."""
-    return train_policy(config, Uniform())
+    return train_policy(config, lambda _policy, _tokenizer: Uniform())
 
 
 def main(config: ConfigFile, override: Overrides = None, debug: Debug = False) -> None:

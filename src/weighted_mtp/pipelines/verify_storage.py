@@ -48,7 +48,7 @@ def verify(storage: Path, what: Literal["all", "models", "datasets"]) -> list[Ch
         jobs += [(folder, check_dataset, _dataset_remedy) for folder in _folders(storage / "datasets")]
     if not jobs:
         raise UserError(
-            f"--storage {storage}: holds nothing to check; make it with `uv run wmtp models setup` and `uv run wmtp data`"
+            f"--storage {storage}: holds nothing to check; fill it with `uv run wmtp models setup`, `uv run wmtp data`"
         )
     checks = []
     with progress("verifying", len(jobs)) as advance:
@@ -88,9 +88,7 @@ def write_report(storage: Path, checks: list[Check]) -> Path:
 
 
 def main(
-    check: Annotated[
-        Literal["all", "models", "datasets"], typer.Option(help="What to check.")
-    ] = "all",
+    check: Annotated[Literal["all", "models", "datasets"], typer.Option(help="What to check.")] = "all",
     generate_report: Annotated[
         bool, typer.Option("--generate-report", help="Also write verification.md and .json under the storage folder.")
     ] = False,

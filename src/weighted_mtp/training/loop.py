@@ -165,12 +165,17 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
 
 
 def _divide(sums: Sequence[Sums]) -> dict[str, float]:
-    """Loss and metrics over several batches: sums first, one division after. Empty denominators give NaN-free 0."""
-    ratios = {"loss": (sum(float(s.loss) for s in sums), sum(float(s.count) for s in sums))}
+    """Loss and metrics over several batches: sums first, one division after.
+
+    The loss of no target at all is 0; another metric that nothing was counted for is left out.
+    """
+    ratios = {}
     for name in sums[0].metrics:
         parts = [s.metrics[name] for s in sums]
         ratios[name] = (sum(float(n) for n, _ in parts), sum(float(d) for _, d in parts))
-    return {name: numerator / denominator if denominator else 0.0 for name, (numerator, denominator) in ratios.items()}
+    total, count = sum(float(s.loss) for s in sums), sum(float(s.count) for s in sums)
+    loss = total / count if count else 0.0
+    return {"loss": loss, **{name: n / d for name, (n, d) in ratios.items() if d}}
 
 
 @contextmanager

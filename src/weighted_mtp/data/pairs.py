@@ -1,0 +1,79 @@
+"""Pairs of a correct and an incorrect program for the same problem, tokenized: what critics learn from."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+from transformers import PreTrainedTokenizerBase
+
+from weighted_mtp.config import Section
+from weighted_mtp.data.batches import TokenStore, build_store
+from weighted_mtp.data.index import read_index
+from weighted_mtp.data.prompts import Template, encode_solutions
+from weighted_mtp.data.sampling import PairConfig, sample_pairs
+from weighted_mtp.data.schema import read_problems, read_solutions
+from weighted_mtp.errors import UserError
+from weighted_mtp.progress import console, progress
+
+
+class PairDataConfig(Section):
+    """Which pairs to learn from, how their problems are asked, and how they are batched."""
+
+    root: Path = Path("storage/datasets")
+    dataset: str = "micro"
+    train: str = "train"
+    """Split to train on."""
+    validation: str | None = "validation"
+    """Split to validate on, whose problems training never shows; null for none."""
+    template: Template = "alpaca"
+    max_length: int = Field(1024, ge=8)
+    """Tokens of prompt and response together; a pair with a longer program is dropped."""
+    max_tokens: int = Field(8192, ge=16)
+    """Padded tokens of a microbatch."""
+    pairs: PairConfig = PairConfig()
+
+
+@dataclass(frozen=True)
+class PairStore:
+    """Tokenized programs, and which of them are pairs: (M, 2) rows of the store, (correct, incorrect)."""
+
+    store: TokenStore
+    pairs: NDArray[np.int64]
+
+
+def load_pairs(
+    config: PairDataConfig, tokenizer: PreTrainedTokenizerBase, seed: int
+) -> tuple[PairStore, PairStore | None]:
+    """The sampled pairs of both splits as tokens; which ones is a function of `seed`.
+
+    Raises `UserError` for a dataset or index that is missing, and for a split without pairs.
+    """
+    train = _load_split(config, config.train, tokenizer, seed)
+    return train, _load_split(config, config.validation, tokenizer, seed) if config.validation else None
+
+
+def _load_split(config: PairDataConfig, split: str, tokenizer: PreTrainedTokenizerBase, seed: int) -> PairStore:
+    directory = config.root / config.dataset / split
+    sampled = sample_pairs(read_index(directory), config.pairs, seed)
+    rows = np.stack([sampled.correct, sampled.incorrect], axis=1)
+    solutions = read_solutions(directory, rows.ravel().tolist())
+    with progress(f"tokenizing pairs of {config.dataset}/{split}", len(solutions)) as advance:
+        examples = encode_solutions(tokenizer, config.template, read_problems(directory), solutions, advance)
+        store = build_store(examples, config.max_length, "drop")
+    home = {name: row for row, name in enumerate(store.sample_ids)}
+    names = [solution.solution_id for solution in solutions]
+    pairs = [
+        (home[correct], home[incorrect])
+        for correct, incorrect in zip(names[::2], names[1::2], strict=True)
+        if correct in home and incorrect in home
+    ]
+    if not pairs:
+        raise UserError(f"{directory}: no pair is within data.max_length={config.max_length}: raise it")
+    if len(pairs) < len(rows):
+        console.print(
+            f"{config.dataset}/{split}: {len(rows) - len(pairs)} of {len(rows)} pairs dropped, "
+            f"with a program longer than data.max_length={config.max_length}"
+        )
+    return PairStore(store, np.asarray(pairs, dtype=np.int64))

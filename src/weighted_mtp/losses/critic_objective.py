@@ -1,0 +1,128 @@
+"""Objectives of critics for the training loop: batches of pairs in, sums and metrics out.
+
+Shapes: B batch, T time, M pairs. Rows 2i and 2i + 1 of a batch are the correct and the incorrect program of a pair.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from weighted_mtp.data.batches import Batch
+from weighted_mtp.data.prompts import MARKS
+from weighted_mtp.losses.critic import (
+    ImplicitConfig,
+    LambdaReturnConfig,
+    OutcomeConfig,
+    PairwiseRankingConfig,
+    implicit,
+    implicit_advantages,
+    lambda_return,
+    outcome,
+    pairwise_ranking,
+    pooled,
+    valued_tokens,
+)
+from weighted_mtp.losses.objective import Sums
+from weighted_mtp.losses.token_ce import next_token_cross_entropies
+from weighted_mtp.models.mtp import MTPForCausalLM
+from weighted_mtp.models.value import ValueModel
+from weighted_mtp.value_weighting.base import WeightingState
+from weighted_mtp.value_weighting.metrics import localisation_auc, pair_accuracy
+from weighted_mtp.value_weighting.td import td_errors
+
+ValueObjectiveConfig = PairwiseRankingConfig | LambdaReturnConfig | OutcomeConfig
+
+
+class ValueObjective:
+    """Trains a `ValueModel`. State: the step, for the schedule of λ."""
+
+    def __init__(self, config: ValueObjectiveConfig) -> None:
+        self.config = config
+
+    def initial_state(self) -> WeightingState:
+        return {"step": torch.tensor(0)}
+
+    def prepare(
+        self, batches: Sequence[Batch], state: WeightingState
+    ) -> tuple[Sequence[tuple[Batch, int]], WeightingState]:
+        step = int(state["step"])
+        return [(batch, step) for batch in batches], {"step": state["step"] + 1}
+
+    def sums(self, model: ValueModel, item: tuple[Batch, int]) -> Sums:
+        """Metrics: those of `credit_metrics`, with δ = V_t − V_{t−1}; `brier` where V is a probability by training."""
+        batch, step = item
+        config, outcomes = self.config, outcomes_of(batch)
+        scores = model.scores(batch.input_ids, batch.attention_mask)
+        mask = valued_tokens(batch.response_mask)
+        values = torch.sigmoid(scores) if model.gives == "probability" else scores
+        if isinstance(config, PairwiseRankingConfig):
+            loss, count = pairwise_ranking(values, batch.response_mask, pairs_of(batch), config.pooling, config.margin)
+            ranked = pooled(values, batch.response_mask, config.pooling)
+        elif isinstance(config, OutcomeConfig):
+            loss, count = outcome(scores, mask, outcomes)
+            ranked = pooled(scores, batch.response_mask, "last")
+        else:
+            lam = config.lam_at(step)
+            loss, count = lambda_return(values, mask, outcomes, config.gamma, lam, config.huber_delta)
+            ranked = pooled(values, batch.response_mask, "last")
+        with torch.no_grad():
+            metrics = credit_metrics(batch, ranked, td_errors(values, batch.response_mask, gamma=1.0))
+            if isinstance(config, OutcomeConfig):
+                errors = (torch.sigmoid(scores) - outcomes[:, None]) ** 2
+                metrics["brier"] = (errors[mask].sum(), mask.sum())
+        return Sums(loss, count, metrics)
+
+
+class ImplicitObjective:
+    """Trains a copy of the reference by DPO; nothing is remembered."""
+
+    def __init__(self, config: ImplicitConfig, reference: Callable[[Batch], Tensor]) -> None:
+        """reference: batch → (B, T), cross-entropy of the frozen reference's next-token prediction."""
+        self.config, self.reference = config, reference
+
+    def initial_state(self) -> WeightingState:
+        return {}
+
+    def prepare(
+        self, batches: Sequence[Batch], state: WeightingState
+    ) -> tuple[Sequence[tuple[Batch, Tensor]], WeightingState]:
+        return [(batch, -self.reference(batch)) for batch in batches], state
+
+    def sums(self, model: MTPForCausalLM, item: tuple[Batch, Tensor]) -> Sums:
+        """Metrics: those of `credit_metrics`; the log-ratios are δ, and their sums the programs' rewards."""
+        batch, reference = item
+        log_probs = -next_token_cross_entropies(model, batch)
+        loss, count = implicit(log_probs, reference, batch.response_mask, pairs_of(batch), self.config.beta)
+        delta = implicit_advantages(log_probs.detach(), reference, batch.response_mask, self.config.beta)
+        return Sums(loss, count, credit_metrics(batch, delta.sum(1), delta))
+
+
+def pairs_of(batch: Batch) -> Tensor:
+    """(M, 2) rows of a batch of pairs."""
+    return torch.arange(len(batch.input_ids), device=batch.input_ids.device).view(-1, 2)
+
+
+def outcomes_of(batch: Batch) -> Tensor:
+    """(B,) 1 for correct programs, 0 for incorrect ones."""
+    return 1.0 - torch.arange(len(batch.input_ids), device=batch.input_ids.device) % 2
+
+
+def first_wrong(batch: Batch) -> Tensor:
+    """(B,) position of the first token that is known to be wrong, −1 where none is."""
+    wrong = batch.marks & MARKS["wrong"] > 0
+    return torch.where(wrong.any(1), wrong.int().argmax(1), -1)
+
+
+def credit_metrics(batch: Batch, ranked: Tensor, delta: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
+    """How well a critic tells correct from incorrect, and how well it finds the token that makes the difference.
+
+    ranked   (B,) one score a program
+    delta    (B, T) what the critic says of each token
+
+    The second has nothing to count, and is not reported, where no wrong token is known.
+    """
+    return {
+        "pair_accuracy": pair_accuracy(ranked, pairs_of(batch)),
+        "localisation_auc": localisation_auc(delta, batch.response_mask, first_wrong(batch)),
+    }

@@ -1,0 +1,166 @@
+"""A critic as a training run: its options, its parts, and its use once it is trained."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from weighted_mtp.config import load_config
+from weighted_mtp.data.batches import Batch
+from weighted_mtp.data.pairs import PairDataConfig, PairStore, load_pairs
+from weighted_mtp.data.prepare import prepare_embedded
+from weighted_mtp.data.stream import BatchStream
+from weighted_mtp.errors import UserError
+from weighted_mtp.losses.critic import CriticObjective, ImplicitConfig, OutcomeConfig, implicit_advantages
+from weighted_mtp.losses.critic_objective import ImplicitObjective, ValueObjective
+from weighted_mtp.losses.token_ce import next_token_cross_entropies
+from weighted_mtp.models.adapters import LoraSettings, apply_lora
+from weighted_mtp.models.build import save_policy
+from weighted_mtp.models.convert import load_base, with_heads
+from weighted_mtp.models.mtp import MTPForCausalLM
+from weighted_mtp.models.value import ValueConfig, build_value_model, load_value_model, save_value_model
+from weighted_mtp.pipelines.fit import FitConfig, Parts, pad_id
+from weighted_mtp.runtime.device import RuntimeConfig, autocast, pick_device
+from weighted_mtp.training.optim import Group
+from weighted_mtp.training.state import newest_model
+from weighted_mtp.value_weighting.td import CriticOutput, ValueFunction
+
+
+class CriticConfig(FitConfig):
+    """All options of a critic's run; each section is described beside what it configures."""
+
+    value: ValueConfig
+    data: PairDataConfig = PairDataConfig()
+    critic: CriticObjective = Field(OutcomeConfig(), discriminator="objective")
+
+    @model_validator(mode="after")
+    def _implicit_has_no_head(self) -> "CriticConfig":
+        given = self.value.model_fields_set & {"head", "base_rate", "head_lr"}
+        if isinstance(self.critic, ImplicitConfig) and given:
+            raise ValueError(
+                f"value.{min(given)} has no effect with critic.objective=implicit, it has no value head: leave it out"
+            )
+        if isinstance(self.critic, ImplicitConfig) and self.value.backbone == "frozen":
+            raise ValueError(
+                "value.backbone=frozen leaves critic.objective=implicit nothing to train: use full or lora"
+            )
+        return self
+
+
+def critic_parts(config: CriticConfig) -> Parts:
+    """The parts of a critic's run; what lies in them is a function of `config`."""
+    prepare_embedded(config.data.dataset, config.data.root)
+    if isinstance(config.critic, ImplicitConfig):
+        model, tokenizer = _implicit_copy(config)
+        reference, _ = load_reference(config.value.source, config.runtime)
+        objective: ValueObjective | ImplicitObjective = ImplicitObjective(config.critic, reference)
+        groups = [Group("policy copy", model.parameters(), config.optim.lr)]
+        save: Callable[[Path], None] = partial(save_policy, model, tokenizer)
+    else:
+        value_model, tokenizer = build_value_model(config.value, config.run.seed)
+        model, objective = value_model, ValueObjective(config.critic)
+        groups = [
+            Group("backbone", value_model.backbone_parameters(), config.optim.lr),
+            Group("value head", value_model.head_parameters(), config.value.head_lr or config.optim.lr),
+        ]
+        save = partial(save_value_model, value_model, tokenizer)
+    train, validation = load_pairs(config.data, tokenizer, config.run.seed)
+
+    def stream(pairs: PairStore, accumulation: int, seed: int) -> BatchStream:
+        return BatchStream(
+            pairs.store, config.data.max_tokens, accumulation, seed, pad_id(tokenizer), together=pairs.pairs
+        )
+
+    return Parts(
+        model=model,
+        groups=groups,
+        objective=objective,
+        stream=stream(train, config.training.gradient_accumulation, config.run.seed),
+        validation=stream(validation, 1, 0).first(config.training.validation_batches) if validation else [],
+        save_model=save,
+    )
+
+
+def _implicit_copy(config: CriticConfig) -> tuple[MTPForCausalLM, PreTrainedTokenizerBase]:
+    """The copy of the reference that DPO moves, with one head."""
+    torch.manual_seed(config.run.seed)
+    base, tokenizer = load_base(config.value.source, "float32")
+    model = with_heads(base, 1)
+    if config.value.backbone == "lora":
+        apply_lora(model, config.value.lora or LoraSettings())
+    return model, tokenizer
+
+
+@dataclass(frozen=True)
+class Critic:
+    """A trained critic to be asked.
+
+    values     batch → (B, T); see `ValueFunction`
+    gives      what `values` returns
+    tokenizer  the one whose tokens it judges
+    """
+
+    values: ValueFunction
+    gives: CriticOutput
+    tokenizer: PreTrainedTokenizerBase
+
+
+def load_critic(run: Path, runtime: RuntimeConfig) -> Critic:
+    """The critic that a run trained, frozen, on the device that `runtime` names.
+
+    Raises UserError where `run` is no run of a critic, or has no checkpoint yet.
+    """
+    if not (run / "config.yaml").is_file():
+        raise UserError(f"critic {run}: not the folder of a critic's run; train one with `wmtp train critic`")
+    config = load_config(CriticConfig, run / "config.yaml")
+    folder = newest_model(run)
+    if not isinstance(config.critic, ImplicitConfig):
+        model, tokenizer = load_value_model(folder, "float32")
+        _freeze(model, runtime)
+        values = _asking(lambda batch: model(batch.input_ids, batch.attention_mask), runtime)
+        return Critic(values, model.gives, tokenizer)
+    beta = config.critic.beta
+    moved, tokenizer = load_reference(str(folder), runtime)
+    reference, _ = load_reference(config.value.source, runtime)
+
+    def advantages(batch: Batch) -> Tensor:
+        return implicit_advantages(-moved(batch), -reference(batch), batch.response_mask, beta)
+
+    return Critic(advantages, "advantage", tokenizer)
+
+
+def load_reference(source: str, runtime: RuntimeConfig) -> tuple[ValueFunction, PreTrainedTokenizerBase]:
+    """Cross-entropy of a frozen model's next-token prediction, batch → (B, T), and the model's tokenizer.
+
+    source  a run, a model folder, a .gguf file or a hub id; of a policy, trunk and head 1
+    """
+    model, tokenizer = load_base(source, "float32")
+    policy = model if isinstance(model, MTPForCausalLM) else with_heads(model, 1)
+    _freeze(policy, runtime)
+    return _asking(lambda batch: next_token_cross_entropies(policy, batch), runtime), tokenizer
+
+
+def _freeze(model: nn.Module, runtime: RuntimeConfig) -> None:
+    model.to(pick_device(runtime)).eval().requires_grad_(False)
+
+
+def _asking(question: ValueFunction, runtime: RuntimeConfig) -> ValueFunction:
+    """The question without gradient, in the precision of the run."""
+    device = pick_device(runtime)
+
+    def ask(batch: Batch) -> Tensor:
+        with torch.no_grad(), autocast(device, runtime):
+            return question(batch)
+
+    return ask
+
+
+def check_same_tokens(tokenizer: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase, whose: str) -> None:
+    """Refuse a critic or reference that would read other tokens into the policy's token ids."""
+    if tokenizer.get_vocab() != other.get_vocab():
+        raise UserError(f"{whose}: has another vocabulary than the policy; use one with the same tokenizer")

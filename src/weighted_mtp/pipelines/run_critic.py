@@ -1,0 +1,31 @@
+"""The critic: learns, from pairs of correct and incorrect programs, which tokens decide.
+
+    PYTHONPATH=src python src/weighted_mtp/pipelines/run_critic.py --config configs/local/critic_local.yaml
+    … --override critic.objective=pairwise_ranking --override critic.pooling=last
+
+Stopped by Ctrl-C, SIGTERM or a crash, the same command goes on from the newest checkpoint.
+"""
+
+from pathlib import Path
+
+import typer
+
+from weighted_mtp.config import load_config
+from weighted_mtp.pipelines.command import ConfigFile, Debug, Overrides, finish, one_line_errors
+from weighted_mtp.pipelines.critic import CriticConfig, critic_parts
+from weighted_mtp.pipelines.fit import fit
+
+
+def run_critic(config: CriticConfig) -> Path | None:
+    """Train a critic; returns the run's folder, None where it was stopped."""
+    return fit(config, critic_parts(config))
+
+
+def main(config: ConfigFile, override: Overrides = None, debug: Debug = False) -> None:
+    """Train a critic on pairs of correct and incorrect programs."""
+    with one_line_errors(debug):
+        finish(run_critic(load_config(CriticConfig, config, override or ())))
+
+
+if __name__ == "__main__":
+    typer.run(main)

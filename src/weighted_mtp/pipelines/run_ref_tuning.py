@@ -1,0 +1,39 @@
+"""Reference tuning: supervised fine-tuning on correct programs, next token only.
+
+    PYTHONPATH=src python src/weighted_mtp/pipelines/run_ref_tuning.py --config configs/local/ref_tuning_local.yaml
+
+What it trains is frozen afterwards: Rho-1 compares the policy with it, critics start from it. Stopped by Ctrl-C,
+SIGTERM or a crash, the same command goes on from the newest checkpoint.
+"""
+
+from pathlib import Path
+
+import typer
+
+from weighted_mtp.config import load_config
+from weighted_mtp.errors import UserError
+from weighted_mtp.pipelines.command import ConfigFile, Debug, Overrides, finish, one_line_errors
+from weighted_mtp.pipelines.policy import PolicyConfig, train_policy
+from weighted_mtp.value_weighting.controls import Uniform
+
+
+def run_ref_tuning(config: PolicyConfig) -> Path | None:
+    """Train the reference, a policy of one head; returns the run's folder, None where it was stopped.
+
+    Raises UserError for another number of heads: whoever asks the reference asks head 1 alone.
+    """
+    if config.model.n_future_tokens != 1:
+        raise UserError(
+            f"model.n_future_tokens={config.model.n_future_tokens}: a reference predicts the next token; set it to 1"
+        )
+    return train_policy(config, lambda _policy, _tokenizer: Uniform())
+
+
+def main(config: ConfigFile, override: Overrides = None, debug: Debug = False) -> None:
+    """Fine-tune the reference model on correct programs."""
+    with one_line_errors(debug):
+        finish(run_ref_tuning(load_config(PolicyConfig, config, override or ())))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,65 @@
+"""Rho-1: learn from the tokens whose loss a reference says can still be reduced (arXiv 2404.07965).
+
+    PYTHONPATH=src python src/weighted_mtp/pipelines/run_rho1.py --config configs/local/rho1_local.yaml
+    … --override rho1.mode=absolute --override rho1.k_percent=70
+
+Stopped by Ctrl-C, SIGTERM or a crash, the same command goes on from the newest checkpoint.
+"""
+
+from pathlib import Path
+
+import torch
+import typer
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from weighted_mtp.config import load_config
+from weighted_mtp.data.batches import Batch
+from weighted_mtp.losses.token_ce import head_cross_entropies
+from weighted_mtp.models.mtp import MTPForCausalLM
+from weighted_mtp.pipelines.command import ConfigFile, Debug, Overrides, finish, one_line_errors
+from weighted_mtp.pipelines.critic import check_same_tokens, load_reference
+from weighted_mtp.pipelines.policy import Control, PolicyConfig, controlled, train_policy
+from weighted_mtp.runtime.device import autocast, pick_device
+from weighted_mtp.value_weighting.base import TokenWeighting
+from weighted_mtp.value_weighting.rho1 import Rho1Config, Rho1Weighting
+
+
+class Rho1RunConfig(PolicyConfig):
+    """All options of a Rho-1 run."""
+
+    reference: str
+    """Run of `run_ref_tuning`, model folder, .gguf file or hub id, with the policy's tokenizer."""
+    rho1: Rho1Config = Rho1Config()
+    control: Control = "none"
+
+
+def run_rho1(config: Rho1RunConfig) -> Path | None:
+    """Train with Rho-1 selection; returns the run's folder, None where it was stopped."""
+    reference, tokens = load_reference(config.reference, config.runtime)
+    device = pick_device(config.runtime)
+
+    def weighting(policy: MTPForCausalLM, tokenizer: PreTrainedTokenizerBase) -> TokenWeighting:
+        check_same_tokens(tokenizer, tokens, f"reference={config.reference}")
+
+        def policy_ce(batch: Batch) -> Tensor:
+            training = policy.training
+            policy.eval()
+            with torch.no_grad(), autocast(device, config.runtime):
+                ce = head_cross_entropies(policy, batch)
+            policy.train(training)
+            return ce
+
+        return controlled(Rho1Weighting(config.rho1, policy_ce, reference), config.control, config.run.seed)
+
+    return train_policy(config, weighting)
+
+
+def main(config: ConfigFile, override: Overrides = None, debug: Debug = False) -> None:
+    """Train a policy on the tokens that Rho-1 selects."""
+    with one_line_errors(debug):
+        finish(run_rho1(load_config(Rho1RunConfig, config, override or ())))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,50 @@
+"""Verifiable WMTP: a critic's advantages weight the tokens, V(t) → TD error → whitening → exp(A/β) → weighted CE.
+
+    PYTHONPATH=src python src/weighted_mtp/pipelines/run_verifiable.py --config configs/local/verifiable_local.yaml
+    … --override weighting.beta=0.5 --override control=shuffled
+
+Stopped by Ctrl-C, SIGTERM or a crash, the same command goes on from the newest checkpoint.
+"""
+
+from pathlib import Path
+
+import typer
+from transformers import PreTrainedTokenizerBase
+
+from weighted_mtp.config import load_config
+from weighted_mtp.models.mtp import MTPForCausalLM
+from weighted_mtp.pipelines.command import ConfigFile, Debug, Overrides, finish, one_line_errors
+from weighted_mtp.pipelines.critic import check_same_tokens, load_critic
+from weighted_mtp.pipelines.policy import Control, PolicyConfig, controlled, train_policy
+from weighted_mtp.value_weighting.base import TokenWeighting
+from weighted_mtp.value_weighting.td import TDConfig, TDWeighting
+
+
+class VerifiableConfig(PolicyConfig):
+    """All options of a run that is weighted by a critic."""
+
+    critic: Path
+    """Folder of the critic's run."""
+    weighting: TDConfig = TDConfig()
+    control: Control = "none"
+
+
+def run_verifiable(config: VerifiableConfig) -> Path | None:
+    """Train with a critic's token weights; returns the run's folder, None where it was stopped."""
+    critic = load_critic(config.critic, config.runtime)
+
+    def weighting(_policy: MTPForCausalLM, tokenizer: PreTrainedTokenizerBase) -> TokenWeighting:
+        check_same_tokens(tokenizer, critic.tokenizer, f"critic={config.critic}")
+        return controlled(TDWeighting(config.weighting, critic.values, critic.gives), config.control, config.run.seed)
+
+    return train_policy(config, weighting)
+
+
+def main(config: ConfigFile, override: Overrides = None, debug: Debug = False) -> None:
+    """Train a policy whose tokens a critic weights."""
+    with one_line_errors(debug):
+        finish(run_verifiable(load_config(VerifiableConfig, config, override or ())))
+
+
+if __name__ == "__main__":
+    typer.run(main)

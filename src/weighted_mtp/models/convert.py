@@ -8,19 +8,13 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from huggingface_hub import HfApi, snapshot_download
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HFValidationError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-)
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from weighted_mtp.errors import UserError
 from weighted_mtp.files import whole_directory
+from weighted_mtp.hub import fetch
 from weighted_mtp.models.checkpoint import (
     Dtype,
     check_vocabulary,
@@ -34,8 +28,6 @@ from weighted_mtp.models.mtp import HeadInit, MTPConfig, MTPForCausalLM, Predict
 
 __all__ = ["convert", "export_plain", "load_base", "load_tokenizer", "to_plain"]
 
-HUB_SECONDS = 10.0  # to answer a first question; transformers' own retries would take most of a minute
-
 
 def load_base(source: str, dtype: Dtype = "auto") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal LM (a policy, too) and its tokenizer.
@@ -43,8 +35,8 @@ def load_base(source: str, dtype: Dtype = "auto") -> tuple[PreTrainedModel, PreT
     source  folder, `.gguf` file or hub id
     dtype   `auto` keeps the stored one (fp32 for GGUF); else "float32", "bfloat16" …
 
-    Raises UserError for a missing path, something that is no complete causal LM, a hub that does not answer while
-    nothing is in the local cache, an unknown or gated id, and a tokenizer with more tokens than embeddings.
+    Raises UserError for a missing path, something that is no complete causal LM, whatever `hub.fetch` refuses, and a
+    tokenizer with more tokens than embeddings.
     """
     path = Path(source).expanduser()
     if path.is_dir():
@@ -77,27 +69,8 @@ def _load_gguf(path: Path, dtype: Dtype) -> tuple[PreTrainedModel, PreTrainedTok
 
 
 def _load_from_hub(source: str, dtype: Dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    alternatives = "give a model folder, a .gguf file or the id of a causal LM on the hub"
-    try:
-        HfApi().model_info(source, timeout=HUB_SECONDS)
-    except (HFValidationError, RepositoryNotFoundError) as error:
-        raise UserError(f"{source}: no such path, and no such model on the hub; {alternatives}") from error
-    except Exception as unreachable:  # the hub's client passes on the errors of whichever HTTP library it uses
-        try:
-            return _load(source, snapshot_download(source, local_files_only=True), dtype)
-        except (LocalEntryNotFoundError, UserError) as error:
-            raise UserError(
-                f"{source}: no such path, the model hub does not answer ({first_line(unreachable)}) and its local cache"
-                " has no complete copy; give a model folder or a .gguf file, or set HF_ENDPOINT to a hub you reach"
-            ) from error
-    try:
-        return _load(source, source, dtype)
-    except UserError as error:
-        if isinstance(error.__cause__ and error.__cause__.__cause__, GatedRepoError):
-            raise UserError(
-                f"{source}: gated; accept its terms on its hub page and log in with `hf auth login`, or set HF_TOKEN"
-            ) from error
-        raise
+    instead = "there is no such path here either: give a model folder or a .gguf file"
+    return load_base(str(fetch(source, "model", instead=instead).folder), dtype)
 
 
 def to_plain(model: MTPForCausalLM) -> PreTrainedModel:

@@ -1,17 +1,19 @@
 import copy
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from gguf import GGUFWriter
-from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+from hub_server import HubServer
+from huggingface_hub import constants
+from huggingface_hub.utils import close_session
 from tiny_models import ARCHITECTURES, byte_tokenizer, padded_batch, tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from weighted_mtp.errors import UserError
-from weighted_mtp.models import convert as module
 from weighted_mtp.models.convert import convert, export_plain, load_base, to_plain
 from weighted_mtp.models.mtp import MTPForCausalLM, load_policy
 
@@ -163,47 +165,38 @@ def test_a_path_that_does_not_exist_is_refused_without_asking_the_hub(
         load_base(source)
 
 
-class Hub:
-    """Stands in for the hub's client: answers or raises what it is told to."""
-
-    def __init__(self, error: Exception | None) -> None:
-        self.error = error
-
-    def model_info(self, name: str, timeout: float) -> None:
-        if self.error is not None:
-            raise self.error
-
-
-def hub_error(kind: type[Exception], message: str) -> Exception:
-    return kind(message, response=SimpleNamespace(headers={}, request=None, status_code=403))
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A hub on loopback, without repositories."""
+    (tmp_path / "hub" / "models").mkdir(parents=True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    with HubServer(tmp_path / "hub") as server:
+        monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
+        yield server
+        close_session()
 
 
-def test_a_hub_that_does_not_answer_is_said_with_the_alternatives(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "HfApi", lambda: Hub(ConnectionError("Name or service not known")))
-    with pytest.raises(UserError, match=r"does not answer \(Name or service.*model folder or a \.gguf.*HF_ENDPOINT"):
-        load_base("somebody/something")
+def test_a_hub_id_gives_the_model_of_the_hub_and_then_of_its_cache(
+    hub: HubServer, plain: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(plain, hub.root / "models" / "org" / "plain")
+    assert torch.equal(logits(load_base("org/plain")[0]), logits(tiny_model()))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    model, tokenizer = load_base("org/plain")
+    assert torch.equal(logits(model), logits(tiny_model()))
+    assert len(tokenizer) == 257
 
 
-def test_without_the_hub_its_local_cache_serves(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "HfApi", lambda: Hub(ConnectionError("Name or service not known")))
-    monkeypatch.setattr(module, "snapshot_download", lambda *_, **__: str(plain))
-    assert torch.equal(logits(load_base("somebody/something")[0]), logits(tiny_model()))
+def test_a_hub_id_of_a_policy_gives_its_heads(hub: HubServer, plain: Path) -> None:
+    convert(str(plain), hub.root / "models" / "org" / "policy", 3)
+    policy, _ = load_base("org/policy")
+    assert isinstance(policy, MTPForCausalLM)
+    assert policy.config.n_future_tokens == 3
 
 
-def test_an_unknown_id_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "HfApi", lambda: Hub(hub_error(RepositoryNotFoundError, "404")))
-    with pytest.raises(UserError, match="no such model on the hub"):
-        load_base("somebody/something")
-
-
-def test_a_gated_model_is_said_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
-        raise OSError("You are trying to access a gated repo.") from hub_error(GatedRepoError, "403")
-
-    monkeypatch.setattr(module, "HfApi", lambda: Hub(None))
-    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", refuse)
-    with pytest.raises(UserError, match="gated; accept its terms"):
-        load_base("somebody/something")
+def test_what_the_hub_refuses_ends_with_what_serves_instead(hub: HubServer) -> None:
+    with pytest.raises(UserError, match=r"^org/none: no such model.*; there is no such path here either: give a model"):
+        load_base("org/none")
 
 
 @pytest.mark.parametrize("write", [convert, export_plain])

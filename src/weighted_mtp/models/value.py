@@ -70,7 +70,7 @@ class ValueModel(PreTrainedModel):
     config_class = ValueModelConfig
     base_model_prefix = "backbone"
     supports_gradient_checkpointing = True
-    _keep_in_fp32_modules_strict = ("value_head",)
+    _keep_in_fp32_modules_strict = ["value_head"]  # noqa: RUF012
     # What the backbone itself does not support it refuses when it is built.
     _supports_sdpa = True
     _supports_flash_attn = True

@@ -29,14 +29,13 @@ def localisation_auc(delta: Tensor, response_mask: Tensor, wrong: Tensor) -> tup
 
     delta          (B, T) float, whatever a critic says of each token
     response_mask  (B, T) bool
-    wrong          (B, T) bool, the wrong tokens, of which the first is to be found; all False where it is unknown
+    wrong          (B,) int64, position of the first wrong token in its row; −1 where there is none or it is unknown
 
     A program's AUC is the share of its *other* response tokens whose δ is above the wrong token's, equals counting
     one half: 1 if the first wrong token has the least δ, 0.5 by chance. Programs weigh the same whatever their length;
     those without a wrong token in the response, or without another token, are left out.
     """
-    wrong = wrong & response_mask
-    first = wrong & (wrong.cumsum(1) == 1)
+    first = response_mask & (torch.arange(delta.shape[1], device=delta.device) == wrong[:, None])
     others = response_mask & ~first
     at_wrong = delta.masked_fill(~first, 0.0).sum(1, keepdim=True)
     above = (delta > at_wrong).double() + 0.5 * (delta == at_wrong).double()

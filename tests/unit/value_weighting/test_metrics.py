@@ -23,11 +23,10 @@ def naive_auc(delta: list[float], wrong: int) -> float:
 def test_localisation_is_the_share_of_other_response_tokens_above_the_first_wrong_one() -> None:
     lengths, firsts = [9, 6, 4], [3, 0, 3]
     delta = torch.randint(-2, 3, (3, 12), generator=GENERATOR).float()
-    response, wrong = torch.zeros(3, 12, dtype=torch.bool), torch.zeros(3, 12, dtype=torch.bool)
+    response, wrong = torch.zeros(3, 12, dtype=torch.bool), 2 + torch.tensor(firsts)
     expected = 0.0
     for row, (length, first) in enumerate(zip(lengths, firsts, strict=True)):
         response[row, 2 : 2 + length] = True
-        wrong[row, 2 + first : 2 + min(first + 2, length)] = True
         expected += naive_auc(delta[row, 2 : 2 + length].tolist(), first)
     auc, programs = localisation_auc(delta.masked_fill(~response, -9.0), response, wrong)
     assert float(auc) == pytest.approx(expected)
@@ -36,15 +35,15 @@ def test_localisation_is_the_share_of_other_response_tokens_above_the_first_wron
 
 def test_a_perfect_critic_has_auc_one_a_blind_one_a_half_and_an_inverted_one_zero() -> None:
     response = torch.ones(1, 5, dtype=torch.bool)
-    wrong = torch.tensor([[False, False, True, False, False]])
+    wrong = torch.tensor([2])
     perfect = torch.tensor([[0.0, 0.1, -1.0, -0.9, 0.0]])
     for delta, expected in [(perfect, 1.0), (torch.zeros(1, 5), 0.5), (-perfect, 0.0)]:
         assert float(localisation_auc(delta, response, wrong)[0]) == expected
 
 
-def test_programs_whose_truth_is_unknown_or_lies_in_the_prompt_are_left_out() -> None:
+def test_programs_with_nothing_to_compare_are_left_out() -> None:
     response = torch.tensor([[False, True, True], [False, True, True], [False, False, True]])
-    wrong = torch.tensor([[False, False, False], [True, False, False], [False, False, True]])
+    wrong = torch.tensor([-1, 0, 2])  # unknown, in the prompt, and the only token there is
     auc, programs = localisation_auc(torch.zeros(3, 3), response, wrong)
     assert (float(auc), int(programs)) == (0.0, 0)
 

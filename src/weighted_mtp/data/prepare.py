@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from weighted_mtp.data.decontaminate import ContaminationCheck
 from weighted_mtp.data.manifest import Manifest, read_manifest, split_checksums, write_manifest
 from weighted_mtp.data.registry import DATASETS, MICRO, TRAIN, Dataset, Split, dataset_named, find_files
 from weighted_mtp.data.schema import Counts, Entry, SplitWriter, cannot_write
@@ -149,8 +150,6 @@ def _write(dataset: Dataset, root: Path, upstream: Upstream, options: Options, w
     folder = root / dataset.name
     try:
         with whole_directory(folder) as partial:
-            from weighted_mtp.data.decontaminate import ContaminationCheck
-
             copying = _Copying(dataset, partial, options)
             passes = [[(s, p) for s, p in upstream.files.items() if s != TRAIN]]
             if dataset.has_training and not wanted["only_evaluation"]:
@@ -193,7 +192,7 @@ class _Copying:
         self.on_bytes: Callable[[int], None] | None = None
         self._homes: dict[str, str] = {}  # problem → where it was read
 
-    def copy(self, files: list[tuple[Split, list[Path]]], check: Any | None) -> None:
+    def copy(self, files: list[tuple[Split, list[Path]]], check: ContaminationCheck | None) -> None:
         """Write what `files` hold of the training split, where a check is given, or else of all the others.
 
         Evaluation problems stay, whatever is left of their solutions; training problems need one, and no overlap.
@@ -266,7 +265,7 @@ class _Copying:
         if entry.solutions:
             self.dropped["solution of a problem left out"] += len(entry.solutions)
 
-    def _overlaps(self, entry: Entry, check: Any) -> bool:
+    def _overlaps(self, entry: Entry, check: ContaminationCheck) -> bool:
         """Note an overlap with an evaluation set; whether the problem is to go for it."""
         found = check.find(entry.problem, entry.solutions)
         if found is not None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from weighted_mtp.data.schema import Problem, Solution, read_problems, read_solutions, read_verdicts
 from weighted_mtp.evaluation.benchmarks import BENCHMARKS, Benchmark
@@ -38,15 +39,15 @@ class Agreement:
 def check_verdicts(
     split: Path, dataset: str, most: int, workers: int = 2, on_progress: Callable[[int], None] | None = None
 ) -> Agreement:
-    """Run up to `most` solutions of a split, drawn with a fixed seed, against all tests of their problems.
+    """Run up to `most` solutions of a split, of each label half, against all tests of their problems.
+
+    They are drawn with a fixed seed; where a label has fewer than half, the other fills up.
 
     `on_progress` is told of each of them. Only Python 3 is run, and only where there are tests that can be.
 
     Raises UserError for a missing or damaged split, and on a machine that cannot confine programs.
     """
-    rows = np.arange(sum(1 for _ in read_verdicts(split)))
-    if len(rows) > most:
-        rows = np.sort(np.random.default_rng(0).choice(rows, most, replace=False))
+    rows = _draw(np.asarray([verdict for _, verdict in read_verdicts(split)], dtype=bool), most)
     problems = {problem.problem_id: problem for problem in read_problems(split)}
     limits = BENCHMARKS[dataset].limits if dataset in BENCHMARKS else Benchmark(dataset).limits
     harness = Benchmark(dataset, limits=limits)
@@ -63,6 +64,13 @@ def check_verdicts(
     jobs = [harness.program_job(problems[s.problem_id], s.code) for s in chosen]
     outcomes = run_many(jobs, workers, on_progress) if jobs else []
     return _agreement(chosen, outcomes, not_run)
+
+
+def _draw(is_correct: NDArray[np.bool_], most: int) -> NDArray[np.int64]:
+    generator = np.random.default_rng(0)
+    correct, incorrect = (generator.permutation(np.flatnonzero(is_correct == label)) for label in (True, False))
+    n_correct = max(most // 2, most - len(incorrect))
+    return np.sort(np.concatenate([correct[:n_correct], incorrect[: most - min(n_correct, len(correct))]]))
 
 
 def _why_not(problem: Problem, solution: Solution) -> str:

@@ -16,7 +16,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from weighted_mtp.data.index import INDEX_FILE, write_index
 from weighted_mtp.data.manifest import Manifest, require_manifest, split_checksums, write_manifest
@@ -31,10 +30,9 @@ from weighted_mtp.evaluation.known_verdicts import Agreement, check_verdicts
 from weighted_mtp.files import whole_file
 from weighted_mtp.pipelines.command import USER_ERROR, Debug, comma_list, one_line_errors
 from weighted_mtp.progress import console, progress
-from weighted_mtp.report.datasets import plot_stats, stats_table
+from weighted_mtp.report.datasets import SHOWN, account, agreement_table, counts_table, plot_stats, stats_table
 
 TESTS_FILE = "tests.json"
-_OVERLAPS_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -69,32 +67,12 @@ def _prepare(name: str, request: Request, only_evaluation: bool) -> None:
     if not is_new:
         _say(f"{request.folder(name)}: up to date ({', '.join(manifest['splits'])})")
         return
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
     what = f"{name}, evaluation splits" if only_evaluation else name
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
     _say(f"{what}: {manifest['rows_in']:,} rows in, {time.monotonic() - start:.1f} s, at most {peak:,} MB of memory")
-    table = Table("split")
-    for column in ("problems", "correct", "incorrect"):
-        table.add_column(column, justify="right")
-    for split, counts in manifest["splits"].items():
-        table.add_row(split, *(f"{n:,}" for n in counts.values()))
-    Console().print(table)
-    _say_what_is_missing(manifest)
-
-
-def _say_what_is_missing(manifest: Manifest) -> None:
-    for reason, n in manifest["dropped"].items():
-        _say(f"  dropped {n:,}: {reason}")
-    contamination = manifest.get("contamination", {"checked": []})
-    if not contamination["checked"]:
-        return
-    missing = contamination["not_prepared"]
-    unknown = f"; not prepared, so not compared: {', '.join(missing)}" if missing else ""
-    _say(f"  {TRAIN} compared with {', '.join(contamination['checked'])}{unknown}")
-    verb = "kept, though it overlaps" if contamination["kept"] else "dropped, as it overlaps"
-    for found in contamination["overlaps"][:_OVERLAPS_SHOWN]:
-        _say(f"  {found['problem_id']} {verb} {found['with']} ({found['kind']}): {found['text'][:80]!r}")
-    if (more := len(contamination["overlaps"]) - _OVERLAPS_SHOWN) > 0:
-        _say(f"  … and {more:,} more, in manifest.json")
+    Console().print(counts_table(manifest["splits"]))
+    for line in account(manifest):
+        _say(f"  {line}")
 
 
 def metadata(name: str, request: Request) -> None:
@@ -141,38 +119,32 @@ def tests(name: str, request: Request) -> None:
     folder = request.folder(name)
     manifest = require_manifest(folder)
     splits = [split for split in manifest["splits"] if split != TRAIN]
-    solutions = {split: manifest["splits"][split]["correct"] + manifest["splits"][split]["incorrect"]
-                 for split in splits}  # fmt: skip
-    total = sum(min(n, request.tests_per_split) for n in solutions.values())
-    with progress(f"executing {name}", total) as advance:
-        found = {
-            split: check_verdicts(folder / split, name, request.tests_per_split, request.workers, advance)
-            for split in splits
-        }
-    report = {
-        "made_of": {split: split_checksums(manifest, split) for split in splits},
+    made_of = {
+        "of": {split: split_checksums(manifest, split) for split in splits},
         "tests_per_split": request.tests_per_split,
-        "splits": {split: asdict(agreement) for split, agreement in found.items()},
     }
-    with whole_file(folder / TESTS_FILE) as file:
-        file.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    write_manifest(folder, manifest)
-    Console().print(_agreement_table(name, found))
+    there = json.loads((folder / TESTS_FILE).read_text()) if TESTS_FILE in manifest["files"] else {}
+    if there.get("made_of") == made_of:
+        found = {split: Agreement(**numbers) for split, numbers in there["splits"].items()}
+    else:
+        found = _execute(name, folder, manifest, splits, request)
+        report = {"made_of": made_of, "splits": {split: asdict(agreement) for split, agreement in found.items()}}
+        with whole_file(folder / TESTS_FILE) as file:
+            file.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_manifest(folder, manifest)
+    Console().print(agreement_table(name, found))
     for agreement in found.values():
-        for line in agreement.disagreements[:_OVERLAPS_SHOWN]:
+        for line in agreement.disagreements[:SHOWN]:
             _say(f"  against its label: {line[:200]}")
 
 
-def _agreement_table(name: str, found: dict[str, Agreement]) -> Table:
-    table = Table("split", title=f"{name}: solutions executed", title_justify="left")
-    for column in ("correct that pass", "incorrect that fail"):
-        table.add_column(column, justify="right")
-    table.add_column("not run")
-    for split, a in found.items():
-        right = f"{a.passed:,} of {a.correct:,}"
-        wrong = f"{a.failed:,} of {a.incorrect:,}"
-        table.add_row(split, right, wrong, ", ".join(f"{n:,} {reason}" for reason, n in a.not_run.items()))
-    return table
+def _execute(name: str, folder: Path, manifest: Manifest, splits: list[str], request: Request) -> dict[str, Agreement]:
+    sizes = [manifest["splits"][split]["correct"] + manifest["splits"][split]["incorrect"] for split in splits]
+    with progress(f"executing {name}", sum(min(n, request.tests_per_split) for n in sizes)) as advance:
+        return {
+            split: check_verdicts(folder / split, name, request.tests_per_split, request.workers, advance)
+            for split in splits
+        }
 
 
 STEPS: dict[str, Callable[[str, Request], None]] = {

@@ -1,7 +1,8 @@
-"""What a prepared dataset holds, as one picture and as the lines of a table."""
+"""What a prepared dataset holds: tables, lines of account, and one picture."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -10,17 +11,68 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, ScalarFormatter
 from rich.table import Table
 
+from weighted_mtp.data.manifest import Manifest
+from weighted_mtp.data.schema import Counts
 from weighted_mtp.data.stats import LENGTH_BINS, SplitStats
+from weighted_mtp.evaluation.known_verdicts import Agreement
 
 mpl.use("Agg")
 
 PICTURE = "stats.png"
+SHOWN = 3
+"""Examples that are printed; files have the others."""
 _COLOURS = {"correct": "tab:blue", "incorrect": "tab:orange"}
 _TEST_COLOURS = {"public": "tab:green", "private": "tab:olive", "generated": "tab:gray"}
+_SPLIT_COLOURS = {"train": "tab:purple", "validation": "tab:pink", "test": "tab:cyan"}
+_ORDER = {split: number for number, split in enumerate(_SPLIT_COLOURS)}
+_ABOVE: dict[str, Any] = {
+    "fontsize": "small", "ncols": 3, "frameon": False, "loc": "lower right", "bbox_to_anchor": (1.0, 0.985),
+    "borderaxespad": 0.0,
+}  # fmt: skip  # where a legend hides no bar
+
+
+def counts_table(splits: dict[str, Counts]) -> Table:
+    """Problems and solutions of every split."""
+    table = Table("split")
+    for column in ("problems", "correct", "incorrect"):
+        table.add_column(column, justify="right")
+    for split, counts in splits.items():
+        table.add_row(split, *(f"{n:,}" for n in counts.values()))
+    return table
+
+
+def account(manifest: Manifest) -> Iterator[str]:
+    """What was left out of a dataset and why, in lines; overlaps with evaluation sets with the first examples."""
+    for reason, n in manifest["dropped"].items():
+        yield f"dropped {n:,}: {reason}"
+    contamination = manifest.get("contamination", {"checked": []})
+    if not contamination["checked"]:
+        return
+    missing = contamination["not_prepared"]
+    unknown = f"; not prepared, so not compared: {', '.join(missing)}" if missing else ""
+    yield f"training split compared with {', '.join(contamination['checked'])}{unknown}"
+    verb = "kept, though it overlaps" if contamination["kept"] else "dropped, as it overlaps"
+    for found in contamination["overlaps"][:SHOWN]:
+        yield f"{found['problem_id']} {verb} {found['with']} ({found['kind']}): {found['text'][:80]!r}"
+    if (more := len(contamination["overlaps"]) - SHOWN) > 0:
+        yield f"… and {more:,} more, in manifest.json"
+
+
+def agreement_table(name: str, found: dict[str, Agreement]) -> Table:
+    """What execution says of each split's labels."""
+    table = Table("split", title=f"{name}: solutions executed", title_justify="left")
+    for column in ("correct that pass", "incorrect that fail"):
+        table.add_column(column, justify="right")
+    table.add_column("not run")
+    for split, a in found.items():
+        not_run = ", ".join(f"{n:,} {reason}" for reason, n in a.not_run.items())
+        table.add_row(split, f"{a.passed:,} of {a.correct:,}", f"{a.failed:,} of {a.incorrect:,}", not_run)
+    return table
 
 
 def plot_stats(folder: Path, stats: dict[str, SplitStats]) -> Path:
     """Draw label balance, program lengths by label, difficulties and tests of a dataset; returns `stats.png`."""
+    stats = dict(sorted(stats.items(), key=lambda item: _ORDER.get(item[0], len(_ORDER))))
     figure = Figure(figsize=(11, 7), layout="constrained")
     figure.suptitle(folder.name)
     panels = figure.subplots(2, 2)
@@ -59,25 +111,30 @@ def _median(stats: SplitStats, label: str) -> str:
 
 
 def _plot_labels(axes: Axes, stats: dict[str, SplitStats]) -> None:
-    axes.set(title="solutions", xlabel="solutions", xscale="symlog")
-    splits = list(stats)
-    height = 0.38
-    for number, (label, colour) in enumerate(_COLOURS.items()):
-        at = np.arange(len(splits)) + (number - 0.5) * height
-        counts = [stats[split][label] for split in splits]
-        bars = axes.barh(at, counts, height, color=colour, label=label)
+    axes.set_title("solutions", loc="left")
+    axes.set(xlabel="solutions")
+    labels = [label for label in _COLOURS if any(s[label] for s in stats.values())]
+    height = 0.8 / max(len(labels), 1)
+    for number, label in enumerate(labels):
+        at = np.arange(len(stats)) + (number - (len(labels) - 1) / 2) * height
+        counts = [s[label] for s in stats.values()]
+        bars = axes.barh(at, counts, height, color=_COLOURS[label], label=label)
         axes.bar_label(bars, [f"{n:,}" for n in counts], padding=3, fontsize="small")
-    axes.set_yticks(range(len(splits)), [f"{split}\n{stats[split]['problems']:,} problems" for split in splits])
-    axes.invert_yaxis()
+    axes.set_yticks(range(len(stats)), [f"{split}\n{s['problems']:,} problems" for split, s in stats.items()])
+    axes.set_ylim(len(stats) - 0.5, -0.5)
     axes.margins(x=0.15)
-    axes.legend(fontsize="small")
+    if labels:
+        axes.legend(**_ABOVE)
 
 
 def _plot_lengths(axes: Axes, stats: dict[str, SplitStats]) -> None:
     """Share of the label's programs in each bin, of the split with the most programs."""
     split = max(stats, key=lambda name: stats[name]["correct"] + stats[name]["incorrect"])
+    axes.set_title(f"program length, {split}", loc="left")
     axes.set(
-        title=f"program length, {split}", xlabel="characters", ylabel="share of the label's programs", xscale="log"
+        xlabel="characters (dashed: median)",
+        ylabel="share of the label's programs",
+        xscale="log",
     )
     used = np.zeros(len(LENGTH_BINS) - 1, dtype=bool)
     for label, colour in _COLOURS.items():
@@ -90,30 +147,32 @@ def _plot_lengths(axes: Axes, stats: dict[str, SplitStats]) -> None:
     if used.any():
         first, last = np.flatnonzero(used)[[0, -1]]
         axes.set_xlim(LENGTH_BINS[max(first - 1, 0)], LENGTH_BINS[min(last + 2, len(LENGTH_BINS) - 1)])
-        axes.legend(fontsize="small", title="dashed: median", title_fontsize="small")
+        axes.legend(**_ABOVE)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(ScalarFormatter())
 
 
 def _plot_difficulties(axes: Axes, stats: dict[str, SplitStats]) -> None:
-    axes.set(title="difficulty, on the source's scale", xlabel="level", ylabel="problems")
+    axes.set_title("difficulty", loc="left")
+    axes.set(xlabel="level, on the source's scale", ylabel="problems")
     levels = sorted({int(level) for s in stats.values() for level in s["difficulty"]})
     if levels == [-1]:
         axes.text(0.5, 0.5, "unknown for every problem", transform=axes.transAxes, ha="center", color="gray")
-        axes.set(xticks=[], yticks=[])
+        axes.set(xticks=[], yticks=[], xlabel="", ylabel="")
         return
     below = np.zeros(len(levels))
     for split, s in stats.items():
         counts = np.asarray([s["difficulty"].get(str(level), 0) for level in levels])
-        axes.bar(range(len(levels)), counts, bottom=below, label=split)
+        axes.bar(range(len(levels)), counts, bottom=below, label=split, color=_SPLIT_COLOURS.get(split))
         below += counts
     axes.set_xticks(range(len(levels)), ["unknown" if level == -1 else str(level) for level in levels])
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(fontsize="small")
+    axes.legend(**_ABOVE)
 
 
 def _plot_tests(axes: Axes, stats: dict[str, SplitStats]) -> None:
-    axes.set(title="tests", xlabel="tests a problem, mean")
+    axes.set_title("tests", loc="left")
+    axes.set(xlabel="tests a problem, mean")
     splits = list(stats)
     left = np.zeros(len(splits))
     for visibility, colour in _TEST_COLOURS.items():
@@ -123,10 +182,10 @@ def _plot_tests(axes: Axes, stats: dict[str, SplitStats]) -> None:
             left += means
     if not left.any():
         axes.text(0.5, 0.5, "no tests", transform=axes.transAxes, ha="center", color="gray")
-        axes.set(xticks=[], yticks=[])
+        axes.set(xticks=[], yticks=[], xlabel="", ylabel="")
         return
     for row, mean in enumerate(left):
         axes.annotate(f" {mean:.1f}", (mean, row), va="center", fontsize="small")
     axes.invert_yaxis()
-    axes.margins(x=0.12)
-    axes.legend(fontsize="small")
+    axes.set_xlim(0, 1.12 * left.max())
+    axes.legend(**_ABOVE)

@@ -13,13 +13,16 @@ from weighted_mtp.data import schema
 from weighted_mtp.data.schema import (
     PROBLEMS_FILE,
     SOLUTIONS_FILE,
+    Entry,
     Problem,
     Solution,
     Span,
+    SplitWriter,
     TestCase,
-    by_split,
     read_problems,
     read_solutions,
+    read_verdicts,
+    records,
     write_split,
 )
 from weighted_mtp.errors import UserError
@@ -91,7 +94,7 @@ def test_a_file_where_a_folder_should_be_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_names_the_command_that_makes_it(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"mbpp/train/problems.parquet does not exist: .*wmtp data mbpp"):
+    with pytest.raises(UserError, match=r"mbpp/train/problems.parquet does not exist: .*wmtp data --datasets mbpp`"):
         read_problems(tmp_path / "mbpp" / "train")
 
 
@@ -115,7 +118,7 @@ def test_a_truncated_file_is_said_to_be_truncated(tmp_path: Path, kept: float) -
     path = tmp_path / "mbpp" / "train" / SOLUTIONS_FILE
     data = path.read_bytes()
     path.write_bytes(data[: kept if isinstance(kept, int) else int(kept * len(data))])
-    with pytest.raises(UserError, match=r"^[^\n]*solutions.parquet is truncated[^\n]*wmtp data mbpp[^\n]*$"):
+    with pytest.raises(UserError, match=r"^[^\n]*solutions.parquet is truncated[^\n]*wmtp data --datasets mbpp`$"):
         read_solutions(path.parent)
 
 
@@ -125,11 +128,14 @@ def test_a_split_without_problems_is_refused(tmp_path: Path) -> None:
         read_problems(tmp_path / "mbpp" / "train")
 
 
-def test_records_are_grouped_by_their_problems_split() -> None:
-    other = replace(PROBLEM, problem_id="other", split="test")
-    solution = replace(SOLUTIONS[0], problem_id="other")
-    splits = by_split([PROBLEM, other], [solution, *SOLUTIONS])
-    assert splits == {"train": ([PROBLEM], SOLUTIONS), "test": ([other], [solution])}
+def test_a_missing_slice_names_the_steps_that_make_it(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"wmtp data --datasets mbpp --steps process,small`"):
+        read_problems(tmp_path / "mbpp-small" / "train")
+
+
+def test_records_of_entries_leave_out_what_is_to_be_left_out() -> None:
+    entries = [Entry(PROBLEM, SOLUTIONS, "a"), Entry(replace(PROBLEM, problem_id="b"), [], "b", left_out="why")]
+    assert records(entries) == ([PROBLEM], SOLUTIONS)
 
 
 def test_chosen_rows_come_in_the_order_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,3 +144,31 @@ def test_chosen_rows_come_in_the_order_asked_for(tmp_path: Path, monkeypatch: py
     write_split(tmp_path / "cc" / "train", [PROBLEM], solutions)
     for rows in ([7, 0, 3], [2], [], [1, 1, 6]):
         assert [s.solution_id for s in read_solutions(tmp_path / "cc" / "train", rows)] == [str(row) for row in rows]
+
+
+def test_chosen_problems_come_in_the_order_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schema, "_ROW_GROUP", 2)
+    write_split(tmp_path / "cc" / "train", [replace(PROBLEM, problem_id=str(number)) for number in range(5)], [])
+    assert [p.problem_id for p in read_problems(tmp_path / "cc" / "train", [4, 0])] == ["4", "0"]
+    assert read_problems(tmp_path / "cc" / "train", []) == []
+
+
+def test_verdicts_are_those_of_the_solutions_in_order(tmp_path: Path) -> None:
+    write_split(tmp_path / "cc" / "train", [PROBLEM], SOLUTIONS)
+    assert list(read_verdicts(tmp_path / "cc" / "train")) == [(s.problem_id, s.is_correct) for s in SOLUTIONS]
+
+
+def test_much_text_makes_small_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schema, "_ROW_GROUP_CHARACTERS", 30)
+    solutions = [replace(SOLUTIONS[0], solution_id=str(n), code="x" * 20) for n in range(6)]
+    write_split(tmp_path / "cc" / "train", [PROBLEM], solutions)
+    with pq.ParquetFile(tmp_path / "cc" / "train" / SOLUTIONS_FILE) as file:
+        assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == [2, 2, 2]
+    assert read_solutions(tmp_path / "cc" / "train") == solutions
+
+
+def test_a_writer_counts_what_it_wrote(tmp_path: Path) -> None:
+    with SplitWriter(tmp_path) as writer:
+        writer.add(PROBLEM, SOLUTIONS)
+        writer.add(replace(PROBLEM, problem_id="b"), [replace(SOLUTIONS[1], problem_id="b")])
+    assert writer.counts == {"problems": 2, "correct": 1, "incorrect": 2}

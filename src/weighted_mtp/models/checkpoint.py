@@ -2,6 +2,7 @@
 
 import json
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,6 +79,27 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder}: not a model folder, it has no config.json") from error
     except (ValueError, OSError) as error:
         raise UserError(f"{path}: not to be read: {first_line(error)}") from error
+
+
+def checkpoints_in(directory: Path) -> list[Path]:
+    """The complete checkpoints in `directory`, oldest first."""
+    if not directory.is_dir():
+        return []
+    return sorted(p for p in directory.iterdir() if re.fullmatch(r"step-\d{8}", p.name))
+
+
+def newest_model(path: Path) -> Path:
+    """The model folder that `path` means: itself, a checkpoint's `model`, or that of a run's newest checkpoint.
+
+    Raises `UserError` where there is none.
+    """
+    newest = checkpoints_in(path / "checkpoints")
+    for candidate in (path, path / "model", *(c / "model" for c in newest[-1:])):
+        if (candidate / "config.json").is_file():
+            return candidate
+    raise UserError(
+        f"{path}: holds no model (config.json), no checkpoint and no run with a checkpoint; train one first"
+    )
 
 
 def first_line(error: BaseException) -> str:

@@ -1,11 +1,11 @@
 """From a pretrained causal LM to a policy with heads, and from a policy back to a plain causal LM.
 
-A source is a folder that transformers reads, a `.gguf` file (dequantised to fp32), or a model hub's id.
+A source is a folder that transformers reads, a run, a `.gguf` file (dequantised to fp32), or a model hub's id.
 """
 
 import copy
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from safetensors import SafetensorError
@@ -21,18 +21,23 @@ from weighted_mtp.models.checkpoint import (
     first_line,
     load_model,
     load_tokenizer,
+    newest_model,
     quiet,
     read_config,
 )
+from weighted_mtp.models.folder import Origin, describe_model
+from weighted_mtp.models.meta import convert_meta, is_meta_checkpoint
 from weighted_mtp.models.mtp import HeadInit, MTPConfig, MTPForCausalLM, PredictionHeads, decoder_layers, load_policy
 
-__all__ = ["convert", "export_plain", "load_base", "load_tokenizer", "to_plain"]
+Heads = int | Literal["as stored"] | None
+"""Prediction heads: so many; as many as a policy has, and `DEFAULT_HEADS` for a plain model; or none, a causal LM."""
+DEFAULT_HEADS = 4
 
 
 def load_base(source: str, dtype: Dtype = "auto") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A causal LM (a policy, too) and its tokenizer.
 
-    source  folder, `.gguf` file or hub id
+    source  folder, run (its newest checkpoint), `.gguf` file or hub id
     dtype   `auto` keeps the stored one (fp32 for GGUF); else "float32", "bfloat16" …
 
     Raises UserError for a missing path, something that is no complete causal LM, whatever `hub.fetch` refuses, and a
@@ -40,9 +45,14 @@ def load_base(source: str, dtype: Dtype = "auto") -> tuple[PreTrainedModel, PreT
     """
     path = Path(source).expanduser()
     if path.is_dir():
+        if is_meta_checkpoint(path):
+            raise UserError(
+                f"{path}: a checkpoint in Meta's format; convert it with `wmtp models convert {path} OUTPUT`"
+            )
+        path = newest_model(path)
         if read_config(path).get("model_type") == MTPConfig.model_type:
             return load_policy(path, dtype)
-        return _load(source, str(path), dtype)
+        return _load(str(path), str(path), dtype)
     if path.is_file():
         return _load_gguf(path, dtype)
     return _load_from_hub(source, dtype)
@@ -82,38 +92,57 @@ def to_plain(model: MTPForCausalLM) -> PreTrainedModel:
     return plain
 
 
+def with_heads(model: PreTrainedModel, heads: Heads, head_init: HeadInit = "copy") -> PreTrainedModel:
+    """A causal LM as a policy of so many heads, or as a plain causal LM; `model` becomes part of it, uncopied.
+
+    Raises UserError for a policy with another number of heads, and for what `MTPForCausalLM.from_base` refuses.
+    """
+    is_policy = isinstance(model, MTPForCausalLM)
+    if heads is None:
+        return to_plain(model) if is_policy else model
+    if is_policy and heads in ("as stored", model.config.n_future_tokens):
+        return model
+    return MTPForCausalLM.from_base(model, DEFAULT_HEADS if heads == "as stored" else heads, head_init)
+
+
 def convert(
     source: str,
     output: Path,
-    n_future_tokens: int = 4,
+    heads: Heads = "as stored",
     head_init: HeadInit = "copy",
     dtype: Dtype = "auto",
     seed: int = 0,
-) -> MTPForCausalLM:
-    """Put heads on a causal LM and write the policy folder `output`, with the tokenizer; all of it or nothing.
+    origin: Origin | None = None,
+) -> None:
+    """Write the model folder `output` in safetensors, with tokenizer, card and manifest; all of it or nothing.
 
-    `seed` matters for `head_init="random"` only. Raises UserError for what `load_base` and `from_base` refuse, for an
-    `output` that exists, and where writing fails.
+    source  a causal LM as `load_base` takes it, or a folder in Meta's format (consolidated.pth), which is streamed
+    seed    matters for `head_init="random"` only
+    origin  what the card says of where the model comes from
+
+    Raises UserError for what `load_base`, `convert_meta` and `with_heads` refuse, for an `output` that exists, and
+    where writing fails.
     """
+    origin = origin or Origin(Path(source).name, "Converted to safetensors.")
+    if is_meta_checkpoint(Path(source)):
+        convert_meta(Path(source), output, origin, heads)
+        return
     _refuse_existing(output)
     model, tokenizer = load_base(source, dtype)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        policy = MTPForCausalLM.from_base(model, n_future_tokens, head_init)
-    _write(policy, tokenizer, output)
-    return policy
+        converted = with_heads(model, heads, head_init)
+    write_model(converted, tokenizer, output, origin)
 
 
-def export_plain(policy: Path, output: Path) -> PreTrainedModel:
+def export_plain(policy: Path, output: Path) -> None:
     """Write trunk + head 1 of a policy folder as an ordinary causal LM folder, with the tokenizer.
 
     Raises UserError for what `load_policy` refuses, for an `output` that exists, and where writing fails.
     """
     _refuse_existing(output)
-    model, tokenizer = load_policy(policy)
-    plain = to_plain(model)
-    _write(plain, tokenizer, output)
-    return plain
+    model, tokenizer = load_policy(newest_model(policy))
+    write_model(to_plain(model), tokenizer, output, Origin(policy.name, "Trunk and head 1 of a policy."))
 
 
 def _refuse_existing(output: Path) -> None:
@@ -121,10 +150,15 @@ def _refuse_existing(output: Path) -> None:
         raise UserError(f"{output}: exists already; give another output folder or remove it")
 
 
-def _write(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, output: Path) -> None:
+def write_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, output: Path, origin: Origin) -> None:
+    """Write a model folder with tokenizer, card and manifest, replacing an older one; all of it or nothing.
+
+    Raises UserError where it cannot be written.
+    """
     try:
         with whole_directory(output) as partial, quiet():
             model.save_pretrained(partial)
             tokenizer.save_pretrained(partial)
+            describe_model(partial, output.name, origin)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{output}: writing the model failed: {first_line(error)}") from error

@@ -14,11 +14,12 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from weighted_mtp.errors import UserError
-from weighted_mtp.files import check_files, describe_files, whole_file
+from weighted_mtp.files import check_files, whole_file
+from weighted_mtp.manifest import MANIFEST, read_manifest, write_manifest
 from weighted_mtp.models.checkpoint import READ_ERRORS, first_line, load_tokenizer, quiet, read_config
 from weighted_mtp.models.mtp import MTPConfig
 
-MANIFEST, CARD = "manifest.json", "README.md"
+CARD = "README.md"
 _VERSION = 1
 
 
@@ -38,8 +39,8 @@ class Origin:
     revision: str = ""
 
 
-def describe_model(folder: Path, origin: Origin) -> None:
-    """Write card and manifest into a folder that holds a model. Raises OSError where it cannot be written."""
+def describe_model(folder: Path, name: str, origin: Origin) -> None:
+    """Write card and manifest into a folder that holds a model called `name`. Raises OSError where it cannot."""
     config = read_config(folder)
     facts = {
         "n_future_tokens": config.get("n_future_tokens"),
@@ -47,10 +48,8 @@ def describe_model(folder: Path, origin: Origin) -> None:
         "dtype": config.get("dtype"),
     }
     with whole_file(folder / CARD) as file:
-        file.write_text(_card(folder, origin, facts))
-    manifest = {"version": _VERSION, "origin": asdict(origin), **facts, "files": describe_files(folder)}
-    with whole_file(folder / MANIFEST) as file:
-        file.write_text(json.dumps(manifest, indent=2) + "\n")
+        file.write_text(_card(name, config.get("model_type") == MTPConfig.model_type, origin, facts), encoding="utf-8")
+    write_manifest(folder, {"version": _VERSION, "origin": asdict(origin), **facts})
 
 
 def check_model(folder: Path) -> str:
@@ -58,7 +57,9 @@ def check_model(folder: Path) -> str:
 
     Raises UserError for the first thing that is wrong.
     """
-    manifest = _read_manifest(folder)
+    manifest = read_manifest(folder)
+    if manifest is None or not {"files", "n_future_tokens", "parameters"} <= manifest.keys():
+        raise UserError(f"{folder}: has no {MANIFEST} of this program")
     check_files(folder, manifest["files"])
     stored, wanted = _stored_shapes(folder), _wanted_shapes(folder)
     if missing := sorted(wanted.keys() - stored.keys()):
@@ -77,18 +78,6 @@ def check_model(folder: Path) -> str:
         raise UserError(f"{folder}: the tokenizer has {len(tokenizer)} tokens, the model embeds {vocabulary}")
     kind = f"policy with {heads} heads" if heads else "causal LM"
     return f"{kind}, {manifest['parameters'] / 1e6:.1f} M parameters, {len(stored)} tensors"
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-    except FileNotFoundError as error:
-        raise UserError(f"{folder}: has no {MANIFEST}") from error
-    except ValueError as error:
-        raise UserError(f"{folder / MANIFEST}: damaged ({error})") from error
-    if not isinstance(manifest, dict) or not {"files", "n_future_tokens", "parameters"} <= manifest.keys():
-        raise UserError(f"{folder / MANIFEST}: is not a manifest of this program")
-    return manifest
 
 
 def _stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
@@ -122,9 +111,8 @@ def _count(shape: tuple[int, ...]) -> int:
     return int(torch.Size(shape).numel())
 
 
-def _card(folder: Path, origin: Origin, facts: dict[str, Any]) -> str:
+def _card(name: str, is_policy: bool, origin: Origin, facts: dict[str, Any]) -> str:
     heads = facts["n_future_tokens"]
-    is_policy = read_config(folder).get("model_type") == MTPConfig.model_type
     load = (
         "from weighted_mtp.models.mtp import load_policy\n\n"
         'model, tokenizer = load_policy("FOLDER")  # model(...) is trunk + head 1; model.head_states(...) is all heads'
@@ -138,7 +126,7 @@ def _card(folder: Path, origin: Origin, facts: dict[str, Any]) -> str:
         "library_name: " + ("weighted-mtp" if is_policy else "transformers"),
         "---",
         "",
-        f"# {folder.name.removeprefix('.').removesuffix('.partial')}",
+        f"# {name}",
         "",
         f"{origin.how} Made from `{origin.name}`" + (f" at revision `{origin.revision}`." if origin.revision else "."),
         "",

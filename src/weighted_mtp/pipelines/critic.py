@@ -21,13 +21,13 @@ from weighted_mtp.losses.critic_objective import ImplicitObjective, ValueObjecti
 from weighted_mtp.losses.token_ce import next_token_cross_entropies
 from weighted_mtp.models.adapters import LoraSettings, apply_lora
 from weighted_mtp.models.build import save_policy
+from weighted_mtp.models.checkpoint import newest_model
 from weighted_mtp.models.convert import load_base, with_heads
 from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.models.value import ValueConfig, build_value_model, load_value_model, save_value_model
 from weighted_mtp.pipelines.fit import FitConfig, Parts, pad_id
 from weighted_mtp.runtime.device import RuntimeConfig, autocast, pick_device
 from weighted_mtp.training.optim import Group
-from weighted_mtp.training.state import newest_model
 from weighted_mtp.value_weighting.td import CriticOutput, ValueFunction
 
 

@@ -13,11 +13,12 @@ from weighted_mtp.config import Section
 from weighted_mtp.data.batches import Batch
 from weighted_mtp.data.stream import BatchStream
 from weighted_mtp.losses.objective import Objective
+from weighted_mtp.models.checkpoint import checkpoints_in
 from weighted_mtp.progress import console
 from weighted_mtp.runtime.device import RuntimeConfig, autocast, pick_device
 from weighted_mtp.training.loop import Trainer, TrainingConfig
 from weighted_mtp.training.optim import Group, OptimConfig, build_optimizer
-from weighted_mtp.training.state import Checkpoints, TrainState, checkpoints_in
+from weighted_mtp.training.state import Checkpoints, TrainState
 from weighted_mtp.training.tracking import MLflowConfig, RunDirectory, Tracker
 
 

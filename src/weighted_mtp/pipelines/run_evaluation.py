@@ -34,7 +34,6 @@ from weighted_mtp.pipelines.command import Debug, one_line_errors
 from weighted_mtp.pipelines.policy import PolicyConfig
 from weighted_mtp.progress import progress
 from weighted_mtp.runtime.device import RuntimeConfig, pick_device
-from weighted_mtp.training.state import newest_model
 
 
 class EvaluationConfig(Section):
@@ -117,12 +116,10 @@ def _sample(config: EvaluationConfig, chosen: Benchmark, problems: list[Problem]
 
 def _load(config: EvaluationConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
     assert config.checkpoint is not None
-    source = Path(config.checkpoint)
-    folder = str(newest_model(source)) if source.is_dir() else config.checkpoint
-    model, tokenizer = load_base(folder, config.dtype)
+    model, tokenizer = load_base(config.checkpoint, config.dtype)
     model.to(pick_device(config.runtime)).eval()  # type: ignore[arg-type]
     default = "chat" if tokenizer.chat_template else "alpaca"
-    return model, tokenizer, config.template or _trained_template(source) or default
+    return model, tokenizer, config.template or _trained_template(Path(config.checkpoint)) or default
 
 
 def _trained_template(source: Path) -> str | None:

@@ -14,11 +14,12 @@ import torch
 import typer
 
 from weighted_mtp import hub
-from weighted_mtp.data.prepare import MICRO, prepare_embedded
+from weighted_mtp.data.prepare import prepare_embedded
+from weighted_mtp.data.registry import MICRO
 from weighted_mtp.errors import UserError
 from weighted_mtp.models.catalog import KNOWN, Kind, short_name
 from weighted_mtp.models.checkpoint import load_tokenizer
-from weighted_mtp.models.convert import convert, load_base, write_model
+from weighted_mtp.models.convert import DEFAULT_HEADS, Heads, convert, load_base, with_heads, write_model
 from weighted_mtp.models.folder import Origin, check_model
 from weighted_mtp.models.micro import MicroSize, micro_from, random_micro
 from weighted_mtp.pipelines.command import Debug, comma_list, one_line_errors
@@ -44,7 +45,7 @@ class Request:
     storage: Path
 
     @property
-    def heads(self) -> int | Literal["as stored"] | None:
+    def heads(self) -> Heads:
         """What `convert` is asked for."""
         return None if self.kind == "reference" else self.n_future_tokens or "as stored"
 
@@ -132,14 +133,17 @@ def create_micro(request: Request, kind: Kind, init: MicroInit, seed: int) -> Pa
     if init == "random":
         prepare_embedded(MICRO, request.storage / "datasets")
         tokenizer = load_tokenizer(request.storage / "datasets" / MICRO / "tokenizer")
-        model = random_micro(MicroSize(), tokenizer, (request.n_future_tokens or 4) if kind == "mtp" else None)
+        heads = (request.n_future_tokens or DEFAULT_HEADS) if kind == "mtp" else None
+        model = random_micro(MicroSize(), tokenizer, heads)
         origin = Origin("none", f"A small Llama drawn at random (seed {seed}), for local tests.")
     else:
         source = str(request.output) if request.output.is_dir() else _files_of(request)[0]
         base, tokenizer = load_base(source)
-        model = with_heads(micro_from(base, MicroSize()), request.heads)
+        model = with_heads(
+            micro_from(base, MicroSize()), (request.n_future_tokens or "as stored") if kind == "mtp" else None
+        )
         origin = Origin(request.model, "Cut out of a larger model by weight selection, for local tests.")
-    write_model(model, tokenizer, output, origin, replace=True)
+    write_model(model, tokenizer, output, origin)
     print(f"{output}: {check_model(output)}")
     return output
 

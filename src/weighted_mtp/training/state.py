@@ -1,6 +1,5 @@
 """The training state: everything that a resume needs, nothing else; and its checkpoints."""
 
-import re
 import shutil
 import warnings
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 
 from weighted_mtp.errors import UserError
 from weighted_mtp.files import whole_directory
+from weighted_mtp.models.checkpoint import checkpoints_in
 from weighted_mtp.value_weighting.base import WeightingState
 
 TRAINED_ONLY = StateDictOptions(ignore_frozen_params=True, strict=False)
@@ -79,24 +79,3 @@ class Checkpoints:
         for old in checkpoints_in(self.directory)[: -self.keep]:
             shutil.rmtree(old)
         return path
-
-
-def checkpoints_in(directory: Path) -> list[Path]:
-    """The complete checkpoints in `directory`, oldest first."""
-    if not directory.is_dir():
-        return []
-    return sorted(p for p in directory.iterdir() if re.fullmatch(r"step-\d{8}", p.name))
-
-
-def newest_model(path: Path) -> Path:
-    """The model folder that `path` means: itself, a checkpoint's `model`, or that of a run's newest checkpoint.
-
-    Raises `UserError` where there is none.
-    """
-    newest = checkpoints_in(path / "checkpoints")
-    for candidate in (path, path / "model", *(c / "model" for c in newest[-1:])):
-        if (candidate / "config.json").is_file():
-            return candidate
-    raise UserError(
-        f"{path}: holds no model (config.json), no checkpoint and no run with a checkpoint; train one first"
-    )

@@ -1,4 +1,5 @@
 import copy
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -62,9 +63,10 @@ def test_convert_writes_a_policy_whose_head_1_is_the_base(plain: Path, tmp_path:
 
 
 def test_random_heads_are_a_function_of_the_seed(plain: Path, tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        convert(str(plain), tmp_path / name, 2, "random", seed=seed)
     first, again, other = (
-        convert(str(plain), tmp_path / name, 2, "random", seed=seed).heads.heads[1].mlp.up_proj.weight
-        for name, seed in (("a", 1), ("b", 1), ("c", 2))
+        load_policy(tmp_path / name)[0].heads.heads[1].mlp.up_proj.weight for name in ("a", "b", "c")
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -73,6 +75,26 @@ def test_random_heads_are_a_function_of_the_seed(plain: Path, tmp_path: Path) ->
 def test_convert_stores_the_dtype_asked_for(plain: Path, tmp_path: Path) -> None:
     convert(str(plain), tmp_path / "policy", 2, dtype="bfloat16")
     assert load_policy(tmp_path / "policy")[0].dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(("heads", "stored"), [("as stored", 4), (2, 2), (None, None)])
+def test_a_plain_model_gets_the_heads_asked_for(
+    plain: Path, tmp_path: Path, heads: int | None, stored: int | None
+) -> None:
+    convert(str(plain), tmp_path / "out", heads)
+    assert json.loads((tmp_path / "out" / "config.json").read_text()).get("n_future_tokens") == stored
+
+
+def test_a_policy_keeps_its_heads_or_loses_them_all(plain: Path, tmp_path: Path) -> None:
+    convert(str(plain), tmp_path / "policy", 3, "random")
+    convert(str(tmp_path / "policy"), tmp_path / "again")
+    convert(str(tmp_path / "policy"), tmp_path / "none", None)
+    again, none = (load_base(str(tmp_path / name))[0] for name in ("again", "none"))
+    policy = load_policy(tmp_path / "policy")[0].state_dict()
+    assert all(torch.equal(value, policy[name]) for name, value in again.state_dict().items())
+    assert torch.equal(logits(none), logits(tiny_model()))
+    with pytest.raises(UserError, match="already has n_future_tokens = 3"):
+        convert(str(tmp_path / "policy"), tmp_path / "more", 5)
 
 
 def test_export_writes_what_auto_classes_load_with_head_1s_logits(plain: Path, tmp_path: Path) -> None:
@@ -146,7 +168,7 @@ def test_a_truncated_gguf_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no config\.json"):
+    with pytest.raises(UserError, match=r"holds no model \(config\.json\)"):
         load_base(str(tmp_path))
 
 

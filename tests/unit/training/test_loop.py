@@ -18,10 +18,11 @@ from weighted_mtp.data.stream import BatchStream
 from weighted_mtp.errors import UserError
 from weighted_mtp.losses.mtp import LossConfig
 from weighted_mtp.losses.objective import PolicyObjective, Sums
+from weighted_mtp.models.checkpoint import checkpoints_in
 from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.training.loop import NonFiniteError, Trainer, TrainingConfig
 from weighted_mtp.training.optim import Group, OptimConfig, build_optimizer
-from weighted_mtp.training.state import Checkpoints, TrainState, checkpoints_in
+from weighted_mtp.training.state import Checkpoints, TrainState
 from weighted_mtp.training.tracking import MLflowConfig, RunDirectory, Tracker
 from weighted_mtp.value_weighting.controls import Uniform
 

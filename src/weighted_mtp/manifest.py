@@ -1,0 +1,33 @@
+"""`manifest.json`: what a folder under `storage/` was made of, what it holds, and the checksums of its files."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from weighted_mtp.errors import UserError
+from weighted_mtp.files import describe_files, whole_file
+
+MANIFEST = "manifest.json"
+
+Manifest = dict[str, Any]
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """The manifest of a folder, None where there is none. Raises UserError where it is damaged."""
+    try:
+        found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        if not isinstance(found, dict):
+            raise ValueError
+        return found
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except ValueError as error:
+        raise UserError(f"{folder / MANIFEST} is damaged: delete the folder and make it again") from error
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
+    """Write a folder's manifest with the checksums of the files that are there now; returns it."""
+    described = {**manifest, "files": describe_files(folder, leave_out=frozenset({MANIFEST}))}
+    with whole_file(folder / MANIFEST) as partial:
+        partial.write_text(json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    return described

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import IO, cast
 
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
@@ -155,7 +155,7 @@ def _write_meta(weights: Sequence[Weight], stored: Mapping[str, Tensor], folder:
     state = {w.meta: reordered[w.meta] if w.rotary else stored[w.policy] for w in weights}
     try:
         with (folder / WEIGHTS).open("wb") as file:
-            torch.save(state, _Counted(file, advance))
+            torch.save(state, cast(IO[bytes], _Counted(file, advance)))
     except RuntimeError as error:
         if isinstance(error.__context__, OSError):  # what the file said, behind what torch makes of it
             raise OSError(*error.__context__.args) from error
@@ -166,7 +166,7 @@ def _write_meta(weights: Sequence[Weight], stored: Mapping[str, Tensor], folder:
 class _Counted:
     """A file that reports how many bytes are written to it."""
 
-    def __init__(self, file: BinaryIO, advance: Advance) -> None:
+    def __init__(self, file: IO[bytes], advance: Advance) -> None:
         self.file, self.advance = file, advance
 
     def write(self, data: bytes | memoryview) -> int:

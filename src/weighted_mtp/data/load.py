@@ -8,8 +8,10 @@ from transformers import PreTrainedTokenizerBase
 
 from weighted_mtp.config import Section
 from weighted_mtp.data.batches import TokenStore, build_store
+from weighted_mtp.data.index import read_index
 from weighted_mtp.data.prompts import Template, encode_solutions
-from weighted_mtp.data.schema import read_problems, read_solutions
+from weighted_mtp.data.sampling import SampleConfig, sample_solutions
+from weighted_mtp.data.schema import Solution, read_problems, read_solutions
 from weighted_mtp.errors import UserError
 from weighted_mtp.progress import console, progress
 
@@ -30,23 +32,27 @@ class DataConfig(Section):
     too_long: Literal["drop", "truncate", "error"] = "drop"
     max_tokens: int = Field(8192, ge=8)
     """Padded tokens of a microbatch."""
+    sampling: SampleConfig | None = None
+    """Which of the training split's correct solutions, by its index; null for all of them."""
 
 
-def load_stores(config: DataConfig, tokenizer: PreTrainedTokenizerBase) -> tuple[TokenStore, TokenStore | None]:
-    """The correct solutions of both splits as tokens.
+def load_stores(
+    config: DataConfig, tokenizer: PreTrainedTokenizerBase, seed: int
+) -> tuple[TokenStore, TokenStore | None]:
+    """The correct solutions of both splits as tokens; of the training split those that `sampling` chooses with `seed`.
 
-    Raises `UserError` for a dataset that is missing or empty.
+    Raises `UserError` for a dataset that is missing or empty, and for an index that is needed and missing.
     """
-    train = _load_split(config, config.train, tokenizer)
-    return train, _load_split(config, config.validation, tokenizer) if config.validation else None
+    train = _load_split(config, config.train, tokenizer, config.sampling, seed)
+    return train, _load_split(config, config.validation, tokenizer, None, seed) if config.validation else None
 
 
-def _load_split(config: DataConfig, split: str, tokenizer: PreTrainedTokenizerBase) -> TokenStore:
+def _load_split(
+    config: DataConfig, split: str, tokenizer: PreTrainedTokenizerBase, sampling: SampleConfig | None, seed: int
+) -> TokenStore:
     directory = config.root / config.dataset / split
     problems = read_problems(directory)
-    solutions = [solution for solution in read_solutions(directory) if solution.is_correct]
-    if not solutions:
-        raise UserError(f"{directory}: holds no correct solution to learn from: choose another data.dataset or split")
+    solutions = _chosen(directory, sampling, seed)
     with progress(f"tokenizing {config.dataset}/{split}", len(solutions)) as advance:
         examples = encode_solutions(tokenizer, config.template, problems, solutions, advance)
         store = build_store(examples, config.max_length, config.too_long)
@@ -56,3 +62,12 @@ def _load_split(config: DataConfig, split: str, tokenizer: PreTrainedTokenizerBa
             f"longer than data.max_length={config.max_length}"
         )
     return store
+
+
+def _chosen(directory: Path, sampling: SampleConfig | None, seed: int) -> list[Solution]:
+    if sampling is not None:
+        return read_solutions(directory, sample_solutions(read_index(directory), sampling, seed))
+    solutions = [solution for solution in read_solutions(directory) if solution.is_correct]
+    if not solutions:
+        raise UserError(f"{directory}: holds no correct solution to learn from: choose another data.dataset or split")
+    return solutions

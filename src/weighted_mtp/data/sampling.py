@@ -70,7 +70,8 @@ class PairConfig(DifficultyMix):
 
     n_pairs: int | None = Field(None, ge=1)
     """At most so many; null for as many as there are (and as the shares of the difficulty bins allow)."""
-    max_pairs_per_problem: int | None = Field(None, ge=1)
+    max_pairs_per_problem: int | None = Field(16, ge=1)
+    """Without a limit a few popular problems with thousands of solutions would be most of what a critic sees."""
     length_balanced: bool = True
     """Pair programs of about one length, the incorrect one as often the longer as the shorter."""
     length_ratio: float = Field(1.25, gt=1)
@@ -174,21 +175,24 @@ def _candidates(
     n_problems = len(index.difficulty)
     kind = band * np.uint16(2) + index.is_correct
     order = np.argsort(kind.astype(np.uint8) if n_bands <= 128 else kind, kind="stable")
-    # Problems rise with the row, so `order` goes by band, label, problem, row; the counts say where each cell begins.
-    count = np.bincount(index.problem * np.int64(2 * n_bands) + kind, minlength=n_problems * 2 * n_bands)
-    count = count.reshape(n_problems, 2 * n_bands)
-    start = _starts(count.T.ravel()).reshape(2 * n_bands, n_problems).T.reshape(-1, 2)
-    count = count.reshape(-1, 2)
-    slots = np.where(np.repeat(wanted, n_bands), count.min(axis=1), 0)
+    # Problems rise with the row, so `order` goes by band, label, problem, row: counts alone say where each cell begins.
+    key = kind.astype(np.int64)
+    key *= n_problems
+    key += index.problem
+    count = np.bincount(key, minlength=2 * n_bands * n_problems)
+    start = _starts(count).reshape(n_bands, 2, n_problems)
+    count = count.reshape(n_bands, 2, n_problems)
+    slots = (np.minimum(count[:, 0], count[:, 1]) * wanted).T.ravel()  # pairs that each cell has to give
     problem, slot = _draw(slots.reshape(n_problems, n_bands).sum(axis=1), limit, rng)
     first = np.append(_starts(slots), slots.sum())
     slot += first[problem * n_bands]
     cell = np.searchsorted(first, slot, side="right") - 1
     position = slot - first[cell]
     # The rarer label gives its items one by one, the other one different items at random: a random 1:1 pairing.
-    common = count[cell].argmax(axis=1)
-    other = _permuted(position, count[cell, common], cell, rng)
-    rows = [order[start[cell, label] + np.where(common == label, other, position)] for label in (1, 0)]
+    of = cell % n_bands
+    common = (count[of, 1, problem] > count[of, 0, problem]).astype(np.int64)
+    other = _permuted(position, count[of, common, problem], cell, rng)
+    rows = [order[start[of, label, problem] + np.where(common == label, other, position)] for label in (1, 0)]
     return np.stack(rows, axis=1), cell
 
 

@@ -46,7 +46,7 @@ def train_policy(config: PolicyConfig, weighting: WeightingFactory) -> Path | No
     """Train (or go on training) the policy that `config` describes; returns the run's folder, None where stopped."""
     prepare_embedded(config.data.dataset, config.data.root)
     model, tokenizer = build_policy(config.model, config.run.seed)
-    training, validation = load_stores(config.data, tokenizer)
+    training, validation = load_stores(config.data, tokenizer, config.run.seed)
     options = {"max_tokens": config.data.max_tokens, "pad_id": pad_id(tokenizer)}
     accumulation, seed = config.training.gradient_accumulation, config.run.seed
     parts = Parts(

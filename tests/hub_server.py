@@ -38,6 +38,7 @@ class Fault:
     status           it is answered, with `headers` and `body`
     cut, reset       so many bytes of a file are sent, then the connection is closed, or reset
     short            so many bytes of a file are sent, as if they were all
+    surplus          so many bytes more than a file has are sent
     corrupt          a byte of a file is another
     no_range         the whole file is sent whatever is asked for
     silent           nothing is ever answered; with `cut`, nothing more
@@ -51,6 +52,7 @@ class Fault:
     cut: int = -1
     reset: bool = False
     short: int = -1
+    surplus: int = 0
     corrupt: bool = False
     no_range: bool = False
     silent: bool = False
@@ -208,7 +210,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def send_content(self, file: Stored, headers: dict[str, str], fault: Fault) -> None:
         size, start = len(file.data), 0
-        data = file.data[: fault.short] if fault.short >= 0 else file.data
+        data = (file.data[: fault.short] if fault.short >= 0 else file.data) + bytes(fault.surplus)
         if fault.corrupt:
             data = data[:-1] + bytes([data[-1] ^ 1])
         if (wanted := re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))) and not fault.no_range:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -202,6 +203,15 @@ def test_a_killed_process_is_taken_up_where_it_was(hub: HubServer, tmp_path: Pat
     assert not list((tmp_path / "to").glob(".fetch/*.part"))
 
 
+def test_of_two_who_fetch_the_same_one_waits(hub: HubServer, tmp_path: Path) -> None:
+    hub.fault("/cdn/", cut=200_000, silent=True, times=1)
+    with ThreadPoolExecutor() as pool:
+        both = [pool.submit(get, tmp_path / "to") for _ in range(2)]
+    assert both[0].result() == both[1].result()
+    assert contents(tmp_path / "to") == MODEL
+    assert [request.range for request in hub.seen("/cdn/")] == [None, "bytes=200000-"]
+
+
 # --- damaged files
 
 
@@ -223,6 +233,11 @@ def test_a_file_damaged_twice_is_named_and_leaves_nothing(where: str, hub: HubSe
 def test_a_file_shorter_than_listed_is_named(hub: HubServer) -> None:
     hub.fault("/cdn/", short=1000)
     assert "model.safetensors ends before its 300000 bytes" in error()
+
+
+def test_a_file_that_does_not_end_is_cut_off(hub: HubServer, tmp_path: Path) -> None:
+    hub.fault("/cdn/", surplus=10_000_000, cut=5_000_000, silent=True)
+    assert "model.safetensors arrived damaged twice" in error()
 
 
 def test_a_part_that_rotted_on_the_disk_is_fetched_anew(hub: HubServer, tmp_path: Path) -> None:
@@ -282,8 +297,10 @@ def test_a_wrong_token_is_said(hub: HubServer, monkeypatch: pytest.MonkeyPatch) 
     assert "does not accept the token (401)" in error()
 
 
-def test_a_token_without_the_right_to_read_is_said(hub: HubServer) -> None:
+def test_a_lacking_right_to_read_is_said(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.fault("/api/", status=403)
+    assert "not to be read without a token (403)" in error()
+    monkeypatch.setenv("HF_TOKEN", "hf_other")
     assert "the token may not read it (403)" in error()
 
 
@@ -311,7 +328,7 @@ def test_what_cannot_be_an_id_is_said_without_asking(repo_id: str, hub: HubServe
 
 
 @pytest.mark.parametrize("where", ["/api/", "/resolve/", "/cdn/"])
-@pytest.mark.parametrize("status", [429, 500, 502, 503, 504])
+@pytest.mark.parametrize("status", [429, 500, 503])
 def test_passing_trouble_is_waited_for(where: str, status: int, hub: HubServer, tmp_path: Path) -> None:
     hub.fault(where, status=status, times=3)
     assert contents(get(tmp_path / "to").folder) == MODEL
@@ -427,7 +444,7 @@ def test_a_copy_that_lacks_a_file_does_not_serve(
     to = tmp_path / "to" if where == "folder" else None
     (get(to).folder / "model.safetensors").unlink()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert "HF_HUB_OFFLINE is set and there is no complete local copy" in error(to)
+    assert "HF_HUB_OFFLINE is set, so the hub is not asked; unset it" in error(to)
 
 
 def test_a_copy_made_with_fewer_patterns_does_not_serve(
@@ -436,7 +453,7 @@ def test_a_copy_made_with_fewer_patterns_does_not_serve(
     get(tmp_path / "to", patterns=["*.json"])
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert get(tmp_path / "to", patterns=["*.json"]).folder == tmp_path / "to"
-    assert "no complete local copy" in error(tmp_path / "to")
+    assert "HF_HUB_OFFLINE is set" in error(tmp_path / "to")
 
 
 def test_a_refusal_is_not_hidden_by_a_copy(hub: HubServer, tmp_path: Path) -> None:

@@ -5,12 +5,14 @@ is what its `snapshot_download` does not do: it drops what a broken download had
 or for as long as a server asks, and checks sizes alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import httpx2
+from filelock import Timeout
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-from huggingface_hub.utils import WeakFileLock
+from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
 
 from weighted_mtp.hub.patience import Problem, may_pass, say
 from weighted_mtp.hub.places import Cache, Fetched, Folder, Place, Record
@@ -65,7 +67,19 @@ def _bring(repository: Repository, listing: Listing, patterns: Sequence[str] | N
     wanted = [file for file in listing.files if file.name in names]
     if missing_files := [file for file in wanted if not place.holds(file)]:
         place.work.mkdir(parents=True, exist_ok=True)
-        with WeakFileLock(place.work / "lock"):
+        with _alone(place.work / "lock"):
             download(repository, listing.revision, missing_files, place)
     place.finish(listing, names)
     return Fetched(folder, listing.revision)
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Two processes that append to one file would spoil it; the ranks of a run ask for the same files at once."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(WeakFileLock(lock, timeout=1.0))
+        except Timeout:
+            say(f"another process is fetching the same; waiting for it (its lock is {lock})")
+            stack.enter_context(WeakFileLock(lock))
+        yield

@@ -107,7 +107,7 @@ class Folder:
         for name in before - {file.name for file in listing.files}:
             (self.root / name).unlink(missing_ok=True)  # readers would take two revisions for one
         still = {file.name for file in listing.files if file.name in before and self.holds(file)}
-        record = Record(listing, still.union(names))
+        record = Record(listing, frozenset(still.union(names)))
         if record != self.record:
             record.write(self.root)
 

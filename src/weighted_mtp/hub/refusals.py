@@ -24,6 +24,7 @@ _TOKEN = "put HF_TOKEN=… in .env and run `uv run --env-file .env …`, or log 
 
 @contextmanager
 def in_one_line(repository: Repository, instead: str) -> Iterator[None]:
+    """Raise UserError for whatever goes wrong inside."""
     try:
         yield
     except (Problem, httpx2.HTTPError, httpx2.InvalidURL, HFValidationError, OSError) as error:
@@ -39,7 +40,7 @@ def cause(error: Exception, repository: Repository) -> str:
         case HFValidationError():
             return "not an id on the hub, which is OWNER/NAME"
         case OfflineModeIsEnabled():
-            return "HF_HUB_OFFLINE is set and there is no complete local copy; unset it"
+            return "HF_HUB_OFFLINE is set, so the hub is not asked; unset it to fetch what is missing"
         case HfHubHTTPError():
             return _refusal(error, repository)
         case httpx2.TimeoutException():
@@ -64,13 +65,13 @@ def _refusal(error: HfHubHTTPError, repository: Repository) -> str:
     if isinstance(error, RemoteEntryNotFoundError):
         return f"the hub lists a file that it does not have ({error.response.request.url.path}); try again later"
     if status == 401 and get_token():
-        return (
-            f"the hub does not accept the token (401); make another at {repository.endpoint}/settings/tokens, {_TOKEN}"
-        )
+        tokens = f"{repository.endpoint}/settings/tokens"
+        return f"the hub does not accept the token (401); make another at {tokens}, then {_TOKEN}"
     if status in (401, 404):
         return f"no such {repository.kind} at {repository.endpoint}, or a private one; check the name, or {_TOKEN}"
     if status == 403:
-        return f"the token may not read it (403); take one of an account that may, and {_TOKEN}"
+        who = "the token may not read it" if get_token() else "not to be read without a token"
+        return f"{who} (403); take one of an account that may, and {_TOKEN}"
     if status == 429:
         asked = asked_wait(error)
         when = f"in {asked:.0f} s" if asked else "later"

@@ -5,14 +5,14 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import Literal, final
 
 import httpx2
 from huggingface_hub import HfApi, constants, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from huggingface_hub.hf_api import RepoSibling
-from huggingface_hub.utils import filter_repo_objects
+from huggingface_hub.hf_api import DatasetInfo, ModelInfo, RepoSibling
 
 from weighted_mtp.hub.patience import Patience, Problem, first_line
 
@@ -73,11 +73,13 @@ class Repository:
                 patience.wait(error)
 
     def _ask(self) -> Listing:
-        api = HfApi(endpoint=self.endpoint)
+        api, seconds = HfApi(endpoint=self.endpoint), constants.HF_HUB_DOWNLOAD_TIMEOUT
+        info: ModelInfo | DatasetInfo
         try:
-            info = api.repo_info(
-                self.id, repo_type=self.kind, files_metadata=True, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT
-            )
+            if self.kind == "model":
+                info = api.model_info(self.id, files_metadata=True, timeout=seconds)
+            else:
+                info = api.dataset_info(self.id, files_metadata=True, timeout=seconds)
             revision, files = _digest(info.sha), tuple(_file(sibling) for sibling in info.siblings or ())
         except (HfHubHTTPError, HFValidationError):
             raise
@@ -85,8 +87,8 @@ class Repository:
             raise Problem(
                 f"what answers at {self.endpoint} is no model hub ({first_line(error)}); check HF_ENDPOINT and proxies"
             ) from error
-        card = info.card_data or {}
-        self.licence = str(card.get("license_name") or card.get("license") or "")
+        if card := info.card_data:
+            self.licence = str(card.get("license_name") or card.get("license") or "")
         return Listing(self.name, revision, files)
 
     def url(self, name: str, revision: str) -> str:
@@ -110,7 +112,7 @@ def _digest(text: str | None) -> str:
 def select(names: Sequence[str], patterns: Sequence[str] | None, kind: Kind) -> set[str]:
     """The names that are wanted: see `fetch`."""
     if patterns is not None:
-        return set(filter_repo_objects(names, allow_patterns=list(patterns)))
+        return {name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)}
     return set(names if kind == "dataset" else _loadable(names))
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import final
 
 import httpx2
-from huggingface_hub import constants, get_session
-from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+from huggingface_hub import constants, get_session, hf_raise_for_status
+from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
 from weighted_mtp.hub.patience import Patience, Problem
 from weighted_mtp.hub.places import Place
@@ -74,7 +74,7 @@ def _receive(url: str, file: File, part: Path, count: _Count) -> None:
     patience = Patience()
     while (have := part.stat().st_size) < file.size:
         try:
-            _stream(url, part, have, count)
+            _stream(url, part, have, file.size, count)
             stopped: Exception = Problem(f"{file.name} ends before its {file.size} bytes, again and again")
         except httpx2.HTTPError as error:
             stopped = error
@@ -85,8 +85,8 @@ def _receive(url: str, file: File, part: Path, count: _Count) -> None:
             patience.wait(stopped)
 
 
-def _stream(url: str, part: Path, have: int, count: _Count) -> None:
-    """Append what the hub sends from byte `have` on. Every byte is in the file as soon as it is here."""
+def _stream(url: str, part: Path, have: int, size: int, count: _Count) -> None:
+    """Append what the hub sends from byte `have` on; every byte is in the file as soon as it is here."""
     headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
     if have:
         headers["Range"] = f"bytes={have}-"
@@ -100,4 +100,6 @@ def _stream(url: str, part: Path, have: int, count: _Count) -> None:
             out.write(chunk)
             out.flush()
             count.add(len(chunk))
+            if out.tell() > size:
+                break  # what goes on for longer is another file, if it ends at all
         os.fsync(out.fileno())

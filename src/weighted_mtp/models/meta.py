@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Literal, cast
 
 import torch
 from huggingface_hub import split_torch_state_dict_into_shards
@@ -20,7 +20,8 @@ from transformers import GenerationConfig, LlamaConfig, PreTrainedTokenizerBase
 
 from weighted_mtp.errors import UserError
 from weighted_mtp.files import whole_directory
-from weighted_mtp.models.checkpoint import READ_ERRORS, first_line, quiet, read_config
+from weighted_mtp.models.checkpoint import READ_ERRORS, first_line, newest_model, quiet, read_config
+from weighted_mtp.models.folder import Origin, describe_model
 from weighted_mtp.models.meta_format import (
     PARAMS,
     WEIGHTS,
@@ -44,21 +45,34 @@ LLAMA_2_CONTEXT = 4096
 
 
 def convert_meta(
-    source: Path, output: Path, *, tokenizer: Path | None = None, shard_bytes: int = SHARD_BYTES
+    source: Path,
+    output: Path,
+    origin: Origin | None = None,
+    heads: int | Literal["as stored"] | None = "as stored",
+    *,
+    tokenizer: Path | None = None,
+    shard_bytes: int = SHARD_BYTES,
 ) -> MTPConfig:
     """Write the policy folder `output` from a checkpoint in Meta's format; all of it or nothing.
 
     source       folder with consolidated.pth and params.json
+    origin       what the card says of where it comes from
+    heads        how many the caller expects
     tokenizer    SentencePiece model; where not given, tokenizer.model in `source` or in the folder above
     shard_bytes  largest size of a file of weights
 
     The stored dtype is kept. `tokenizer.model` is copied, too, for the way back.
 
-    Raises UserError for what `read_meta` and `llama_tokenizer` refuse, for an `output` that exists, and where writing
-    fails.
+    Raises UserError for what `read_meta` and `llama_tokenizer` refuse, for another number of heads than expected, for
+    an `output` that exists, and where writing fails.
     """
     _refuse_existing(output)
     checkpoint = read_meta(source)
+    if heads not in ("as stored", checkpoint.geometry.heads):
+        raise UserError(
+            f"{source}: has n_future_tokens = {checkpoint.geometry.heads} heads; convert it with these, and export the"
+            " plain model of that if you want other heads or none"
+        )
     sentencepiece = find_tokenizer(source, tokenizer)
     fast = llama_tokenizer(sentencepiece, checkpoint.geometry.vocabulary)
     config = _policy_config(checkpoint, fast)
@@ -75,6 +89,7 @@ def convert_meta(
         GenerationConfig(bos_token_id=fast.bos_token_id, eos_token_id=fast.eos_token_id).save_pretrained(partial)
         _save_tokenizer(fast, partial)
         shutil.copyfile(sentencepiece, partial / TOKENIZER)
+        describe_model(partial, output.name, origin or Origin(source.name, "Converted from Meta's format."))
     return config
 
 
@@ -105,7 +120,7 @@ def _policy_config(checkpoint: MetaCheckpoint, tokenizer: PreTrainedTokenizerBas
 def export_meta(policy: Path, output: Path, *, tokenizer: Path | None = None) -> None:
     """Write a policy folder as a checkpoint in Meta's format, the way back of `convert_meta`; all of it or nothing.
 
-    policy     folder of a Llama policy
+    policy     folder of a Llama policy, or a run (its newest checkpoint)
     tokenizer  SentencePiece model; where not given, the policy's tokenizer.model
 
     Names, values and dtype are those that `convert_meta` read, bit for bit; `rope.freqs`, which only some checkpoints
@@ -117,6 +132,7 @@ def export_meta(policy: Path, output: Path, *, tokenizer: Path | None = None) ->
     exists, and where writing fails.
     """
     _refuse_existing(output)
+    policy = newest_model(policy)
     config = _read_llama_policy(policy)
     base = cast(LlamaConfig, config.base_config)
     geometry = Geometry(

@@ -13,7 +13,8 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from weighted_mtp.models.build import save_policy
-from weighted_mtp.models.convert import export_plain
+from weighted_mtp.models.convert import convert, export_plain
+from weighted_mtp.models.folder import Origin, check_model
 from weighted_mtp.models.meta import convert_meta, export_meta, is_meta_checkpoint
 from weighted_mtp.models.meta_format import Weight, read_meta
 from weighted_mtp.models.mtp import load_policy
@@ -141,6 +142,18 @@ def test_context_and_end_of_text_are_read_off_params_and_tokenizer(tmp_path: Pat
     assert config.base_config.max_position_embeddings == 77
     model, tokenizer = load_policy(tmp_path / "out")
     assert (model.generation_config.eos_token_id, tokenizer.eos_token_id, tokenizer.eos_token) == (2, 2, "</s>")
+
+
+def test_the_folder_is_one_that_checks_find_sound(source: Path, tmp_path: Path) -> None:
+    convert(str(source), tmp_path / "policy", origin=Origin("facebook/multi-token-prediction", "Converted."))
+    assert check_model(tmp_path / "policy").startswith("policy with 4 heads")
+    assert "facebook/multi-token-prediction" in (tmp_path / "policy" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("heads", [2, None])
+def test_another_number_of_heads_is_refused(heads: int | None, source: Path, tmp_path: Path) -> None:
+    one_line("has n_future_tokens = 4 heads", convert_meta, source, tmp_path / "policy", heads=heads)
+    convert_meta(source, tmp_path / "policy", heads=4)
 
 
 def test_a_plain_model_of_the_trunk_and_head_1_is_exported(source: Path, tmp_path: Path) -> None:

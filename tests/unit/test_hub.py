@@ -384,15 +384,24 @@ def closed_port() -> int:
         return int(free.getsockname()[1])
 
 
-@pytest.mark.parametrize(
-    "endpoint", [f"http://127.0.0.1:{closed_port()}", "http://nowhere.invalid", "127.0.0.1:1", "http://["]
-)
+@pytest.mark.parametrize("endpoint", [f"http://127.0.0.1:{closed_port()}", "127.0.0.1:1", "http://["])
 def test_a_hub_that_is_not_there_is_said_at_once(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", endpoint)
     monkeypatch.setattr(patience, "sleep", lambda _: pytest.fail("waited"))
     message = error()
     assert message.startswith(f"org/name: {endpoint} cannot be reached (")
     assert "check the network and HF_ENDPOINT" in message
+
+
+def test_a_network_without_names_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    def resolve(*_: object, **__: object) -> None:
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setenv("HF_ENDPOINT", "http://nowhere.invalid")
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    assert (
+        "http://nowhere.invalid cannot be reached ([Errno -2] Name or service not known); check the network" in error()
+    )
 
 
 PORTAL = {"status": 200, "body": b"<html>Please log in</html>"}

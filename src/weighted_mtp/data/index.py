@@ -40,7 +40,7 @@ _SCHEMA = pa.schema(
 class SolutionIndex:
     """N solutions of P problems, in the order of their files."""
 
-    problem: NDArray[np.int32]  # (N,) row of problems.parquet
+    problem: NDArray[np.int32]  # (N,) row of problems.parquet; never falls
     is_correct: NDArray[np.bool_]  # (N,)
     length: NDArray[np.int32]  # (N,) in `unit`, without EOS
     difficulty: NDArray[np.int32]  # (P,) on the source's own scale, UNKNOWN where it gives none
@@ -76,12 +76,18 @@ def write_index(
             batches.append(pa.RecordBatch.from_arrays(columns, schema=_SCHEMA))
             if on_progress is not None:
                 on_progress(batch.num_rows)
+    index = pa.Table.from_batches(batches)
+    if np.any(np.diff(index["problem"].to_numpy()) < 0):
+        raise UserError(
+            f"{split_dir / SOLUTIONS_FILE}: its solutions are not in the order of {PROBLEMS_FILE}: "
+            f"make both anew with `{_remedy(split_dir / SOLUTIONS_FILE)}`"
+        )
     unit = "characters" if tokenizer is None else f"tokens of {tokenizer}"
     metadata = {_METADATA: json.dumps({"unit": unit, "made_of": _fingerprint(split_dir)})}
     path = split_dir / INDEX_FILE
     try:
         with whole_file(path) as partial:
-            pq.write_table(pa.Table.from_batches(batches).replace_schema_metadata(metadata), partial)
+            pq.write_table(index.replace_schema_metadata(metadata), partial)
     except OSError as error:
         raise cannot_write(path, error) from error
     return path
@@ -146,7 +152,9 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
 
 
 def _remedy(path: Path) -> str:
-    name = path.parent.parent.name
-    steps = [] if path.name == INDEX_FILE else ["process"]
-    steps += ["metadata", *(["small"] if name.endswith(SMALL) else [])]
-    return f"uv run wmtp data --datasets {name.removesuffix(SMALL)} --steps {','.join(steps)}"
+    name, is_index = path.parent.parent.name, path.name == INDEX_FILE
+    if name.endswith(SMALL):
+        return (
+            f"uv run wmtp data --datasets {name.removesuffix(SMALL)} --steps {'small' if is_index else 'process,small'}"
+        )
+    return f"uv run wmtp data --datasets {name} --steps {'metadata' if is_index else 'process,metadata'}"

@@ -74,12 +74,12 @@ class PairConfig(DifficultyMix):
     """Without a limit a few popular problems with thousands of solutions would be most of what a critic sees."""
     length_balanced: bool = True
     """Pair programs of about one length, the incorrect one as often the longer as the shorter."""
-    length_ratio: float = Field(1.25, gt=1)
+    length_ratio: float = Field(1.25, ge=1.02)
     """Width of a length bin: its longest program is at most so many times as long as its shortest."""
 
     @model_validator(mode="after")
     def _ratio_has_an_effect(self) -> "PairConfig":
-        if not self.length_balanced and "length_ratio" in self.model_fields_set:
+        if not self.length_balanced and self.length_ratio != type(self).model_fields["length_ratio"].default:
             raise ValueError(
                 f"length_ratio {self.length_ratio} has no effect with length_balanced false: leave it out, "
                 "or set length_balanced true"
@@ -235,22 +235,21 @@ def _quota(there: Ints, shares: NDArray[np.float64], n: int | None) -> Ints:
 
     `n` None is the largest number for which no stratum lacks any; empty ones have no share.
     """
-    open_ = (shares > 0) & (there > 0)
+    asking = (shares > 0) & (there > 0)
     if n is None:
-        n = int(np.floor((there[open_] / shares[open_]).min() * shares[open_].sum() + 1e-9))
-    quota = np.zeros_like(there)
-    left = min(n, int(there[open_].sum()))
-    while open_.any():
-        exact = np.where(open_, left * shares / shares[open_].sum(), 0)
-        short = open_ & (there <= exact)
+        n = int((there[asking] / shares[asking]).min() * shares[asking].sum() + 1e-9)
+    quota, left = np.zeros_like(there), min(n, int(there[asking].sum()))
+    while asking.any():
+        exact = np.where(asking, left * shares / shares[asking].sum(), 0)
+        short = asking & (there <= exact)
         if not short.any():
-            quota[open_] = np.floor(exact[open_])
-            by_remainder = np.argsort(-np.where(open_, exact - np.floor(exact), -1), kind="stable")
-            quota[by_remainder[: left - int(quota[open_].sum())]] += 1
+            quota[asking] = np.floor(exact[asking])
+            remainder = np.where(asking, exact - np.floor(exact), -1)
+            quota[np.argsort(-remainder, kind="stable")[: left - int(quota[asking].sum())]] += 1
             break
         quota[short] = there[short]
         left -= int(there[short].sum())
-        open_ &= ~short
+        asking &= ~short
     return quota
 
 
@@ -331,18 +330,21 @@ class LengthBias:
     longer_incorrect: float  # share of pairs whose incorrect program is the longer; equal lengths count 1/2
 
     @property
-    def best_direction(self) -> bool:
-        """Whether "the shorter is right" does better on these pairs than its opposite."""
+    def shorter_is_right(self) -> bool:
+        """Whether to call the shorter program right is better, on these pairs, than to call the longer one right."""
         return self.longer_incorrect >= 0.5
 
     def accuracy(self, shorter_is_right: bool) -> float:
-        """Of the ranker that calls the shorter (or the longer) program right; ties count 1/2."""
+        """Of the ranker that calls the shorter (or else the longer) program right; ties count 1/2."""
         return self.longer_incorrect if shorter_is_right else 1 - self.longer_incorrect
 
 
 def length_bias(index: SolutionIndex, pairs: Pairs) -> LengthBias:
-    """How much lengths tell: `length_bias(held_out).accuracy(length_bias(train).best_direction)` is the accuracy of
-    the best length-only ranker, its direction chosen on the training problems' pairs."""
+    """How lengths are spread over pairs, and so what a length-only ranker gets right.
+
+    `held_out.accuracy(train.shorter_is_right)` is the accuracy of the best one: its direction is chosen on the pairs
+    of training problems and measured on those of others.
+    """
     correct, incorrect = index.length[pairs.correct], index.length[pairs.incorrect]
     longer = (np.sign(incorrect - correct).mean() + 1) / 2
     return LengthBias(len(pairs), float(correct.mean()), float(incorrect.mean()), float(longer))

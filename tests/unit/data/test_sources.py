@@ -1,17 +1,21 @@
-"""HumanEval, MBPP, and the reader of JSON lines that they share."""
+"""Upstream's files: the one reader of every form, and the readers of HumanEval, MBPP, GSM8K and CodeContests."""
 
 import gzip
+import io
 import json
 import re
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from weighted_mtp.data.schema import Records, TestCase, by_split, read_problems, read_solutions, write_split
-from weighted_mtp.data.sources import humaneval, mbpp
-from weighted_mtp.data.sources.jsonl import read_jsonl
+from weighted_mtp.data.schema import Entry, Records, TestCase, read_problems, read_solutions, records, write_split
+from weighted_mtp.data.sources import codecontests, gsm8k, humaneval, mbpp
+from weighted_mtp.data.sources.rows import Reading, read_rows
 from weighted_mtp.errors import UserError
 
 COLUMNS = {"id": int, "text": str}
@@ -23,74 +27,152 @@ def _write(path: Path, *lines: str | dict[str, Any]) -> Path:
     return path
 
 
-@pytest.mark.parametrize("zipped", [False, True])
-def test_plain_and_gzipped_files_read_alike(tmp_path: Path, zipped: bool) -> None:
+def _parquet(rows: list[dict[str, Any]]) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), buffer)
+    return buffer.getvalue()
+
+
+FORMS = {
+    "json lines": lambda rows: "".join(json.dumps(row) + "\n" for row in rows).encode(),
+    "gzip": lambda rows: gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()),
+    "array": lambda rows: json.dumps(rows, indent=1).encode(),
+    "gzipped array": lambda rows: gzip.compress(json.dumps(rows).encode()),
+    "parquet": _parquet,
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_a_file_reads_alike_whatever_its_name(tmp_path: Path, form: str) -> None:
+    path = tmp_path / "a.data"
+    path.write_bytes(FORMS[form](LINES * 20))
+    rows = list(read_rows(path, COLUMNS))
+    assert [row.values for row in rows] == LINES * 20
+    assert [row.line for row in rows] == list(range(1, 41))
+
+
+@pytest.mark.parametrize("form", ["json lines", "gzip", "parquet"])
+def test_progress_adds_up_to_the_files_bytes(tmp_path: Path, form: str) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(FORMS[form](LINES * 30))
+    told: list[int] = []
+    list(read_rows(path, COLUMNS, told.append))
+    assert sum(told) == path.stat().st_size
+
+
+def test_rows_come_one_by_one_before_the_file_is_read(tmp_path: Path) -> None:
+    path = _write(tmp_path / "a.jsonl", LINES[0], "broken")
+    rows = read_rows(path, COLUMNS)
+    assert next(rows).values == LINES[0]
+    with pytest.raises(UserError, match="line 2: broken JSON"):
+        next(rows)
+
+
+def test_blank_lines_are_skipped_but_counted(tmp_path: Path) -> None:
     path = _write(tmp_path / "a.jsonl", LINES[0], "", LINES[1])
-    if zipped:
-        path.write_bytes(gzip.compress(path.read_bytes()))
-    rows = read_jsonl(path, COLUMNS, unique="id")
-    assert [(row.line, row.values) for row in rows] == [(1, LINES[0]), (3, LINES[1])]
+    assert [(row.line, row.values) for row in read_rows(path, COLUMNS)] == [(1, LINES[0]), (3, LINES[1])]
 
 
 def test_a_line_separator_inside_a_string_does_not_end_the_line(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"id": 1, "text": "a\u2028b"}\n', encoding="utf-8")
-    assert read_jsonl(path, COLUMNS, unique="id")[0]["text"] == "a\u2028b"
+    assert next(read_rows(path, COLUMNS))["text"] == "a\u2028b"
+
+
+def test_columns_that_may_be_null_may_also_be_absent(tmp_path: Path) -> None:
+    rows = read_rows(_write(tmp_path / "a.jsonl", {"id": None}), {"id": int | None, "text": str | None})
+    assert [(row["id"], row["text"]) for row in rows] == [(None, None)]
 
 
 @pytest.mark.parametrize(
     ("second", "message"),
     [
         ('{"id": 2, "text": ', r"line 2: broken JSON \(.* at column 19\); fetch the file again"),
-        ("[1]", "line 2: a JSON list; every line must be one JSON object"),
+        ("[" * 100_000, r"line 2: broken JSON \(.*\); fetch the file again"),
+        ('{"id": ' + "1" * 5_000 + "}", r"line 2: broken JSON \(.*\); fetch the file again"),
+        ("[1]", "line 2: a JSON list; every row must be one JSON object"),
         ({"id": 2}, r"line 2: no column 'text' \(it has id\); give the file in its upstream form"),
         ({"id": 2, "text": None}, "line 2: column 'text' is null, which is not a string; give"),
         ({"id": "2", "text": "b"}, "line 2: column 'id' is \"2\", which is not an integer; give"),
-        ({"id": 1, "text": "b"}, "line 2: id 1 is also on line 1; remove one of them"),
+        ('{"id": 2, "text": "\\ud800"}', "line 2: holds half of a surrogate pair, which is no text; fetch"),
     ],
+    ids=str,
 )
 def test_a_bad_line_is_one_message_with_file_line_and_remedy(
     tmp_path: Path, second: str | dict[str, Any], message: str
 ) -> None:
     path = _write(tmp_path / "a.jsonl", LINES[0], second)
     with pytest.raises(UserError, match=rf"^[^\n]*a\.jsonl {message}[^\n]*$"):
-        read_jsonl(path, COLUMNS, unique="id")
+        list(read_rows(path, COLUMNS))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'[{"id": 1, "text": "a"},\n 2]', "item 2: a JSON int; every row must be one JSON object"),
+        (b'[{"id": 1, "text": "a"},\n {"id": 2', r"broken JSON \(.* at line 2 column 10\); fetch the file again"),
+    ],
+)
+def test_a_bad_array_is_one_message(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"^[^\n]*a\.json:? {message}[^\n]*$"):
+        list(read_rows(path, COLUMNS))
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"id": 1}], r"row 1: no column 'text' \(it has id\); give"),
+        ([{"id": 1, "text": 2}], "row 1: column 'text' is 2, which is not a string; give"),
+        ([{"id": 1, "text": "a"}, {"id": None, "text": "a"}], "row 2: column 'id' is null, which is not an integer"),
+    ],
+)
+def test_a_bad_row_of_parquet_is_named(tmp_path: Path, rows: list[dict[str, Any]], message: str) -> None:
+    path = tmp_path / "a.parquet"
+    path.write_bytes(_parquet(rows))
+    with pytest.raises(UserError, match=rf"^[^\n]*a\.parquet {message}[^\n]*$"):
+        list(read_rows(path, COLUMNS))
 
 
 def test_text_that_is_not_utf8_is_located(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"id": 1, "text": "a"}\n{"id": 2, "text": "\xe9"}\n')
     with pytest.raises(UserError, match=r"a\.jsonl line 2: not UTF-8 \(byte 0xe9\); convert the file to UTF-8"):
-        read_jsonl(path, COLUMNS, unique="id")
+        list(read_rows(path, COLUMNS))
 
 
-@pytest.mark.parametrize("content", ["", "\n\n"])
-def test_an_empty_file_is_refused(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize("content", [b"", b"\n\n", b"[]", gzip.compress(b""), _parquet([{"id": 1, "text": ""}][:0])])
+def test_an_empty_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(content)
     with pytest.raises(UserError, match=r"a\.jsonl is empty"):
-        read_jsonl(_write(tmp_path / "a.jsonl", content), COLUMNS, unique="id")
+        list(read_rows(path, COLUMNS))
 
 
-def test_a_truncated_gzip_file_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "a.jsonl.gz"
-    path.write_bytes(gzip.compress(json.dumps(LINES).encode())[:-12])
-    with pytest.raises(UserError, match=r"a\.jsonl\.gz is truncated or damaged"):
-        read_jsonl(path, COLUMNS, unique="id")
+@pytest.mark.parametrize(("form", "kept"), [("gzip", 0.5), ("gzip", 0.98), ("parquet", 0.5), ("parquet", 0.98)])
+def test_a_truncated_file_is_refused(tmp_path: Path, form: str, kept: float) -> None:
+    path = tmp_path / "a"
+    data = FORMS[form](LINES)
+    path.write_bytes(data[: int(kept * len(data))])
+    with pytest.raises(UserError, match=r"^[^\n]*/a is truncated or damaged \([^\n]*\): fetch it again$"):
+        list(read_rows(path, COLUMNS))
 
 
 @pytest.mark.parametrize(("name", "message"), [("none", "none does not exist"), (".", "cannot be read")])
 def test_a_path_that_is_no_file_is_refused(tmp_path: Path, name: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        read_jsonl(tmp_path / name, COLUMNS, unique="id")
+        list(read_rows(tmp_path / name, COLUMNS))
 
 
 @pytest.fixture(scope="module")
 def humaneval_records(shared: Path) -> Records:
-    return humaneval.read(shared / "humaneval" / "HumanEval.jsonl.gz")
+    return records(humaneval.read(shared / "humaneval" / "HumanEval.jsonl.gz"))
 
 
 @pytest.fixture(scope="module")
 def mbpp_records(shared: Path) -> Records:
-    return mbpp.read(shared / "mbpp" / "mbpp.jsonl.gz")
+    return records(mbpp.read(shared / "mbpp" / "mbpp.jsonl.gz"))
 
 
 def test_humaneval_has_164_problems_with_a_solution_each(humaneval_records: Records) -> None:
@@ -146,7 +228,7 @@ def _humaneval_row(**changes: str) -> dict[str, str]:
 )
 def test_a_bad_humaneval_prompt_is_named(tmp_path: Path, changes: dict[str, str], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        humaneval.read(_write(tmp_path / "h.jsonl", _humaneval_row(**changes)))
+        list(humaneval.read(_write(tmp_path / "h.jsonl", _humaneval_row(**changes))))
 
 
 def test_mbpp_has_974_problems_in_its_own_splits(mbpp_records: Records) -> None:
@@ -209,7 +291,7 @@ def _mbpp_row(**changes: Any) -> dict[str, Any]:
 
 def test_an_mbpp_task_outside_the_splits_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"line 1: task_id 975 is not one of MBPP's 1 to 974"):
-        mbpp.read(_write(tmp_path / "m.jsonl", _mbpp_row(task_id=975)))
+        list(mbpp.read(_write(tmp_path / "m.jsonl", _mbpp_row(task_id=975))))
 
 
 @pytest.mark.parametrize(
@@ -224,53 +306,224 @@ def test_an_mbpp_task_outside_the_splits_is_named(tmp_path: Path) -> None:
 def test_the_entry_point_is_told_only_where_it_is_clear(
     tmp_path: Path, code: str, asserts: list[str], entry_point: str
 ) -> None:
-    problems, _ = mbpp.read(_write(tmp_path / "m.jsonl", _mbpp_row(code=code, test_list=asserts)))
-    assert problems[0].entry_point == entry_point
+    (entry,) = mbpp.read(_write(tmp_path / "m.jsonl", _mbpp_row(code=code, test_list=asserts)))
+    assert entry.problem.entry_point == entry_point
 
 
 def test_real_records_survive_the_disk(mbpp_records: Records, humaneval_records: Records, tmp_path: Path) -> None:
-    for records in (mbpp_records, humaneval_records):
-        for split, (problems, solutions) in by_split(*records).items():
-            write_split(tmp_path / problems[0].source / split, problems, solutions)
-            found = (
-                read_problems(tmp_path / problems[0].source / split),
-                read_solutions(tmp_path / problems[0].source / split),
-            )
-            assert found == (problems, solutions)
+    for found in (mbpp_records, humaneval_records):
+        write_split(tmp_path / "dataset" / "split", *found)
+        assert read_problems(tmp_path / "dataset" / "split") == found[0]
+        assert read_solutions(tmp_path / "dataset" / "split") == found[1]
 
 
-def test_codecontests_fits_the_schema(shared: Path, tmp_path: Path) -> None:
-    from weighted_mtp.data.schema import Problem, Solution
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("humaneval/HumanEval", humaneval.read),
+        ("mbpp/mbpp", mbpp.read),
+        ("gsm8k/test", gsm8k.read),
+        ("codecontests_pairs/test", codecontests.read),
+    ],
+)
+def test_the_hubs_parquet_gives_the_same_records_as_the_authors_file(
+    shared: Path, tmp_path: Path, name: str, read: Any
+) -> None:
+    lines = gzip.decompress((shared / f"{name}.jsonl.gz").read_bytes()).decode().splitlines()
+    path = tmp_path / "test-00000-of-00001.parquet"
+    path.write_bytes(_parquet([json.loads(line) for line in lines]))
+    assert records(read(path)) == records(read(shared / f"{name}.jsonl.gz"))
 
-    with gzip.open(shared / "codecontests_pairs" / "test.jsonl.gz", "rt", encoding="utf-8") as file:
-        rows = [json.loads(line) for line in file]
-    problems, solutions = [], []
-    for row in rows:
-        tests = tuple(
-            TestCase("stdio", given, expected, visibility)
-            for visibility in ("public", "private", "generated")
-            for given, expected in zip(
-                *((row[f"{visibility}_tests"] or {"input": [], "output": []})[k] for k in ("input", "output")),
-                strict=True,
-            )
-        )
-        problems.append(
-            Problem(
-                row["name"],
-                "codecontests",
-                "test",
-                row["description"],
-                difficulty=row["difficulty"],
-                rating=row["cf_rating"],
-                tests=tests,
-                memory_limit=row["memory_limit_bytes"],
-            )
-        )
-        for correct, column in ((True, "solutions"), (False, "incorrect_solutions")):
-            solutions += [
-                Solution(f"{row['name']}/{column}/{i}", row["name"], code, correct)
-                for i, code in enumerate(row[column]["solution"])
-            ]
-    write_split(tmp_path / "codecontests" / "test", problems, solutions)
-    assert read_problems(tmp_path / "codecontests" / "test") == problems
-    assert read_solutions(tmp_path / "codecontests" / "test") == solutions
+
+def _gsm8k(tmp_path: Path, answer: str) -> Entry:
+    (entry,) = gsm8k.read(_write(tmp_path / "g.jsonl", {"question": " Why? ", "answer": answer}), Reading(split="test"))
+    return entry
+
+
+def test_a_gsm8k_answer_loses_the_calculators_annotations(tmp_path: Path) -> None:
+    entry = _gsm8k(tmp_path, "48/2 = <<48/2=24>>24 clips.\r\nSum: $<<24+48=72>>72\n#### 1,072")
+    assert entry.solutions[0].code == "48/2 = 24 clips.\nSum: $72\n#### 1,072"
+    assert entry.solutions[0].language == "text"
+    assert entry.problem.tests == (TestCase("answer", "", "1072"),)
+    assert (entry.problem.problem_id, entry.problem.description) == ("gsm8k/test/0", "Why?")
+
+
+@pytest.mark.parametrize(("end", "number"), [("#### -5", "-5"), ("#### 0.25", "0.25"), ("####7 ", "7")])
+def test_a_gsm8k_number_may_have_a_sign_and_decimals(tmp_path: Path, end: str, number: str) -> None:
+    assert _gsm8k(tmp_path, f"so\n{end}").problem.tests[0].output == number
+
+
+@pytest.mark.parametrize("answer", ["", "so 7", "#### seven", "#### 7\nor not"])
+def test_a_gsm8k_answer_without_a_final_number_is_named(tmp_path: Path, answer: str) -> None:
+    with pytest.raises(
+        UserError, match=r"^[^\n]*g\.jsonl line 1: the answer ends with [^\n]*, not with #### and a number"
+    ):
+        _gsm8k(tmp_path, answer)
+
+
+def test_gsm8k_has_7473_and_1319_problems_each_with_a_number(shared: Path) -> None:
+    for split, size in (("train", 7_473), ("test", 1_319)):
+        problems, solutions = records(gsm8k.read(shared / "gsm8k" / f"{split}.jsonl.gz", Reading(split=split)))
+        assert len({problem.problem_id for problem in problems}) == len(solutions) == size
+        assert all(float(problem.tests[0].output) == float(problem.tests[0].output) for problem in problems)
+        assert not any("<<" in solution.code or ">>" in solution.code for solution in solutions)
+
+
+def _contest_row(**changes: Any) -> dict[str, Any]:
+    row = {
+        "name": "1000_E. We Need More Bosses",
+        "description": "n locations\r\n",
+        "public_tests": {"input": ["1\r\n"], "output": ["2\n"]},
+        "private_tests": {"input": [], "output": []},
+        "generated_tests": None,
+        "source": 2,
+        "difficulty": 11,
+        "solutions": {"language": [3], "solution": ["print(2)"]},
+        "incorrect_solutions": {"language": [3], "solution": ["print(3)"]},
+        "cf_rating": 2100,
+        "time_limit": {"seconds": 2, "nanos": 500_000_000},
+        "memory_limit_bytes": 256_000_000,
+        "input_file": "",
+        "output_file": "",
+    }
+    return {**row, **changes}
+
+
+def _programs(*programs: tuple[int, str]) -> dict[str, list[Any]]:
+    return {"language": [language for language, _ in programs], "solution": [code for _, code in programs]}
+
+
+def _contest(tmp_path: Path, reading: Reading | None = None, **changes: Any) -> Entry:
+    path = _write(tmp_path / "c.jsonl", _contest_row(**changes))
+    (entry,) = codecontests.read(path, reading or Reading("codecontests", "train"))
+    return entry
+
+
+def test_a_contest_problem_keeps_difficulty_rating_limits_and_tests_apart(tmp_path: Path) -> None:
+    problem = _contest(tmp_path, generated_tests={"input": ["9"], "output": ["8"]}).problem
+    assert problem.problem_id == "codecontests/codeforces/1000_E. We Need More Bosses"
+    assert (problem.source, problem.split, problem.description) == ("codecontests", "train", "n locations")
+    assert (problem.difficulty, problem.rating, problem.time_limit) == (11, 2100, 2.5)
+    assert problem.memory_limit == 256_000_000
+    assert problem.tests == (TestCase("stdio", "1\n", "2\n", "public"), TestCase("stdio", "9", "8", "generated"))
+
+
+@pytest.mark.parametrize("unknown", [0, None])
+def test_zero_and_null_are_unknown(tmp_path: Path, unknown: int | None) -> None:
+    limit = unknown if unknown is None else {"seconds": 0, "nanos": 0}
+    problem = _contest(
+        tmp_path, difficulty=unknown, cf_rating=unknown, time_limit=limit, memory_limit_bytes=unknown
+    ).problem
+    assert (problem.difficulty, problem.rating, problem.time_limit, problem.memory_limit) == (-1, None, None, None)
+
+
+def test_a_problem_without_a_statement_says_so(tmp_path: Path) -> None:
+    problem = _contest(tmp_path, name="abc221_f", source=5, description=None).problem
+    assert problem.description == "AtCoder task abc221_f (its statement is not in the dataset)"
+
+
+def _codes(entry: Entry) -> list[tuple[str, bool, str]]:
+    return [(solution.code, solution.is_correct, solution.language) for solution in entry.solutions]
+
+
+def test_solutions_of_the_chosen_languages_stay_in_upstreams_order(tmp_path: Path) -> None:
+    entry = _contest(
+        tmp_path,
+        Reading("codecontests", "train", ("python3", "java")),
+        solutions=_programs((3, "b"), (2, "c"), (4, "J"), (1, "p"), (0, "?"), (9, "!"), (3, "a")),
+        incorrect_solutions=_programs((4, "W")),
+    )
+    assert _codes(entry) == [
+        ("b", True, "python3"), ("J", True, "java"), ("a", True, "python3"), ("W", False, "java")
+    ]  # fmt: skip
+    assert [solution.solution_id.rsplit("/", 2)[1:] for solution in entry.solutions] == [
+        ["correct", "0"], ["correct", "2"], ["correct", "6"], ["incorrect", "0"]
+    ]  # fmt: skip
+    assert entry.dropped == {"solution in another language": 4}
+
+
+def test_repeated_long_and_contradictory_solutions_are_dropped_and_counted(tmp_path: Path) -> None:
+    entry = _contest(
+        tmp_path,
+        Reading("codecontests", "train", max_solution_characters=10),
+        solutions=_programs((3, "a\r\nb"), (3, "a\nb"), (3, "both"), (3, "x" * 11), (3, "y" * 10)),
+        incorrect_solutions=_programs((3, "both"), (3, "both"), (3, "w")),
+    )
+    assert [code for code, _, _ in _codes(entry)] == ["a\nb", "y" * 10, "w"]
+    assert entry.dropped == {
+        "solution repeated in its problem": 2,
+        "solution longer than 10 characters": 1,
+        "solution labelled both correct and incorrect": 2,
+    }
+    assert len(entry.solutions) + entry.dropped.total() == 8
+
+
+def test_the_same_text_in_two_languages_is_two_programs(tmp_path: Path) -> None:
+    entry = _contest(
+        tmp_path,
+        Reading("codecontests", "train", ("python2", "python3")),
+        solutions=_programs((1, "print 1")),
+        incorrect_solutions=_programs((3, "print 1")),
+    )
+    assert _codes(entry) == [("print 1", True, "python2"), ("print 1", False, "python3")]
+
+
+def test_a_solution_of_a_megabyte_is_dropped_or_kept_as_asked(tmp_path: Path) -> None:
+    program = _programs((3, "x = 1\n" * 200_000))
+    assert _contest(tmp_path, solutions=program).dropped == {"solution longer than 100000 characters": 1}
+    kept = _contest(tmp_path, Reading("c", "train", max_solution_characters=2_000_000), solutions=program)
+    assert len(kept.solutions[0].code) == 1_200_000
+
+
+def test_a_problem_with_a_named_file_is_left_out(tmp_path: Path) -> None:
+    assert _contest(tmp_path, input_file="input.txt").left_out == "problem that reads or writes a named file"
+    assert not _contest(tmp_path).left_out
+
+
+def test_origins_are_the_rows_own_or_the_readers(tmp_path: Path) -> None:
+    entry = _contest(tmp_path, solutions_origin=["human"], incorrect_solutions_origin=["mutant:compare"])
+    assert [solution.origin for solution in entry.solutions] == ["human", "mutant:compare"]
+    (entry,) = codecontests.read(_write(tmp_path / "c.jsonl", _contest_row()), origin="model")
+    assert [solution.origin for solution in entry.solutions] == ["model", "model"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"public_tests": {"input": ["1"], "output": []}}, "column 'public_tests' must hold input, output as lists of"),
+        ({"solutions": {"language": [3]}}, "column 'solutions' must hold language, solution, origin as lists of one"),
+        ({"solutions": _programs((3, 7))}, "column 'solutions' has '7' among 'solution', which is no str"),  # type: ignore[arg-type]
+        ({"solutions_origin": ["a", "b"]}, "column 'solutions' must hold language, solution, origin as lists of one"),
+        ({"solutions": None}, "column 'solutions' is null, which is not an object"),
+        ({"difficulty": "hard"}, "column 'difficulty' is \"hard\", which is not an integer or null"),
+    ],
+)
+def test_lists_that_do_not_match_are_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=rf"^[^\n]*c\.jsonl line 1: {message}[^\n]*give the file in its upstream form$"):
+        _contest(tmp_path, **changes)
+
+
+def test_a_file_of_several_splits_is_parted_by_a_hash_of_the_name_alone(tmp_path: Path) -> None:
+    def splits(dataset: str, names: Iterable[int]) -> dict[str, str]:
+        path = _write(tmp_path / "c.jsonl", *(_contest_row(name=f"task {n}") for n in names))
+        return {e.problem.problem_id.split("/")[-1]: e.problem.split for e in codecontests.read(path, Reading(dataset))}
+
+    found = splits("a", range(2_000))
+    shares = Counter(found.values())
+    assert {split: round(n / 2_000, 1) for split, n in shares.items()} == {"train": 0.8, "validation": 0.1, "test": 0.1}
+    assert splits("b", reversed(range(2_000))) == found
+
+
+def test_the_real_contest_files_are_read_whole(shared: Path) -> None:
+    def count(file: str) -> tuple[int, Counter[bool], Counter[str]]:
+        entries = list(codecontests.read(shared / f"{file}.jsonl.gz"))
+        dropped: Counter[str] = sum((entry.dropped for entry in entries), Counter())
+        return len(entries), Counter(s.is_correct for e in entries for s in e.solutions), dropped
+
+    assert count("codecontests/train") == (315, {True: 315}, {})
+    assert count("codecontests/test") == (142, {}, {"solution in another language": 825})
+    assert count("codecontests_pairs/train") == (254, {True: 254, False: 1_220}, {})
+    assert count("llm_pairs/apps") == (49, {True: 84, False: 430}, {})
+    assert count("condefects/python_pairs") == (
+        594, {True: 1_573, False: 1_574}, {"solution repeated in its problem": 3}
+    )  # fmt: skip

@@ -123,7 +123,8 @@ def _json(path: Path, lines: BinaryIO | gzip.GzipFile) -> Iterator[Row]:
             yield from _array(path, data + lines.read())
             return
         where = f"{path} line {line}"
-        if text := _decode(where, data):
+        text = _decode(where, data.rstrip(b"\r\n"))
+        if text.strip():
             yield Row(line, _object(where, _parse(where, text)), where)
 
 
@@ -135,7 +136,7 @@ def _array(path: Path, data: bytes) -> Iterator[Row]:
 
 def _decode(where: str, data: bytes) -> str:
     try:
-        return data.decode("utf-8").strip(" \t\r\n")
+        return data.decode("utf-8")
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: not UTF-8 (byte 0x{data[error.start]:02x}); convert the file to UTF-8") from error
 

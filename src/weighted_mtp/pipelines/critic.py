@@ -40,11 +40,12 @@ class CriticConfig(FitConfig):
 
     @model_validator(mode="after")
     def _implicit_has_no_head(self) -> "CriticConfig":
-        given = self.value.model_fields_set & {"head", "base_rate", "head_lr"}
-        if isinstance(self.critic, ImplicitConfig) and given:
-            raise ValueError(
-                f"value.{min(given)} has no effect with critic.objective=implicit, it has no value head: leave it out"
-            )
+        for option in ("head", "base_rate", "head_lr"):
+            given = getattr(self.value, option) != ValueConfig.model_fields[option].default
+            if isinstance(self.critic, ImplicitConfig) and given:
+                raise ValueError(
+                    f"value.{option} has no effect with critic.objective=implicit, a critic without value head"
+                )
         if isinstance(self.critic, ImplicitConfig) and self.value.backbone == "frozen":
             raise ValueError(
                 "value.backbone=frozen leaves critic.objective=implicit nothing to train: use full or lora"

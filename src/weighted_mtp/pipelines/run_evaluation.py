@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+import yaml
 from pydantic import Field, model_validator
 from rich.console import Console
 from rich.table import Table
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from weighted_mtp.config import Section, load_config, validated
+from weighted_mtp.config import Section, validated
 from weighted_mtp.data.prepare import prepare_embedded
 from weighted_mtp.data.prompts import Template, encode_prompt, render_prompt
 from weighted_mtp.data.schema import Problem, Solution, read_problems, read_solutions
@@ -31,7 +32,6 @@ from weighted_mtp.evaluation.score import Report, score
 from weighted_mtp.files import whole_file
 from weighted_mtp.models.convert import load_base
 from weighted_mtp.pipelines.command import Debug, one_line_errors
-from weighted_mtp.pipelines.policy import PolicyConfig
 from weighted_mtp.progress import progress
 from weighted_mtp.runtime.device import RuntimeConfig, pick_device
 
@@ -126,7 +126,7 @@ def _trained_template(source: Path) -> str | None:
     """The template of the run that `source` (the run, or something in it) belongs to."""
     for folder in (source, *source.parents):
         if (folder / "config.yaml").is_file() and (folder / "run.json").is_file():
-            return load_config(PolicyConfig, folder / "config.yaml").data.template
+            return yaml.safe_load((folder / "config.yaml").read_text())["data"]["template"]
     return None
 
 

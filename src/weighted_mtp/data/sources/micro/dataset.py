@@ -6,11 +6,12 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerFast
 
-from weighted_mtp.data.manifest import read_manifest, write_manifest
+from weighted_mtp.data.index import write_index
 from weighted_mtp.data.schema import cannot_write, write_tables
 from weighted_mtp.data.sources.micro.generator import SPLITS, MicroConfig, generate
 from weighted_mtp.data.sources.micro.tokenizer import train_tokenizer
 from weighted_mtp.files import whole_directory
+from weighted_mtp.manifest import read_manifest, write_manifest
 
 _VERSION = 1  # of the generator: raise it with any change that changes what a seed gives
 
@@ -35,8 +36,16 @@ def write_micro(root: Path, config: MicroConfig, on_progress: Callable[[int], No
         with whole_directory(directory) as partial:
             counts = {split: write_tables(partial / split, *records) for split, records in splits.items()}
             _save(tokenizer, partial / "tokenizer")
+            for split in splits:
+                write_index(partial / split)
             rows = sum(n["problems"] for n in counts.values())
-            made = {"source": "generated", "rows_in": rows, "dropped": {}, "splits": counts}
+            made = {
+                "source": "generated",
+                "rows_in": rows,
+                "dropped": {},
+                "splits": counts,
+                "index": {"tokenizer": None},
+            }
             write_manifest(partial, {**_identity(config), **made})
     except OSError as error:
         raise cannot_write(directory, error) from error

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from weighted_mtp.data.schema import PROBLEMS_FILE, SOLUTIONS_FILE, prepare_command
 from weighted_mtp.errors import UserError
-from weighted_mtp.manifest import Manifest, read_manifest, write_manifest  # noqa: F401
+from weighted_mtp.manifest import Manifest, read_manifest
 
 
 def require_manifest(folder: Path) -> Manifest:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from weighted_mtp.data.decontaminate import ContaminationCheck
-from weighted_mtp.data.manifest import Manifest, read_manifest, split_checksums, write_manifest
+from weighted_mtp.data.manifest import split_checksums
 from weighted_mtp.data.registry import DATASETS, MICRO, TRAIN, Dataset, Split, dataset_named, find_files
 from weighted_mtp.data.schema import Counts, Entry, SplitWriter, cannot_write
 from weighted_mtp.data.sources.micro.dataset import is_current, write_micro
@@ -21,6 +21,7 @@ from weighted_mtp.data.sources.rows import Reading
 from weighted_mtp.errors import UserError
 from weighted_mtp.files import sha256, whole_directory
 from weighted_mtp.hub import fetch
+from weighted_mtp.manifest import Manifest, read_manifest, write_manifest
 from weighted_mtp.progress import progress
 
 _VERSION = 1  # of this code: raise it with any change that changes what the same input gives

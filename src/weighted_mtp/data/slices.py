@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weighted_mtp.data.index import write_index
-from weighted_mtp.data.manifest import Manifest, read_manifest, require_manifest, split_checksums, write_manifest
+from weighted_mtp.data.manifest import require_manifest, split_checksums
 from weighted_mtp.data.schema import (
     PROBLEM_SCHEMA,
     PROBLEMS_FILE,
@@ -23,6 +23,7 @@ from weighted_mtp.data.schema import (
 )
 from weighted_mtp.errors import UserError
 from weighted_mtp.files import whole_directory
+from weighted_mtp.manifest import Manifest, read_manifest, write_manifest
 
 _VERSION = 1  # of this code: raise it with any change that changes what a seed gives
 

@@ -92,17 +92,21 @@ def to_plain(model: MTPForCausalLM) -> PreTrainedModel:
     return plain
 
 
-def with_heads(model: PreTrainedModel, heads: Heads, head_init: HeadInit = "copy") -> PreTrainedModel:
-    """A causal LM as a policy of so many heads, or as a plain causal LM; `model` becomes part of it, uncopied.
+def with_heads(
+    model: PreTrainedModel, heads: int | Literal["as stored"], head_init: HeadInit = "copy"
+) -> MTPForCausalLM:
+    """A causal LM as a policy of so many heads, of which `model` becomes a part; a policy that has them, itself.
 
     Raises UserError for a policy with another number of heads, and for what `MTPForCausalLM.from_base` refuses.
     """
-    is_policy = isinstance(model, MTPForCausalLM)
-    if heads is None:
-        return to_plain(model) if is_policy else model
-    if is_policy and heads in ("as stored", model.config.n_future_tokens):
+    if isinstance(model, MTPForCausalLM) and heads in ("as stored", model.config.n_future_tokens):
         return model
     return MTPForCausalLM.from_base(model, DEFAULT_HEADS if heads == "as stored" else heads, head_init)
+
+
+def without_heads(model: PreTrainedModel) -> PreTrainedModel:
+    """A policy's plain causal LM, as a copy; any other model itself."""
+    return to_plain(model) if isinstance(model, MTPForCausalLM) else model
 
 
 def convert(
@@ -131,7 +135,7 @@ def convert(
     model, tokenizer = load_base(source, dtype)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        converted = with_heads(model, heads, head_init)
+        converted = without_heads(model) if heads is None else with_heads(model, heads, head_init)
     write_model(converted, tokenizer, output, origin)
 
 

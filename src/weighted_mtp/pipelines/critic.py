@@ -1,6 +1,6 @@
 """A critic as a training run: its options, its parts, and its use once it is trained."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,12 +17,13 @@ from weighted_mtp.data.prepare import prepare_embedded
 from weighted_mtp.data.stream import BatchStream
 from weighted_mtp.errors import UserError
 from weighted_mtp.losses.critic import CriticObjective, ImplicitConfig, OutcomeConfig, implicit_advantages
-from weighted_mtp.losses.critic_objective import ImplicitObjective, ValueObjective
+from weighted_mtp.losses.critic_objective import ImplicitObjective, ValueObjective, ValueObjectiveConfig
+from weighted_mtp.losses.objective import Objective
 from weighted_mtp.losses.token_ce import next_token_cross_entropies
 from weighted_mtp.models.adapters import LoraSettings, apply_lora
 from weighted_mtp.models.build import save_policy
 from weighted_mtp.models.checkpoint import newest_model
-from weighted_mtp.models.convert import load_base, with_heads
+from weighted_mtp.models.convert import load_base, with_heads, without_heads
 from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.models.value import ValueConfig, build_value_model, load_value_model, save_value_model
 from weighted_mtp.pipelines.fit import FitConfig, Parts, pad_id
@@ -53,48 +54,60 @@ class CriticConfig(FitConfig):
         return self
 
 
+@dataclass(frozen=True)
+class _Learner:
+    """What of the parts depends on the objective."""
+
+    model: nn.Module
+    tokenizer: PreTrainedTokenizerBase
+    groups: Sequence[Group]
+    objective: Objective
+    save_model: Callable[[Path], None]
+
+
 def critic_parts(config: CriticConfig) -> Parts:
     """The parts of a critic's run; what lies in them is a function of `config`."""
     prepare_embedded(config.data.dataset, config.data.root)
-    if isinstance(config.critic, ImplicitConfig):
-        model, tokenizer = _implicit_copy(config)
-        reference, _ = load_reference(config.value.source, config.runtime)
-        objective: ValueObjective | ImplicitObjective = ImplicitObjective(config.critic, reference)
-        groups = [Group("policy copy", model.parameters(), config.optim.lr)]
-        save: Callable[[Path], None] = partial(save_policy, model, tokenizer)
-    else:
-        value_model, tokenizer = build_value_model(config.value, config.run.seed)
-        model, objective = value_model, ValueObjective(config.critic)
-        groups = [
-            Group("backbone", value_model.backbone_parameters(), config.optim.lr),
-            Group("value head", value_model.head_parameters(), config.value.head_lr or config.optim.lr),
-        ]
-        save = partial(save_value_model, value_model, tokenizer)
-    train, validation = load_pairs(config.data, tokenizer, config.run.seed)
+    torch.manual_seed(config.run.seed)
+    critic = config.critic
+    learner = _policy_copy(config, critic) if isinstance(critic, ImplicitConfig) else _value_model(config, critic)
+    train, validation = load_pairs(config.data, learner.tokenizer, config.run.seed)
 
     def stream(pairs: PairStore, accumulation: int, seed: int) -> BatchStream:
-        return BatchStream(
-            pairs.store, config.data.max_tokens, accumulation, seed, pad_id(tokenizer), together=pairs.pairs
-        )
+        pad = pad_id(learner.tokenizer)
+        return BatchStream(pairs.store, config.data.max_tokens, accumulation, seed, pad, together=pairs.pairs)
 
     return Parts(
-        model=model,
-        groups=groups,
-        objective=objective,
+        model=learner.model,
+        groups=learner.groups,
+        objective=learner.objective,
         stream=stream(train, config.training.gradient_accumulation, config.run.seed),
         validation=stream(validation, 1, 0).first(config.training.validation_batches) if validation else [],
-        save_model=save,
+        save_model=learner.save_model,
     )
 
 
-def _implicit_copy(config: CriticConfig) -> tuple[MTPForCausalLM, PreTrainedTokenizerBase]:
-    """The copy of the reference that DPO moves, with one head."""
-    torch.manual_seed(config.run.seed)
+def _value_model(config: CriticConfig, critic: ValueObjectiveConfig) -> _Learner:
+    """A backbone with a value head."""
+    model, tokenizer = build_value_model(config.value, config.run.seed)
+    groups = [
+        Group("backbone", model.backbone_parameters(), config.optim.lr),
+        Group("value head", model.head_parameters(), config.value.head_lr or config.optim.lr),
+    ]
+    return _Learner(model, tokenizer, groups, ValueObjective(critic), partial(save_value_model, model, tokenizer))
+
+
+def _policy_copy(config: CriticConfig, critic: ImplicitConfig) -> _Learner:
+    """The copy of the reference that DPO moves away from it, with one head."""
     base, tokenizer = load_base(config.value.source, "float32")
-    model = with_heads(base, 1)
+    model = with_heads(without_heads(base), 1)
     if config.value.backbone == "lora":
         apply_lora(model, config.value.lora or LoraSettings())
-    return model, tokenizer
+    reference, _ = load_reference(config.value.source, config.runtime)
+    groups = [Group("policy copy", model.parameters(), config.optim.lr)]
+    return _Learner(
+        model, tokenizer, groups, ImplicitObjective(critic, reference), partial(save_policy, model, tokenizer)
+    )
 
 
 @dataclass(frozen=True)
@@ -141,7 +154,7 @@ def load_reference(source: str, runtime: RuntimeConfig) -> tuple[ValueFunction, 
     source  a run, a model folder, a .gguf file or a hub id; of a policy, trunk and head 1
     """
     model, tokenizer = load_base(source, "float32")
-    policy = model if isinstance(model, MTPForCausalLM) else with_heads(model, 1)
+    policy: MTPForCausalLM = model if isinstance(model, MTPForCausalLM) else with_heads(model, 1)
     _freeze(policy, runtime)
     return _asking(lambda batch: next_token_cross_entropies(policy, batch), runtime), tokenizer
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from transformers import PreTrainedTokenizerBase
 
+from weighted_mtp.data.batches import TokenStore
 from weighted_mtp.data.load import DataConfig, load_stores
 from weighted_mtp.data.prepare import prepare_embedded
 from weighted_mtp.data.stream import BatchStream
@@ -47,16 +48,16 @@ def train_policy(config: PolicyConfig, weighting: WeightingFactory) -> Path | No
     prepare_embedded(config.data.dataset, config.data.root)
     model, tokenizer = build_policy(config.model, config.run.seed)
     training, validation = load_stores(config.data, tokenizer, config.run.seed)
-    options = {"max_tokens": config.data.max_tokens, "pad_id": pad_id(tokenizer)}
-    accumulation, seed = config.training.gradient_accumulation, config.run.seed
+
+    def stream(store: TokenStore, accumulation: int, seed: int) -> BatchStream:
+        return BatchStream(store, config.data.max_tokens, accumulation, seed, pad_id(tokenizer))
+
     parts = Parts(
         model=model,
         groups=_groups(model, config),
         objective=PolicyObjective(weighting(model, tokenizer), config.loss),
-        stream=BatchStream(training, accumulation=accumulation, seed=seed, **options),
-        validation=BatchStream(validation, accumulation=1, seed=0, **options).first(config.training.validation_batches)
-        if validation is not None
-        else [],
+        stream=stream(training, config.training.gradient_accumulation, config.run.seed),
+        validation=stream(validation, 1, 0).first(config.training.validation_batches) if validation else [],
         save_model=partial(save_policy, model, tokenizer),
     )
     return fit(config, parts)

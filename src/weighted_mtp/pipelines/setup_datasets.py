@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 
 from weighted_mtp.data.index import INDEX_FILE, write_index
-from weighted_mtp.data.manifest import Manifest, require_manifest, split_checksums, write_manifest
+from weighted_mtp.data.manifest import require_manifest, split_checksums
 from weighted_mtp.data.prepare import Options, prepare
 from weighted_mtp.data.registry import ALL, DATASETS, NAMES, TRAIN
 from weighted_mtp.data.schema import cannot_write
@@ -28,6 +28,7 @@ from weighted_mtp.data.stats import write_stats
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.known_verdicts import Agreement, check_verdicts
 from weighted_mtp.files import whole_file
+from weighted_mtp.manifest import Manifest, write_manifest
 from weighted_mtp.pipelines.command import USER_ERROR, Debug, comma_list, one_line_errors
 from weighted_mtp.progress import console, progress
 from weighted_mtp.report.datasets import SHOWN, account, agreement_table, counts_table, plot_stats, stats_table

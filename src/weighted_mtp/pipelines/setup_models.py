@@ -19,7 +19,7 @@ from weighted_mtp.data.registry import MICRO
 from weighted_mtp.errors import UserError
 from weighted_mtp.models.catalog import KNOWN, Kind, short_name
 from weighted_mtp.models.checkpoint import load_tokenizer
-from weighted_mtp.models.convert import DEFAULT_HEADS, Heads, convert, load_base, with_heads, write_model
+from weighted_mtp.models.convert import DEFAULT_HEADS, Heads, convert, load_base, with_heads, without_heads, write_model
 from weighted_mtp.models.folder import Origin, check_model
 from weighted_mtp.models.micro import MicroSize, micro_from, random_micro
 from weighted_mtp.pipelines.command import Debug, comma_list, one_line_errors
@@ -139,9 +139,8 @@ def create_micro(request: Request, kind: Kind, init: MicroInit, seed: int) -> Pa
     else:
         source = str(request.output) if request.output.is_dir() else _files_of(request)[0]
         base, tokenizer = load_base(source)
-        model = with_heads(
-            micro_from(base, MicroSize()), (request.n_future_tokens or "as stored") if kind == "mtp" else None
-        )
+        cut = micro_from(base, MicroSize())
+        model = with_heads(cut, request.n_future_tokens or "as stored") if kind == "mtp" else without_heads(cut)
         origin = Origin(request.model, "Cut out of a larger model by weight selection, for local tests.")
     write_model(model, tokenizer, output, origin)
     print(f"{output}: {check_model(output)}")

@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, ScalarFormatter
 from rich.table import Table
 
-from weighted_mtp.data.manifest import Manifest
 from weighted_mtp.data.schema import Counts
 from weighted_mtp.data.stats import LENGTH_BINS, SplitStats
 from weighted_mtp.evaluation.known_verdicts import Agreement
+from weighted_mtp.manifest import Manifest
 
 mpl.use("Agg")
 

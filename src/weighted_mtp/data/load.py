@@ -66,7 +66,7 @@ def _load_split(
 
 def _chosen(directory: Path, sampling: SampleConfig | None, seed: int) -> list[Solution]:
     if sampling is not None:
-        return read_solutions(directory, sample_solutions(read_index(directory), sampling, seed))
+        return read_solutions(directory, sample_solutions(read_index(directory), sampling, seed).tolist())
     solutions = [solution for solution in read_solutions(directory) if solution.is_correct]
     if not solutions:
         raise UserError(f"{directory}: holds no correct solution to learn from: choose another data.dataset or split")

@@ -112,10 +112,8 @@ def sample_solutions(index: SolutionIndex, config: SampleConfig, seed: int) -> I
     stratum = config.bin_of(index.difficulty)
     problem, item = _draw(np.where(config.shares()[stratum] > 0, there, 0), config.max_per_problem, rng)
     if not len(problem):
-        raise UserError(
-            f"no correct solution to sample: {len(rows)} of {len(index)} solutions are correct, "
-            f"none of a difficulty that bin_weights {config.bin_weights} asks for"
-        )
+        fix = f"give other bin_weights than {config.bin_weights}" if len(rows) else "choose another dataset or split"
+        raise UserError(f"no correct solution to sample: {len(rows)} of {len(index)} solutions are correct; {fix}")
     chosen = rows[_starts(there)[problem] + item]
     return _mix(chosen[:, None], stratum[problem], config.shares(), config.n_samples, rng)
 

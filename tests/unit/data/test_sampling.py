@@ -289,6 +289,19 @@ def test_no_pair_at_all_is_one_line_with_the_remedy(problems: list[Problem], opt
         sample_pairs(index_of(problems), PairConfig(**options), 0)
 
 
+@pytest.mark.parametrize(
+    ("solution", "message"),
+    [
+        ((False, 3), "0 of 1 solutions are correct; choose another dataset or split$"),
+        ((True, 3), r"1 of 1 solutions are correct; give other bin_weights than \(1.0, 0.0, 1.0\)$"),
+    ],
+)
+def test_no_solution_at_all_is_one_line_with_the_remedy(solution: tuple[bool, int], message: str) -> None:
+    config = SampleConfig(difficulty_bins=(1,), bin_weights=(1, 0, 1))
+    with pytest.raises(UserError, match=rf"^no correct solution to sample: {message}"):
+        sample_solutions(index_of([(0, [solution])]), config, 0)
+
+
 def test_a_single_possible_pair_of_equal_lengths_is_found() -> None:
     pairs = sample_pairs(index_of([(0, [(False, 7), (True, 7), (True, 90)])]), PairConfig(), 0)
     assert (pairs.correct.tolist(), pairs.incorrect.tolist()) == ([1], [0])

@@ -151,7 +151,7 @@ def broken_yaml(folder: Path) -> Path:
         ("model={head_init: random, lora: {r: 2}}", "set model.lora.full_heads=true"),
         ("model.source=/nowhere", "/nowhere"),
         ("model.micro_tokenizer=/nowhere", "/nowhere"),
-        ("data.dataset=mbpp", "wmtp data mbpp"),
+        ("data.dataset=mbpp", "wmtp data --datasets mbpp"),
         ("data.max_length=8", "max_length 8"),
         ("data.max_tokens=16", "max_tokens 16"),
         ("runtime.device=cuda", "runtime.device"),

@@ -229,21 +229,7 @@ def test_what_the_hub_refuses_says_which_file_would_serve(tmp_path: Path, hub: H
 
 def test_the_briefs_script_is_the_command(source: Path, tmp_path: Path) -> None:
     script = ROOT / "scripts" / "create_storage" / "setup_datasets.py"
-    done = subprocess.run(
-        [
-            sys.executable,
-            script,
-            "--datasets",
-            "mbpp",
-            "--steps",
-            "process,small",
-            "--source",
-            source,
-            "--storage",
-            tmp_path,
-        ],  # fmt: skip
-        capture_output=True,
-        text=True,
-    )
+    options = ["--datasets", "mbpp", "--steps", "process,small", "--source", source, "--storage", tmp_path]
+    done = subprocess.run([sys.executable, script, *options], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "datasets" / "mbpp-small" / "manifest.json").exists()

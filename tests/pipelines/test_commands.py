@@ -20,6 +20,7 @@ from weighted_mtp.pipelines.policy import PolicyConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [
+    "model.source=micro",
     "model.micro.hidden_size=32",
     "model.micro.num_attention_heads=2",
     "model.micro.num_hidden_layers=2",

@@ -116,8 +116,8 @@ def _evaluation_sets(root: Path, dataset: Dataset) -> dict[str, list[str]]:
     """The other benchmarks' prepared evaluation splits, "humaneval/test" → checksums."""
     found = {}
     for other in DATASETS.values():
-        manifest = read_manifest(root / other.name) if other.is_benchmark and other != dataset else None
-        for split in manifest["splits"] if manifest else ():
+        manifest = (read_manifest(root / other.name) if other.is_benchmark and other != dataset else None) or {}
+        for split in manifest.get("splits", ()):
             if split != TRAIN:
                 found[f"{other.name}/{split}"] = split_checksums(manifest, split)
     return found

@@ -146,6 +146,9 @@ SOLUTION_SCHEMA = pa.schema(
     ]
 )
 
+Rows = Sequence[int] | NDArray[np.int64]
+"""Numbers of rows of a file."""
+
 PROBLEMS_FILE, SOLUTIONS_FILE = "problems.parquet", "solutions.parquet"
 PREPARE_COMMAND = "uv run wmtp data --datasets {dataset}"
 SMALL = "-small"
@@ -265,7 +268,7 @@ def cannot_write(directory: Path, error: OSError) -> UserError:
     return UserError(f"cannot write {directory}: {reason}; make room or give a folder that can be written")
 
 
-def read_problems(directory: Path, rows: Sequence[int] | None = None) -> list[Problem]:
+def read_problems(directory: Path, rows: Rows | None = None) -> list[Problem]:
     """Problems of a split: all of them, or those at `rows` of the file, in that order.
 
     Raises UserError if the file is missing, damaged, without a column, or empty.
@@ -277,7 +280,7 @@ def read_problems(directory: Path, rows: Sequence[int] | None = None) -> list[Pr
     return [Problem(**{**row, "tests": tuple(TestCase(**test) for test in row["tests"])}) for row in found]
 
 
-def read_solutions(directory: Path, rows: Sequence[int] | None = None) -> list[Solution]:
+def read_solutions(directory: Path, rows: Rows | None = None) -> list[Solution]:
     """Solutions of a split: all of them, maybe none; or those at `rows` of the file, in that order.
 
     Only the row groups that hold `rows` are read, one at a time, so that a choice out of millions needs little memory.
@@ -322,7 +325,7 @@ def opened_table(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetFile]:
         ) from error
 
 
-def _read_rows(path: Path, schema: pa.Schema, rows: Sequence[int] | None = None) -> list[dict[str, Any]]:
+def _read_rows(path: Path, schema: pa.Schema, rows: Rows | None = None) -> list[dict[str, Any]]:
     with opened_table(path, schema) as file:
         table = file.read(columns=schema.names) if rows is None else _take(file, schema.names, np.asarray(rows))
         return table.select(schema.names).cast(schema).to_pylist()

@@ -1,7 +1,6 @@
 """Checks of a prepared dataset: its files, its schema, its counts, and that no problem is in two splits."""
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,12 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from weighted_mtp.data.index import INDEX_FILE, read_index
+from weighted_mtp.data.manifest import require_manifest
+from weighted_mtp.data.registry import TRAIN
 from weighted_mtp.data.schema import PROBLEM_SCHEMA, PROBLEMS_FILE, SOLUTION_SCHEMA, SOLUTIONS_FILE
 from weighted_mtp.errors import UserError
 from weighted_mtp.files import check_files
-
-MANIFEST = "manifest.json"
-TRAIN = "train"
 
 
 class _Splits:
@@ -53,7 +51,7 @@ def check_dataset(folder: Path) -> str:
 
     Raises UserError for the first thing that is wrong.
     """
-    manifest = _read_manifest(folder)
+    manifest = require_manifest(folder)
     check_files(folder, manifest["files"])
     seen, total = _Splits(), Counter[str]()
     for split, expected in manifest["splits"].items():
@@ -64,18 +62,6 @@ def check_dataset(folder: Path) -> str:
             read_index(folder / split)
         total.update(found)
     return f"{', '.join(manifest['splits'])}: " + ", ".join(f"{n:,} {what}" for what, n in total.items())
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    try:
-        manifest = json.loads((folder / MANIFEST).read_text())
-    except FileNotFoundError as error:
-        raise UserError(f"{folder}: has no {MANIFEST}") from error
-    except ValueError as error:
-        raise UserError(f"{folder / MANIFEST}: damaged ({error})") from error
-    if not isinstance(manifest, dict) or not {"files", "splits"} <= manifest.keys():
-        raise UserError(f"{folder / MANIFEST}: is not a manifest of this program")
-    return manifest
 
 
 def _rows(file: Path, schema: pa.Schema, columns: list[str]) -> Iterator[dict[str, Any]]:

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from weighted_mtp.errors import UserError
 from weighted_mtp.files import whole_directory
 from weighted_mtp.hub import fetch
+from weighted_mtp.models.catalog import setup_command
 from weighted_mtp.models.checkpoint import (
     Dtype,
     check_vocabulary,
@@ -55,6 +56,8 @@ def load_base(source: str, dtype: Dtype = "auto") -> tuple[PreTrainedModel, PreT
         return _load(str(path), str(path), dtype)
     if path.is_file():
         return _load_gguf(path, dtype)
+    if len(path.parts) > 2:  # no hub id
+        raise UserError(f"{source}: no such path; make a model with `{setup_command(path.name)}`")
     return _load_from_hub(source, dtype)
 
 

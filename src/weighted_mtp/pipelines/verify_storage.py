@@ -16,7 +16,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from weighted_mtp.data.schema import PREPARE_COMMAND
+from weighted_mtp.data.schema import prepare_command
 from weighted_mtp.data.verify import check_dataset
 from weighted_mtp.errors import UserError
 from weighted_mtp.files import whole_file
@@ -71,7 +71,7 @@ def _model_remedy(folder: Path) -> str:
 
 
 def _dataset_remedy(folder: Path) -> str:
-    return f"rm -r {folder} && {PREPARE_COMMAND.format(dataset=folder.name)}"
+    return f"rm -r {folder} && {prepare_command(folder.name)}"
 
 
 def write_report(storage: Path, checks: list[Check]) -> Path:

@@ -139,7 +139,7 @@ def _matched(row: Row, column: str, values: dict[str, Any], kinds: dict[str, typ
             f"{row.where}: column {column!r} must hold {', '.join(kinds)} as lists of one length; "
             "give the file in its upstream form"
         )
-    for items in zip(*lists, strict=True):  # type: ignore[arg-type]
+    for items in zip(*lists, strict=True):
         for item, (name, kind) in zip(items, kinds.items(), strict=True):
             if not isinstance(item, kind):
                 raise UserError(

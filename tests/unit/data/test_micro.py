@@ -308,7 +308,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_earlier_data(
 
 def test_a_damaged_manifest_is_one_line(tmp_path: Path) -> None:
     (write_micro(tmp_path, TINY) / "manifest.json").write_text("{")
-    with pytest.raises(UserError, match=r"manifest.json is damaged: delete it"):
+    with pytest.raises(UserError, match=r"manifest.json is damaged: delete the folder"):
         write_micro(tmp_path, TINY)
 
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from weighted_mtp.data.manifest import read_manifest
 from weighted_mtp.data.prepare import Options, prepare
 from weighted_mtp.data.registry import DATASETS, dataset_named, find_files
 from weighted_mtp.data.schema import read_problems, read_solutions
 from weighted_mtp.errors import UserError
 from weighted_mtp.files import check_files
+from weighted_mtp.manifest import read_manifest
 
 TREES = "Given a tree with n vertices count the paths whose length is a prime number and print it modulo 998244353"
 PROGRAM = (

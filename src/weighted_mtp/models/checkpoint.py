@@ -88,6 +88,11 @@ def checkpoints_in(directory: Path) -> list[Path]:
     return sorted(p for p in directory.iterdir() if re.fullmatch(r"step-\d{8}", p.name))
 
 
+def step_of(checkpoint: Path) -> int:
+    """Optimizer steps that a checkpoint was made after."""
+    return int(checkpoint.name.removeprefix("step-"))
+
+
 def newest_model(path: Path) -> Path:
     """The model folder that `path` means: itself, a checkpoint's `model`, or that of a run's newest checkpoint.
 

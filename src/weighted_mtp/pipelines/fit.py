@@ -13,13 +13,13 @@ from weighted_mtp.config import Section
 from weighted_mtp.data.batches import Batch
 from weighted_mtp.data.stream import BatchStream
 from weighted_mtp.losses.objective import Objective
-from weighted_mtp.models.checkpoint import checkpoints_in
+from weighted_mtp.models.checkpoint import checkpoints_in, step_of
 from weighted_mtp.progress import console
 from weighted_mtp.runtime.device import RuntimeConfig, autocast, pick_device
 from weighted_mtp.training.loop import Trainer, TrainingConfig
 from weighted_mtp.training.optim import Group, OptimConfig, build_optimizer
 from weighted_mtp.training.state import Checkpoints, TrainState
-from weighted_mtp.training.tracking import MLflowConfig, RunDirectory, Tracker
+from weighted_mtp.training.tracking import MLflowConfig, RunDirectory, Tracker, holds_run
 
 
 class RunConfig(Section):
@@ -55,6 +55,18 @@ class Parts:
     stream: BatchStream
     validation: Sequence[Batch]
     save_model: Callable[[Path], None]
+
+
+def finished(config: FitConfig) -> Path | None:
+    """The run's folder where it has been trained to its last step, else None.
+
+    Raises `UserError` where the folder holds a run of another configuration.
+    """
+    run = config.run.root / config.run.name
+    if not holds_run(run, config):
+        return None
+    newest = checkpoints_in(run / "checkpoints")[-1:]
+    return run if newest and step_of(newest[0]) == config.training.max_steps else None
 
 
 def fit(config: FitConfig, parts: Parts) -> Path | None:

@@ -15,7 +15,7 @@ from weighted_mtp.losses.mtp import LossConfig
 from weighted_mtp.losses.objective import PolicyObjective
 from weighted_mtp.models.build import ModelConfig, build_policy, save_policy
 from weighted_mtp.models.mtp import MTPForCausalLM
-from weighted_mtp.pipelines.fit import FitConfig, Parts, fit, pad_id
+from weighted_mtp.pipelines.fit import FitConfig, Parts, finished, fit, pad_id
 from weighted_mtp.training.optim import Group
 from weighted_mtp.value_weighting.base import TokenWeighting
 from weighted_mtp.value_weighting.controls import RandomMatched, Shuffled
@@ -45,6 +45,8 @@ def controlled(weighting: TokenWeighting, control: Control, seed: int) -> TokenW
 
 def train_policy(config: PolicyConfig, weighting: WeightingFactory) -> Path | None:
     """Train (or go on training) the policy that `config` describes; returns the run's folder, None where stopped."""
+    if run := finished(config):
+        return run
     prepare_embedded(config.data.dataset, config.data.root)
     model, tokenizer = build_policy(config.model, config.run.seed)
     training, validation = load_stores(config.data, tokenizer, config.run.seed)

@@ -13,12 +13,12 @@ import typer
 from weighted_mtp.config import load_config
 from weighted_mtp.pipelines.command import ConfigFile, Debug, Overrides, finish, one_line_errors
 from weighted_mtp.pipelines.critic import CriticConfig, critic_parts
-from weighted_mtp.pipelines.fit import fit
+from weighted_mtp.pipelines.fit import finished, fit
 
 
 def run_critic(config: CriticConfig) -> Path | None:
     """Train a critic; returns the run's folder, None where it was stopped."""
-    return fit(config, critic_parts(config))
+    return finished(config) or fit(config, critic_parts(config))
 
 
 def main(config: ConfigFile, override: Overrides = None, debug: Debug = False) -> None:

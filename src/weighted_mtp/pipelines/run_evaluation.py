@@ -87,6 +87,12 @@ def evaluate(config: EvaluationConfig) -> Report:
     return report
 
 
+def holds_evaluation(config: EvaluationConfig) -> bool:
+    """Whether `config.output` holds the finished evaluation that `config` asks for."""
+    file = config.output / "report.json"
+    return file.is_file() and json.loads(file.read_text())["config"] == config.model_dump(mode="json")
+
+
 def _sample(config: EvaluationConfig, chosen: Benchmark, problems: list[Problem]) -> Path:
     assert config.checkpoint is not None
     model, tokenizer, template = _load(config)

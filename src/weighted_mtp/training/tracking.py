@@ -41,17 +41,9 @@ class RunDirectory:
         Raises `UserError` where it holds another: a resumed run must be the run it resumes.
         """
         self.path, self.config = path, config
-        saved = path / "config.yaml"
-        if saved.exists():
-            changed = differences(load_config(type(config), saved), config)
-            if changed:
-                raise UserError(
-                    f"{path} holds a run with another configuration ({'; '.join(changed)}): "
-                    "give this one another run.name, or delete that folder"
-                )
-        else:
+        if not holds_run(path, config):
             path.mkdir(parents=True, exist_ok=True)
-            with whole_file(saved) as partial:
+            with whole_file(path / "config.yaml") as partial:
                 save_config(config, partial)
         self._write_manifest()
 
@@ -83,6 +75,20 @@ class RunDirectory:
             cpu_threads=torch.get_num_threads(),
             packages={name: version(name) for name in PACKAGES},
         )
+
+
+def holds_run(path: Path, config: Section) -> bool:
+    """Whether a folder holds a run of this configuration. Raises `UserError` where it holds one of another."""
+    saved = path / "config.yaml"
+    if not saved.exists():
+        return False
+    changed = differences(load_config(type(config), saved), config)
+    if changed:
+        raise UserError(
+            f"{path} holds a run with another configuration ({'; '.join(changed)}): "
+            "give this one another run.name, or delete that folder"
+        )
+    return True
 
 
 class Tracker:

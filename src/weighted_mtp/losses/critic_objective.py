@@ -28,7 +28,7 @@ from weighted_mtp.losses.token_ce import next_token_cross_entropies
 from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.models.value import ValueModel
 from weighted_mtp.value_weighting.base import WeightingState
-from weighted_mtp.value_weighting.metrics import localisation_auc, pair_accuracy
+from weighted_mtp.value_weighting.metrics import calibration_gaps, localisation_auc, pair_accuracy
 from weighted_mtp.value_weighting.td import td_errors
 
 ValueObjectiveConfig = PairwiseRankingConfig | LambdaReturnConfig | OutcomeConfig
@@ -50,7 +50,9 @@ class ValueObjective:
         return [(batch, step) for batch in batches], {"step": state["step"] + 1}
 
     def sums(self, model: ValueModel, item: tuple[Batch, int]) -> Sums:
-        """Metrics: those of `credit_metrics`, with δ = V_t − V_{t−1}; `brier` where V is a probability by training."""
+        """Metrics: those of `credit_metrics`, with δ = V_t − V_{t−1}; where V is a probability, `brier` and
+        `calibration_error` of it.
+        """
         batch, step = item
         config, outcomes = self.config, outcomes_of(batch)
         scores = model.scores(batch.input_ids, batch.attention_mask)
@@ -68,9 +70,10 @@ class ValueObjective:
             ranked = pooled(values, batch.response_mask, "last")
         with torch.no_grad():
             metrics = credit_metrics(batch, ranked, td_errors(values, batch.response_mask, gamma=1.0))
-            if isinstance(config, OutcomeConfig):
-                errors = (torch.sigmoid(scores) - outcomes[:, None]) ** 2
-                metrics["brier"] = (errors[mask].sum(), mask.sum())
+            if isinstance(config, OutcomeConfig) or model.gives == "probability":
+                probabilities = torch.sigmoid(scores)
+                metrics["calibration_error"] = calibration_gaps(probabilities, outcomes, mask)
+                metrics["brier"] = (((probabilities - outcomes[:, None]) ** 2)[mask].sum(), mask.sum())
         return Sums(loss, count, metrics)
 
 

@@ -56,22 +56,22 @@ class MTPSums:
 
 def mtp_loss(
     model: MTPForCausalLM,
+    states: Tensor,
     input_ids: Tensor,
-    attention_mask: Tensor,
     response_mask: Tensor,
     weights: Tensor,
     config: LossConfig,
 ) -> MTPSums:
     """The numerator of the loss, its N, and per-head sums.
 
-    input_ids (B, T) int64; attention_mask, response_mask (B, T) bool, right-padded; weights (B, T) or (B, T, H), where
-    weights[b, s] (and weights[b, s, k-1] for head k) belongs to token x_s: as the token predicted under
-    `alignment: target`, as the token predicted *from* under `source`.
+    states (H, B, T, D), the model's `head_states` under `config.detach_extra_heads`; input_ids (B, T) int64;
+    response_mask (B, T) bool, right-padded; weights (B, T) or (B, T, H), where weights[b, s] (and weights[b, s, k-1]
+    for head k) belongs to token x_s: as the token predicted under `alignment: target`, as the token predicted *from*
+    under `source`.
 
     Only response targets are ever unembedded, and of one head at a time.
     Raises `UserError` when `head_coefficients` does not have H entries.
     """
-    states = model.head_states(input_ids, attention_mask, config.detach_extra_heads)
     n_heads = len(states)
     coefficients = _coefficients(config, n_heads)
     if weights.dim() == 2:

@@ -1,15 +1,22 @@
 """What the training loop minimises: the interface, and the policy's implementation of it."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import add
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from weighted_mtp.data.batches import Batch
+from weighted_mtp.data.prompts import MARKS
+from weighted_mtp.losses.acceptance import acceptance
 from weighted_mtp.losses.mtp import LossConfig, mtp_loss
 from weighted_mtp.models.mtp import MTPForCausalLM
-from weighted_mtp.value_weighting.base import TokenWeighting, WeightingState
+from weighted_mtp.value_weighting.base import TokenWeighting, WeightingState, bounds_of
+from weighted_mtp.value_weighting.metrics import WeightSums
 
 
 @dataclass(frozen=True)
@@ -18,7 +25,8 @@ class Sums:
 
     loss     scalar with gradient, a sum
     count    scalar: what the summed loss is divided by
-    metrics  name → (numerator, denominator), scalars without gradient
+    metrics  name → (numerator, denominator), scalars without gradient; of a numerator (n,), such as one of calibration
+             bins, the absolute values are added up, after the sum over microbatches
     """
 
     loss: Tensor
@@ -42,6 +50,15 @@ class Objective(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class WeightedBatch:
+    """A microbatch with its weights, and what is said of the weights of the whole step."""
+
+    batch: Batch
+    weights: Tensor
+    statistics: dict[str, float]
+
+
 class PolicyObjective:
     """Weighted multi-token cross-entropy: `losses.mtp` with the weights of a `TokenWeighting`."""
 
@@ -54,17 +71,50 @@ class PolicyObjective:
 
     def prepare(
         self, batches: Sequence[Batch], state: WeightingState
-    ) -> tuple[Sequence[tuple[Batch, Tensor]], WeightingState]:
+    ) -> tuple[Sequence[WeightedBatch], WeightingState]:
         weights, state = self.weighting(batches, state)
-        return list(zip(batches, weights, strict=True)), state
+        statistics = weight_statistics(batches, weights, bounds_of(self.weighting))
+        return [WeightedBatch(batch, w, statistics) for batch, w in zip(batches, weights, strict=True)], state
 
-    def sums(self, model: MTPForCausalLM, item: tuple[Batch, Tensor]) -> Sums:
-        """Per head: `ce/headK` (unweighted), `weighted_ce/headK`, `weight/headK` (mean weight of a target)."""
-        batch, weights = item
-        sums = mtp_loss(model, batch.input_ids, batch.attention_mask, batch.response_mask, weights, self.loss)
+    def sums(self, model: MTPForCausalLM, item: WeightedBatch) -> Sums:
+        """Per head: `ce/headK` (unweighted), `weighted_ce/headK`, `weight/headK` (mean weight of a target), and, while
+        the model is not in training, `acceptance/headK`; and the step's `weight_statistics`.
+        """
+        batch = item.batch
+        states = model.head_states(batch.input_ids, batch.attention_mask, self.loss.detach_extra_heads)
+        sums = mtp_loss(model, states, batch.input_ids, batch.response_mask, item.weights, self.loss)
         metrics = {}
         for k in range(len(sums.tokens)):
             metrics[f"ce/head{k + 1}"] = (sums.ce[k], sums.tokens[k])
             metrics[f"weighted_ce/head{k + 1}"] = (sums.weighted_ce[k], sums.weight[k])
             metrics[f"weight/head{k + 1}"] = (sums.weight[k], sums.tokens[k])
+        if not model.training:
+            for k, counts in enumerate(acceptance(model, states, batch.response_mask), start=2):
+                metrics[f"acceptance/head{k}"] = counts
+        # Every microbatch of the step says the same, so their mean is it.
+        metrics |= {name: (torch.tensor(value), torch.tensor(1)) for name, value in item.statistics.items()}
         return Sums(sums.loss, sums.count, metrics)
+
+
+def weight_statistics(
+    batches: Sequence[Batch], weights: Sequence[Tensor], bounds: tuple[float, float] | None
+) -> dict[str, float]:
+    """Of the response tokens' weights of a whole step: `weight/…` mean, std and effective share of the tokens, the
+    share that lies on the bounds, and the share of the weight on semantic tokens beside these tokens' share.
+
+    They are no ratios of sums over microbatches, so they are taken here. What has no meaning is left out: the share
+    on the bounds without bounds, the semantic shares where no token is known to be semantic, everything for a step
+    without response.
+    """
+    semantic = MARKS["semantic"]
+    parts = [
+        WeightSums.of(w, batch.response_mask, batch.marks & semantic > 0, bounds)
+        for batch, w in zip(batches, weights, strict=True)
+    ]
+    sums = reduce(add, parts)
+    statistics = {"mean": sums.mean, "std": sums.std, "effective_share": sums.effective_share}
+    if bounds is not None:
+        statistics["clipped_share"] = sums.clipped_share
+    if sums.semantic_count:
+        statistics |= {"semantic_share": sums.semantic_share, "semantic_token_share": sums.semantic_token_share}
+    return {f"weight/{name}": value for name, value in statistics.items() if not math.isnan(value)}

@@ -172,10 +172,16 @@ def _divide(sums: Sequence[Sums]) -> dict[str, float]:
     ratios = {}
     for name in sums[0].metrics:
         parts = [s.metrics[name] for s in sums]
-        ratios[name] = (sum(float(n) for n, _ in parts), sum(float(d) for _, d in parts))
+        ratios[name] = (_total([n for n, _ in parts]), sum(float(d) for _, d in parts))
     total, count = sum(float(s.loss) for s in sums), sum(float(s.count) for s in sums)
     loss = total / count if count else 0.0
     return {"loss": loss, **{name: n / d for name, (n, d) in ratios.items() if d}}
+
+
+def _total(numerators: Sequence[Tensor]) -> float:
+    """Their sum, in fp64; of vectors, the sum's absolute values added up."""
+    total = torch.stack([n.detach().to("cpu", torch.float64) for n in numerators]).sum(0)
+    return float(total.abs().sum() if total.dim() else total)
 
 
 @contextmanager

@@ -16,6 +16,8 @@ class TokenWeighting(Protocol):
     It sees all microbatches of the step at once, because moments and quantiles belong to the whole batch, never to a
     microbatch. It is pure: what it must remember (running moments) goes in and comes out as `state`, is part of the
     training state, and is thrown away after validation.
+
+    One that clips says between which weights by an attribute `bounds`; see `bounds_of`.
     """
 
     def initial_state(self) -> WeightingState:
@@ -25,6 +27,13 @@ class TokenWeighting(Protocol):
     def __call__(self, batches: Sequence[Batch], state: WeightingState) -> tuple[list[Tensor], WeightingState]:
         """Weights of each batch, (B, T) or (B, T, H) indexed by the token they belong to, and the next state.
 
-        Entries outside the response mask are ignored.
+        Under `loss.alignment: target` entries outside the response mask are ignored. Under `source` the token that
+        head k predicts from counts, up to k positions before the response: entries there are used, and should be 1
+        where nothing is known.
         """
         ...
+
+
+def bounds_of(weighting: TokenWeighting) -> tuple[float, float] | None:
+    """Least and greatest weight that a weighting clips at, None where it does not say."""
+    return getattr(weighting, "bounds", None)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from weighted_mtp.data.batches import Batch
-from weighted_mtp.value_weighting.base import TokenWeighting, WeightingState
+from weighted_mtp.value_weighting.base import TokenWeighting, WeightingState, bounds_of
 
 _INNER = "inner."  # before the names of the wrapped weighting's state
 
@@ -35,7 +35,7 @@ class Shuffled:
     """
 
     def __init__(self, inner: TokenWeighting, seed: int) -> None:
-        self.inner, self.seed = inner, seed
+        self.inner, self.seed, self.bounds = inner, seed, bounds_of(inner)
 
     def initial_state(self) -> WeightingState:
         return _wrapped(torch.tensor(0), self.inner.initial_state())
@@ -60,7 +60,7 @@ class RandomMatched:
     """
 
     def __init__(self, inner: TokenWeighting, seed: int) -> None:
-        self.inner, self.seed = inner, seed
+        self.inner, self.seed, self.bounds = inner, seed, bounds_of(inner)
 
     def initial_state(self) -> WeightingState:
         return _wrapped(torch.tensor(0), self.inner.initial_state())

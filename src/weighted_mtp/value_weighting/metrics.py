@@ -3,6 +3,7 @@
 Shapes: B batch, T time, M pairs.
 """
 
+import math
 from dataclasses import dataclass, fields
 from typing import Self
 
@@ -45,52 +46,26 @@ def localisation_auc(delta: Tensor, response_mask: Tensor, wrong: Tensor) -> tup
     return auc[counted].sum(), counted.sum()
 
 
-@dataclass(frozen=True)
-class _Sums:
-    """Fields that add up."""
+def calibration_gaps(probabilities: Tensor, outcomes: Tensor, mask: Tensor, bins: int = 10) -> tuple[Tensor, Tensor]:
+    """How far P(success | prefix) is from what happened: Σ (p − y) of each bin of equal width, and how many p.
 
-    def __add__(self, other: Self) -> Self:
-        return type(self)(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+    probabilities  (B, T) in [0, 1]
+    outcomes       (B,) 1 or 0, of the whole program
+    mask           (B, T) bool
+    returns        (bins,) fp64, and a scalar
 
-
-@dataclass(frozen=True)
-class CalibrationSums(_Sums):
-    """How far P(success | prefix) is from what happened; predictions in bins of equal width.
-
-    count      (bins,) predictions
-    predicted  (bins,) Σ p
-    happened   (bins,) Σ y
-    squares    scalar, Σ (p − y)²
+    Gaps and counts add up over batches. The sum of the gaps' absolute values over the count is the expected
+    calibration error: the mean over predictions of |mean p − share of successes| of their bin (Guo et al. 2017, arXiv
+    1706.04599, eq. 3).
     """
-
-    count: Tensor
-    predicted: Tensor
-    happened: Tensor
-    squares: Tensor
-
-    @staticmethod
-    def of(probabilities: Tensor, outcomes: Tensor, mask: Tensor, bins: int = 10) -> "CalibrationSums":
-        """probabilities (B, T) in [0, 1]; outcomes (B,) 1 or 0, of the whole program; mask (B, T) bool."""
-        p = probabilities[mask].double()
-        y = outcomes[:, None].expand_as(mask)[mask].double()
-        which = (p * bins).long().clamp(max=bins - 1)
-        count, predicted, happened = (p.new_zeros(bins).index_add(0, which, x) for x in (torch.ones_like(p), p, y))
-        return CalibrationSums(count, predicted, happened, ((p - y) ** 2).sum())
-
-    @property
-    def expected_calibration_error(self) -> float:
-        """Mean over predictions of |mean p − share of successes| of their bin (Guo et al. 2017, arXiv 1706.04599)."""
-        return float((self.predicted - self.happened).abs().sum() / self.count.sum())
-
-    @property
-    def brier(self) -> float:
-        """Mean (p − y)²; 0.25 for p = 0.5 throughout."""
-        return float(self.squares / self.count.sum())
+    p = probabilities[mask].double()
+    y = outcomes[:, None].expand_as(mask)[mask].double()
+    return p.new_zeros(bins).index_add(0, (p * bins).long().clamp(max=bins - 1), p - y), mask.sum()
 
 
 @dataclass(frozen=True)
-class WeightSums(_Sums):
-    """Weights of response tokens (of each head, where they have heads), as fp64 scalars.
+class WeightSums:
+    """Weights of response tokens (of each head, where they have heads), as fp64 scalars that add up.
 
     count            weights
     total, squares   Σ w, Σ w²
@@ -108,27 +83,29 @@ class WeightSums(_Sums):
 
     @staticmethod
     def of(
-        weights: Tensor, response_mask: Tensor, bounds: tuple[float, float], semantic_mask: Tensor | None = None
+        weights: Tensor, response_mask: Tensor, semantic_mask: Tensor, bounds: tuple[float, float] | None
     ) -> "WeightSums":
         """
         weights        (B, T) or (B, T, H)
         response_mask  (B, T) bool
-        bounds         least and greatest weight that the weighting can give
-        semantic_mask  (B, T) bool, tokens that decide what the program computes, where that is known
+        semantic_mask  (B, T) bool, tokens that decide what the program computes; all False where that is not known
+        bounds         least and greatest weight that the weighting can give; None where it has no bounds
         """
         w = weights[response_mask].double()
-        meant = semantic_mask[response_mask] if semantic_mask is not None else torch.zeros_like(w, dtype=torch.bool)
-        semantic = w[meant]
-        least, greatest = bounds[0] * (1 + ROUNDING), bounds[1] * (1 - ROUNDING)
+        semantic = w[semantic_mask[response_mask]]
+        least, greatest = bounds or (-math.inf, math.inf)
         parts = [
             w.new_tensor(w.numel()),
             w.sum(),
             (w * w).sum(),
-            ((w <= least) | (w >= greatest)).double().sum(),
+            ((w <= least * (1 + ROUNDING)) | (w >= greatest * (1 - ROUNDING))).double().sum(),
             w.new_tensor(semantic.numel()),
             semantic.sum(),
         ]
         return WeightSums(*parts)
+
+    def __add__(self, other: Self) -> Self:
+        return type(self)(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
     @property
     def mean(self) -> float:

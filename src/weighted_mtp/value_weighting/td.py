@@ -69,8 +69,10 @@ class TDConfig(Section):
         return self
 
     @property
-    def bounds(self) -> tuple[float, float]:
-        """Least and greatest weight after the annealing."""
+    def bounds(self) -> tuple[float, float] | None:
+        """Least and greatest weight after the annealing; None where nothing is clipped, or each head elsewhere."""
+        if self.floor == 1 or self.head_strengths is not None:
+            return None
         return self.floor + (1 - self.floor) * self.w_min, self.floor + (1 - self.floor) * self.w_max
 
 
@@ -100,6 +102,7 @@ class TDWeighting:
                 f"terminal_reward={config.terminal_reward}: set space=value and leave terminal_reward out"
             )
         self.config, self.critic, self.gives, self.reduce = config, critic, gives, reduce
+        self.bounds = config.bounds
 
     def initial_state(self) -> WeightingState:
         return Moments.initial().state()

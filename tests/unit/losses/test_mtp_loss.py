@@ -41,7 +41,9 @@ def batch() -> Batch:
 
 
 def loss(model: MTPForCausalLM, batch: Batch, weights: torch.Tensor, config: LossConfig | None = None) -> MTPSums:
-    return mtp_loss(model, batch.input_ids, batch.attention_mask, batch.response_mask, weights, config or LossConfig())
+    config = config or LossConfig()
+    states = model.head_states(batch.input_ids, batch.attention_mask, config.detach_extra_heads)
+    return mtp_loss(model, states, batch.input_ids, batch.response_mask, weights, config)
 
 
 def naive(model: MTPForCausalLM, batch: Batch, weights: torch.Tensor, config: LossConfig) -> tuple[float, float]:

@@ -170,6 +170,21 @@ def test_a_non_finite_loss_stops_before_the_update_and_names_the_samples(tmp_pat
     assert run.state.step == 1
 
 
+class Gaps(PolicyObjective):
+    """Reports a vector whose entries differ in sign between batches."""
+
+    def sums(self, model, item) -> Sums:
+        sums = super().sums(model, item)
+        gap = -3.0 if item.batch.sample_ids[0] == 0 else 1.0
+        return Sums(sums.loss, sums.count, {"gaps": (torch.tensor([gap, -1.0]), torch.tensor(2))})
+
+
+def test_a_vector_is_summed_over_batches_before_its_absolute_values(tmp_path: Path) -> None:
+    validation = [collate(random_store(), np.arange(start, start + 4), 0) for start in (0, 4)]
+    run = trainer(tmp_path, objective=Gaps(Uniform(), LossConfig()), validation=validation)
+    assert run.evaluate()["gaps"] == (abs(-3 + 1) + abs(-1 - 1)) / 4
+
+
 def test_only_the_newest_checkpoints_are_kept_and_the_model_in_them_loads(tmp_path: Path) -> None:
     config = TrainingConfig(max_steps=5, validate_every=9, save_every=1, save_total_limit=2)
     run = trainer(tmp_path, config=config)

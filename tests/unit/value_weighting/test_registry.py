@@ -45,8 +45,8 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_an_installed_weighting_is_found_and_serves_a_policys_objective(installed: Path) -> None:
     weighting = weighting_named("constant")("the policy", weight=0.5)
     assert weighting.policy == "the policy"
-    ((_, weights),), _ = PolicyObjective(weighting, LossConfig()).prepare([batch_of()], weighting.initial_state())
-    assert torch.equal(weights, torch.full((6, 12), 0.5))
+    (item,), _ = PolicyObjective(weighting, LossConfig()).prepare([batch_of()], weighting.initial_state())
+    assert torch.equal(item.weights, torch.full((6, 12), 0.5))
 
 
 def test_an_unknown_name_is_refused_with_the_nearest_known_one(installed: Path) -> None:

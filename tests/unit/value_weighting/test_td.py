@@ -183,6 +183,8 @@ def test_the_floor_mixes_towards_one() -> None:
     torch.testing.assert_close(mixed, 0.5 + 0.5 * plain)
     assert torch.equal(one_step(TDConfig(floor=1.0))[0], torch.ones_like(plain))
     assert TDConfig(floor=0.5).bounds == pytest.approx((0.55, 2.0))
+    assert TDConfig(floor=1.0).bounds is None
+    assert TDConfig(head_strengths=(1.0, 0.5)).bounds is None
 
 
 def test_annealing_goes_from_uniform_to_the_weights_by_the_step_in_the_state() -> None:

@@ -10,6 +10,7 @@ from weighted_mtp.models.convert import convert, export_plain
 from weighted_mtp.models.folder import check_model
 from weighted_mtp.models.meta import export_meta
 from weighted_mtp.pipelines import (
+    compare,
     demo,
     run_baseline,
     run_critic,
@@ -19,6 +20,7 @@ from weighted_mtp.pipelines import (
     run_verifiable,
     setup_datasets,
     setup_models,
+    token_weights,
     verify_storage,
 )
 from weighted_mtp.pipelines.command import Debug, one_line_errors
@@ -45,6 +47,8 @@ train.command("baseline")(run_baseline.main)
 train.command("verifiable")(run_verifiable.main)
 train.command("rho1")(run_rho1.main)
 app.command("evaluate")(run_evaluation.main)
+app.command("compare")(compare.main)
+app.command("weights")(token_weights.main)
 
 
 @models.command("convert")

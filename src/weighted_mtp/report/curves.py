@@ -1,18 +1,23 @@
-"""The training curve of a run, as a picture and as a few lines of text."""
+"""Training curves: of one run, as a picture and as a few lines of text; of arms with several seeds, side by side."""
 
+import difflib
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
 from rich.table import Table
 
 from weighted_mtp.errors import UserError
+from weighted_mtp.files import whole_file
 
 mpl.use("Agg")
 
 Record = dict[str, Any]
+Line = Mapping[int, float]
+"""Step → value."""
 
 
 def read_metrics(run: Path) -> list[Record]:
@@ -52,3 +57,58 @@ def curve_table(run: Path) -> Table:
 
 def _heads(records: list[Record]) -> list[str]:
     return [name for name in records[-1] if name.startswith("ce/")] if records else []
+
+
+def plot_curves(
+    arms: Mapping[str, Sequence[Path]],
+    metric: str,
+    output: Path,
+    split: Literal["train", "validation"] = "validation",
+) -> Path:
+    """Draw a metric of several runs by step, as `plot_lines`.
+
+    arms  name → its runs, one a seed
+
+    Raises `UserError` for a run without metrics, and where one has none of that name, naming the nearest.
+    """
+    lines = {name: [_line(run, metric, split) for run in runs] for name, runs in arms.items()}
+    return plot_lines(lines, f"{metric}, {split}", output)
+
+
+def plot_lines(arms: Mapping[str, Sequence[Line]], label: str, output: Path) -> Path:
+    """Draw arms on the same axes, a colour each: seeds thin, their mean thick where all of them have a value."""
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.add_subplot(xlabel="optimizer step", ylabel=label)
+    for number, (name, lines) in enumerate(arms.items()):
+        if len(lines) > 1:
+            for line in lines:
+                axes.plot(*_points(line), color=f"C{number}", lw=0.6, alpha=0.5)
+        seeds = f" ({len(lines)} seeds)" if len(lines) > 1 else ""
+        axes.plot(*_points(mean_line(lines)), color=f"C{number}", lw=2, marker="o", ms=3, label=name + seeds)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    with whole_file(output) as partial:
+        figure.savefig(partial, format=output.suffix[1:] or "png", dpi=120)
+    return output
+
+
+def mean_line(lines: Sequence[Line]) -> dict[int, float]:
+    """The mean at every step that all lines have; a mean over fewer seeds would jump where one ends."""
+    common = set.intersection(*(set(line) for line in lines)) if lines else set()
+    return {step: sum(line[step] for line in lines) / len(lines) for step in sorted(common)}
+
+
+def _points(line: Line) -> tuple[list[int], list[float]]:
+    steps = sorted(line)
+    return steps, [line[step] for step in steps]
+
+
+def _line(run: Path, metric: str, split: str) -> dict[int, float]:
+    records = [r for r in read_metrics(run) if r["split"] == split]
+    line = {r["step"]: r[metric] for r in records if metric in r}
+    if not line:
+        known = sorted({name for r in records for name in r} - {"step", "split"})
+        nearest = difflib.get_close_matches(metric, known, n=1, cutoff=0.0)
+        hint = f"the nearest is {nearest[0]}" if nearest else "it has none at all"
+        raise UserError(f"{run}: no {split} record has the metric {metric}; {hint}")
+    return line

@@ -1,0 +1,71 @@
+"""Evaluations of several arms side by side, on the same problems.
+
+uv run wmtp compare storage/evaluations/baseline storage/evaluations/verifiable
+uv run wmtp compare uniform=eval/u-1,eval/u-2 verifiable=eval/v-1,eval/v-2 --output comparison.md
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from weighted_mtp.errors import UserError
+from weighted_mtp.files import whole_file
+from weighted_mtp.pipelines.command import Debug, one_line_errors
+from weighted_mtp.report.comparison import Comparison, compare, comparison_markdown, comparison_table
+
+
+def named_arms(arguments: Sequence[str]) -> dict[str, list[Path]]:
+    """`DIR` or `name=DIR,DIR` each → name → folders; a bare folder is its own name.
+
+    Raises UserError for a name that comes twice, and for a name without folders.
+    """
+    arms: dict[str, list[Path]] = {}
+    for argument in arguments:
+        bare = Path(argument).is_dir() or "=" not in argument
+        name, folders = (argument, [argument]) if bare else _split(argument)
+        if name in arms:
+            raise UserError(f"{argument}: the arm {name} was given before; give all its folders at once: name=DIR,DIR")
+        if not name or not all(folders):
+            raise UserError(f"{argument}: must be DIR or name=DIR,DIR, a folder a seed")
+        arms[name] = [Path(folder) for folder in folders]
+    return arms
+
+
+def _split(argument: str) -> tuple[str, list[str]]:
+    name, _, folders = argument.partition("=")
+    return name.strip(), [folder.strip() for folder in folders.split(",")]
+
+
+def write_comparison(comparison: Comparison, output: Path) -> None:
+    """Write the comparison as Markdown."""
+    with whole_file(output) as partial:
+        partial.write_text(comparison_markdown(comparison))
+
+
+def main(
+    arms: Annotated[
+        list[str],
+        typer.Argument(help="Folders of `wmtp evaluate`, the baseline first; name=DIR,DIR where an arm has seeds."),
+    ],
+    output: Annotated[Path | None, typer.Option(help="Also write the table to this file, as Markdown.")] = None,
+    k: Annotated[int, typer.Option(help="k of pass@k.", min=1)] = 1,
+    seed: Annotated[int, typer.Option(help="Of the intervals' resampling.", min=0)] = 0,
+    debug: Debug = False,
+) -> None:
+    """Compare evaluations on the same problems: pass@k, and the paired difference to the first with its interval."""
+    with one_line_errors(debug):
+        comparison = compare(named_arms(arms), k=k, seed=seed)
+        console = Console()
+        console.print(comparison_table(comparison))
+        for note in comparison.notes:
+            console.print(note, soft_wrap=True, highlight=False, markup=False)
+        if output is not None:
+            write_comparison(comparison, output)
+            console.print(f"table: {output}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    typer.run(main)

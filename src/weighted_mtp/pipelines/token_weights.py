@@ -1,0 +1,330 @@
+"""Which tokens count: programs coloured by the weights that training gives them, and by what the critic says of them.
+
+    uv run wmtp weights --critic storage/runs/critic_local --output weights.html
+    uv run wmtp weights --run storage/runs/verifiable_local      with the options and running moments of that run
+
+Writes an HTML page, and a picture of a few of its programs beside it.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, cast
+
+import numpy as np
+import torch
+import typer
+import yaml
+from tokenizers.decoders import DecodeStream
+from torch import Tensor
+from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
+from transformers import PreTrainedTokenizerBase
+
+from weighted_mtp.config import load_config
+from weighted_mtp.data.batches import Batch, TokenStore, build_store, collate
+from weighted_mtp.data.index import read_index
+from weighted_mtp.data.prepare import prepare_embedded
+from weighted_mtp.data.prompts import MARKS, encode_solutions
+from weighted_mtp.data.schema import Problem, Solution, read_problems, read_solutions
+from weighted_mtp.errors import UserError
+from weighted_mtp.losses.token_ce import head_cross_entropies
+from weighted_mtp.models.checkpoint import newest_model
+from weighted_mtp.models.convert import load_base
+from weighted_mtp.models.mtp import MTPForCausalLM
+from weighted_mtp.pipelines.command import Debug, one_line_errors
+from weighted_mtp.pipelines.critic import CriticConfig, check_same_tokens, load_critic, load_reference
+from weighted_mtp.pipelines.fit import pad_id
+from weighted_mtp.pipelines.policy import controlled
+from weighted_mtp.pipelines.run_rho1 import Rho1RunConfig
+from weighted_mtp.pipelines.run_verifiable import VerifiableConfig
+from weighted_mtp.report.token_picture import draw_programs
+from weighted_mtp.report.token_weights import ShownProgram, Token, View, write_page
+from weighted_mtp.runtime.device import RuntimeConfig, autocast, pick_device
+from weighted_mtp.value_weighting.base import TokenWeighting, WeightingState
+from weighted_mtp.value_weighting.metrics import WeightSums, localisation_auc
+from weighted_mtp.value_weighting.rho1 import Rho1Weighting
+from weighted_mtp.value_weighting.td import TDConfig, TDWeighting
+
+IN_PICTURE = 4
+"""Programs of the page that the picture shows."""
+_STRONG = 0.98  # quantile of |δ| that has the full colour: one outlier would leave the others pale
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where weights come from.
+
+    weights    batches, of which the second argument says which hold correct programs → (B, T) or (B, T, H) each
+    judgement  batch → (B, T), what tokens are judged by; `title` and `explanation` say what it is
+    localises  whether a low judgement is meant to show what is wrong
+    """
+
+    weights: Callable[[Sequence[Batch], Sequence[bool]], list[Tensor]]
+    judgement: Callable[[Batch], Tensor]
+    title: str
+    explanation: str
+    localises: bool
+    tokenizer: PreTrainedTokenizerBase
+    template: str
+    max_length: int
+    runtime: RuntimeConfig
+    notes: tuple[str, ...]
+
+
+def critic_source(run: Path) -> Source:
+    """A critic by itself: the weights that `weighting` with its defaults would give, whitened by the correct programs.
+
+    Those are what a policy learns from; the moments of a training run are theirs.
+    """
+    if not _section(run, "value"):
+        raise UserError(f"--critic {run}: not the run of a critic; train one with `wmtp train critic`, or give --run")
+    config = load_config(CriticConfig, _config_of(run))
+    data, runtime, critic = config.data, config.runtime, load_critic(run, config.runtime)
+    weighting = TDWeighting(TDConfig(), critic.values, critic.gives)
+    shown = TDWeighting(_held(TDConfig()), critic.values, critic.gives)
+
+    def weights(batches: Sequence[Batch], correct: Sequence[bool]) -> list[Tensor]:
+        learned_from = [batch for batch, is_correct in zip(batches, correct, strict=True) if is_correct]
+        _, state = weighting(learned_from, weighting.initial_state())
+        return shown(batches, state)[0]
+
+    notes = (f"Critic {run}; weighting with its default options, moments of the correct programs shown.",)
+    return Source(
+        weights, shown.td_errors, *_DELTA, True, critic.tokenizer, data.template, data.max_length, runtime, notes
+    )
+
+
+def run_source(run: Path) -> Source:
+    """A run that is weighted by a critic or by Rho-1, as of its newest checkpoint.
+
+    Raises UserError where `run` is no such run or has no checkpoint yet.
+    """
+    if _section(run, "rho1"):
+        return _rho1_source(run, load_config(Rho1RunConfig, _config_of(run)))
+    if not _section(run, "weighting"):
+        raise UserError(f"--run {run}: not a run with token weights (verifiable or rho1); for a critic give --critic")
+    config = load_config(VerifiableConfig, _config_of(run))
+    critic = load_critic(config.critic, config.runtime)
+    held = TDWeighting(_held(config.weighting), critic.values, critic.gives)
+    weighting = controlled(held, config.control, config.run.seed)
+    state = _saved_state(run, weighting)
+    notes = (
+        f"Run {run}: weights of critic {config.critic}, options and running moments of the run's newest checkpoint, "
+        f"control {config.control}.",
+    )
+    return Source(
+        lambda batches, _correct: weighting(batches, state)[0],
+        held.td_errors,
+        *_DELTA,
+        True,
+        critic.tokenizer,
+        config.data.template,
+        config.data.max_length,
+        config.runtime,
+        notes,
+    )
+
+
+def _rho1_source(run: Path, config: Rho1RunConfig) -> Source:
+    policy, tokenizer = load_base(str(newest_model(run)), "float32")
+    reference, tokens = load_reference(config.reference, config.runtime)
+    check_same_tokens(tokenizer, tokens, f"reference={config.reference}")
+    device = pick_device(config.runtime)
+    policy.to(device).eval().requires_grad_(False)  # type: ignore[arg-type]
+
+    def policy_ce(batch: Batch) -> Tensor:
+        with torch.no_grad(), autocast(device, config.runtime):
+            return head_cross_entropies(cast(MTPForCausalLM, policy), batch)
+
+    rho1 = Rho1Weighting(config.rho1, policy_ce, reference)
+    weighting = controlled(rho1, config.control, config.run.seed)
+    state = _saved_state(run, weighting)
+    notes = (
+        f"Run {run}: Rho-1 with reference {config.reference}, policy of the newest checkpoint, control "
+        f"{config.control}. The top {config.rho1.k_percent:g} % are chosen among the programs shown.",
+    )
+    return Source(
+        lambda batches, _correct: weighting(batches, state)[0],
+        lambda batch: rho1.scores(batch)[..., 0],
+        "score",
+        f"What tokens are ranked by ({config.rho1.mode}; head 1), in nats.",
+        False,
+        tokenizer,
+        config.data.template,
+        config.data.max_length,
+        config.runtime,
+        notes,
+    )
+
+
+_DELTA = ("δ", "What the critic says of a token: how much its value rises or falls with it.")
+
+
+def _held(config: TDConfig) -> TDConfig:
+    """The weighting with moments that looking does not move: a step's share in them is 0, as no training may set it."""
+    return config.model_copy(update={"momentum": 0.0, "warmup_steps": 0})
+
+
+def _saved_state(run: Path, weighting: TokenWeighting) -> WeightingState:
+    """The weighting's state in the newest checkpoint."""
+    contents = {"objective": dict(weighting.initial_state())}
+    if contents["objective"]:
+        with warnings.catch_warnings(action="ignore"):  # DCP says that there is no process group: there is none
+            dcp_load(contents, checkpoint_id=newest_model(run).parent / "state")
+    return contents["objective"]
+
+
+def _config_of(run: Path) -> Path:
+    if not (run / "config.yaml").is_file():
+        raise UserError(f"{run}: holds no config.yaml; give the folder of a run")
+    return run / "config.yaml"
+
+
+def _section(run: Path, name: str) -> bool:
+    return name in yaml.safe_load(_config_of(run).read_text())
+
+
+def chosen_programs(directory: Path, n_problems: int) -> tuple[list[Problem], list[Solution]]:
+    """The first problems of a split that have both, each with its first correct and its first incorrect program.
+
+    Raises UserError where no problem has both.
+    """
+    index = read_index(directory)
+    both = np.intersect1d(index.problem[index.is_correct], index.problem[~index.is_correct])[:n_problems]
+    if not len(both):
+        raise UserError(
+            f"{directory}: no problem has both a correct and an incorrect program; choose another --dataset or --split"
+        )
+    rows = [
+        int(np.flatnonzero((index.problem == problem) & (index.is_correct == is_correct))[0])
+        for problem in both
+        for is_correct in (True, False)
+    ]
+    return read_problems(directory, both.astype(np.int64)), read_solutions(directory, rows)
+
+
+def token_texts(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int], response: Sequence[int]) -> list[str]:
+    """The text that each token of a response adds; "" for one whose character a later token completes, and for EOS."""
+    backend = tokenizer.backend_tokenizer
+    stream = DecodeStream(skip_special_tokens=True)
+    texts = [stream.step(backend, token) or "" for token in (*prompt, *response)]
+    return texts[len(prompt) :]
+
+
+def shown_programs(
+    source: Source, problems: Sequence[Problem], solutions: Sequence[Solution]
+) -> tuple[list[View], list[ShownProgram]]:
+    """The programs with every token's weight (of each head, where heads differ) and judgement, and the scales."""
+    examples = encode_solutions(source.tokenizer, source.template, problems, solutions)
+    store = build_store(examples, source.max_length, "drop")
+    device = pick_device(source.runtime)
+    batches = [collate(store, np.array([row]), pad_id(source.tokenizer)).to(device) for row in range(len(store))]
+    by_id = {solution.solution_id: solution for solution in solutions}
+    kept = [by_id[name] for name in store.sample_ids]
+    weights = [w.float().cpu() for w in source.weights(batches, [solution.is_correct for solution in kept])]
+    judgements = [source.judgement(batch).float().cpu() for batch in batches]
+    on_cpu = [batch.to("cpu") for batch in batches]
+    tasks = {problem.problem_id: problem.description.strip() for problem in problems}
+    shown = [
+        ShownProgram(
+            solution.solution_id,
+            tasks[solution.problem_id],
+            solution.is_correct,
+            tuple(_tokens(source.tokenizer, store, batch, weight, judgement)),
+            tuple(_facts(source, batch, weight, judgement)),
+        )
+        for solution, batch, weight, judgement in zip(kept, on_cpu, weights, judgements, strict=True)
+    ]
+    return _views(source, on_cpu, weights, judgements), shown
+
+
+def _tokens(
+    tokenizer: PreTrainedTokenizerBase, store: TokenStore, batch: Batch, weights: Tensor, judgement: Tensor
+) -> list[Token]:
+    start = int(store.response_start[int(batch.sample_ids)])
+    ids = batch.input_ids[0].tolist()
+    texts = token_texts(tokenizer, ids[:start], ids[start:])
+    if ids[-1] == tokenizer.eos_token_id:
+        texts[-1] = " end "
+    values = torch.cat([weights[0].reshape(len(ids), -1), judgement[0, :, None]], dim=1)[start:].tolist()
+    marks = batch.marks[0, start:].tolist()
+    return [
+        Token(text, tuple(value), bool(mark & MARKS["semantic"]), bool(mark & MARKS["wrong"]))
+        for text, value, mark in zip(texts, values, marks, strict=True)
+    ]
+
+
+def _facts(source: Source, batch: Batch, weights: Tensor, judgement: Tensor) -> list[str]:
+    semantic = (batch.marks & MARKS["semantic"]) > 0
+    wrong = (batch.marks & MARKS["wrong"]) > 0
+    facts = []
+    if semantic.any():
+        sums = WeightSums.of(weights, batch.response_mask, (0.0, float("inf")), semantic)
+        share = float(sums.semantic_count / sums.count)
+        facts.append(f"Semantic tokens: {share:.0%} of the tokens, {sums.semantic_share:.0%} of the weight.")
+    if source.localises and wrong.any():
+        auc, n = localisation_auc(judgement, batch.response_mask, wrong.int().argmax(1))
+        facts.append(f"The first wrong token's {source.title} is below that of {float(auc / n):.0%} of the others.")
+    return facts
+
+
+def _views(
+    source: Source, batches: Sequence[Batch], weights: Sequence[Tensor], judgements: Sequence[Tensor]
+) -> list[View]:
+    masks = [batch.response_mask for batch in batches]
+    all_weights = torch.cat([w[m].reshape(int(m.sum()), -1) for w, m in zip(weights, masks, strict=True)])
+    said = torch.cat([j[m] for j, m in zip(judgements, masks, strict=True)])
+    n_heads = all_weights.shape[1]
+    strong = float(said.abs().quantile(_STRONG))
+    return [
+        View(
+            "weight" if n_heads == 1 else f"weight, head {k + 1}",
+            "How much a token counts in the loss; 1 is an unweighted token.",
+            min(1.0, float(all_weights[:, k].min())),
+            1.0,
+            max(1.0, float(all_weights[:, k].max())),
+        )
+        for k in range(n_heads)
+    ] + [View(source.title, source.explanation, -strong, 0.0, strong)]
+
+
+def write_weights(source: Source, directory: Path, n_problems: int, output: Path) -> Path:
+    """Write the page, and the picture beside it; returns the picture's path."""
+    views, shown = shown_programs(source, *chosen_programs(directory, n_problems))
+    write_page(output, f"Token weights: {directory.parent.name}/{directory.name}", source.notes, views, shown)
+    picture = output.with_suffix(".png")
+    draw_programs(picture, views[:1] + views[-1:], [_of_two(program) for program in shown[:IN_PICTURE]])
+    return picture
+
+
+def _of_two(program: ShownProgram) -> ShownProgram:
+    """The program with its first weight and its judgement alone."""
+    tokens = (Token(t.text, (t.values[0], t.values[-1]), t.semantic, t.wrong) for t in program.tokens)
+    return ShownProgram(program.name, program.task, program.is_correct, tuple(tokens), program.facts)
+
+
+def main(
+    critic: Annotated[Path | None, typer.Option(help="Run of a critic, with the weighting's default options.")] = None,
+    run: Annotated[Path | None, typer.Option(help="Or a verifiable or Rho-1 run, with its own options.")] = None,
+    data_root: Annotated[Path, typer.Option(help="Where `wmtp data` put the datasets.")] = Path("storage/datasets"),
+    dataset: Annotated[str, typer.Option(help="Dataset with correct and incorrect programs.")] = "micro",
+    split: Annotated[str, typer.Option(help="Its split; one that nothing was trained on shows most.")] = "validation",
+    problems: Annotated[int, typer.Option(help="How many problems, two programs each.", min=1)] = 4,
+    output: Annotated[Path, typer.Option(help="The page; the picture lies beside it.")] = Path("weights.html"),
+    debug: Debug = False,
+) -> None:
+    """Show programs with every token coloured by its weight, and by what the critic says of it."""
+    with one_line_errors(debug):
+        if (critic is None) == (run is None):
+            raise UserError("give either --critic (the run of a critic) or --run (a verifiable or Rho-1 run)")
+        if output.suffix != ".html":
+            raise UserError(f"--output {output}: the page is HTML; give a name that ends in .html")
+        prepare_embedded(dataset, data_root)
+        source = critic_source(critic) if critic else run_source(cast(Path, run))
+        picture = write_weights(source, data_root / dataset / split, problems, output)
+        print(f"page:    {output}\npicture: {picture}")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -9,15 +9,9 @@ EOS, PAD = "<|end|>", "<|pad|>"
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """A byte-level BPE: all 256 bytes are in it, so every text round-trips. Deterministic in `texts`, in order.
-
-    Every digit is a token of its own, whatever stands before it: a number in the task is then the same token in the
-    program, and a small model learns to copy it in less than half the steps (docs/LOG.md).
-    """
+    """A byte-level BPE: all 256 bytes are in it, so every text round-trips. Deterministic in `texts`, in order."""
     backend = Tokenizer(models.BPE())
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,

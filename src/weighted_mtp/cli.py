@@ -17,6 +17,7 @@ from weighted_mtp.pipelines import (
     run_evaluation,
     run_ref_tuning,
     run_rho1,
+    run_study,
     run_verifiable,
     setup_datasets,
     setup_models,
@@ -46,6 +47,7 @@ train.command("critic")(run_critic.main)
 train.command("baseline")(run_baseline.main)
 train.command("verifiable")(run_verifiable.main)
 train.command("rho1")(run_rho1.main)
+app.command("study")(run_study.main)
 app.command("evaluate")(run_evaluation.main)
 app.command("compare")(compare.main)
 app.command("weights")(token_weights.main)

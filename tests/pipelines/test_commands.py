@@ -16,7 +16,11 @@ from weighted_mtp.cli import app
 from weighted_mtp.config import load_config
 from weighted_mtp.data.sources.micro.dataset import write_micro
 from weighted_mtp.data.sources.micro.generator import MicroConfig
+from weighted_mtp.pipelines.critic import CriticConfig
 from weighted_mtp.pipelines.policy import PolicyConfig
+from weighted_mtp.pipelines.run_rho1 import Rho1RunConfig
+from weighted_mtp.pipelines.run_study import StudyConfig
+from weighted_mtp.pipelines.run_verifiable import VerifiableConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [
@@ -230,7 +234,13 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_checkpoint(storage: Path, sm
 
 @pytest.mark.parametrize("file", sorted((ROOT / "configs").glob("*/*.yaml")), ids=lambda file: file.name)
 def test_every_configuration_in_the_repository_is_valid(file: Path) -> None:
-    assert load_config(PolicyConfig, file).run.name
+    kind = file.stem.split("_")[0]
+    if kind in ("demo", "study"):
+        study = load_config(StudyConfig, file)
+        assert all((file.parent / step.config).is_file() for step in (*study.stages.values(), *study.arms.values()))
+    else:
+        schema = {"critic": CriticConfig, "verifiable": VerifiableConfig, "rho1": Rho1RunConfig}.get(kind, PolicyConfig)
+        assert load_config(schema, file).run.name
 
 
 @pytest.mark.parametrize(
@@ -253,8 +263,12 @@ def test_the_demo_ends_with_its_table_and_says_where_everything_lies(tmp_path: P
     write_micro(tmp_path / "datasets", MicroConfig(n_train=60, n_validation=10, n_test=12, n_test_pairs=4))
     result = wmtp("demo", "--storage", tmp_path, "--steps", "2")
     assert result.exit_code == 0, result.output
-    run = tmp_path / "runs" / "demo-seed-0-2-steps"
-    assert "pass@1" in result.stdout
-    for place in (run / "curve.png", run / "evaluation-micro" / "samples.jsonl"):
+    study = tmp_path / "runs" / "demo-seed-0-2-steps"
+    for fact in ("pass@1 on 12 problems", "localisation auc", "uniform", "verifiable", "rho1"):
+        assert fact in result.stdout
+    results = [
+        study / f"{arm}-seed-0" / "evaluation-micro" / "results.jsonl" for arm in ("uniform", "verifiable", "rho1")
+    ]
+    for place in (study / "comparison.md", study / "curves.png", *results):
         assert place.stat().st_size > 0
         assert str(place) in result.stdout

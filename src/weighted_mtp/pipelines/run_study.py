@@ -11,11 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import typer
 from pydantic import Field, model_validator
+from rich.console import Console
+from rich.table import Table
 
 from weighted_mtp.config import Section, load_config
 from weighted_mtp.decoding.sample import SamplingConfig
 from weighted_mtp.errors import UserError
+from weighted_mtp.files import whole_file
+from weighted_mtp.pipelines.command import INTERRUPTED, ConfigFile, Debug, Overrides, one_line_errors
 from weighted_mtp.pipelines.critic import CriticConfig
 from weighted_mtp.pipelines.fit import FitConfig
 from weighted_mtp.pipelines.policy import PolicyConfig
@@ -25,6 +30,8 @@ from weighted_mtp.pipelines.run_evaluation import EvaluationConfig, evaluate, ho
 from weighted_mtp.pipelines.run_ref_tuning import run_ref_tuning
 from weighted_mtp.pipelines.run_rho1 import Rho1RunConfig, run_rho1
 from weighted_mtp.pipelines.run_verifiable import VerifiableConfig, run_verifiable
+from weighted_mtp.report.comparison import compare, comparison_markdown, comparison_table
+from weighted_mtp.report.curves import plot_curves, read_metrics
 
 Pipeline = Literal["ref_tuning", "critic", "baseline", "verifiable", "rho1"]
 
@@ -44,7 +51,7 @@ class Step(Section):
     config: Path
     """Its YAML file, relative to the study's."""
     override: tuple[str, ...] = ()
-    """Options a.b=value; in a value, `{name}` is the folder of the stage of that name, `{datasets}` that of the data."""
+    """Options a.b=value; in a value, `{name}` is the folder of the stage of that name, `{datasets}` the data's."""
 
 
 class StudyConfig(Section):
@@ -141,3 +148,49 @@ def _evaluate(study: StudyConfig, run: Path) -> Path:
     if not holds_evaluation(config):
         evaluate(config)
     return output
+
+
+def report(config: StudyConfig, result: StudyResult) -> list[Path]:
+    """Print critics and the comparison, and write comparison and learning curves; returns the files."""
+    folder = config.storage / "runs" / config.name
+    console = Console()
+    console.print(critic_table(result))
+    files = []
+    if len(result.evaluations) > 1:
+        comparison = compare(result.evaluations)
+        console.print(comparison_table(comparison))
+        for note in comparison.notes:
+            console.print(note, highlight=False)
+        files.append(folder / "comparison.md")
+        with whole_file(files[-1]) as file:
+            file.write_text(comparison_markdown(comparison), encoding="utf-8")
+    files.append(plot_curves(result.runs, "ce/head1", folder / "curves.png"))
+    return files
+
+
+def critic_table(result: StudyResult) -> Table:
+    """What each critic's last validation says of it."""
+    table = Table(title="critics, on problems that training never shows", title_justify="left")
+    names = ("pair_accuracy", "localisation_auc", "brier")
+    for column in ("critic", *names):
+        table.add_column(column.replace("_", " "), justify="left" if column == "critic" else "right")
+    for name, run in result.stages.items():
+        records = [r for r in read_metrics(run) if r["split"] == "validation" and "pair_accuracy" in r]
+        if records:
+            table.add_row(name, *(f"{records[-1][key]:.3f}" if key in records[-1] else "–" for key in names))
+    return table
+
+
+def main(config: ConfigFile, override: Overrides = None, debug: Debug = False) -> None:
+    """Compare weightings over several seeds: everything from pretraining to the table, resumed arm by arm."""
+    with one_line_errors(debug):
+        study = load_config(StudyConfig, config, override or ())
+        result = run_study(study, config.parent)
+        if result is None:
+            raise typer.Exit(INTERRUPTED)
+        for file in report(study, result):
+            print(file)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -24,15 +24,17 @@ def acceptance(model: MTPForCausalLM, states: Tensor, response_mask: Tensor) -> 
     Departure: the blocks of Stern et al. end at the first refusal and head 1 then reads what was accepted; here every
     prefix is the data's.
     """
+    first, *drafts = (_greedy(model, head, response_mask, k) for k, head in enumerate(states, start=1))
     counts = []
-    for k in range(2, len(states) + 1):
+    for k, draft in enumerate(drafts, start=2):
         chosen = response_mask[:, k:]
-        proposed = _greedy(model, states[k - 1, :, :-k][chosen])
-        said = _greedy(model, states[0, :, k - 1 : -1][chosen])
-        counts.append(((proposed == said).sum(), chosen.sum()))
+        counts.append(((draft == first)[:, k:][chosen].sum(), chosen.sum()))
     return counts
 
 
-def _greedy(model: MTPForCausalLM, states: Tensor) -> Tensor:
-    """(N, D) → (N,) the likeliest tokens."""
-    return torch.cat([model.unembed(part).argmax(-1) for part in states.split(CHUNK)])
+def _greedy(model: MTPForCausalLM, states: Tensor, response_mask: Tensor, k: int) -> Tensor:
+    """States (B, T, D), which predict k tokens ahead → (B, T) the likeliest token, at the place it is proposed for."""
+    chosen = response_mask[:, k:]
+    tokens = torch.full(response_mask.shape, -1, device=states.device)
+    tokens[:, k:][chosen] = torch.cat([model.unembed(h).argmax(-1) for h in states[:, :-k][chosen].split(CHUNK)])
+    return tokens

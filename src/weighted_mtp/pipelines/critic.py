@@ -129,9 +129,12 @@ def load_critic(run: Path, runtime: RuntimeConfig) -> Critic:
 
     Raises UserError where `run` is no run of a critic, or has no checkpoint yet.
     """
-    if not (run / "config.yaml").is_file():
-        raise UserError(f"critic {run}: not the folder of a critic's run; train one with `wmtp train critic`")
-    config = load_config(CriticConfig, run / "config.yaml")
+    try:
+        config = load_config(CriticConfig, run / "config.yaml")
+    except UserError as error:
+        raise UserError(
+            f"critic {run}: not the folder of a critic's run; train one with `wmtp train critic` ({error})"
+        ) from error
     folder = newest_model(run)
     if not isinstance(config.critic, ImplicitConfig):
         model, tokenizer = load_value_model(folder, "float32")

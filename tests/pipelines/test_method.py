@@ -1,0 +1,246 @@
+"""The method through its commands, on a tiny micro benchmark: reference → critic → weighted policy; its promises."""
+
+import json
+import os
+import signal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
+from typer.testing import CliRunner, Result
+
+from weighted_mtp.cli import app
+from weighted_mtp.data.sources.micro.dataset import write_micro
+from weighted_mtp.data.sources.micro.generator import MicroConfig
+from weighted_mtp.training.tracking import Tracker
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "local"
+COMMON = [
+    "mlflow.enabled=false",
+    "training.max_steps=4",
+    "training.validate_every=2",
+    "training.validation_batches=2",
+    "training.save_every=4",
+    "optim.lr=1e-3",
+    "optim.warmup_steps=2",
+]
+TINY = ["model.micro.hidden_size=32", "model.micro.num_attention_heads=2", "model.micro.num_hidden_layers=2"]
+WHOLE_EPOCH = "training.gradient_accumulation=1000"  # every step sees all samples, however they are cut
+OBJECTIVES = ["outcome", "pairwise_ranking", "lambda_return", "implicit"]
+
+
+@dataclass(frozen=True)
+class Storage:
+    """Where the data and the runs of these tests lie."""
+
+    folder: Path
+
+    def run(self, name: str) -> Path:
+        return self.folder / "runs" / name
+
+    def command(self, pipeline: str, name: str, *more: str) -> Result:
+        """One step of the method as a user types it, tiny."""
+        tokenizer = f"model.micro_tokenizer={self.folder}/datasets/micro/tokenizer"
+        options = [
+            f"run.name={name}",
+            f"run.root={self.folder}/runs",
+            f"data.root={self.folder}/datasets",
+            *COMMON,
+            *([] if pipeline == "critic" else [*TINY, tokenizer]),
+            *more,
+        ]
+        config = CONFIGS / f"{pipeline.replace('-', '_')}_local.yaml"
+        overrides = [part for option in options for part in ("--override", option)]
+        return CliRunner().invoke(app, ["train", pipeline, "--config", str(config), *overrides])
+
+    def train(self, pipeline: str, name: str, *more: str) -> Path:
+        result = self.command(pipeline, name, *more)
+        assert result.exit_code == 0, result.output
+        return self.run(name)
+
+    def verifiable(self, name: str, *more: str, critic: str = "outcome") -> Path:
+        return self.train("verifiable", name, *self.from_critic(critic), *more)
+
+    def rho1(self, name: str, *more: str) -> Path:
+        return self.train("rho1", name, *self.from_policy(), f"reference={self.run('reference')}", *more)
+
+    def from_policy(self) -> list[str]:
+        return [f"model.source={self.run('policy')}"]
+
+    def from_critic(self, critic: str) -> list[str]:
+        return [*self.from_policy(), f"critic={self.run(critic)}"]
+
+
+def new_storage(folder: Path, **micro: int) -> Storage:
+    """Data, a reference, a policy of four heads, and a critic."""
+    write_micro(folder / "datasets", MicroConfig(n_train=30, n_validation=10, n_test=2, n_test_pairs=2, **micro))
+    storage = Storage(folder)
+    storage.train("ref-tuning", "reference")
+    storage.train("critic", "outcome", "critic.objective=outcome", f"value.source={storage.run('reference')}")
+    return storage
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Storage:
+    storage = new_storage(tmp_path_factory.mktemp("storage"))
+    storage.train("baseline", "policy", "model.source=micro")
+    return storage
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> Storage:
+    """The same with another tokenizer."""
+    return new_storage(tmp_path_factory.mktemp("foreign"), vocab_size=320)
+
+
+def records(run: Path, split: str | None = None) -> list[dict]:
+    """What a run logged, without the time it took."""
+    kept = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in r.items() if k != "seconds"} for r in kept if split in (None, r["split"])]
+
+
+def weights(run: Path) -> bytes:
+    return (run / "checkpoints" / "step-00000004" / "model" / "model.safetensors").read_bytes()
+
+
+def objective_state(run: Path) -> Mapping[str, torch.Tensor]:
+    """What the method remembers at the last step."""
+    file = run / "state.pt"
+    dcp_to_torch_save(run / "checkpoints" / "step-00000004" / "state", file)
+    return torch.load(file)["objective"]
+
+
+def error_of(result: Result) -> str:
+    """The one line that the command ended with."""
+    assert result.exit_code == 2, result.output
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert "Traceback" not in result.output
+    return line
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_every_critic_is_trained_from_the_reference_and_weights_a_policy(storage: Storage, objective: str) -> None:
+    reference = f"value.source={storage.run('reference')}"
+    critic = storage.train("critic", f"critic-{objective}", f"critic.objective={objective}", reference)
+    validation = records(critic, "validation")[-1]
+    assert 0 <= validation["pair_accuracy"] <= 1
+    assert 0 <= validation["localisation_auc"] <= 1
+    assert ("calibration_error" in validation) is ("brier" in validation) is (objective == "outcome")
+    run = storage.verifiable(f"weighted-by-{objective}", critic=critic.name)
+    assert all(r["weight/std"] > 0 for r in records(run))
+
+
+@pytest.mark.parametrize("split", ["train", "validation"])
+def test_a_policys_records_say_what_its_weights_do(storage: Storage, split: str) -> None:
+    last = records(storage.verifiable("verifiable"), split)[-1]
+    per_head = {f"{name}/head{k}" for name in ("ce", "weighted_ce", "weight") for k in range(1, 5)}
+    of_weights = {"mean", "std", "clipped_share", "effective_share", "semantic_share", "semantic_token_share"}
+    assert per_head | {f"weight/{name}" for name in of_weights} <= last.keys()
+    assert 0 < last["weight/semantic_token_share"] < 1
+    drafts = {f"acceptance/head{k}" for k in (2, 3, 4)}
+    assert drafts & last.keys() == (drafts if split == "validation" else set())
+
+
+def test_rho1_keeps_its_share_of_every_heads_targets(storage: Storage) -> None:
+    for record in records(storage.rho1("rho1", "rho1.k_percent=60")):
+        for k in range(1, 5):
+            assert record[f"weight/head{k}"] == pytest.approx(0.6, abs=0.01)
+        assert record["weight/effective_share"] == pytest.approx(0.6, abs=0.01)
+
+
+def test_uniform_weights_are_the_baseline_to_the_last_bit(storage: Storage) -> None:
+    baseline = storage.train("baseline", "uniform", *storage.from_policy())
+    for run in (
+        storage.verifiable("floor-of-one", "weighting.floor=1.0"),
+        storage.rho1("all-tokens", "rho1.k_percent=100"),
+    ):
+        assert records(run) == records(baseline)
+        assert weights(run) == weights(baseline)
+
+
+@pytest.mark.parametrize("pipeline", ["verifiable", "critic"])
+def test_a_stopped_and_resumed_run_equals_the_uninterrupted_one_to_the_last_bit(
+    storage: Storage, pipeline: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lambda_schedule = "critic={objective: lambda_return, lam_start: 1.0, lam_steps: 4}"
+    options = {
+        "verifiable": [*storage.from_critic("outcome"), "control=shuffled", "weighting.warmup_steps=1"],
+        "critic": [f"value.source={storage.run('reference')}", lambda_schedule],
+    }[pipeline]
+    whole = storage.train(pipeline, f"{pipeline}-whole", *options)
+    log = Tracker.log
+
+    def stop_after_three(self: Tracker, step: int, split: str, values: Mapping[str, float]) -> None:
+        log(self, step, split, values)
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Tracker, "log", stop_after_three)
+        assert storage.command(pipeline, f"{pipeline}-parts", *options).exit_code == 130
+    assert [c.name for c in (storage.run(f"{pipeline}-parts") / "checkpoints").iterdir()] == ["step-00000003"]
+    parts = storage.train(pipeline, f"{pipeline}-parts", *options)
+    assert records(parts) == records(whole)
+    assert weights(parts) == weights(whole)
+    assert objective_state(parts) == objective_state(whole)
+
+
+def test_validation_leaves_the_moments_alone(storage: Storage) -> None:
+    often = storage.verifiable("often", "training.validate_every=1")
+    never = storage.verifiable("never", "data.validation=null")
+    assert not records(never, "validation")
+    assert objective_state(often) == objective_state(never)
+    assert objective_state(often)["steps"] == 4
+    assert records(often, "train") == records(never, "train")
+
+
+@pytest.mark.parametrize("pipeline", ["verifiable", "rho1"])
+def test_splitting_into_microbatches_changes_nothing_but_rounding(storage: Storage, pipeline: str) -> None:
+    train = storage.verifiable if pipeline == "verifiable" else storage.rho1
+    few = train(f"{pipeline}-few", WHOLE_EPOCH, "data.max_tokens=16384")
+    many = train(f"{pipeline}-many", WHOLE_EPOCH, "data.max_tokens=512")
+    for one, other in zip(records(few, "train"), records(many, "train"), strict=True):
+        assert one == {
+            name: value if name == "split" else pytest.approx(value, rel=1e-4) for name, value in other.items()
+        }
+
+
+def test_shuffled_weights_are_the_same_on_other_tokens(storage: Storage) -> None:
+    itself, shuffled = (
+        records(storage.verifiable(f"control-{control}", f"control={control}"))[0] for control in ("none", "shuffled")
+    )
+    for name in ("mean", "std", "clipped_share", "effective_share"):
+        assert shuffled[f"weight/{name}"] == pytest.approx(itself[f"weight/{name}"], rel=1e-6)
+    assert shuffled["weight/semantic_share"] != pytest.approx(itself["weight/semantic_share"], rel=1e-3)
+
+
+def test_a_critic_or_reference_with_another_vocabulary_is_one_line(storage: Storage, foreign: Storage) -> None:
+    critic, reference = foreign.run("outcome"), foreign.run("reference")
+    result = storage.command("verifiable", "x", *storage.from_policy(), f"critic={critic}")
+    assert f"critic={critic}: has another vocabulary than the policy" in error_of(result)
+    result = storage.command("rho1", "x", *storage.from_policy(), f"reference={reference}")
+    assert f"reference={reference}: has another vocabulary than the policy" in error_of(result)
+    assert not storage.run("x").exists()
+
+
+@pytest.mark.parametrize("run", ["nowhere", "policy"])
+def test_a_critic_that_is_no_critics_run_is_one_line(storage: Storage, run: str) -> None:
+    result = storage.command("verifiable", "x", *storage.from_critic(run))
+    assert f"critic {storage.run(run)}: not the folder of a critic's run" in error_of(result)
+
+
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        ("value.head=linear", "value.head has no effect with critic.objective=implicit"),
+        ("value.head_lr=0.1", "value.head_lr has no effect with critic.objective=implicit"),
+        ("value.backbone=frozen", "leaves critic.objective=implicit nothing to train"),
+    ],
+)
+def test_an_implicit_critic_with_an_option_it_cannot_use_is_one_line(
+    storage: Storage, option: str, expected: str
+) -> None:
+    assert expected in error_of(storage.command("critic", "x", "critic.objective=implicit", option))

@@ -4,6 +4,7 @@ uv run wmtp compare storage/evaluations/baseline storage/evaluations/verifiable
 uv run wmtp compare uniform=eval/u-1,eval/u-2 verifiable=eval/v-1,eval/v-2 --output comparison.md
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -18,20 +19,27 @@ from weighted_mtp.report.comparison import Comparison, compare, comparison_markd
 
 
 def named_arms(arguments: Sequence[str]) -> dict[str, list[Path]]:
-    """`DIR` or `name=DIR,DIR` each → name → folders; a bare folder is its own name.
+    """`DIR` or `name=DIR,DIR` each → name → folders; a bare folder is named by its path, without
+    what the paths of all bare folders begin with.
 
     Raises UserError for a name that comes twice, and for a name without folders.
     """
+    bare = [argument for argument in arguments if Path(argument).is_dir() or "=" not in argument]
+    shared = os.path.commonpath([str(Path(folder).resolve()) for folder in bare]) if len(set(bare)) > 1 else ""
     arms: dict[str, list[Path]] = {}
     for argument in arguments:
-        bare = Path(argument).is_dir() or "=" not in argument
-        name, folders = (argument, [argument]) if bare else _split(argument)
+        name, folders = (_short(argument, shared), [argument]) if argument in bare else _split(argument)
         if name in arms:
             raise UserError(f"{argument}: the arm {name} was given before; give all its folders at once: name=DIR,DIR")
         if not name or not all(folders):
             raise UserError(f"{argument}: must be DIR or name=DIR,DIR, a folder a seed")
         arms[name] = [Path(folder) for folder in folders]
     return arms
+
+
+def _short(folder: str, shared: str) -> str:
+    whole = str(Path(folder).resolve())
+    return os.path.relpath(whole, shared) if shared not in ("", whole) else folder
 
 
 def _split(argument: str) -> tuple[str, list[str]]:

@@ -48,6 +48,7 @@ from weighted_mtp.value_weighting.td import TDConfig, TDWeighting
 
 IN_PICTURE = 4
 """Programs of the page that the picture shows."""
+END = "⟨end⟩"
 _STRONG = 0.98  # quantile of |δ| that has the full colour: one outlier would leave the others pale
 
 
@@ -246,7 +247,7 @@ def _tokens(
     ids = batch.input_ids[0].tolist()
     texts = token_texts(tokenizer, ids[:start], ids[start:])
     if ids[-1] == tokenizer.eos_token_id:
-        texts[-1] = " end "
+        texts[-1] = END
     values = torch.cat([weights[0].reshape(len(ids), -1), judgement[0, :, None]], dim=1)[start:].tolist()
     marks = batch.marks[0, start:].tolist()
     return [
@@ -260,7 +261,7 @@ def _facts(source: Source, batch: Batch, weights: Tensor, judgement: Tensor) -> 
     wrong = (batch.marks & MARKS["wrong"]) > 0
     facts = []
     if semantic.any():
-        sums = WeightSums.of(weights, batch.response_mask, (0.0, float("inf")), semantic)
+        sums = WeightSums.of(weights, batch.response_mask, semantic, None)
         share = float(sums.semantic_count / sums.count)
         facts.append(f"Semantic tokens: {share:.0%} of the tokens, {sums.semantic_share:.0%} of the weight.")
     if source.localises and wrong.any():

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.markup import escape
 from rich.table import Table
 
 from weighted_mtp.data.sources.rows import read_rows
@@ -23,6 +24,7 @@ Evaluation = Counts | Path
 
 ENOUGH_SEEDS = 5
 _RESAMPLES_AT_ONCE = 1000
+_FLIPPED = "Better, worse: problems whose pass@k, averaged over seeds, is above and below the baseline's."
 _ELSEWHERE = ("checkpoint", "samples", "output", "data_root", "runtime", "workers")
 """Options of an evaluation that may differ between arms that are compared."""
 
@@ -147,9 +149,11 @@ def comparison_table(comparison: Comparison) -> Table:
     """The comparison for a terminal."""
     table = Table(title=f"pass@{comparison.k} on {comparison.problems:,} problems", title_justify="left")
     for number, column in enumerate(_header(comparison)):
-        table.add_column(column, justify="right" if number else "left")
+        table.add_column(
+            column.replace(", ", ",\n"), justify="right" if number else "left", overflow="fold", no_wrap=bool(number)
+        )
     for arm in comparison.arms:
-        table.add_row(*_cells(arm))
+        table.add_row(*(escape(cell) for cell in _cells(arm)))
     return table
 
 
@@ -167,17 +171,18 @@ def comparison_markdown(comparison: Comparison) -> str:
 
 
 def _header(comparison: Comparison) -> tuple[str, ...]:
-    interval = f"{comparison.confidence:.0%} interval".replace("%", " %")
-    return "arm", "seeds", f"pass@{comparison.k}", interval, "difference", interval, "problems better", "worse"
+    interval = f"[{100 * comparison.confidence:g} %]"
+    return "arm", f"pass@{comparison.k} {interval}", f"difference {interval}", "better, worse"
 
 
 def _cells(arm: Arm) -> tuple[str, ...]:
     value, difference = arm.value, arm.difference
-    own = (arm.name, str(arm.seeds), f"{value.value:.3f}", f"{value.low:.3f} to {value.high:.3f}")
+    name = arm.name if arm.seeds == 1 else f"{arm.name} ({arm.seeds} seeds)"
+    own = (name, f"{value.value:.3f} [{value.low:.3f}, {value.high:.3f}]")
     if difference is None:
-        return *own, "", "", "", ""
-    changed = (f"{difference.value:+.3f}", f"{difference.low:+.3f} to {difference.high:+.3f}")
-    return *own, *changed, str(arm.better), str(arm.worse)
+        return *own, "", ""
+    changed = f"{difference.value:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
+    return *own, changed, f"{arm.better:,}, {arm.worse:,}"
 
 
 def _counts(evaluation: Evaluation) -> Counts:
@@ -210,10 +215,11 @@ def _notes(arms: Sequence[Arm]) -> list[str]:
     baseline, *others = arms
     fewest = min(arm.seeds for arm in arms)
     if max(arm.seeds for arm in arms) == 1:
-        return [f"Intervals: bootstrap over problems, paired by problem; differences to {baseline.name}."]
+        return [_FLIPPED, f"Intervals: bootstrap over problems, paired by problem; differences to {baseline.name}."]
     notes = [
+        _FLIPPED,
         "Intervals: bootstrap over seeds, then over problems, which all seeds share; "
-        f"differences to {baseline.name}, paired by problem."
+        f"differences to {baseline.name}, paired by problem.",
     ]
     if paired := [arm.name for arm in others if arm.paired]:
         notes.append(f"Paired by seed as well, the i-th evaluation with the baseline's i-th: {', '.join(paired)}.")

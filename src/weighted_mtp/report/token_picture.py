@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib import font_manager
@@ -26,6 +27,7 @@ _MARGIN, _GAP = 2, 4  # characters around the picture and between views
 _FONT, _SIZE = "DejaVu Sans Mono", 9.0
 _WIDTH, _HEIGHT = 0.602 * _SIZE / 72, 1.6 * _SIZE / 72  # of a character and a line, inches
 _COLOURS = LinearSegmentedColormap.from_list("weights", ["#6f97ea", "#ffffff", "#f0934a"])
+_UNDERLINED = "Underlined: tokens that decide what the program computes; red: what makes it wrong."
 _GOOD, _BAD, _FAINT = "#1a7f37", "#c4232b", "#666677"
 
 
@@ -61,23 +63,24 @@ def draw_programs(path: Path, views: Sequence[View], shown: Sequence[ShownProgra
     widest = max([40, *(piece.column + len(piece.text) for layout in layouts for piece in layout)])
     captions = [textwrap.wrap(visible(program.task), len(views) * (widest + _GAP) - _GAP) for program in shown]
     heights = [
-        len(caption) + 2 + max([0, *(piece.line for piece in layout)]) + 1 + len(program.facts) + 2
+        len(caption) + 3 + max([0, *(piece.line for piece in layout)]) + len(program.facts) + 1.5
         for caption, layout, program in zip(captions, layouts, shown, strict=True)
     ]
-    width, height = 2 * _MARGIN + len(views) * (widest + _GAP) - _GAP, 4 + sum(heights)
+    width, height = 2 * _MARGIN + len(views) * (widest + _GAP) - _GAP, 5 + sum(heights)
     figure = Figure(figsize=(width * _WIDTH, height * _HEIGHT))
     axes = figure.add_axes((0, 0, 1, 1), xlim=(-_MARGIN, width - _MARGIN), ylim=(height, 0))
     axes.set_axis_off()
     for number, view in enumerate(views):
         _draw_legend(axes, view, number * (widest + _GAP), widest)
-    top = 4
+    top = 4.0
     for program, layout, caption, below in zip(shown, layouts, captions, heights, strict=True):
         _draw_head(axes, program, caption, top)
         for number, view in enumerate(views):
             _draw_code(axes, layout, view, number, (number * (widest + _GAP), top + len(caption) + 1.5))
         for number, fact in enumerate(program.facts):
-            _write(axes, 0, top + below - 2 - len(program.facts) + number, fact, color=_FAINT)
+            _write(axes, 0, top + below - 1 - len(program.facts) + number, fact, color=_FAINT)
         top += below
+    _write(axes, 0, top + 0.2, _UNDERLINED, color=_FAINT)
     with whole_file(path) as partial:
         figure.savefig(partial, format="png", dpi=130)
 
@@ -115,7 +118,7 @@ def _draw_code(axes: Axes, layout: Sequence[Piece], view: View, number: int, cor
         _write(axes, x, y + 0.5, piece.text)
 
 
-def _write(axes: Axes, x: float, y: float, text: str, **style: str) -> None:
+def _write(axes: Axes, x: float, y: float, text: str, **style: Any) -> None:
     """Text with its left edge at a character's column. `$` is a character of programs, not the start of a formula."""
     drawable = "".join(_drawable(text))
     axes.text(x, y, drawable, family=_FONT, size=_SIZE, va="center_baseline", parse_math=False, **style)

@@ -150,11 +150,10 @@ _PAGE = """<!DOCTYPE html>
 <header>
 <h1>{title}</h1>
 {notes}
-<div class="controls">{buttons}</div>
-{legends}
 <p><span class="s">semantic</span> tokens decide what the program computes; a <span class="w">wrong</span> one breaks
 it (where that is known). Values of a token: hover over it.</p>
 </header>
+<div class="controls">{buttons}{legends}</div>
 <main>{programs}</main>
 </body>
 </html>
@@ -168,8 +167,8 @@ body{margin:0 auto;max-width:84rem;padding:1.5rem;background:var(--page);color:v
 font:15px/1.5 system-ui,sans-serif}
 h1{font-size:1.35rem;margin:0 0 .5rem}h2{font-size:1.05rem;margin:2rem 0 .6rem;white-space:pre-wrap}
 h3{font-size:.85rem;font-weight:400;margin:0 0 .4rem;color:var(--faint)}
-header p{margin:.25rem 0;color:var(--faint);max-width:60rem}
-.controls{position:sticky;top:0;padding:.6rem 0;background:var(--page)}
+header p,.legend p{margin:.25rem 0;color:var(--faint);max-width:60rem}.legend p{font-size:.85rem}
+.controls{position:sticky;top:0;padding:.6rem 0;background:var(--page);border-bottom:1px solid var(--line)}
 .controls label{margin-right:1.2rem;cursor:pointer}
 .bar{display:flex;align-items:center;gap:0}.bar .t{width:1.1rem}.bar span:first-child{margin-right:.5rem}
 .bar span:last-child{margin-left:.5rem}

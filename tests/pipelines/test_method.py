@@ -145,10 +145,11 @@ def test_a_policys_records_say_what_its_weights_do(storage: Storage, split: str)
 
 
 def test_rho1_keeps_its_share_of_every_heads_targets(storage: Storage) -> None:
-    for record in records(storage.rho1("rho1", "rho1.k_percent=60")):
-        for k in range(1, 5):
-            assert record[f"weight/head{k}"] == pytest.approx(0.6, abs=0.01)
-        assert record["weight/effective_share"] == pytest.approx(0.6, abs=0.01)
+    for record in records(storage.rho1("rho1", "rho1.k_percent=60"), "train"):
+        tokens = record["response_tokens"]
+        kept = pytest.approx(round(0.6 * tokens) / tokens)
+        assert [record[f"weight/head{k}"] for k in range(1, 5)] == [kept] * 4
+        assert record["weight/effective_share"] == kept
 
 
 def test_uniform_weights_are_the_baseline_to_the_last_bit(storage: Storage) -> None:

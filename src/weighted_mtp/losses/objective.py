@@ -92,7 +92,8 @@ class PolicyObjective:
             for k, counts in enumerate(acceptance(model, states, batch.response_mask), start=2):
                 metrics[f"acceptance/head{k}"] = counts
         # Every microbatch of the step says the same, so their mean is it.
-        metrics |= {name: (torch.tensor(value), torch.tensor(1)) for name, value in item.statistics.items()}
+        one = torch.ones((), dtype=torch.float64)
+        metrics |= {name: (value * one, one) for name, value in item.statistics.items()}
         return Sums(sums.loss, sums.count, metrics)
 
 

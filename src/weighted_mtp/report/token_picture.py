@@ -90,10 +90,11 @@ def _draw_legend(axes: Axes, view: View, left: float, widest: int) -> None:
     at = left + len(view.title) + 2
     _write(axes, at, 1, low := f"{view.low:.3g}", color=_FAINT)
     at += len(low) + 1
-    for step in range(13):
-        axes.add_patch(Rectangle((at + step, 0.6), 1, 0.8, color=_COLOURS(step / 12), lw=0))
-    axes.add_patch(Rectangle((at, 0.6), 13, 0.8, fill=False, ec="#cccccc", lw=0.5))
-    _write(axes, at + 14, 1, f"{view.high:.3g}", color=_FAINT)
+    shades = view.shades(6)
+    for step, shade in enumerate(shades):
+        axes.add_patch(Rectangle((at + step, 0.6), 1, 0.8, color=_COLOURS((shade + 1) / 2), lw=0))
+    axes.add_patch(Rectangle((at, 0.6), len(shades), 0.8, fill=False, ec="#cccccc", lw=0.5))
+    _write(axes, at + len(shades) + 1, 1, f"{view.high:.3g}", color=_FAINT)
     for number, line in enumerate(textwrap.wrap(view.explanation, widest)[:2]):
         _write(axes, left, 2 + number, line, color=_FAINT)
 

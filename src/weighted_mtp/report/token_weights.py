@@ -32,6 +32,12 @@ class View:
         side = self.high - self.centre if value >= self.centre else self.centre - self.low
         return max(-1.0, min(1.0, (value - self.centre) / side)) if side > 0 else 0.0
 
+    def shades(self, steps: int) -> list[float]:
+        """The shades from low to high, `steps` on each side that has any values."""
+        below = steps if self.low < self.centre else 0
+        above = steps if self.high > self.centre else 0
+        return [step / steps for step in range(-below, above + 1)]
+
 
 @dataclass(frozen=True)
 class Token:
@@ -89,8 +95,8 @@ def render_page(title: str, notes: Sequence[str], views: Sequence[View], shown: 
 
 def _legend(number: int, view: View) -> str:
     steps = "".join(
-        f'<span class="t {"u" if step >= 0 else "d"}" style="--a:{abs(step) / 8:.2f}">&nbsp;</span>'
-        for step in range(-8, 9)
+        f'<span class="t {"u" if shade >= 0 else "d"}" style="--a:{abs(shade):.2f}">&nbsp;</span>'
+        for shade in view.shades(8)
     )
     ends = f"<span>{view.low:.3g}</span>{steps}<span>{view.high:.3g}</span>"
     return (

@@ -92,6 +92,12 @@ def test_a_scale_without_extent_has_no_colour() -> None:
     assert View("w", "", 1.0, 1.0, 1.0).shade(1.0) == 0.0
 
 
+def test_the_legend_shows_only_colours_that_occur() -> None:
+    assert VIEWS[0].shades(2) == [-1.0, -0.5, 0.0, 0.5, 1.0]
+    assert View("kept", "", 0.0, 1.0, 1.0).shades(2) == [-1.0, -0.5, 0.0]
+    assert View("w", "", 1.0, 1.0, 1.0).shades(2) == [0.0]
+
+
 def test_lines_are_broken_at_the_last_column_and_cut_at_the_last_line() -> None:
     pieces = laid_out([Token("ab", ()), Token("cdefg\n", ()), Token("", ()), Token("h\ni\nj", ())], columns=4, lines=4)
     assert [(p.line, p.column, p.text) for p in pieces] == [

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from weighted_mtp.models.checkpoint import newest_model
+from weighted_mtp.errors import UserError
 from weighted_mtp.models.convert import convert, export_plain
 from weighted_mtp.models.folder import check_model
 from weighted_mtp.models.meta import export_meta
@@ -24,7 +24,7 @@ from weighted_mtp.pipelines import (
     token_weights,
     verify_storage,
 )
-from weighted_mtp.pipelines.command import Debug, one_line_errors
+from weighted_mtp.pipelines.command import Debug, Tokenizer, one_line_errors
 
 app = typer.Typer(
     help="Train code models with multi-token prediction in which the tokens that decide whether a program works count "
@@ -66,11 +66,12 @@ def models_convert(
         Literal["copy", "random"], typer.Option(help="Extra heads: copies of the last layer, or random ones.")
     ] = "copy",
     seed: Annotated[int, typer.Option(help="Of --head-init random.")] = 0,
+    tokenizer: Tokenizer = None,
     debug: Debug = False,
 ) -> None:
     """Put prediction heads on any Llama-, Qwen-, Mistral-, Gemma- or Phi-like causal LM."""
     with one_line_errors(debug):
-        convert(source, output, n_future_tokens or "as stored", head_init, seed=seed)
+        convert(source, output, n_future_tokens or "as stored", head_init, seed=seed, tokenizer=tokenizer)
         print(f"{output}: {check_model(output)}")
 
 
@@ -82,14 +83,17 @@ def models_export(
         Literal["plain", "meta"],
         typer.Option("--format", help="plain: trunk and head 1, for any other tool; meta: consolidated.pth."),
     ] = "plain",
+    tokenizer: Tokenizer = None,
     debug: Debug = False,
 ) -> None:
     """Write a policy as an ordinary causal LM, or as a checkpoint in Meta's format."""
     with one_line_errors(debug):
-        if form == "plain":
+        if form == "meta":
+            export_meta(policy, output, tokenizer=tokenizer)
+        elif tokenizer is None:
             export_plain(policy, output)
         else:
-            export_meta(newest_model(policy), output)
+            raise UserError(f"--tokenizer {tokenizer}: is of use with --format meta alone; leave it out")
         print(output)
 
 

@@ -1,6 +1,7 @@
 """`manifest.json`: what a folder under `storage/` was made of, what it holds, and the checksums of its files."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,15 @@ def read_manifest(folder: Path) -> Manifest | None:
         return None
     except ValueError as error:
         raise UserError(f"{folder / MANIFEST} is damaged: delete the folder and make it again") from error
+
+
+def are_there(folder: Path, manifest: Manifest, names: Iterable[str]) -> bool:
+    """Whether the manifest names these files and all are there with their sizes; `check_files` compares contents."""
+    described = manifest.get("files", {})
+    return all(
+        name in described and (folder / name).is_file() and (folder / name).stat().st_size == described[name]["bytes"]
+        for name in names
+    )
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> Manifest:

@@ -138,6 +138,26 @@ def test_where_one_dataset_fails_the_others_go_on_and_the_exit_code_tells(source
     assert (tmp_path / "datasets" / "mbpp" / "stats.png").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "steps"),
+    [
+        ("mbpp/train/problems.parquet", "process"),
+        ("mbpp/train/index.parquet", "metadata"),
+        ("mbpp/stats.json", "stats"),
+        ("mbpp-small/test/index.parquet", "small"),
+    ],
+)
+def test_a_file_that_was_deleted_or_cut_is_made_again(source: Path, tmp_path: Path, name: str, steps: str) -> None:
+    whole = ("--datasets", "mbpp", "--source", source, "--steps", "process,metadata,stats,small")
+    assert data(tmp_path, *whole).exit_code == 0
+    file = tmp_path / "datasets" / name
+    contents = file.read_bytes()
+    for damage in (file.unlink, lambda: file.write_bytes(contents[:50])):
+        damage()
+        assert data(tmp_path, "--datasets", "mbpp", "--source", source, "--steps", steps).exit_code == 0
+        assert file.read_bytes() == contents
+
+
 @pytest.mark.parametrize("step", ["metadata", "small", "stats", "tests"])
 def test_a_step_on_what_is_not_processed_says_what_to_run(tmp_path: Path, step: str) -> None:
     (line,) = errors(data(tmp_path, "--datasets", "mbpp", "--steps", step))

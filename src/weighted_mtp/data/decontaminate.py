@@ -21,7 +21,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from weighted_mtp.data.schema import Problem, Solution, read_problems, read_solutions
+from weighted_mtp.data.schema import Problem, Solution, read_solutions, read_statements
 
 Kind = Literal["exact statement", "statement n-gram", "exact solution", "solution n-gram"]
 
@@ -73,10 +73,10 @@ class ContaminationCheck:
 
     @classmethod
     def of(cls, split_directories: Iterable[Path]) -> "ContaminationCheck":
-        """A check against prepared evaluation splits. Raises UserError as `read_problems`."""
+        """A check against prepared evaluation splits. Raises UserError as `read_statements`."""
         folders = list(split_directories)
         return cls(
-            (problem for folder in folders for problem in read_problems(folder)),
+            (problem for folder in folders for problem in read_statements(folder)),
             (solution for folder in folders for solution in read_solutions(folder)),
         )
 

@@ -5,8 +5,7 @@ of `solutions.parquet`.
 """
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +16,16 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from weighted_mtp.data.schema import PROBLEMS_FILE, SMALL, SOLUTIONS_FILE, cannot_write
+from weighted_mtp.data.schema import (
+    PROBLEM_SCHEMA,
+    PROBLEMS_FILE,
+    SMALL,
+    SOLUTION_SCHEMA,
+    SOLUTIONS_FILE,
+    cannot_write,
+    opened_table,
+    prepare_command,
+)
 from weighted_mtp.errors import UserError
 from weighted_mtp.files import whole_file
 
@@ -63,10 +71,10 @@ def write_index(
     and a place that cannot be written.
     """
     length_of = _lengths_by(_load(tokenizer)) if tokenizer is not None else pc.utf8_length
-    with _opened(split_dir / PROBLEMS_FILE) as file:
+    with opened_table(split_dir / PROBLEMS_FILE, PROBLEM_SCHEMA) as file:
         ids = file.read(columns=["problem_id"])["problem_id"]
     batches = [pa.RecordBatch.from_pylist([], schema=_SCHEMA)]
-    with _opened(split_dir / SOLUTIONS_FILE) as file:
+    with opened_table(split_dir / SOLUTIONS_FILE, SOLUTION_SCHEMA) as file:
         for batch in file.iter_batches(_BATCH, columns=["problem_id", "is_correct", "code"]):
             problem = pc.index_in(batch["problem_id"], value_set=ids)
             if problem.null_count:
@@ -80,7 +88,7 @@ def write_index(
     if np.any(np.diff(index["problem"].to_numpy()) < 0):
         raise UserError(
             f"{split_dir / SOLUTIONS_FILE}: its solutions are not in the order of {PROBLEMS_FILE}: "
-            f"make both anew with `{_remedy(split_dir / SOLUTIONS_FILE)}`"
+            f"delete both and make them again with `{prepare_command(split_dir.parent.name)}`"
         )
     unit = "characters" if tokenizer is None else f"tokens of {tokenizer}"
     metadata = {_METADATA: json.dumps({"unit": unit, "made_of": _fingerprint(split_dir)})}
@@ -99,12 +107,13 @@ def read_index(split_dir: Path) -> SolutionIndex:
     Raises UserError naming the command that makes it where it is missing, damaged, or of another version of the split.
     """
     path = split_dir / INDEX_FILE
-    with _opened(path) as file:
+    remedy = _command(split_dir.parent.name)
+    with opened_table(path, _SCHEMA, remedy) as file:
         described = json.loads((file.schema_arrow.metadata or {}).get(_METADATA, b"{}"))
         if described.get("made_of") != _fingerprint(split_dir):
-            raise UserError(f"{path} is not of the split's present files: make it anew with `{_remedy(path)}`")
+            raise UserError(f"{path} is not of the split's present files: delete it and make it again with `{remedy}`")
         solutions = file.read(columns=_SCHEMA.names)
-    with _opened(split_dir / PROBLEMS_FILE) as file:
+    with opened_table(split_dir / PROBLEMS_FILE, PROBLEM_SCHEMA) as file:
         problems = file.read(columns=["difficulty", "rating"])
     return SolutionIndex(
         problem=solutions["problem"].to_numpy(),
@@ -137,24 +146,7 @@ def _lengths_by(tokenizer: PreTrainedTokenizerBase) -> Callable[[pa.Array], pa.A
     return lengths
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[pq.ParquetFile]:
-    if not path.is_file():
-        raise UserError(f"{path} does not exist: make it with `{_remedy(path)}`")
-    try:
-        with pq.ParquetFile(path) as file:
-            yield file
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, KeyError, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(
-            f"{path} is truncated, damaged or of another kind ({reason}): make it anew with `{_remedy(path)}`"
-        ) from error
-
-
-def _remedy(path: Path) -> str:
-    name, is_index = path.parent.parent.name, path.name == INDEX_FILE
-    if name.endswith(SMALL):
-        return (
-            f"uv run wmtp data --datasets {name.removesuffix(SMALL)} --steps {'small' if is_index else 'process,small'}"
-        )
-    return f"uv run wmtp data --datasets {name} --steps {'metadata' if is_index else 'process,metadata'}"
+def _command(dataset: str) -> str:
+    """What makes an index: of a slice, what makes the slice."""
+    step = "small" if dataset.endswith(SMALL) else "metadata"
+    return f"uv run wmtp data --datasets {dataset.removesuffix(SMALL)} --steps {step}"

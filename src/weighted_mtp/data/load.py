@@ -11,7 +11,7 @@ from weighted_mtp.data.batches import TokenStore, build_store
 from weighted_mtp.data.index import read_index
 from weighted_mtp.data.prompts import Template, encode_solutions
 from weighted_mtp.data.sampling import SampleConfig, sample_solutions
-from weighted_mtp.data.schema import Solution, read_problems, read_solutions
+from weighted_mtp.data.schema import Solution, read_solutions, read_statements
 from weighted_mtp.errors import UserError
 from weighted_mtp.progress import console, progress
 
@@ -51,7 +51,7 @@ def _load_split(
     config: DataConfig, split: str, tokenizer: PreTrainedTokenizerBase, sampling: SampleConfig | None, seed: int
 ) -> TokenStore:
     directory = config.root / config.dataset / split
-    problems = read_problems(directory)
+    problems = read_statements(directory)
     solutions = _chosen(directory, sampling, seed)
     with progress(f"tokenizing {config.dataset}/{split}", len(solutions)) as advance:
         examples = encode_solutions(tokenizer, config.template, problems, solutions, advance)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from weighted_mtp.data.schema import PROBLEMS_FILE, SOLUTIONS_FILE, prepare_command
 from weighted_mtp.errors import UserError
-from weighted_mtp.manifest import Manifest, read_manifest
+from weighted_mtp.manifest import Manifest, are_there, read_manifest
 
 
 def require_manifest(folder: Path) -> Manifest:
@@ -23,6 +23,16 @@ def require_manifest(folder: Path) -> Manifest:
     return found
 
 
+def split_files(split: str) -> list[str]:
+    """Names of a split's two files in a manifest."""
+    return [f"{split}/{name}" for name in (PROBLEMS_FILE, SOLUTIONS_FILE)]
+
+
 def split_checksums(manifest: Manifest, split: str) -> list[str]:
     """SHA-256 of a split's two files: what else is made from them is up to date while these stay."""
-    return [manifest["files"][f"{split}/{name}"]["sha256"] for name in (PROBLEMS_FILE, SOLUTIONS_FILE)]
+    return [manifest["files"][name]["sha256"] for name in split_files(split)]
+
+
+def has_splits(folder: Path, manifest: Manifest) -> bool:
+    """Whether both files of every split are there."""
+    return are_there(folder, manifest, [name for split in manifest.get("splits", ()) for name in split_files(split)])

@@ -13,7 +13,7 @@ from weighted_mtp.data.batches import TokenStore, build_store
 from weighted_mtp.data.index import read_index
 from weighted_mtp.data.prompts import Template, encode_solutions
 from weighted_mtp.data.sampling import PairConfig, sample_pairs
-from weighted_mtp.data.schema import read_problems, read_solutions
+from weighted_mtp.data.schema import read_solutions, read_statements
 from weighted_mtp.errors import UserError
 from weighted_mtp.progress import console, progress
 
@@ -60,7 +60,7 @@ def _load_split(config: PairDataConfig, split: str, tokenizer: PreTrainedTokeniz
     rows = np.stack([sampled.correct, sampled.incorrect], axis=1)
     solutions = read_solutions(directory, rows.ravel().tolist())
     with progress(f"tokenizing pairs of {config.dataset}/{split}", len(solutions)) as advance:
-        examples = encode_solutions(tokenizer, config.template, read_problems(directory), solutions, advance)
+        examples = encode_solutions(tokenizer, config.template, read_statements(directory), solutions, advance)
         store = build_store(examples, config.max_length, "drop")
     home = {name: row for row, name in enumerate(store.sample_ids)}
     names = [solution.solution_id for solution in solutions]

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from weighted_mtp.data.decontaminate import ContaminationCheck
-from weighted_mtp.data.manifest import split_checksums
+from weighted_mtp.data.manifest import has_splits, split_checksums
 from weighted_mtp.data.registry import DATASETS, MICRO, TRAIN, Dataset, Split, dataset_named, find_files
 from weighted_mtp.data.schema import Counts, Entry, SplitWriter, cannot_write
 from weighted_mtp.data.sources.micro.dataset import is_current, write_micro
@@ -82,8 +82,10 @@ def prepare(
         "only_evaluation": only_evaluation,
         "compared_with": compared,
     }
-    there = read_manifest(root / name) or {"only_evaluation": True}
-    if only_evaluation and not there["only_evaluation"]:
+    there = read_manifest(root / name) or {}
+    if not has_splits(root / name, there):
+        there = {}
+    if only_evaluation and there.get("only_evaluation") is False:
         return there, False
     if source is None and _holds(there, wanted):
         return there, False

@@ -212,7 +212,7 @@ def _instruction(problem: Problem) -> str:
         parts.append(problem.description.strip())
     if problem.starter:
         parts.append(f"Write the whole Python function that begins like this:\n\n{problem.starter.strip()}")
-    shown = [test for test in problem.tests if test.kind == "code" and test.visibility == "public"]
+    shown = [test for test in problem.tests if test.is_shown]
     if shown:
         set_up = list(dict.fromkeys(test.input.strip() for test in shown if test.input.strip()))
         lines = [*set_up, *(test.output.strip() for test in shown)]

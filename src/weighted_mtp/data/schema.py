@@ -9,13 +9,14 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -43,6 +44,11 @@ class TestCase:
     input: str
     output: str
     visibility: Visibility = "private"
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether a prompt may show it: MBPP's asserts say what a function is to be called."""
+        return self.kind == "code" and self.visibility == "public"
 
 
 @dataclass(frozen=True)
@@ -150,7 +156,6 @@ Rows = Sequence[int] | NDArray[np.int64]
 """Numbers of rows of a file."""
 
 PROBLEMS_FILE, SOLUTIONS_FILE = "problems.parquet", "solutions.parquet"
-PREPARE_COMMAND = "uv run wmtp data --datasets {dataset}"
 SMALL = "-small"
 """Ends the name of a dataset's slice for local runs."""
 _ROW_GROUP = 2_000  # rows that wait in memory while writing …
@@ -222,9 +227,9 @@ class _TableWriter:
 
 
 def prepare_command(dataset: str) -> str:
-    """What a user runs to have a dataset, or the small slice of one."""
+    """What a user runs to have a dataset with its index, or the small slice of one."""
     steps = " --steps process,small" if dataset.endswith(SMALL) else ""
-    return PREPARE_COMMAND.format(dataset=dataset.removesuffix(SMALL)) + steps
+    return f"uv run wmtp data --datasets {dataset.removesuffix(SMALL)}{steps}"
 
 
 def records(entries: Iterable[Entry]) -> Records:
@@ -273,11 +278,40 @@ def read_problems(directory: Path, rows: Rows | None = None) -> list[Problem]:
 
     Raises UserError if the file is missing, damaged, without a column, or empty.
     """
-    found = _read_rows(directory / PROBLEMS_FILE, PROBLEM_SCHEMA, rows)
-    if not found and rows is None:
+    found = [_problem(row) for row in _read_rows(directory / PROBLEMS_FILE, PROBLEM_SCHEMA, rows)]
+    return found if rows is not None else _some(found, directory)
+
+
+def read_statements(directory: Path) -> list[Problem]:
+    """All problems of a split with no other tests than those that prompts show.
+
+    CodeContests' tests are gigabytes, none of which is shown: of a row group without tests of such a kind no test is
+    read but its kind.
+
+    Raises UserError as `read_problems`.
+    """
+    with opened_table(directory / PROBLEMS_FILE, PROBLEM_SCHEMA) as file:
+        rows = [row for group in range(file.num_row_groups) for row in _read_statements(file, group)]
+    found = [_problem(row) for row in rows]
+    return _some([replace(p, tests=tuple(test for test in p.tests if test.is_shown)) for p in found], directory)
+
+
+def _read_statements(file: pq.ParquetFile, group: int) -> list[dict[str, Any]]:
+    kinds = file.read_row_group(group, columns=["tests.list.element.kind"])["tests"]
+    may_show = pc.any(pc.equal(pc.struct_field(pc.list_flatten(kinds), "kind"), "code")).as_py()
+    columns = [name for name in PROBLEM_SCHEMA.names if may_show or name != "tests"]
+    return file.read_row_group(group, columns=columns).to_pylist()
+
+
+def _problem(row: dict[str, Any]) -> Problem:
+    return Problem(**{**row, "tests": tuple(TestCase(**test) for test in row.get("tests", ()))})
+
+
+def _some(problems: list[Problem], directory: Path) -> list[Problem]:
+    if not problems:
         remedy = prepare_command(directory.parent.name)
         raise UserError(f"{directory / PROBLEMS_FILE} holds no problem: delete it and make it with `{remedy}`")
-    return [Problem(**{**row, "tests": tuple(TestCase(**test) for test in row["tests"])}) for row in found]
+    return problems
 
 
 def read_solutions(directory: Path, rows: Rows | None = None) -> list[Solution]:
@@ -303,25 +337,28 @@ def read_verdicts(directory: Path) -> Iterator[tuple[str, bool]]:
 
 
 @contextmanager
-def opened_table(path: Path, schema: pa.Schema) -> Iterator[pq.ParquetFile]:
-    """A split's file, with all columns of `schema`.
+def opened_table(path: Path, schema: pa.Schema, remedy: str = "") -> Iterator[pq.ParquetFile]:
+    """A split's file, with all columns of `schema`; `remedy` is the command that makes it, if not that of the dataset.
 
     Raises UserError, one line with the remedy, for whatever is wrong with it, now or while it is read.
     """
+    remedy = remedy or prepare_command(path.parent.parent.name)
     if not path.is_file():
-        raise UserError(f"{path} does not exist: make it with `{prepare_command(path.parent.parent.name)}`")
+        raise UserError(f"{path} does not exist: make it with `{remedy}`")
     try:
         with pq.ParquetFile(path) as file:
             present = file.schema_arrow.names
             missing = [name for name in schema.names if name not in present]
             if missing:
-                raise UserError(f"{path} has no column {missing[0]!r}: its columns are {', '.join(present)}")
+                raise UserError(
+                    f"{path} has no column {missing[0]!r}, its columns are {', '.join(present)}: delete it and make it "
+                    f"again with `{remedy}`"
+                )
             yield file
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"{path} is truncated, damaged or of another kind ({reason}): "
-            f"delete it and make it again with `{prepare_command(path.parent.parent.name)}`"
+            f"{path} is truncated, damaged or of another kind ({reason}): delete it and make it again with `{remedy}`"
         ) from error
 
 

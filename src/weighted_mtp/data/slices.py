@@ -23,7 +23,7 @@ from weighted_mtp.data.schema import (
 )
 from weighted_mtp.errors import UserError
 from weighted_mtp.files import whole_directory
-from weighted_mtp.manifest import Manifest, read_manifest, write_manifest
+from weighted_mtp.manifest import Manifest, are_there, read_manifest, write_manifest
 
 _VERSION = 1  # of this code: raise it with any change that changes what a seed gives
 
@@ -57,7 +57,8 @@ def write_slice(folder: Path, options: SliceOptions, tokenizer: str | None = Non
         "source": {split: split_checksums(whole, split) for split in whole["splits"]},
     }
     there = read_manifest(target) or {}
-    if all(there.get(key) == value for key, value in wanted.items()):
+    same = all(there.get(key) == value for key, value in wanted.items())
+    if same and are_there(target, there, there["files"]):
         return there, False
     try:
         with whole_directory(target) as partial:

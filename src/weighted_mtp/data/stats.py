@@ -23,6 +23,7 @@ from weighted_mtp.data.schema import (
     opened_table,
 )
 from weighted_mtp.files import whole_file
+from weighted_mtp.manifest import are_there
 
 STATS_FILE = "stats.json"
 
@@ -52,7 +53,7 @@ def write_stats(folder: Path) -> tuple[dict[str, SplitStats], bool]:
     manifest = require_manifest(folder)
     made_of = {split: split_checksums(manifest, split) for split in manifest["splits"]}
     path = folder / STATS_FILE
-    if path.is_file() and STATS_FILE in manifest["files"]:
+    if are_there(folder, manifest, [STATS_FILE]):
         there = json.loads(path.read_text())
         if there["made_of"] == made_of:
             return there["splits"], False

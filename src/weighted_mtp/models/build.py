@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from weighted_mtp.config import Section
 from weighted_mtp.errors import UserError
 from weighted_mtp.models.adapters import LoraSettings, apply_lora, merge_lora
-from weighted_mtp.models.checkpoint import load_tokenizer, quiet
+from weighted_mtp.models.checkpoint import load_tokenizer, quiet, save_tokenizer
 from weighted_mtp.models.convert import load_base
 from weighted_mtp.models.micro import MicroSize, random_micro
 from weighted_mtp.models.mtp import HeadInit, MTPForCausalLM
@@ -80,4 +80,4 @@ def save_policy(model: MTPForCausalLM, tokenizer: PreTrainedTokenizerBase, direc
     """Write a folder that `load_policy` reads: adapters merged, tokenizer beside the weights."""
     with quiet():
         merge_lora(model).save_pretrained(directory)
-        tokenizer.save_pretrained(directory)
+        save_tokenizer(tokenizer, directory)

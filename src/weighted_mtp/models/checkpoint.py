@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,8 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from weighted_mtp.errors import UserError
 
 Dtype = str | torch.dtype  # "auto" (as stored), "float32", "bfloat16" …
+
+SENTENCEPIECE = "tokenizer.model"
 
 # What transformers raises for folders that are broken in one way or another.
 READ_ERRORS = (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError, SafetensorError)
@@ -57,6 +60,20 @@ def load_tokenizer(source: str | Path, **where: Any) -> PreTrainedTokenizerBase:
             return AutoTokenizer.from_pretrained(str(source), **where)
         except READ_ERRORS as error:
             raise UserError(f"{source}: no tokenizer to be read: {first_line(error)}") from error
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a tokenizer, and the SentencePiece model beside its files if there is one: Meta's format asks for it.
+
+    Raises OSError where it cannot be written.
+    """
+    try:
+        tokenizer.save_pretrained(folder)
+    except Exception as error:  # all that the tokenizers library raises where it cannot write
+        raise OSError(first_line(error)) from error
+    pieces = Path(tokenizer.name_or_path) / SENTENCEPIECE
+    if pieces.is_file() and not (folder / SENTENCEPIECE).exists() and "gguf_file" not in tokenizer.init_kwargs:
+        shutil.copyfile(pieces, folder / SENTENCEPIECE)
 
 
 def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: str) -> None:

@@ -8,25 +8,23 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from weighted_mtp.errors import UserError
-from weighted_mtp.files import whole_directory
 from weighted_mtp.hub import fetch
 from weighted_mtp.models.catalog import setup_command
 from weighted_mtp.models.checkpoint import (
     Dtype,
     check_vocabulary,
-    first_line,
     load_model,
     load_tokenizer,
     newest_model,
     quiet,
     read_config,
+    save_tokenizer,
 )
-from weighted_mtp.models.folder import Origin, describe_model
+from weighted_mtp.models.folder import Origin, describe_model, model_folder, refuse_existing
 from weighted_mtp.models.meta import convert_meta, is_meta_checkpoint
 from weighted_mtp.models.mtp import HeadInit, MTPConfig, MTPForCausalLM, PredictionHeads, decoder_layers, load_policy
 
@@ -120,26 +118,32 @@ def convert(
     dtype: Dtype = "auto",
     seed: int = 0,
     origin: Origin | None = None,
+    tokenizer: Path | None = None,
 ) -> None:
     """Write the model folder `output` in safetensors, with tokenizer, card and manifest; all of it or nothing.
 
-    source  a causal LM as `load_base` takes it, or a folder in Meta's format (consolidated.pth), which is streamed
-    seed    matters for `head_init="random"` only
-    origin  what the card says of where the model comes from
+    source     a causal LM as `load_base` takes it, or a folder in Meta's format (consolidated.pth), which is streamed
+    seed       matters for `head_init="random"` only
+    origin     what the card says of where the model comes from
+    tokenizer  SentencePiece model of a source in Meta's format, where it has none of its own
 
-    Raises UserError for what `load_base`, `convert_meta` and `with_heads` refuse, for an `output` that exists, and
-    where writing fails.
+    Raises UserError for what `load_base`, `convert_meta` and `with_heads` refuse, for a `tokenizer` of any other
+    source, for an `output` that exists, and where writing fails.
     """
     origin = origin or Origin(Path(source).name, "Converted to safetensors.")
     if is_meta_checkpoint(Path(source)):
-        convert_meta(Path(source), output, origin, heads)
+        convert_meta(Path(source), output, origin, heads, tokenizer=tokenizer)
         return
-    _refuse_existing(output)
-    model, tokenizer = load_base(source, dtype)
+    if tokenizer is not None:
+        raise UserError(
+            f"--tokenizer {tokenizer}: is of use for Meta's format alone, which {source} is not; leave it out"
+        )
+    refuse_existing(output)
+    model, own = load_base(source, dtype)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         converted = without_heads(model) if heads is None else with_heads(model, heads, head_init)
-    write_model(converted, tokenizer, output, origin)
+    write_model(converted, own, output, origin)
 
 
 def export_plain(policy: Path, output: Path) -> None:
@@ -147,14 +151,9 @@ def export_plain(policy: Path, output: Path) -> None:
 
     Raises UserError for what `load_policy` refuses, for an `output` that exists, and where writing fails.
     """
-    _refuse_existing(output)
+    refuse_existing(output)
     model, tokenizer = load_policy(newest_model(policy))
     write_model(to_plain(model), tokenizer, output, Origin(policy.name, "Trunk and head 1 of a policy."))
-
-
-def _refuse_existing(output: Path) -> None:
-    if output.exists():
-        raise UserError(f"{output}: exists already; give another output folder or remove it")
 
 
 def write_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, output: Path, origin: Origin) -> None:
@@ -162,10 +161,7 @@ def write_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, outp
 
     Raises UserError where it cannot be written.
     """
-    try:
-        with whole_directory(output) as partial, quiet():
-            model.save_pretrained(partial)
-            tokenizer.save_pretrained(partial)
-            describe_model(partial, output.name, origin)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{output}: writing the model failed: {first_line(error)}") from error
+    with model_folder(output) as partial, quiet():
+        model.save_pretrained(partial)
+        save_tokenizer(tokenizer, partial)
+        describe_model(partial, output.name, origin)

@@ -5,6 +5,8 @@ config.json calls for. Both are found out without building the model: a 7B polic
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from weighted_mtp.errors import UserError
-from weighted_mtp.files import check_files, whole_file
+from weighted_mtp.files import check_files, whole_directory, whole_file
 from weighted_mtp.manifest import MANIFEST, read_manifest, write_manifest
 from weighted_mtp.models.checkpoint import READ_ERRORS, first_line, load_tokenizer, quiet, read_config
 from weighted_mtp.models.mtp import MTPConfig
@@ -37,6 +39,22 @@ class Origin:
     how: str
     licence: str = ""
     revision: str = ""
+
+
+def refuse_existing(output: Path) -> None:
+    """Raise UserError where there is something in the way of a new folder."""
+    if output.exists():
+        raise UserError(f"{output}: exists already; give another output folder or remove it")
+
+
+@contextmanager
+def model_folder(output: Path) -> Iterator[Path]:
+    """`whole_directory`, of which a failure to write is a UserError."""
+    try:
+        with whole_directory(output) as partial:
+            yield partial
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{output}: writing the model failed: {first_line(error)}; make room and repeat") from error
 
 
 def describe_model(folder: Path, name: str, origin: Origin) -> None:

@@ -6,8 +6,7 @@ besides is each shard's `wq` and `wk`, whose rows are reordered: about a sixth o
 
 import json
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Literal, cast
 
@@ -19,9 +18,16 @@ from torch import Tensor
 from transformers import GenerationConfig, LlamaConfig, PreTrainedTokenizerBase
 
 from weighted_mtp.errors import UserError
-from weighted_mtp.files import whole_directory
-from weighted_mtp.models.checkpoint import READ_ERRORS, first_line, newest_model, quiet, read_config
-from weighted_mtp.models.folder import Origin, describe_model
+from weighted_mtp.models.checkpoint import (
+    READ_ERRORS,
+    SENTENCEPIECE,
+    first_line,
+    newest_model,
+    quiet,
+    read_config,
+    save_tokenizer,
+)
+from weighted_mtp.models.folder import Origin, describe_model, model_folder, refuse_existing
 from weighted_mtp.models.meta_format import (
     PARAMS,
     WEIGHTS,
@@ -34,7 +40,7 @@ from weighted_mtp.models.meta_format import (
     read_meta,
     weights_of,
 )
-from weighted_mtp.models.meta_tokenizer import TOKENIZER, find_tokenizer, llama_tokenizer, read_sentencepiece
+from weighted_mtp.models.meta_tokenizer import find_tokenizer, llama_tokenizer, read_sentencepiece
 from weighted_mtp.models.mtp import MTPConfig, MTPForCausalLM
 from weighted_mtp.progress import Advance, progress
 
@@ -66,7 +72,7 @@ def convert_meta(
     Raises UserError for what `read_meta` and `llama_tokenizer` refuse, for another number of heads than expected, for
     an `output` that exists, and where writing fails.
     """
-    _refuse_existing(output)
+    refuse_existing(output)
     checkpoint = read_meta(source)
     if heads not in ("as stored", checkpoint.geometry.heads):
         raise UserError(
@@ -83,12 +89,12 @@ def convert_meta(
 
     shapes = {name: weight.shape for name, weight in weights.items()}
     total = _bytes(shapes, checkpoint.dtype)
-    with _written(output) as partial, progress(f"converting {source}, bytes", total) as advance:
+    with model_folder(output) as partial, progress(f"converting {source}, bytes", total) as advance:
         _write_shards(shapes, checkpoint.dtype, load, partial, shard_bytes, advance)
         config.save_pretrained(partial)
         GenerationConfig(bos_token_id=fast.bos_token_id, eos_token_id=fast.eos_token_id).save_pretrained(partial)
-        _save_tokenizer(fast, partial)
-        shutil.copyfile(sentencepiece, partial / TOKENIZER)
+        save_tokenizer(fast, partial)
+        shutil.copyfile(sentencepiece, partial / SENTENCEPIECE)
         describe_model(partial, output.name, origin or Origin(source.name, "Converted from Meta's format."))
     return config
 
@@ -131,7 +137,7 @@ def export_meta(policy: Path, output: Path, *, tokenizer: Path | None = None) ->
     weights are not those that its config.json calls for, or that has no SentencePiece model; for an `output` that
     exists, and where writing fails.
     """
-    _refuse_existing(output)
+    refuse_existing(output)
     policy = newest_model(policy)
     config = _read_llama_policy(policy)
     base = cast(LlamaConfig, config.base_config)
@@ -149,9 +155,9 @@ def export_meta(policy: Path, output: Path, *, tokenizer: Path | None = None) ->
     weights, stored = list(weights_of(geometry)), _map_policy(policy)
     expected = {weight.policy: weight.shape for weight in weights}
     dtype = check_weights(policy, expected, {name: (tuple(t.shape), t.dtype) for name, t in stored.items()})
-    with _written(output) as partial:
+    with model_folder(output) as partial:
         (partial / PARAMS).write_text(json.dumps(_params(base, geometry), indent=2) + "\n")
-        shutil.copyfile(sentencepiece, partial / TOKENIZER)
+        shutil.copyfile(sentencepiece, partial / SENTENCEPIECE)
         with progress(f"exporting {policy}, bytes", _bytes(expected, dtype)) as advance:
             _write_meta(weights, stored, partial, advance)
 
@@ -285,25 +291,3 @@ def _write_shards(
 
 def _bytes(shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype) -> int:
     return sum(torch.Size(shape).numel() for shape in shapes.values()) * dtype.itemsize
-
-
-def _save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    try:
-        tokenizer.save_pretrained(folder)
-    except Exception as error:  # all that the tokenizers library raises where it cannot write
-        raise OSError(first_line(error)) from error
-
-
-def _refuse_existing(output: Path) -> None:
-    if output.exists():
-        raise UserError(f"{output}: exists already; give another output folder or remove it")
-
-
-@contextmanager
-def _written(output: Path) -> Iterator[Path]:
-    """`whole_directory`, of which a failure to write is one line."""
-    try:
-        with whole_directory(output) as partial:
-            yield partial
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{output}: writing the model failed: {first_line(error)}; make room and repeat") from error

@@ -11,8 +11,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, processors
 from transformers import PreTrainedTokenizerFast
 
 from weighted_mtp.errors import UserError
-
-TOKENIZER = "tokenizer.model"
+from weighted_mtp.models.checkpoint import SENTENCEPIECE
 
 # What tells a tokenizer for programs, which takes text as it is, from one that normalises it or knows no bytes.
 _SAMPLE = "  def f(x):\n    if x:\n\treturn  'ﬁ é 中 😀'  # </s> <s>\n\n        deep\r\n "
@@ -22,12 +21,12 @@ def find_tokenizer(source: Path, given: Path | None) -> Path:
     """`given`, or the tokenizer.model of `source` or of the folder above it. UserError where there is none."""
     if given is not None:
         if not given.is_file():
-            raise UserError(f"{given}: no such file; give --tokenizer with a SentencePiece {TOKENIZER}")
+            raise UserError(f"{given}: no such file; give --tokenizer with a SentencePiece {SENTENCEPIECE}")
         return given
     for folder in (source, source.resolve().parent):
-        if (folder / TOKENIZER).is_file():
-            return folder / TOKENIZER
-    raise UserError(f"{source}: no {TOKENIZER} in it or in the folder above; give --tokenizer with Llama 2's")
+        if (folder / SENTENCEPIECE).is_file():
+            return folder / SENTENCEPIECE
+    raise UserError(f"{source}: no {SENTENCEPIECE} in it or in the folder above; give --tokenizer with Llama 2's")
 
 
 def read_sentencepiece(file: Path, vocabulary: int) -> SentencePieceProcessor:
@@ -35,7 +34,7 @@ def read_sentencepiece(file: Path, vocabulary: int) -> SentencePieceProcessor:
     try:
         pieces = SentencePieceProcessor(model_file=str(file))
     except (RuntimeError, OSError) as error:
-        raise UserError(f"{file}: not to be read as a SentencePiece model; give Llama 2's {TOKENIZER}") from error
+        raise UserError(f"{file}: not to be read as a SentencePiece model; give Llama 2's {SENTENCEPIECE}") from error
     if pieces.vocab_size() != vocabulary:
         raise UserError(
             f"{file}: has {pieces.vocab_size()} tokens, but the model embeds {vocabulary}; give the model's own"

@@ -19,7 +19,15 @@ from transformers.configuration_utils import SubConfigSpec
 from weighted_mtp.config import Section
 from weighted_mtp.errors import UserError
 from weighted_mtp.models.adapters import LoraSettings, apply_lora, merge_lora
-from weighted_mtp.models.checkpoint import Dtype, check_vocabulary, load_model, load_tokenizer, quiet, read_config
+from weighted_mtp.models.checkpoint import (
+    Dtype,
+    check_vocabulary,
+    load_model,
+    load_tokenizer,
+    quiet,
+    read_config,
+    save_tokenizer,
+)
 from weighted_mtp.models.convert import load_base, to_plain
 from weighted_mtp.models.mtp import MTPForCausalLM
 
@@ -177,7 +185,7 @@ def save_value_model(model: ValueModel, tokenizer: PreTrainedTokenizerBase, dire
     """Write a folder that `load_value_model` reads: adapters merged, tokenizer beside the weights."""
     with quiet():
         merge_lora(model).save_pretrained(directory)
-        tokenizer.save_pretrained(directory)
+        save_tokenizer(tokenizer, directory)
 
 
 def load_value_model(path: str | Path, dtype: Dtype = "auto") -> tuple[ValueModel, PreTrainedTokenizerBase]:

@@ -14,6 +14,10 @@ from weighted_mtp.progress import console
 
 ConfigFile = Annotated[Path, typer.Option("--config", help="YAML file, for example configs/local/baseline_local.yaml.")]
 Overrides = Annotated[list[str] | None, typer.Option("--override", help="Set one option: a.b=value. May be repeated.")]
+Tokenizer = Annotated[
+    Path | None,
+    typer.Option("--tokenizer", help="Meta's format: SentencePiece tokenizer.model, where the source has none."),
+]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 USER_ERROR, INTERRUPTED = 2, 130

@@ -28,7 +28,7 @@ from weighted_mtp.data.stats import write_stats
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.known_verdicts import Agreement, check_verdicts
 from weighted_mtp.files import whole_file
-from weighted_mtp.manifest import Manifest, write_manifest
+from weighted_mtp.manifest import Manifest, are_there, write_manifest
 from weighted_mtp.pipelines.command import USER_ERROR, Debug, comma_list, one_line_errors
 from weighted_mtp.progress import console, progress
 from weighted_mtp.report.datasets import SHOWN, account, agreement_table, counts_table, plot_stats, stats_table
@@ -81,7 +81,7 @@ def metadata(name: str, request: Request) -> None:
     folder = request.folder(name)
     manifest = require_manifest(folder)
     wanted, splits = {"tokenizer": request.tokenizer}, manifest["splits"]
-    if manifest.get("index") == wanted and all(f"{split}/{INDEX_FILE}" in manifest["files"] for split in splits):
+    if manifest.get("index") == wanted and are_there(folder, manifest, [f"{split}/{INDEX_FILE}" for split in splits]):
         _say(f"{folder}: index up to date")
         return
     total = sum(counts["correct"] + counts["incorrect"] for counts in splits.values())
@@ -124,7 +124,7 @@ def tests(name: str, request: Request) -> None:
         "of": {split: split_checksums(manifest, split) for split in splits},
         "tests_per_split": request.tests_per_split,
     }
-    there = json.loads((folder / TESTS_FILE).read_text()) if TESTS_FILE in manifest["files"] else {}
+    there = json.loads((folder / TESTS_FILE).read_text()) if are_there(folder, manifest, [TESTS_FILE]) else {}
     if there.get("made_of") == made_of:
         found = {split: Agreement(**numbers) for split, numbers in there["splits"].items()}
     else:

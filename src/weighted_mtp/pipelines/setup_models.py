@@ -22,7 +22,7 @@ from weighted_mtp.models.checkpoint import load_tokenizer
 from weighted_mtp.models.convert import DEFAULT_HEADS, Heads, convert, load_base, with_heads, without_heads, write_model
 from weighted_mtp.models.folder import Origin, check_model
 from weighted_mtp.models.micro import MicroSize, micro_from, random_micro
-from weighted_mtp.pipelines.command import Debug, comma_list, one_line_errors
+from weighted_mtp.pipelines.command import Debug, Tokenizer, comma_list, one_line_errors
 
 STEPS = ("download", "convert", "verify")
 MicroInit = Literal["random", "from-base"]
@@ -36,6 +36,7 @@ class Request:
     kind             policy with heads, or plain causal LM
     n_future_tokens  heads of the policy; None for as many as its files have, or 4 where they have none
     source           the model's own files, in place of a download
+    tokenizer        SentencePiece model of files in Meta's format that lack it
     """
 
     model: str
@@ -43,6 +44,7 @@ class Request:
     n_future_tokens: int | None
     source: Path | None
     storage: Path
+    tokenizer: Path | None = None
 
     @property
     def heads(self) -> Heads:
@@ -96,7 +98,7 @@ def make(request: Request) -> None:
         known.licence if known else "",
         revision,
     )
-    convert(source, request.output, request.heads, origin=origin)
+    convert(source, request.output, request.heads, origin=origin, tokenizer=request.tokenizer)
     print(f"{request.output}: written")
 
 
@@ -166,6 +168,7 @@ def main(
         int | None, typer.Option(help="Heads of the policy. Default: as many as its files have, else 4.", min=1)
     ] = None,
     source: Annotated[Path | None, typer.Option(help="Folder with the model's own files, instead of the hub.")] = None,
+    tokenizer: Tokenizer = None,
     micro: Annotated[
         bool, typer.Option("--create-micro", help="Also make a micro model for local runs; needs no download.")
     ] = False,
@@ -187,7 +190,7 @@ def main(
     """
     with one_line_errors(debug):
         known = KNOWN.get(model)
-        request = Request(model, kind or (known.kind if known else "mtp"), n_future_tokens, source, storage)
+        request = Request(model, kind or (known.kind if known else "mtp"), n_future_tokens, source, storage, tokenizer)
         chosen = comma_list("--steps", steps, STEPS) if steps or not micro else ()
         for name, step in (("download", download), ("convert", make), ("verify", verify)):
             if name in chosen:

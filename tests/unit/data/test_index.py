@@ -100,7 +100,7 @@ def test_a_damaged_index_is_one_line(split: Path) -> None:
 
 def test_a_split_without_its_solutions_is_one_line(split: Path) -> None:
     (split / SOLUTIONS_FILE).unlink()
-    with pytest.raises(UserError, match=rf"{SOLUTIONS_FILE} does not exist: .*--steps process,metadata`$"):
+    with pytest.raises(UserError, match=rf"{SOLUTIONS_FILE} does not exist: .*wmtp data --datasets cc`$"):
         write_index(split)
 
 

@@ -21,6 +21,7 @@ from weighted_mtp.data.schema import (
     TestCase,
     read_problems,
     read_solutions,
+    read_statements,
     read_verdicts,
     records,
     write_split,
@@ -102,7 +103,7 @@ def test_a_missing_column_is_named_with_those_present(tmp_path: Path) -> None:
     row = asdict(SOLUTIONS[0])
     del row["is_correct"]
     pq.write_table(pa.Table.from_pylist([row]), tmp_path / SOLUTIONS_FILE)
-    with pytest.raises(UserError, match=r"no column 'is_correct': its columns are solution_id, problem_id, code"):
+    with pytest.raises(UserError, match=r"no column 'is_correct', its columns are solution_id, [^\n]*: delete it and"):
         read_solutions(tmp_path)
 
 
@@ -172,3 +173,23 @@ def test_a_writer_counts_what_it_wrote(tmp_path: Path) -> None:
         writer.add(PROBLEM, SOLUTIONS)
         writer.add(replace(PROBLEM, problem_id="b"), [replace(SOLUTIONS[1], problem_id="b")])
     assert writer.counts == {"problems": 2, "correct": 1, "incorrect": 2}
+
+
+def test_statements_come_with_the_tests_that_prompts_show_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(schema, "_ROW_GROUP", 2)
+    shown, hidden = TestCase("code", "", "assert f(1)", "public"), TestCase("code", "", "assert f(2)", "generated")
+    stdio = TestCase("stdio", "1", "2", "public")
+    tests = [(), (stdio, stdio), (shown, hidden), (stdio, shown), (hidden,)]
+    problems = [replace(PROBLEM, problem_id=str(number), tests=of) for number, of in enumerate(tests)]
+    write_split(tmp_path / "cc" / "train", problems, [])
+    found = read_statements(tmp_path / "cc" / "train")
+    assert [problem.tests for problem in found] == [(), (), (shown,), (shown,), ()]
+    assert [replace(problem, tests=()) for problem in found] == [replace(problem, tests=()) for problem in problems]
+
+
+def test_statements_of_an_empty_split_are_refused(tmp_path: Path) -> None:
+    write_split(tmp_path / "cc" / "train", [], [])
+    with pytest.raises(UserError, match=rf"{PROBLEMS_FILE} holds no problem"):
+        read_statements(tmp_path / "cc" / "train")

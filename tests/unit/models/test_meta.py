@@ -117,15 +117,13 @@ def test_the_checkpoint_itself_is_not_changed(source: Path, tmp_path: Path) -> N
     assert (source / "consolidated.pth").read_bytes() == before
 
 
-def test_a_policy_that_was_trained_is_exported_with_the_tokenizer_given(
-    source: Path, tmp_path: Path, tokenizer_model: Path
-) -> None:
+def test_a_policy_that_was_trained_keeps_the_tokenizer_that_its_export_needs(source: Path, tmp_path: Path) -> None:
     convert_meta(source, tmp_path / "policy")
     model, tokenizer = load_policy(tmp_path / "policy")
     with torch.no_grad():
         model.heads.heads[2].self_attn.q_proj.weight += 1
     save_policy(model, tokenizer, tmp_path / "trained")
-    export_meta(tmp_path / "trained", tmp_path / "back", tokenizer=tokenizer_model)
+    export_meta(tmp_path / "trained", tmp_path / "back")
     back, state = torch.load(tmp_path / "back" / "consolidated.pth", weights_only=True), random_state(PARAMS)
     state["extra_heads.1.attention.wq.weight"] += 1
     assert all(torch.equal(back[name], state[name]) for name in state)
@@ -268,3 +266,22 @@ def test_what_is_a_meta_checkpoint(source: Path, tmp_path: Path) -> None:
     assert is_meta_checkpoint(source)  # an incomplete one
     assert not is_meta_checkpoint(source.parent)
     assert not is_meta_checkpoint(source / "consolidated.pth")
+
+
+def test_a_tokenizer_given_serves_where_the_checkpoint_has_none(
+    tmp_path: Path, source: Path, tokenizer_model: Path
+) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    bare = source.rename(tmp_path / "elsewhere" / "bare")
+    one_line(r"no tokenizer.model .* give --tokenizer", convert, str(bare), tmp_path / "policy")
+    convert(str(bare), tmp_path / "policy", tokenizer=tokenizer_model)
+    assert (tmp_path / "policy" / "tokenizer.model").read_bytes() == tokenizer_model.read_bytes()
+
+
+def test_a_tokenizer_for_another_format_is_refused(source: Path, tmp_path: Path, tokenizer_model: Path) -> None:
+    convert_meta(source, tmp_path / "policy")
+    one_line(
+        "--tokenizer .*tokenizer.model: is of use for Meta's format alone",
+        *(convert, str(tmp_path / "policy"), tmp_path / "again"),
+        tokenizer=tokenizer_model,
+    )

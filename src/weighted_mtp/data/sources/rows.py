@@ -181,7 +181,14 @@ def _names(kind: type | UnionType) -> str:
     return " or ".join(_JSON_NAMES[part] for part in get_args(kind) or (kind,))
 
 
-_JSON_NAMES = {str: "a string", bool: "true or false", int: "an integer", list: "a list", dict: "an object", NoneType: "null"}
+_JSON_NAMES = {
+    str: "a string",
+    bool: "true or false",
+    int: "an integer",
+    list: "a list",
+    dict: "an object",
+    NoneType: "null",
+}
 
 
 def unix(text: str) -> str:

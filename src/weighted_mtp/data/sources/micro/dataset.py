@@ -7,11 +7,12 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from weighted_mtp.data.index import write_index
+from weighted_mtp.data.manifest import has_splits
 from weighted_mtp.data.schema import cannot_write, write_tables
-from weighted_mtp.data.sources.micro.generator import SPLITS, MicroConfig, generate
+from weighted_mtp.data.sources.micro.generator import MicroConfig, generate
 from weighted_mtp.data.sources.micro.tokenizer import train_tokenizer
 from weighted_mtp.files import whole_directory
-from weighted_mtp.manifest import read_manifest, write_manifest
+from weighted_mtp.manifest import are_there, read_manifest, write_manifest
 
 _VERSION = 1  # of the generator: raise it with any change that changes what a seed gives
 
@@ -63,10 +64,10 @@ def _save(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
 
 def is_current(directory: Path, config: MicroConfig) -> bool:
     """Whether all of the benchmark with this configuration is there. Raises UserError for a damaged manifest."""
-    if not all((directory / part).is_dir() for part in (*SPLITS, "tokenizer")):
-        return False
     found = read_manifest(directory) or {}
-    return all(found.get(key) == value for key, value in _identity(config).items())
+    tokenizer = [name for name in found.get("files", ()) if name.startswith("tokenizer/")]
+    same = all(found.get(key) == value for key, value in _identity(config).items())
+    return same and has_splits(directory, found) and are_there(directory, found, tokenizer)
 
 
 def _identity(config: MicroConfig) -> dict[str, Any]:

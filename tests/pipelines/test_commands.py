@@ -269,6 +269,6 @@ def test_the_demo_ends_with_its_table_and_says_where_everything_lies(tmp_path: P
     results = [
         study / f"{arm}-seed-0" / "evaluation-micro" / "results.jsonl" for arm in ("uniform", "verifiable", "rho1")
     ]
-    for place in (study / "comparison.md", study / "curves.png", *results):
+    for place in (study / "comparison.md", study / "curves.png", study / "weights.html", *results):
         assert place.stat().st_size > 0
         assert str(place) in result.stdout

@@ -15,7 +15,9 @@ from rich.console import Console
 from weighted_mtp.config import load_config
 from weighted_mtp.pipelines.command import INTERRUPTED, Debug, one_line_errors
 from weighted_mtp.pipelines.run_study import StudyConfig, report, run_study
+from weighted_mtp.pipelines.token_weights import run_source, write_weights
 
+SHOWN = 4  # problems whose programs the picture of token weights shows
 CONFIG = Path(__file__).parents[3] / "configs" / "local" / "demo.yaml"
 
 
@@ -47,6 +49,10 @@ def _run(storage: Path, steps: int | None, seed: int) -> None:
         raise typer.Exit(INTERRUPTED)
     for file in report(config, result):
         console.print(file, soft_wrap=True)
+    weights = storage / "runs" / config.name / "weights.html"
+    source = run_source(result.runs["verifiable"][0])
+    picture = write_weights(source, storage / "datasets" / "micro" / "validation", SHOWN, weights)
+    console.print(f"token weights: {weights} and {picture}", soft_wrap=True)
     for arm, folders in result.evaluations.items():
         console.print(f"{arm}: every program and its verdict in {folders[0] / 'results.jsonl'}", soft_wrap=True)
     console.print(f"MLflow: uv run mlflow ui --backend-store-uri sqlite:///{storage / 'mlflow.db'}", soft_wrap=True)

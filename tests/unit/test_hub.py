@@ -1,5 +1,6 @@
 import hashlib
 import json
+import os
 import random
 import signal
 import socket
@@ -279,6 +280,21 @@ def test_a_token_is_shown_to_the_hub_and_not_to_its_cdn(hub: HubServer, monkeypa
     assert {request.token for request in hub.seen("/cdn/")} == {None}
 
 
+@pytest.mark.parametrize("line", ["HF_TOKEN=hf_file", "# a token\nexport HF_TOKEN = 'hf_file'\nOTHER=1"])
+def test_a_token_is_read_from_env_in_the_current_folder_unless_the_environment_has_one(
+    line: str, hub: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_text(line + "\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    get()
+    assert {request.token for request in hub.seen("/api/")} == {"Bearer hf_file"}
+    hub.requests.clear()
+    monkeypatch.setenv("HF_TOKEN", "hf_environment")
+    get()
+    assert {request.token for request in hub.seen("/api/")} == {"Bearer hf_environment"}
+
+
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_gated_model_is_said_with_licence_page_and_token(status: int, hub: HubServer) -> None:
     hub.fault("/resolve/", status=status, headers=GATED)
@@ -286,7 +302,6 @@ def test_a_gated_model_is_said_with_licence_page_and_token(status: int, hub: Hub
     assert (
         f"gated (licence: llama9); accept its terms at {hub.endpoint}/org/name, then put HF_TOKEN=… in .env" in message
     )
-    assert "uv run --env-file .env" in message
     assert "hf auth login" in message
     assert len(hub.seen("/resolve/")) == 1
 

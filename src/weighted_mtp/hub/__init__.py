@@ -5,6 +5,7 @@ is what its `snapshot_download` does not do: it drops what a broken download had
 or for as long as a server asks, and checks sizes alone.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -34,10 +35,12 @@ def fetch(
     instead   what serves in place of the hub: the end of every message
 
     The same command goes on where a broken or killed download stopped; what is there already is not fetched again; a
-    complete local copy serves where the hub cannot be reached. Reads HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE.
+    complete local copy serves where the hub cannot be reached. Reads HF_ENDPOINT, HF_HUB_OFFLINE, and HF_TOKEN, which
+    `.env` in the current folder may hold, too.
 
     Raises UserError, one line, for everything that the network, the hub, the token and the disk can do to it.
     """
+    _read_token(Path(".env"))
     repository = Repository(repo_id, kind)
     place = Folder(repository, to) if to else Cache(repository)
     with in_one_line(repository, instead):
@@ -71,6 +74,16 @@ def _bring(repository: Repository, listing: Listing, patterns: Sequence[str] | N
             download(repository, listing.revision, missing_files, place)
     place.finish(listing, names)
     return Fetched(folder, listing.revision)
+
+
+def _read_token(file: Path) -> None:
+    """Take HF_TOKEN from a file of lines NAME=VALUE, unless the environment has one."""
+    if "HF_TOKEN" in os.environ or not file.is_file():
+        return
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+        name, _, value = line.removeprefix("export ").partition("=")
+        if name.strip() == "HF_TOKEN" and (token := value.strip().strip("'\"")):
+            os.environ["HF_TOKEN"] = token
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from weighted_mtp.errors import UserError
 from weighted_mtp.hub.patience import Problem, asked_wait, first_line
 from weighted_mtp.hub.repository import Repository
 
-_TOKEN = "put HF_TOKEN=… in .env and run `uv run --env-file .env …`, or log in with `hf auth login`"
+_TOKEN = "put HF_TOKEN=… in .env and repeat, or log in with `hf auth login`"
 
 
 @contextmanager

@@ -186,7 +186,7 @@ def main(
     """Set up a model for training: download, convert to safetensors with prediction heads, verify.
 
     `--model meta-llama-mtp` is Meta's 7B multi-token predictor, `--model ref-sheared-llama` the reference of the same
-    vocabulary. Gated models: accept the terms on the model's page, put HF_TOKEN into .env, `uv run --env-file .env …`.
+    vocabulary. Gated models: accept the terms on the model's page, put HF_TOKEN=… into .env.
     """
     with one_line_errors(debug):
         known = KNOWN.get(model)

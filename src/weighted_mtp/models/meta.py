@@ -154,7 +154,9 @@ def export_meta(policy: Path, output: Path, *, tokenizer: Path | None = None) ->
     read_sentencepiece(sentencepiece, geometry.vocabulary)
     weights, stored = list(weights_of(geometry)), _map_policy(policy)
     expected = {weight.policy: weight.shape for weight in weights}
-    dtype = check_weights(policy, expected, {name: (tuple(t.shape), t.dtype) for name, t in stored.items()})
+    dtype = check_weights(
+        policy, expected, {name: (tuple(t.shape), t.dtype) for name, t in stored.items()}, "config.json"
+    )
     with model_folder(output) as partial:
         (partial / PARAMS).write_text(json.dumps(_params(base, geometry), indent=2) + "\n")
         shutil.copyfile(sentencepiece, partial / SENTENCEPIECE)

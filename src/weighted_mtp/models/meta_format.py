@@ -196,7 +196,7 @@ def read_meta(folder: Path) -> MetaCheckpoint:
     _check_sizes(folder / PARAMS, params, geometry)
     _check_rope(file, params, tensors.pop(_ROPE, None))
     expected = {weight.meta: weight.shape for weight in weights_of(geometry)}
-    dtype = check_weights(file, expected, {name: (tuple(t.shape), t.dtype) for name, t in tensors.items()})
+    dtype = check_weights(file, expected, {name: (tuple(t.shape), t.dtype) for name, t in tensors.items()}, PARAMS)
     return MetaCheckpoint(params, geometry, tensors, dtype)
 
 
@@ -297,9 +297,12 @@ def _check_rope(file: Path, params: MetaParams, stored: Tensor | None) -> None:
 
 
 def check_weights(
-    source: Path, expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[tuple[int, ...], torch.dtype]]
+    source: Path,
+    expected: Mapping[str, tuple[int, ...]],
+    found: Mapping[str, tuple[tuple[int, ...], torch.dtype]],
+    config: str,
 ) -> torch.dtype:
-    """The one dtype of all weights. UserError where names, shapes or dtypes are not as expected."""
+    """The one dtype of all weights. UserError where names, shapes or dtypes are not what the file `config` implies."""
     if missing := sorted(expected.keys() - found.keys()):
         raise UserError(f"{source}: lacks {len(missing)} weights, the first {missing[0]}; give a complete checkpoint")
     if unknown := sorted(found.keys() - expected.keys()):
@@ -309,7 +312,10 @@ def check_weights(
         )
     for name, shape in expected.items():
         if found[name][0] != shape:
-            raise UserError(f"{source}: {name} has shape {found[name][0]} instead of {shape}; give a sound checkpoint")
+            raise UserError(
+                f"{source}: {name} has shape {found[name][0]}, but {config} calls for {shape}; give both of one"
+                " checkpoint"
+            )
     dtypes = sorted({str(dtype).removeprefix("torch.") for _, dtype in found.values()})
     if len(dtypes) > 1:
         raise UserError(f"{source}: its weights are of {' and '.join(dtypes)}; save them all in one of these first")

@@ -176,7 +176,8 @@ def setup(names: tuple[str, ...], steps: tuple[str, ...], request: Request, debu
                 raise
             told = cannot_write(request.folder(name), error) if isinstance(error, OSError) else error
             failures[name] = f"{name}, {step}: {told}"
-            _say(f"  {failures[name]}")
+            if len(names) > 1:  # else the last line says it
+                _say(f"  {failures[name]}")
     return list(failures.values())
 
 

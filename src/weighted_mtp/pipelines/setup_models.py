@@ -80,7 +80,8 @@ def download(request: Request) -> None:
         "model",
         patterns=known.patterns if known else None,
         to=request.downloads,
-        instead=f"give --source, a folder with the model's own files{licence}",
+        instead=f"{'' if known else 'there is no such path here either: '}give --source, a folder with the model's own "
+        f"files{licence}",
     )
     print(f"{request.name}: downloaded to {fetched.folder}, revision {fetched.revision}")
 

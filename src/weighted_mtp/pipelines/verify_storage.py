@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from weighted_mtp.data.schema import prepare_command
 from weighted_mtp.data.verify import check_dataset
@@ -98,9 +98,11 @@ def main(
     """Check models and datasets: checksums, schema, counts, leakage between splits, weights, heads, tokenizer."""
     with one_line_errors(debug):
         checks = verify(storage, check)
-        table = Table("folder", "", "found", box=None)
+        table = Table(Column("folder", overflow="fold"), "", "found", box=None)
         for item in checks:
-            table.add_row(item.folder, "[green]good" if item.good else "[red]wrong", item.found)
+            table.add_row(
+                str(Path(item.folder).relative_to(storage)), "[green]good" if item.good else "[red]wrong", item.found
+            )
         console = Console()
         console.print(table)
         for item in checks:

@@ -36,7 +36,7 @@ TINY = [
 
 @pytest.fixture(scope="module")
 def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small micro benchmark, as `wmtp data micro` would lay it out."""
+    """A small micro benchmark, as `wmtp data --datasets micro` would lay it out."""
     folder = tmp_path_factory.mktemp("storage")
     write_micro(folder / "datasets", MicroConfig(n_train=60, n_validation=10, n_test=12, n_test_pairs=4))
     return folder

@@ -28,12 +28,14 @@ from weighted_mtp.data.schema import (
 )
 from weighted_mtp.errors import UserError
 from weighted_mtp.files import whole_file
+from weighted_mtp.hub import fetch
 
 INDEX_FILE = "index.parquet"
 UNKNOWN = -1
 """Difficulty or rating of a problem whose source gives none."""
 
 _BATCH = 4_096  # programs in memory at a time
+_TOKENIZER_FILES = ("config.json", "tokenizer*", "special_tokens_map.json", "vocab.*", "merges.txt")
 _METADATA = b"weighted_mtp"
 _SCHEMA = pa.schema(
     [
@@ -67,8 +69,8 @@ def write_index(
     tokenizer    folder or hub id of the tokenizer that lengths are counted with; None counts characters
     on_progress  is told how many solutions were read
 
-    Raises UserError for a missing or damaged file, a solution without its problem, a tokenizer that cannot be read
-    and a place that cannot be written.
+    Raises UserError for a missing or damaged file, a solution without its problem, a tokenizer that cannot be fetched
+    or read, and a place that cannot be written.
     """
     length_of = _lengths_by(_load(tokenizer)) if tokenizer is not None else pc.utf8_length
     with opened_table(split_dir / PROBLEMS_FILE, PROBLEM_SCHEMA) as file:
@@ -131,8 +133,12 @@ def _fingerprint(split_dir: Path) -> dict[str, int]:
 
 
 def _load(tokenizer: str | Path) -> PreTrainedTokenizerBase:
+    folder = Path(tokenizer)
+    if not folder.is_dir():
+        instead = "there is no such folder here either: give --tokenizer DIR"
+        folder = fetch(str(tokenizer), "model", patterns=_TOKENIZER_FILES, instead=instead).folder
     try:
-        return AutoTokenizer.from_pretrained(str(tokenizer))
+        return AutoTokenizer.from_pretrained(str(folder))
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{tokenizer}: no tokenizer to be read: {reason}") from error

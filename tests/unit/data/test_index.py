@@ -121,3 +121,10 @@ def test_a_folder_without_a_tokenizer_is_one_line_and_leaves_no_index(split: Pat
     with pytest.raises(UserError, match=r"^[^\n]*empty: no tokenizer to be read: [^\n]*$"):
         write_index(split, tmp_path / "empty")
     assert not (split / INDEX_FILE).exists()
+
+
+def test_a_tokenizer_that_cannot_be_fetched_is_one_line(split: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(UserError, match=r"^org/name: http://127.0.0.1:9 cannot be reached [^\n]*give --tokenizer DIR$"):
+        write_index(split, "org/name")
+    assert not (split / INDEX_FILE).exists()

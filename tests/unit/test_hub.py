@@ -295,6 +295,17 @@ def test_a_token_is_read_from_env_in_the_current_folder_unless_the_environment_h
     assert {request.token for request in hub.seen("/api/")} == {"Bearer hf_environment"}
 
 
+@pytest.mark.parametrize("line", ["HF_TOKEN=", "HF_TOKEN=<your-token>", "HF_TOKENS=hf_other"])
+def test_what_is_no_token_is_not_shown_as_one(
+    line: str, hub: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / ".env").write_text(line + "\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    get()
+    assert {request.token for request in hub.seen("/api/")} == {None}
+
+
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_gated_model_is_said_with_licence_page_and_token(status: int, hub: HubServer) -> None:
     hub.fault("/resolve/", status=status, headers=GATED)

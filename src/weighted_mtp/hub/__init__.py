@@ -77,12 +77,16 @@ def _bring(repository: Repository, listing: Listing, patterns: Sequence[str] | N
 
 
 def _read_token(file: Path) -> None:
-    """Take HF_TOKEN from a file of lines NAME=VALUE, unless the environment has one."""
+    """Take HF_TOKEN from a file of lines NAME=VALUE, unless the environment has one.
+
+    The quick start's `<your-token>` is none: the hub would refuse it even where it asks for no token.
+    """
     if "HF_TOKEN" in os.environ or not file.is_file():
         return
     for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
         name, _, value = line.removeprefix("export ").partition("=")
-        if name.strip() == "HF_TOKEN" and (token := value.strip().strip("'\"")):
+        token = value.strip().strip("'\"")
+        if name.strip() == "HF_TOKEN" and token and not token.startswith("<"):
             os.environ["HF_TOKEN"] = token
 
 

@@ -20,7 +20,7 @@ PROBLEMS = {
 
 def dataset(storage: Path, problems: dict[str, Problem], solutions: list[Solution]) -> Path:
     """A prepared dataset of one problem a split, whose training split has the given solutions."""
-    folder = storage / "datasets" / "cc"
+    folder = storage / "datasets" / "mbpp"
     counts = {}
     for split, problem in problems.items():
         own = solutions if split == "train" else []
@@ -81,7 +81,7 @@ def test_a_changed_file_is_found_with_what_to_run(tmp_path: Path) -> None:
     code, output = verify(tmp_path)
     assert code == 1
     assert "truncated or was changed" in output
-    assert "/datasets/cc && uv run wmtp data --datasets cc" in output
+    assert "/datasets/mbpp && uv run wmtp data --datasets mbpp" in output
 
 
 def test_an_index_of_another_version_is_found(tmp_path: Path) -> None:
@@ -96,3 +96,10 @@ def test_an_index_of_another_version_is_found(tmp_path: Path) -> None:
     write_manifest(folder, manifest)
     code, output = verify(tmp_path)
     assert (code, "is not of the split's present files" in output) == (1, True), output
+
+
+def test_a_folder_that_no_command_makes_is_to_be_removed(tmp_path: Path) -> None:
+    (tmp_path / "datasets" / "strange").mkdir(parents=True)
+    code, output = verify(tmp_path)
+    assert code == 1
+    assert "run `rm -r /datasets/strange`" in output

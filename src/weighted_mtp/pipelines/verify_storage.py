@@ -16,7 +16,8 @@ import typer
 from rich.console import Console
 from rich.table import Column, Table
 
-from weighted_mtp.data.schema import prepare_command
+from weighted_mtp.data.registry import NAMES
+from weighted_mtp.data.schema import SMALL, prepare_command
 from weighted_mtp.data.verify import check_dataset
 from weighted_mtp.errors import UserError
 from weighted_mtp.files import whole_file
@@ -67,11 +68,19 @@ def _folders(root: Path) -> Iterator[Path]:
 
 
 def _model_remedy(folder: Path) -> str:
-    return f"rm -r {folder} && {setup_command(folder.name)}"
+    return f"rm -r {folder} && {setup_command(folder.name)}{_storage(folder)}"
 
 
 def _dataset_remedy(folder: Path) -> str:
-    return f"rm -r {folder} && {prepare_command(folder.name)}"
+    if folder.name.removesuffix(SMALL) not in NAMES:
+        return f"rm -r {folder}"  # no command makes it
+    return f"rm -r {folder} && {prepare_command(folder.name)}{_storage(folder)}"
+
+
+def _storage(folder: Path) -> str:
+    """The option that says where a folder's storage lies, where it is not the default."""
+    storage = folder.parent.parent
+    return "" if storage == Path("storage") else f" --storage {storage}"
 
 
 def write_report(storage: Path, checks: list[Check]) -> Path:

@@ -76,10 +76,10 @@ def test_a_missing_an_empty_and_a_binary_file_are_named(tmp_path):
     with pytest.raises(UserError, match=r"none\.jsonl does not exist"):
         read_samples(tmp_path / "none.jsonl", PROBLEMS)
     (tmp_path / "empty.jsonl").write_text("\n")
-    with pytest.raises(UserError, match="empty.jsonl is empty"):
+    with pytest.raises(UserError, match=r"empty.jsonl is empty"):
         read_samples(tmp_path / "empty.jsonl", PROBLEMS)
     (tmp_path / "binary.jsonl").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match="binary.jsonl line 1: not UTF-8"):
+    with pytest.raises(UserError, match=r"binary.jsonl line 1: not UTF-8"):
         read_samples(tmp_path / "binary.jsonl", PROBLEMS)
 
 

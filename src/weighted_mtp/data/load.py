@@ -16,17 +16,22 @@ from weighted_mtp.errors import UserError
 from weighted_mtp.progress import console, progress
 
 
-class DataConfig(Section):
-    """Which programs to learn from, how they are asked for, and how they are batched."""
+class SplitsConfig(Section):
+    """Which dataset to learn from, and how its problems are asked."""
 
     root: Path = Path("storage/datasets")
     dataset: str = "micro"
     train: str = "train"
     """Split to train on."""
     validation: str | None = "validation"
-    """Split to validate on; null for none."""
+    """Split to validate on, whose problems training never shows; null for none."""
     template: Template = "alpaca"
     """How a problem is asked; `docs/SETUP.md` shows each."""
+
+
+class DataConfig(SplitsConfig):
+    """Which programs to learn from, how they are asked for, and how they are batched."""
+
     max_length: int = Field(1024, ge=8)
     """Tokens of prompt and response together."""
     too_long: Literal["drop", "truncate", "error"] = "drop"

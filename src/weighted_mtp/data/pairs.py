@@ -1,33 +1,25 @@
 """Pairs of a correct and an incorrect program for the same problem, tokenized: what critics learn from."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 from transformers import PreTrainedTokenizerBase
 
-from weighted_mtp.config import Section
 from weighted_mtp.data.batches import TokenStore, build_store
 from weighted_mtp.data.index import read_index
-from weighted_mtp.data.prompts import Template, encode_solutions
+from weighted_mtp.data.load import SplitsConfig
+from weighted_mtp.data.prompts import encode_solutions
 from weighted_mtp.data.sampling import PairConfig, sample_pairs
 from weighted_mtp.data.schema import read_solutions, read_statements
 from weighted_mtp.errors import UserError
 from weighted_mtp.progress import console, progress
 
 
-class PairDataConfig(Section):
+class PairDataConfig(SplitsConfig):
     """Which pairs to learn from, how their problems are asked, and how they are batched."""
 
-    root: Path = Path("storage/datasets")
-    dataset: str = "micro"
-    train: str = "train"
-    """Split to train on."""
-    validation: str | None = "validation"
-    """Split to validate on, whose problems training never shows; null for none."""
-    template: Template = "alpaca"
     max_length: int = Field(1024, ge=8)
     """Tokens of prompt and response together; a pair with a longer program is dropped."""
     max_tokens: int = Field(8192, ge=16)

@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 import transformers
@@ -17,6 +17,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from weighted_mtp.errors import UserError
 
+Model = TypeVar("Model", bound=PreTrainedModel)
 Dtype = str | torch.dtype  # "auto" (as stored), "float32", "bfloat16" …
 
 SENTENCEPIECE = "tokenizer.model"
@@ -51,6 +52,17 @@ def load_model(auto_class: Any, source: str, dtype: Dtype, surplus: bool, **wher
             " give the config.json it was saved with"
         )
     return model
+
+
+def load_complete(model_class: type[Model], folder: Path, dtype: Dtype) -> tuple[Model, PreTrainedTokenizerBase]:
+    """A model of ours from the folder that it was saved to, nothing missing and nothing left over, and its tokenizer.
+
+    Raises what `load_model`, `load_tokenizer` and `check_vocabulary` raise.
+    """
+    model = load_model(model_class, str(folder), dtype, surplus=False)
+    tokenizer = load_tokenizer(folder)
+    check_vocabulary(model, tokenizer, str(folder))
+    return cast(Model, model), tokenizer
 
 
 def load_tokenizer(source: str | Path, **where: Any) -> PreTrainedTokenizerBase:

@@ -33,7 +33,7 @@ from transformers.configuration_utils import SubConfigSpec
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from weighted_mtp.errors import UserError
-from weighted_mtp.models.checkpoint import Dtype, check_vocabulary, load_model, load_tokenizer, read_config
+from weighted_mtp.models.checkpoint import Dtype, load_complete, read_config
 
 HeadInit = Literal["copy", "random"]
 MAX_HEADS = 64  # far beyond any published model (8); more is a typing error that would only be noticed as a full memory
@@ -309,10 +309,7 @@ def load_policy(path: str | Path, dtype: Dtype = "auto") -> tuple[MTPForCausalLM
             f"{folder / 'config.json'}: lacks base_config (the model under the heads) or n_future_tokens (how many);"
             " give the one the policy was saved with"
         )
-    model = load_model(MTPForCausalLM, str(folder), dtype, surplus=False)
-    tokenizer = load_tokenizer(folder)
-    check_vocabulary(model, tokenizer, str(folder))
-    return cast(MTPForCausalLM, model), tokenizer
+    return load_complete(MTPForCausalLM, folder, dtype)
 
 
 AutoConfig.register(MTPConfig.model_type, MTPConfig)

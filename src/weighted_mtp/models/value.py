@@ -21,9 +21,7 @@ from weighted_mtp.errors import UserError
 from weighted_mtp.models.adapters import LoraSettings, apply_lora, merge_lora
 from weighted_mtp.models.checkpoint import (
     Dtype,
-    check_vocabulary,
-    load_model,
-    load_tokenizer,
+    load_complete,
     quiet,
     read_config,
     save_tokenizer,
@@ -205,10 +203,7 @@ def load_value_model(path: str | Path, dtype: Dtype = "auto") -> tuple[ValueMode
             f"{folder / 'config.json'}: lacks base_config (the backbone) or head (one of {get_args(ValueHead)});"
             " give the one the value model was saved with"
         )
-    model = load_model(ValueModel, str(folder), dtype, surplus=False)
-    tokenizer = load_tokenizer(folder)
-    check_vocabulary(model, tokenizer, str(folder))
-    return cast(ValueModel, model), tokenizer
+    return load_complete(ValueModel, folder, dtype)
 
 
 AutoConfig.register(ValueModelConfig.model_type, ValueModelConfig)

@@ -18,6 +18,7 @@ from weighted_mtp.pipelines import (
     run_ref_tuning,
     run_rho1,
     run_study,
+    run_third_party,
     run_verifiable,
     setup_datasets,
     setup_models,
@@ -47,6 +48,7 @@ train.command("critic")(run_critic.main)
 train.command("baseline")(run_baseline.main)
 train.command("verifiable")(run_verifiable.main)
 train.command("rho1")(run_rho1.main)
+train.command("third-party")(run_third_party.main)
 app.command("study")(run_study.main)
 app.command("evaluate")(run_evaluation.main)
 app.command("compare")(compare.main)

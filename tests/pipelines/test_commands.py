@@ -20,6 +20,7 @@ from weighted_mtp.pipelines.critic import CriticConfig
 from weighted_mtp.pipelines.policy import PolicyConfig
 from weighted_mtp.pipelines.run_rho1 import Rho1RunConfig
 from weighted_mtp.pipelines.run_study import StudyConfig
+from weighted_mtp.pipelines.run_third_party import ThirdPartyConfig
 from weighted_mtp.pipelines.run_verifiable import VerifiableConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -228,7 +229,12 @@ def test_every_configuration_in_the_repository_is_valid(file: Path) -> None:
         study = load_config(StudyConfig, file)
         assert all((file.parent / step.config).is_file() for step in (*study.stages.values(), *study.arms.values()))
     else:
-        schema = {"critic": CriticConfig, "verifiable": VerifiableConfig, "rho1": Rho1RunConfig}.get(kind, PolicyConfig)
+        schema = {
+            "critic": CriticConfig,
+            "verifiable": VerifiableConfig,
+            "rho1": Rho1RunConfig,
+            "third": ThirdPartyConfig,
+        }.get(kind, PolicyConfig)
         assert load_config(schema, file).run.name
 
 

@@ -245,3 +245,39 @@ def test_an_implicit_critic_with_an_option_it_cannot_use_is_one_line(
     storage: Storage, option: str, expected: str
 ) -> None:
     assert expected in error_of(storage.command("critic", "x", "critic.objective=implicit", option))
+
+
+THEIRS = """
+import torch
+
+class Constant:
+    def __init__(self, policy, *, weight):
+        self.weight = weight
+
+    def initial_state(self):
+        return {}
+
+    def __call__(self, batches, state):
+        return [torch.full(batch.input_ids.shape, self.weight) for batch in batches], state
+"""
+
+
+@pytest.fixture
+def their_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What installing another package leaves: a module, and its entry point."""
+    (tmp_path / "their_module.py").write_text(THEIRS)
+    info = tmp_path / "theirs-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[weighted_mtp.token_weightings]\nconstant = their_module:Constant\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+@pytest.mark.usefixtures("their_package")
+def test_another_packages_weighting_trains_a_policy(storage: Storage) -> None:
+    chosen = [*storage.from_policy(), "token_weighting=constant"]
+    run = storage.train("third-party", "theirs", *chosen, "options.weight=0.5")
+    assert [r["weight/mean"] for r in records(run, "train")] == [0.5] * 4
+    result = storage.command("third-party", "x", *chosen, "options.wieght=0.5")
+    assert "options of constant: " in error_of(result)
+    assert "wieght" in error_of(result)

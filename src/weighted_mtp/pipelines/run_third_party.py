@@ -1,0 +1,58 @@
+"""A token weighting of another package, found by its entry point; `value_weighting/registry.py` shows how to offer one.
+
+    PYTHONPATH=src python src/weighted_mtp/pipelines/run_third_party.py --config FILE
+    … --override token_weighting=my_weighting --override options.temperature=0.5
+
+Stopped by Ctrl-C, SIGTERM or a crash, the same command goes on from the newest checkpoint.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import typer
+from transformers import PreTrainedTokenizerBase
+
+from weighted_mtp.config import load_config
+from weighted_mtp.errors import UserError
+from weighted_mtp.models.mtp import MTPForCausalLM
+from weighted_mtp.pipelines.command import ConfigFile, Debug, Overrides, finish, one_line_errors
+from weighted_mtp.pipelines.policy import Control, PolicyConfig, controlled, train_policy
+from weighted_mtp.value_weighting.base import TokenWeighting
+from weighted_mtp.value_weighting.registry import weighting_named
+
+
+class ThirdPartyConfig(PolicyConfig):
+    """All options of a run with another package's token weighting."""
+
+    token_weighting: str
+    """Its name as an entry point of `weighted_mtp.token_weightings`."""
+    options: dict[str, Any] = {}  # noqa: RUF012  # pydantic copies it
+    """Handed to it as keyword arguments."""
+    control: Control = "none"
+
+
+def run_third_party(config: ThirdPartyConfig) -> Path | None:
+    """Train with the weighting that `config` names; returns the run's folder, None where it was stopped.
+
+    Raises UserError for a name that no installed package offers, and for options that the weighting does not take.
+    """
+    factory = weighting_named(config.token_weighting)
+
+    def weighting(policy: MTPForCausalLM, _tokenizer: PreTrainedTokenizerBase) -> TokenWeighting:
+        try:
+            own = factory(policy, **config.options)
+        except TypeError as error:
+            raise UserError(f"options of {config.token_weighting}: {error}; see its package's documents") from error
+        return controlled(own, config.control, config.run.seed)
+
+    return train_policy(config, weighting)
+
+
+def main(config: ConfigFile, override: Overrides = None, debug: Debug = False) -> None:
+    """Train a policy with a token weighting that another installed package offers."""
+    with one_line_errors(debug):
+        finish(run_third_party(load_config(ThirdPartyConfig, config, override or ())))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -6,6 +6,7 @@
 Stopped by Ctrl-C, SIGTERM or a crash, the same command goes on from the newest checkpoint.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -20,7 +21,7 @@ from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.pipelines.command import ConfigFile, Debug, Overrides, finish, one_line_errors
 from weighted_mtp.pipelines.critic import check_same_tokens, load_reference
 from weighted_mtp.pipelines.policy import Control, PolicyConfig, controlled, train_policy
-from weighted_mtp.runtime.device import autocast, pick_device
+from weighted_mtp.runtime.device import RuntimeConfig, autocast, pick_device
 from weighted_mtp.value_weighting.base import TokenWeighting
 from weighted_mtp.value_weighting.rho1 import Rho1Config, Rho1Weighting
 
@@ -37,22 +38,28 @@ class Rho1RunConfig(PolicyConfig):
 def run_rho1(config: Rho1RunConfig) -> Path | None:
     """Train with Rho-1 selection; returns the run's folder, None where it was stopped."""
     reference, tokens = load_reference(config.reference, config.runtime)
-    device = pick_device(config.runtime)
 
     def weighting(policy: MTPForCausalLM, tokenizer: PreTrainedTokenizerBase) -> TokenWeighting:
         check_same_tokens(tokenizer, tokens, f"reference={config.reference}")
-
-        def policy_ce(batch: Batch) -> Tensor:
-            training = policy.training
-            policy.eval()
-            with torch.no_grad(), autocast(device, config.runtime):
-                ce = head_cross_entropies(policy, batch)
-            policy.train(training)
-            return ce
-
-        return controlled(Rho1Weighting(config.rho1, policy_ce, reference), config.control, config.run.seed)
+        rho1 = Rho1Weighting(config.rho1, head_losses(policy, config.runtime), reference)
+        return controlled(rho1, config.control, config.run.seed)
 
     return train_policy(config, weighting)
+
+
+def head_losses(policy: MTPForCausalLM, runtime: RuntimeConfig) -> Callable[[Batch], Tensor]:
+    """Cross-entropy of every head of a policy as it is, batch → (B, T, H): without dropout and gradient."""
+    device = pick_device(runtime)
+
+    def ask(batch: Batch) -> Tensor:
+        training = policy.training
+        policy.eval()
+        with torch.no_grad(), autocast(device, runtime):
+            ce = head_cross_entropies(policy, batch)
+        policy.train(training)
+        return ce
+
+    return ask
 
 
 def main(config: ConfigFile, override: Overrides = None, debug: Debug = False) -> None:

@@ -28,7 +28,6 @@ from weighted_mtp.data.prepare import prepare_embedded
 from weighted_mtp.data.prompts import MARKS, encode_solutions
 from weighted_mtp.data.schema import Problem, Solution, read_problems, read_solutions
 from weighted_mtp.errors import UserError
-from weighted_mtp.losses.token_ce import head_cross_entropies
 from weighted_mtp.models.checkpoint import newest_model
 from weighted_mtp.models.convert import load_base
 from weighted_mtp.models.mtp import MTPForCausalLM
@@ -36,11 +35,11 @@ from weighted_mtp.pipelines.command import Debug, one_line_errors
 from weighted_mtp.pipelines.critic import CriticConfig, check_same_tokens, load_critic, load_reference
 from weighted_mtp.pipelines.fit import pad_id
 from weighted_mtp.pipelines.policy import controlled
-from weighted_mtp.pipelines.run_rho1 import Rho1RunConfig
+from weighted_mtp.pipelines.run_rho1 import Rho1RunConfig, head_losses
 from weighted_mtp.pipelines.run_verifiable import VerifiableConfig
 from weighted_mtp.report.token_picture import draw_programs
 from weighted_mtp.report.token_weights import ShownProgram, Token, View, write_page
-from weighted_mtp.runtime.device import RuntimeConfig, autocast, pick_device
+from weighted_mtp.runtime.device import RuntimeConfig, pick_device
 from weighted_mtp.value_weighting.base import TokenWeighting, WeightingState
 from weighted_mtp.value_weighting.metrics import WeightSums, localisation_auc
 from weighted_mtp.value_weighting.rho1 import Rho1Weighting
@@ -131,14 +130,8 @@ def _rho1_source(run: Path, config: Rho1RunConfig) -> Source:
     policy, tokenizer = load_base(str(newest_model(run)), "float32")
     reference, tokens = load_reference(config.reference, config.runtime)
     check_same_tokens(tokenizer, tokens, f"reference={config.reference}")
-    device = pick_device(config.runtime)
-    policy.to(device).eval().requires_grad_(False)  # type: ignore[arg-type]
-
-    def policy_ce(batch: Batch) -> Tensor:
-        with torch.no_grad(), autocast(device, config.runtime):
-            return head_cross_entropies(cast(MTPForCausalLM, policy), batch)
-
-    rho1 = Rho1Weighting(config.rho1, policy_ce, reference)
+    policy.to(pick_device(config.runtime)).eval()  # type: ignore[arg-type]
+    rho1 = Rho1Weighting(config.rho1, head_losses(cast(MTPForCausalLM, policy), config.runtime), reference)
     weighting = controlled(rho1, config.control, config.run.seed)
     state = _saved_state(run, weighting)
     notes = (

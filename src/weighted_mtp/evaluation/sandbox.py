@@ -16,9 +16,11 @@ program cannot change the test's own lists; an object of the program's own class
 be handed to the program; a program is one process (`Limits.processes`); only the standard library is importable.
 """
 
+import itertools
 import threading
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
 from types import TracebackType
 
 from weighted_mtp.data.schema import TestCase
@@ -26,6 +28,8 @@ from weighted_mtp.evaluation.confinement import check_available
 from weighted_mtp.evaluation.trial import Job, Limits, Outcome, Status, Trial
 
 __all__ = ["Job", "Limits", "Outcome", "SandboxPool", "Status", "run", "run_many"]
+
+_WAITING = 8  # jobs a worker that are taken before one is free for them
 
 
 class SandboxPool:
@@ -38,6 +42,7 @@ class SandboxPool:
         check_available()
         self._local = threading.local()
         self._trials: list[Trial] = []
+        self._workers = workers
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="sandbox")
 
     def __enter__(self) -> "SandboxPool":
@@ -57,19 +62,38 @@ class SandboxPool:
             self._trials.append(self._local.trial)
         return self._local.trial.run(job)
 
+    def outcomes(self, jobs: Iterable[Job]) -> Iterator[tuple[int, Outcome]]:
+        """(place of the job, its outcome) as each is finished, in no order.
+
+        Jobs are taken from the iterable a few ahead of the workers, so that any number of them fits in memory.
+        """
+        numbered, finished = enumerate(jobs), SimpleQueue[Future[Outcome]]()
+        places: dict[Future[Outcome], int] = {}
+
+        def submit(most: int) -> None:
+            for place, job in itertools.islice(numbered, most):
+                future = self._threads.submit(self._run, job)
+                places[future] = place
+                future.add_done_callback(finished.put)
+
+        try:
+            submit(self._workers * _WAITING)
+            while places:
+                future = finished.get()
+                yield places.pop(future), future.result()
+                submit(1)
+        finally:
+            for future in places:
+                future.cancel()
+
     def run_many(self, jobs: Sequence[Job], on_progress: Callable[[int], None] | None = None) -> list[Outcome]:
         """Outcomes in the order of the jobs; `on_progress` gets 1 for each finished job."""
-        futures = [self._threads.submit(self._run, job) for job in jobs]
-        try:
-            for future in as_completed(futures):
-                future.result()
-                if on_progress is not None:
-                    on_progress(1)
-        except BaseException:
-            for future in futures:
-                future.cancel()
-            raise
-        return [future.result() for future in futures]
+        found = {}
+        for place, outcome in self.outcomes(jobs):
+            found[place] = outcome
+            if on_progress is not None:
+                on_progress(1)
+        return [found[place] for place in range(len(jobs))]
 
 
 def run_many(jobs: Sequence[Job], workers: int, on_progress: Callable[[int], None] | None = None) -> list[Outcome]:

@@ -65,12 +65,14 @@ class Outcome:
     detail   why, with the number of the test, from 1; "" when passed
     seconds  elapsed
     output   the end of what it printed
+    test     the number of that test, from 1; None where no test decided: passed, broken
     """
 
     status: Status
     detail: str = ""
     seconds: float = 0.0
     output: str = ""
+    test: int | None = None
 
 
 class Trial:
@@ -137,7 +139,8 @@ class Trial:
         attempt.settle()
         if status in ("passed", "broken"):
             return Outcome(status, detail, output=output)
-        return Outcome(status, f"test {done + number + 1}: {detail}", output=output)
+        test = done + number + 1
+        return Outcome(status, f"test {test}: {detail}", output=output, test=test)
 
     def interpreter(self, role: Role) -> ConfinedInterpreter:
         """The warm interpreter of a role, started where there is none."""

@@ -1,6 +1,7 @@
 """Outcomes of honest programs: each status, each kind of test, and what a test can do with a program's objects."""
 
 import sys
+from collections.abc import Iterator
 
 import pytest
 
@@ -235,3 +236,20 @@ def test_a_call_test_whose_input_is_no_tuple_of_literals_is_refused(pool, litera
     with pytest.raises(UserError, match="argument tuple"):
         outcome_of(pool, ADD, TestCase("call", literal, "1"))
     assert outcome_of(pool, ADD, TestCase("call", "(1, 2)", "3"), entry_point="add").status == "passed"
+
+
+def test_jobs_are_taken_as_workers_become_free_and_every_outcome_has_its_place() -> None:
+    taken = 0
+
+    def jobs() -> Iterator[Job]:
+        nonlocal taken
+        for taken in range(1, 101):
+            yield Job(f"def f(): return {taken % 3}", "f", [TestCase("call", "()", "1")])
+
+    with SandboxPool(2) as pool:
+        outcomes = pool.outcomes(jobs())
+        found = [next(outcomes)]
+        assert taken < 50
+        found += outcomes
+    assert {place: outcome.status == "passed" for place, outcome in found} == {i: i % 3 == 0 for i in range(100)}
+    assert {outcome.test for _, outcome in found} == {None, 1}

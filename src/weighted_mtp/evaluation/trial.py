@@ -204,18 +204,35 @@ class _Attempt:
         return message.get("names", [])
 
     def calls(self) -> tuple[Status, str, int]:
-        """`call` tests: all calls go to the player at once, all answers to the judge."""
+        """`call` tests: all calls go to the player at once, all answers to the judge.
+
+        What was answered before the program came to a bad end is judged first: the first test to fail decides.
+        """
         tests = self._job.tests
         self._begin_player("calls", calls=[_plain_arguments(test.input) for test in tests])
         self._loaded()
         answers: list[str] = []
+        try:
+            self._collect(answers)
+        except (_Ended, Interrupted) as ended:
+            self.doubtful |= isinstance(ended, Interrupted)
+            self._deadline = time.monotonic() + self._job.limits.wall_seconds
+            status, detail, number = self._judged(answers, tests[: len(answers)])
+            return (ended.status, ended.detail, self.number) if status == "passed" else (status, detail, number)
+        return self._judged(answers, tests)
+
+    def _collect(self, answers: list[str]) -> None:
+        """The player's answers to `call` tests, until it ends; a bad end is raised."""
+        wanted = len(self._job.tests)
         while not isinstance(event := self._receive("player"), Exit):
-            answers.append(event.decode("ascii", "replace"))
-            self.number = min(len(answers), len(tests) - 1)
-            if len(answers) > len(tests) or sum(map(len, answers)) > self._job.limits.output_bytes:
+            if len(answers) == wanted or sum(map(len, answers)) + len(event) > self._job.limits.output_bytes:
                 raise Interrupted("refused", f"answered more than {self._job.limits.output_bytes} bytes")
-        if event.status and len(answers) < len(tests):
+            answers.append(event.decode("ascii", "replace"))
+            self.number = min(len(answers), wanted - 1)
+        if event.status and len(answers) < wanted:
             raise _Ended("failed", _how_it_ended(event.status))
+
+    def _judged(self, answers: list[str], tests: Sequence[TestCase]) -> tuple[Status, str, int]:
         self._begin("judge", {"here": True, "expected": [test.output for test in tests], "answers": answers})
         verdict = self._receive("judge")
         if isinstance(verdict, Exit):

@@ -253,3 +253,13 @@ def test_jobs_are_taken_as_workers_become_free_and_every_outcome_has_its_place()
         found += outcomes
     assert {place: outcome.status == "passed" for place, outcome in found} == {i: i % 3 == 0 for i in range(100)}
     assert {outcome.test for _, outcome in found} == {None, 1}
+
+
+@pytest.mark.parametrize(("bad", "status"), [("while True: pass", "timed_out"), ("import os; os._exit(1)", "failed")])
+@pytest.mark.parametrize("first_is_right", [True, False])
+def test_of_two_calls_that_fail_the_first_decides(pool, bad, status, first_is_right) -> None:
+    program = f"def f(x):\n    if x:\n        {bad}\n    return {int(not first_is_right)}"
+    tests = [TestCase("call", "(0,)", "0"), TestCase("call", "(1,)", "1")]
+    outcome = outcome_of(pool, program, *tests, cpu_seconds=0.2)
+    assert (outcome.status, outcome.test) == ((status, 2) if first_is_right else ("failed", 1))
+    assert ("returned 1, expected 0" in outcome.detail) is not first_is_right

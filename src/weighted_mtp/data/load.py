@@ -38,13 +38,13 @@ class DataConfig(SplitsConfig):
     max_tokens: int = Field(8192, ge=8)
     """Padded tokens of a microbatch."""
     sampling: SampleConfig | None = None
-    """Which of the training split's correct solutions, by its index; null for all of them."""
+    """Which of the training split's solutions, by its index; null for all correct ones."""
 
 
 def load_stores(
     config: DataConfig, tokenizer: PreTrainedTokenizerBase, seed: int
 ) -> tuple[TokenStore, TokenStore | None]:
-    """The correct solutions of both splits as tokens; of the training split those that `sampling` chooses with `seed`.
+    """Correct solutions of both splits as tokens; of the training split those that `sampling` chooses with `seed`.
 
     Raises `UserError` for a dataset that is missing or empty, and for an index that is needed and missing.
     """

@@ -38,17 +38,22 @@ class PairStore:
 def load_pairs(
     config: PairDataConfig, tokenizer: PreTrainedTokenizerBase, seed: int
 ) -> tuple[PairStore, PairStore | None]:
-    """The sampled pairs of both splits as tokens; which ones is a function of `seed`.
+    """The sampled pairs of both splits as tokens; which ones is a function of `seed`. `pairs.portion` is of training.
 
     Raises `UserError` for a dataset or index that is missing, and for a split without pairs.
     """
-    train = _load_split(config, config.train, tokenizer, seed)
-    return train, _load_split(config, config.validation, tokenizer, seed) if config.validation else None
+    train = _load_split(config, config.train, config.pairs, tokenizer, seed)
+    if config.validation is None:
+        return train, None
+    held_out = config.pairs.model_copy(update={"portion": (0.0, 1.0)})
+    return train, _load_split(config, config.validation, held_out, tokenizer, seed)
 
 
-def _load_split(config: PairDataConfig, split: str, tokenizer: PreTrainedTokenizerBase, seed: int) -> PairStore:
+def _load_split(
+    config: PairDataConfig, split: str, chosen: PairConfig, tokenizer: PreTrainedTokenizerBase, seed: int
+) -> PairStore:
     directory = config.root / config.dataset / split
-    sampled = sample_pairs(read_index(directory), config.pairs, seed)
+    sampled = sample_pairs(read_index(directory), chosen, seed)
     rows = np.stack([sampled.correct, sampled.incorrect], axis=1)
     solutions = read_solutions(directory, rows.ravel().tolist())
     with progress(f"tokenizing pairs of {config.dataset}/{split}", len(solutions)) as advance:

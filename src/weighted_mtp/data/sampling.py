@@ -1,4 +1,4 @@
-"""Which solutions to learn from: pairs for a critic, correct programs for a policy. METHOD's "Sampling".
+"""Which solutions to learn from: pairs for a critic, programs for a policy. METHOD's "Sampling".
 
 Everything here is a pure function of (index, configuration, seed) over the index alone. Nothing is sorted or shuffled
 but what is chosen: a draw of k out of n costs k, so that millions of solutions take some tens of milliseconds.
@@ -7,6 +7,7 @@ Shapes: N solutions, P problems, S difficulty bins, K length bins, M candidates 
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,16 +23,24 @@ _ROUNDS = 4  # of `_stirred`: fewer leave some orders of a few items rarer than 
 _NOTHING = -1  # fills the second place of a unit of one item
 
 
-class DifficultyMix(Section):
-    """How much of what is sampled is how difficult; the common part of both configurations."""
+class ProblemMix(Section):
+    """From which problems, and how much is how difficult; the common part of both configurations."""
 
+    portion: tuple[float, float] = (0.0, 1.0)
+    """From where to where in the split's problems, as shares of them: (0, 0.5) and (0.5, 1) have none in common."""
     difficulty_bins: tuple[int, ...] = ()
     """Rising edges on the source's own scale. Edges (7, 11) make four bins: unknown, below 7, 7 to 10, 11 and above."""
     bin_weights: tuple[float, ...] = ()
     """Share of each bin, in that order, the unknown first; only their ratios count. A bin with share 0 is left out."""
 
     @model_validator(mode="after")
-    def _weights_match_bins(self) -> "DifficultyMix":
+    def _portion_holds_something(self) -> "ProblemMix":
+        if not 0 <= self.portion[0] < self.portion[1] <= 1:
+            raise ValueError(f"portion {self.portion} must rise from 0 or more to 1 or less, for example (0, 0.5)")
+        return self
+
+    @model_validator(mode="after")
+    def _weights_match_bins(self) -> "ProblemMix":
         edges, weights = self.difficulty_bins, self.bin_weights
         if list(edges) != sorted(set(edges)) or any(edge < 0 for edge in edges):
             raise ValueError(f"difficulty_bins {edges} must be rising edges from 0 on, for example (7, 11)")
@@ -51,21 +60,35 @@ class DifficultyMix(Section):
         known = 1 + np.searchsorted(self.difficulty_bins, difficulty, side="right")
         return np.where(self.difficulty_bins == () or difficulty == UNKNOWN, 0, known).astype(np.uint16)
 
+    def wants(self, difficulty: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """(P,) difficulties → (P,) whether a problem lies in the portion, and in a bin with a share."""
+        first, end = (round(share * len(difficulty)) for share in self.portion)
+        wanted = self.shares()[self.bin_of(difficulty)] > 0
+        wanted[:first] = wanted[end:] = False
+        return wanted
+
+    def fixes(self) -> list[str]:
+        """What to change where these options leave nothing."""
+        fixes = ["give bin_weights of a difficulty that occurs"] if self.bin_weights else []
+        return fixes + ([f"widen portion {self.portion}"] if self.portion != (0, 1) else [])
+
     def shares(self) -> NDArray[np.float64]:
         """(S,) shares that add up to 1."""
         weights = np.asarray(self.bin_weights or (1.0,))
         return weights / weights.sum()
 
 
-class SampleConfig(DifficultyMix):
-    """Which correct solutions a policy learns from."""
+class SampleConfig(ProblemMix):
+    """Which solutions a policy learns from."""
 
+    labels: Literal["correct", "all"] = "correct"
+    """`all`: the incorrect ones too, as in data that nobody executed; token weights have to tell what to learn."""
     n_samples: int | None = Field(None, ge=1)
     """At most so many; null for as many as there are (and as the shares of the difficulty bins allow)."""
     max_per_problem: int | None = Field(None, ge=1)
 
 
-class PairConfig(DifficultyMix):
+class PairConfig(ProblemMix):
     """Which (correct, incorrect) pairs a critic learns from."""
 
     n_pairs: int | None = Field(None, ge=1)
@@ -99,7 +122,7 @@ class Pairs:
 
 
 def sample_solutions(index: SolutionIndex, config: SampleConfig, seed: int) -> Ints:
-    """(M,) rows of correct solutions, each once, in random order.
+    """(M,) rows of correct solutions (or of all), each once, in random order.
 
     At most `max_per_problem` of a problem, drawn evenly. Then the difficulty bins get their shares of `n_samples` by
     largest remainder; what a bin lacks goes to the others by their shares.
@@ -107,13 +130,14 @@ def sample_solutions(index: SolutionIndex, config: SampleConfig, seed: int) -> I
     Raises UserError if there is nothing to choose from.
     """
     rng = np.random.default_rng(seed)
-    rows = np.flatnonzero(index.is_correct)
+    rows = np.arange(len(index)) if config.labels == "all" else np.flatnonzero(index.is_correct)
     there = np.bincount(index.problem[rows], minlength=len(index.difficulty))
     stratum = config.bin_of(index.difficulty)
-    problem, item = _draw(np.where(config.shares()[stratum] > 0, there, 0), config.max_per_problem, rng)
+    problem, item = _draw(np.where(config.wants(index.difficulty), there, 0), config.max_per_problem, rng)
     if not len(problem):
-        fix = f"give other bin_weights than {config.bin_weights}" if len(rows) else "choose another dataset or split"
-        raise UserError(f"no correct solution to sample: {len(rows)} of {len(index)} solutions are correct; {fix}")
+        fixes = [*config.fixes()] if len(rows) else ["choose another dataset or split"]
+        kind = "correct solution" if config.labels == "correct" else "solution"
+        raise UserError(f"no {kind} to sample: {len(rows)} of {len(index)} solutions fit; {', or '.join(fixes)}")
     chosen = rows[_starts(there)[problem] + item]
     return _mix(chosen[:, None], stratum[problem], config.shares(), config.n_samples, rng)
 
@@ -135,7 +159,8 @@ def sample_pairs(index: SolutionIndex, config: PairConfig, seed: int) -> Pairs:
     rng = np.random.default_rng(seed)
     stratum = config.bin_of(index.difficulty)
     band, n_bands = _length_bands(index.length, config)
-    pairs, cell = _candidates(index, band, n_bands, config.shares()[stratum] > 0, config.max_pairs_per_problem, rng)
+    wanted = config.wants(index.difficulty)
+    pairs, cell = _candidates(index, band, n_bands, wanted, config.max_pairs_per_problem, rng)
     stratum = stratum[cell // n_bands]
     units = np.arange(len(cell))[:, None]
     if config.length_balanced:
@@ -314,7 +339,7 @@ def _no_pairs(index: SolutionIndex, config: PairConfig) -> str:
     if not both:
         return f"{head}; choose a dataset with incorrect ones"
     fixes = ["raise length_ratio or set length_balanced=false"] if config.length_balanced else []
-    fixes += ["give bin_weights of a difficulty that occurs"] if config.bin_weights else []
+    fixes += config.fixes()
     return f"{head}; {', or '.join(fixes)}"
 
 

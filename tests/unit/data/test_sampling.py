@@ -292,14 +292,39 @@ def test_no_pair_at_all_is_one_line_with_the_remedy(problems: list[Problem], opt
 @pytest.mark.parametrize(
     ("solution", "message"),
     [
-        ((False, 3), "0 of 1 solutions are correct; choose another dataset or split$"),
-        ((True, 3), r"1 of 1 solutions are correct; give other bin_weights than \(1.0, 0.0, 1.0\)$"),
+        ((False, 3), "0 of 1 solutions fit; choose another dataset or split$"),
+        ((True, 3), "1 of 1 solutions fit; give bin_weights of a difficulty that occurs$"),
     ],
 )
 def test_no_solution_at_all_is_one_line_with_the_remedy(solution: tuple[bool, int], message: str) -> None:
     config = SampleConfig(difficulty_bins=(1,), bin_weights=(1, 0, 1))
     with pytest.raises(UserError, match=rf"^no correct solution to sample: {message}"):
         sample_solutions(index_of([(0, [solution])]), config, 0)
+
+
+def test_portions_of_a_split_have_no_problem_in_common_and_together_are_all_of_it() -> None:
+    index = index_of([(0, [(True, 3), (False, 3)]) for _ in range(7)])
+    halves = [(0.0, 0.5), (0.5, 1.0)]
+    for rows in (
+        [index.problem[sample_solutions(index, SampleConfig(portion=half), 0)] for half in halves],
+        [index.problem[sample_pairs(index, PairConfig(portion=half), 0).correct] for half in halves],
+    ):
+        assert sorted(np.concatenate(rows)) == list(range(7))
+        assert max(rows[0]) < min(rows[1])
+
+
+def test_all_labels_are_sampled_only_where_asked_for() -> None:
+    index = index_of([(0, [(True, 3), (False, 3), (False, 4)]), (0, [(False, 5)])])
+    assert sorted(sample_solutions(index, SampleConfig(labels="all"), 0)) == [0, 1, 2, 3]
+    assert sorted(sample_solutions(index, SampleConfig(), 0)) == [0]
+
+
+def test_a_portion_without_solutions_names_itself() -> None:
+    index = index_of([(0, [(True, 3)]), (0, [(False, 3)])])
+    with pytest.raises(UserError, match=r"1 of 2 solutions fit; widen portion \(0.5, 1.0\)$"):
+        sample_solutions(index, SampleConfig(portion=(0.5, 1)), 0)
+    with pytest.raises(ValueError, match=r"portion \(0.5, 0.5\) must rise"):
+        SampleConfig(portion=(0.5, 0.5))
 
 
 def test_a_single_possible_pair_of_equal_lengths_is_found() -> None:

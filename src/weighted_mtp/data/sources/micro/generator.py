@@ -27,8 +27,8 @@ class MicroConfig(BaseModel):
 
     seed: int = 0
     n_train: int = Field(5_000, ge=1, description="problems to train on")
-    n_validation: int = Field(300, ge=1, description="problems to validate on")
-    n_test: int = Field(600, ge=1, description="problems with compositions that training never shows")
+    n_validation: int = Field(500, ge=1, description="problems to validate on")
+    n_test: int = Field(1_000, ge=1, description="problems with compositions that training never shows")
     n_test_pairs: int = Field(300, ge=1, description="problems with pairs of parts that training never shows together")
     n_correct: int = Field(2, ge=1, description="correct solutions a problem")
     n_incorrect: int = Field(2, ge=0, description="incorrect solutions a problem")

@@ -185,7 +185,7 @@ def _step(model: PreTrainedModel, ids: Tensor, mask: Tensor, position: Tensor, c
         input_ids=ids,
         attention_mask=mask,
         position_ids=position,
-        past_key_values=cache,
+        cache=cache,
         use_cache=True,
         logits_to_keep=1,
     ).logits[:, -1]

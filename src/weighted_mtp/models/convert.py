@@ -42,21 +42,31 @@ def load_base(source: str, dtype: Dtype = "auto") -> tuple[PreTrainedModel, PreT
     Raises UserError for a missing path, something that is no complete causal LM, whatever `hub.fetch` refuses, and a
     tokenizer with more tokens than embeddings.
     """
-    path = Path(source).expanduser()
-    if path.is_dir():
-        if is_meta_checkpoint(path):
-            raise UserError(
-                f"{path}: a checkpoint in Meta's format; convert it with `wmtp models convert {path} OUTPUT`"
-            )
-        path = newest_model(path)
-        if read_config(path).get("model_type") == MTPConfig.model_type:
-            return load_policy(path, dtype)
-        return _load(str(path), str(path), dtype)
+    path = find_model(source)
     if path.is_file():
         return _load_gguf(path, dtype)
-    if len(path.parts) > 2:  # no hub id
-        raise UserError(f"{source}: no such path; make a model with `{setup_command(path.name)}`")
-    return _load_from_hub(source, dtype)
+    if read_config(path).get("model_type") == MTPConfig.model_type:
+        return load_policy(path, dtype)
+    return _load(str(path), str(path), dtype)
+
+
+def find_model(source: str) -> Path:
+    """The model folder or `.gguf` file that `source` of `load_base` means; what a hub has is fetched.
+
+    Raises UserError for a missing path, a folder without a model, and whatever `hub.fetch` refuses.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        if len(path.parts) > 2:  # no hub id
+            raise UserError(f"{source}: no such path; make a model with `{setup_command(path.name)}`")
+        path = fetch(
+            source, "model", instead="there is no such path here either: give a model folder or a .gguf file"
+        ).folder
+    if is_meta_checkpoint(path):
+        raise UserError(f"{path}: a checkpoint in Meta's format; convert it with `wmtp models convert {path} OUTPUT`")
+    return newest_model(path)
 
 
 def _load(source: str, folder: str, dtype: Dtype, **where: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -77,11 +87,6 @@ def _load_gguf(path: Path, dtype: Dtype) -> tuple[PreTrainedModel, PreTrainedTok
     model.hf_quantizer = None  # type: ignore[assignment]
     del model.config.quantization_config
     return model, tokenizer
-
-
-def _load_from_hub(source: str, dtype: Dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    instead = "there is no such path here either: give a model folder or a .gguf file"
-    return load_base(str(fetch(source, "model", instead=instead).folder), dtype)
 
 
 def to_plain(model: MTPForCausalLM) -> PreTrainedModel:

@@ -282,6 +282,18 @@ def read_problems(directory: Path, rows: Rows | None = None) -> list[Problem]:
     return found if rows is not None else _some(found, directory)
 
 
+def stream_problems(directory: Path, rows: Rows) -> Iterator[Problem]:
+    """Problems at `rows` of the file, which rise, with all their tests; one row group is in memory at a time.
+
+    Raises UserError as `read_problems`.
+    """
+    wanted = np.asarray(rows, dtype=np.int64)
+    with opened_table(directory / PROBLEMS_FILE, PROBLEM_SCHEMA) as file:
+        ends = np.cumsum([file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)])
+    for part in np.split(wanted, np.searchsorted(wanted, ends[:-1])):
+        yield from read_problems(directory, part) if len(part) else ()
+
+
 def read_statements(directory: Path) -> list[Problem]:
     """All problems of a split with no other tests than those that prompts show.
 

@@ -24,6 +24,7 @@ from weighted_mtp.data.schema import (
     read_statements,
     read_verdicts,
     records,
+    stream_problems,
     write_split,
 )
 from weighted_mtp.errors import UserError
@@ -54,6 +55,15 @@ def test_what_is_written_is_read_back_equal(tmp_path: Path) -> None:
     write_split(tmp_path / "cc" / "train", [PROBLEM, bare], SOLUTIONS)
     assert read_problems(tmp_path / "cc" / "train") == [PROBLEM, bare]
     assert read_solutions(tmp_path / "cc" / "train") == SOLUTIONS
+
+
+def test_problems_are_streamed_by_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schema, "_ROW_GROUP", 3)
+    problems = [replace(PROBLEM, problem_id=str(i)) for i in range(10)]
+    write_split(tmp_path / "cc" / "train", problems, [])
+    assert pq.ParquetFile(tmp_path / "cc" / "train" / PROBLEMS_FILE).num_row_groups == 4
+    for rows in ([*range(10)], [0], [9], [2, 3], [0, 1, 6, 9], []):
+        assert list(stream_problems(tmp_path / "cc" / "train", rows)) == [problems[row] for row in rows]
 
 
 def test_writing_again_replaces_the_whole_split_and_leaves_nothing_else(tmp_path: Path) -> None:

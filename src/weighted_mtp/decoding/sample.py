@@ -63,6 +63,15 @@ class Completion:
     finished: Finished
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """The completion of prompt number `prompt` that is its sample number `sample`, both from 0."""
+
+    prompt: int
+    sample: int
+    completion: Completion
+
+
 @dataclass
 class _Row:
     """A completion in progress."""
@@ -90,22 +99,46 @@ def sample(
 
     Raises UserError for a prompt that is empty or leaves no room for one token in the model's context.
     """
+    found = {}
+    for batch in sample_batches(model, tokenizer, prompts, config, on_progress=on_progress):
+        found.update({(drawn.prompt, drawn.sample): drawn.completion for drawn in batch})
+    return [[found[p, s] for s in range(config.n_samples)] for p in range(len(prompts))]
+
+
+def sample_batches(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[list[int]],
+    config: SamplingConfig,
+    skip: int = 0,
+    on_progress: Callable[[int], None] | None = None,
+) -> Iterator[list[Drawn]]:
+    """The completions of `sample`, `config.batch_size` at a time, the longest prompts' first.
+
+    skip  batches at the beginning that are left out
+
+    Which completions are a batch, and hence every bit of its logits, depends on model, prompts and options alone: what
+    follows skipped batches is what follows them when they are drawn.
+
+    Raises UserError as `sample`.
+    """
     rows = _rows(model, prompts, config)
     ends = _end_tokens(model, tokenizer)
     text = _Text(tokenizer, config.stop)
-    results: dict[tuple[int, int], Completion] = {}
     training = model.training
     model.eval()
     try:
-        for start in range(0, len(rows), config.batch_size):
+        for start in range(skip * config.batch_size, len(rows), config.batch_size):
             batch = rows[start : start + config.batch_size]
+            drawn = {}
             for row, finished in _complete(model, batch, config, ends, text):
-                results[row.prompt, row.sample] = text.completion(row, finished, ends)
+                completion = text.completion(row, finished, ends)
+                drawn[row.prompt, row.sample] = Drawn(row.prompt, row.sample, completion)
                 if on_progress is not None:
                     on_progress(1)
+            yield [drawn[row.prompt, row.sample] for row in batch]
     finally:
         model.train(training)
-    return [[results[p, s] for s in range(config.n_samples)] for p in range(len(prompts))]
 
 
 def _rows(model: PreTrainedModel, prompts: Sequence[list[int]], config: SamplingConfig) -> list[_Row]:

@@ -6,7 +6,7 @@ from pydantic import ValidationError
 from tiny_models import ARCHITECTURES, END, VOCABULARY, byte_tokenizer, letter_tokenizer, tiny_model
 from transformers import PreTrainedModel, TopPLogitsWarper
 
-from weighted_mtp.decoding.sample import Completion, SamplingConfig, nucleus, sample
+from weighted_mtp.decoding.sample import Completion, SamplingConfig, nucleus, sample, sample_batches
 from weighted_mtp.errors import UserError
 from weighted_mtp.models.mtp import MTPForCausalLM
 
@@ -79,6 +79,17 @@ def test_rows_that_finish_and_leave_change_nothing_for_the_others(architecture: 
     together = sample(model, LETTERS, PROMPTS, config)
     assert len({completion.n_tokens for (completion,) in together}) > 1  # else no row has left early
     assert together == [sample(model, LETTERS, [prompt], config)[0] for prompt in PROMPTS]
+
+
+@pytest.mark.parametrize("skip", [0, 1, 3, 4, 9])
+def test_skipped_batches_change_nothing_in_those_that_follow(skip: int) -> None:
+    config = DRAWN.model_copy(update={"batch_size": 4})  # 15 completions: the last batch is smaller
+    whole = list(sample_batches(ending_model(), LETTERS, PROMPTS, config))
+    assert [len(batch) for batch in whole] == [4, 4, 4, 3]
+    assert {(drawn.prompt, drawn.sample) for batch in whole for drawn in batch} == {
+        (p, s) for p in range(5) for s in range(3)
+    }
+    assert list(sample_batches(ending_model(), LETTERS, PROMPTS, config, skip)) == whole[skip:]
 
 
 def test_a_policy_samples_what_its_base_samples() -> None:

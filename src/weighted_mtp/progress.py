@@ -6,7 +6,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 SECONDS_BETWEEN_LINES = 15.0
 
@@ -34,8 +44,20 @@ def progress(title: str, total: int, done: int = 0) -> Iterator[Advance]:
 
 
 def _bar() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeElapsedColumn())
     return Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console)
+
+
+class _Rate(ProgressColumn):
+    """Items a second, of late."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(_per_second(speed) if speed else "")
+
+
+def _per_second(rate: float) -> str:
+    return f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2g}/s"
 
 
 class _Lines:
@@ -53,6 +75,9 @@ class _Lines:
         self.last, self.written = time.monotonic(), self.done
         seconds = self.last - self.start
         rate = (self.done - self.first) / seconds if seconds > 0 else 0.0
+        speed = f", {_per_second(rate)}" if rate else ""
         left = f", about {(self.total - self.done) / rate:.0f} s left" if rate and self.done < self.total else ""
         note = f"  {self.note}" if self.note else ""
-        print(f"{self.title}: {self.done}/{self.total}, {seconds:.0f} s{left}{note}", file=sys.stderr, flush=True)
+        print(
+            f"{self.title}: {self.done}/{self.total}, {seconds:.0f} s{speed}{left}{note}", file=sys.stderr, flush=True
+        )

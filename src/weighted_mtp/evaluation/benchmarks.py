@@ -12,7 +12,7 @@ from enum import Enum
 
 from weighted_mtp.data.schema import Problem, Solution, TestCase
 from weighted_mtp.errors import UserError
-from weighted_mtp.evaluation.sandbox import Job, Limits
+from weighted_mtp.evaluation.sandbox import Job, Limits, Outcome
 
 _FENCE = re.compile(r"^[ \t]*```[^\n]*\n?", re.MULTILINE)
 
@@ -54,6 +54,10 @@ class Benchmark:
         if self.public_tests_only:
             return tuple(test for test in problem.tests if test.visibility == "public")
         return problem.tests
+
+    def grade(self, problem: Problem, completion: str) -> Outcome | None:
+        """The verdict on an answer that is a text; None where there is a program, which `job` is to run."""
+        return None
 
     def job(self, problem: Problem, completion: str, limits: Limits | None = None) -> Job:
         """A completion, used verbatim → what the sandbox runs."""

@@ -8,13 +8,15 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import torch
+from filelock import FileLock
 
 from weighted_mtp.config import Section, differences, flatten, load_config, save_config
 from weighted_mtp.errors import UserError
@@ -157,11 +159,10 @@ class _MLflowRun:
             from mlflow.entities import Metric, Param
             from mlflow.exceptions import MlflowException
         self._metric = Metric
-        if config.tracking_uri.startswith("sqlite:///"):
-            Path(config.tracking_uri.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
         try:
-            self.client = MlflowClient(tracking_uri=config.tracking_uri)
-            self.run_id = self._open(run, config)
+            with _alone_in(config.tracking_uri):
+                self.client = MlflowClient(tracking_uri=config.tracking_uri)
+                self.run_id = self._open(run, config)
             parameters = [Param(key, str(value)[:500]) for key, value in flatten(run.config).items()]
             self.client.log_batch(self.run_id, params=parameters)
         except MlflowException as error:
@@ -196,6 +197,19 @@ class _MLflowRun:
 
     def close(self, status: str) -> None:
         self.client.set_terminated(self.run_id, status)
+
+
+@contextmanager
+def _alone_in(tracking_uri: str) -> Iterator[None]:
+    """Hold off other runs while this one opens a database file: MLflow makes its tables, and an experiment, unguarded,
+    so that of two first runs at one moment the second would fail. A killed run's lock is gone with it."""
+    if not tracking_uri.startswith("sqlite:///"):
+        yield
+        return
+    database = Path(tracking_uri.removeprefix("sqlite:///"))
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(database.with_name(f".{database.name}.lock")):
+        yield
 
 
 def git_sha() -> str:

@@ -287,11 +287,25 @@ def stream_problems(directory: Path, rows: Rows) -> Iterator[Problem]:
 
     Raises UserError as `read_problems`.
     """
+    for part in _by_row_group(directory / PROBLEMS_FILE, PROBLEM_SCHEMA, rows):
+        yield from read_problems(directory, part)
+
+
+def stream_solutions(directory: Path, rows: Rows) -> Iterator[Solution]:
+    """Solutions at `rows` of the file, which rise; one row group is in memory at a time.
+
+    Raises UserError as `read_solutions`.
+    """
+    for part in _by_row_group(directory / SOLUTIONS_FILE, SOLUTION_SCHEMA, rows):
+        yield from read_solutions(directory, part)
+
+
+def _by_row_group(path: Path, schema: pa.Schema, rows: Rows) -> list[NDArray[np.int64]]:
+    """Rising rows, in parts that are each of one row group; no part is empty."""
     wanted = np.asarray(rows, dtype=np.int64)
-    with opened_table(directory / PROBLEMS_FILE, PROBLEM_SCHEMA) as file:
+    with opened_table(path, schema) as file:
         ends = np.cumsum([file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)])
-    for part in np.split(wanted, np.searchsorted(wanted, ends[:-1])):
-        yield from read_problems(directory, part) if len(part) else ()
+    return [part for part in np.split(wanted, np.searchsorted(wanted, ends[:-1])) if len(part)]
 
 
 def read_statements(directory: Path) -> list[Problem]:

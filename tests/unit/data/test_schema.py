@@ -25,6 +25,7 @@ from weighted_mtp.data.schema import (
     read_verdicts,
     records,
     stream_problems,
+    stream_solutions,
     write_split,
 )
 from weighted_mtp.errors import UserError
@@ -57,13 +58,15 @@ def test_what_is_written_is_read_back_equal(tmp_path: Path) -> None:
     assert read_solutions(tmp_path / "cc" / "train") == SOLUTIONS
 
 
-def test_problems_are_streamed_by_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_problems_and_solutions_are_streamed_by_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(schema, "_ROW_GROUP", 3)
     problems = [replace(PROBLEM, problem_id=str(i)) for i in range(10)]
-    write_split(tmp_path / "cc" / "train", problems, [])
+    solutions = [replace(SOLUTIONS[0], solution_id=str(i), problem_id=str(i)) for i in range(10)]
+    write_split(tmp_path / "cc" / "train", problems, solutions)
     assert pq.ParquetFile(tmp_path / "cc" / "train" / PROBLEMS_FILE).num_row_groups == 4
     for rows in ([*range(10)], [0], [9], [2, 3], [0, 1, 6, 9], []):
         assert list(stream_problems(tmp_path / "cc" / "train", rows)) == [problems[row] for row in rows]
+        assert list(stream_solutions(tmp_path / "cc" / "train", rows)) == [solutions[row] for row in rows]
 
 
 def test_writing_again_replaces_the_whole_split_and_leaves_nothing_else(tmp_path: Path) -> None:

@@ -154,5 +154,4 @@ def _lengths_by(tokenizer: PreTrainedTokenizerBase) -> Callable[[pa.Array], pa.A
 
 def _command(dataset: str) -> str:
     """What makes an index: of a slice, what makes the slice."""
-    step = "small" if dataset.endswith(SMALL) else "metadata"
-    return f"uv run wmtp data --datasets {dataset.removesuffix(SMALL)} --steps {step}"
+    return prepare_command(dataset, "small" if dataset.endswith(SMALL) else "metadata")

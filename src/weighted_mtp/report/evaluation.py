@@ -1,0 +1,104 @@
+"""An evaluation for people: pass@k, what became of the samples, and which problems failed and why."""
+
+import html
+from collections.abc import Sequence
+
+from rich.markup import escape
+from rich.table import Table
+
+from weighted_mtp.evaluation.verdicts import ProblemResult, Report, shortened
+
+_ON_TERMINAL, _ON_PAGE = 10, 200  # problems that are shown with why they failed
+_SHOWN = 160  # characters of a reason, an input, an output
+
+
+def measures(report: Report) -> list[tuple[str, str, str]]:
+    """(name, value, interval) of each measure, then of each status."""
+    rows = [
+        (f"pass@{k}", f"{estimate.value:.3f}", f"{estimate.low:.3f} – {estimate.high:.3f}")
+        for k, estimate in report.pass_at_k.items()
+    ]
+    return rows + [(status.replace("_", " "), f"{n:,}", "") for status, n in report.statuses.items()]
+
+
+def failures(report: Report) -> list[tuple[str, ProblemResult]]:
+    """Problems of which not all samples passed, those of which fewest passed first."""
+    failed = [(name, problem) for name, problem in report.problems.items() if problem.failure is not None]
+    return sorted(failed, key=lambda item: item[1].passed / item[1].samples)
+
+
+def report_table(report: Report) -> Table:
+    """The measures for a terminal."""
+    table = Table(title=_title(report), title_justify="left")
+    table.add_column("measure")
+    table.add_column("value", justify="right")
+    table.add_column("95 % interval", justify="right")
+    for row in measures(report):
+        table.add_row(*row)
+    return table
+
+
+def failures_table(report: Report) -> Table:
+    """The first failed problems for a terminal, a line or two each."""
+    shown = failures(report)
+    table = Table(title=_failures_title(len(shown), _ON_TERMINAL), title_justify="left")
+    table.add_column("problem", overflow="fold")
+    table.add_column("passed", justify="right", no_wrap=True)
+    table.add_column("why most of the others did not", overflow="fold")
+    for name, problem in shown[:_ON_TERMINAL]:
+        table.add_row(escape(name), _passed(problem), escape(_line(_reason(problem))))
+    return table
+
+
+def report_markdown(report: Report, facts: Sequence[str]) -> str:
+    """The whole page: `facts` on how it was evaluated, measures, failed problems with test and last output."""
+    shown = failures(report)
+    lines = [f"# {_title(report)}", "", *(f"- {html.escape(fact, quote=False)}" for fact in facts), ""]
+    lines += _markdown(("measure", "value", "95 % interval"), measures(report))
+    if shown:
+        rows = [
+            (name, _passed(problem), _reason(problem), *_test(problem), problem.failure.output[-_SHOWN:])
+            for name, problem in shown[:_ON_PAGE]
+            if problem.failure is not None
+        ]
+        header = ("problem", "passed", "why most of the others did not", "input", "expected", "last output")
+        lines += ["", f"## {_failures_title(len(shown), _ON_PAGE)}", "", *_markdown(header, rows)]
+    return "\n".join([*lines, "", f"Every program and its verdict: `{report.results.name}`."]) + "\n"
+
+
+def _title(report: Report) -> str:
+    return f"{report.benchmark}: {len(report.problems):,} problems"
+
+
+def _failures_title(number: int, most: int) -> str:
+    which = f", the {most} of which fewest samples passed" if number > most else ""
+    return f"{number:,} problems with failed samples{which}"
+
+
+def _passed(problem: ProblemResult) -> str:
+    return f"{problem.passed} of {problem.samples}"
+
+
+def _reason(problem: ProblemResult) -> str:
+    assert problem.failure is not None
+    failure = problem.failure
+    alike = f" ({failure.samples} alike)" if failure.samples > 1 else ""
+    return f"{failure.status.replace('_', ' ')}{alike}: {failure.detail}"
+
+
+def _test(problem: ProblemResult) -> tuple[str, str]:
+    test = problem.failure.test if problem.failure is not None else None
+    return (test.get("input", ""), test.get("expected", "")) if test else ("", "")
+
+
+def _markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = ["| " + " | ".join(header) + " |", "|---" * len(header) + "|"]
+    return lines + ["| " + " | ".join(_cell(cell) for cell in row) + " |" for row in rows]
+
+
+def _cell(text: str) -> str:
+    return html.escape(_line(text), quote=False).replace("|", r"\|")
+
+
+def _line(text: str) -> str:
+    return shortened(" ".join(text.split()), _SHOWN)

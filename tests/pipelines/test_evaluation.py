@@ -1,0 +1,181 @@
+"""`wmtp evaluate` as a user types it: killed and resumed, repeated, refused, and what it says and leaves."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_models import byte_tokenizer, tiny_model
+from typer.testing import CliRunner, Result
+
+from weighted_mtp.cli import app
+from weighted_mtp.data.schema import read_problems, read_solutions
+from weighted_mtp.data.sources.micro.dataset import write_micro
+from weighted_mtp.data.sources.micro.generator import MicroConfig
+from weighted_mtp.models.convert import write_model
+from weighted_mtp.models.folder import Origin
+
+# A command that is killed for good in the middle of the line that follows so many.
+KILLED = """
+import json, os, signal, sys
+from weighted_mtp.cli import app
+from weighted_mtp.evaluation.journal import Journal
+whole, name, left = Journal.add, sys.argv[1], int(sys.argv[2])
+def add(journal, records):
+    global left
+    records = list(records)
+    if journal.path.name == name and len(records) > left:
+        whole(journal, records[:left])
+        journal._file.write(json.dumps(records[left]).encode()[:9])
+        journal._file.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+    left -= len(records) if journal.path.name == name else 0
+    whole(journal, records)
+Journal.add = add
+app(sys.argv[3:])
+"""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data") / "datasets"
+    write_micro(folder, MicroConfig(n_train=20, n_validation=10, n_test=12, n_test_pairs=4))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    random = tiny_model()
+    random.config.max_position_embeddings = 4096
+    write_model(random, byte_tokenizer(), folder, Origin("tiny", "A test."))
+    return folder
+
+
+@pytest.fixture
+def samples(data: Path, tmp_path: Path) -> Path:
+    """Two a problem: its first correct solution, and nothing."""
+    solutions = {s.problem_id: s.code for s in read_solutions(data / "micro" / "test") if s.is_correct}
+    file = tmp_path / "mine.jsonl"
+    rows = [
+        {"task_id": problem.problem_id, "completion": text}
+        for problem in read_problems(data / "micro" / "test")
+        for text in (solutions[problem.problem_id], "")
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return file
+
+
+def wmtp(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def asked(data: Path, model: Path, output: Path, *more: str) -> list[str]:
+    """A command that samples 24 completions in batches of 5."""
+    options = ["evaluate", "--benchmark", "micro", "--data-root", data, "--checkpoint", model, "--output", output]
+    drawing = ["--n", "2", "--temperature", "1", "--max-new-tokens", "9", "--batch-size", "5"]
+    return [str(option) for option in [*options, *drawing, *more]]
+
+
+def scored(data: Path, samples: Path, output: Path, *more: str) -> Result:
+    options = ["--data-root", data, "--samples", samples, "--output", output, *more]
+    return wmtp("evaluate", "--benchmark", "micro", *options)
+
+
+def error_of(result: Result) -> str:
+    assert result.exit_code == 2, result.output
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    return line
+
+
+def timeless(output: Path) -> list[dict]:
+    return [{**json.loads(row), "seconds": 0} for row in (output / "results.jsonl").read_text().splitlines()]
+
+
+def test_an_evaluation_killed_at_both_stages_ends_like_one_that_was_not(
+    data: Path, model: Path, tmp_path: Path
+) -> None:
+    assert wmtp(*asked(data, model, tmp_path / "whole")).exit_code == 0
+    command = asked(data, model, tmp_path / "out")
+    for name, lines in (("samples.jsonl.partial", 7), ("results.jsonl.partial", 5)):
+        done = subprocess.run(
+            [sys.executable, "-c", KILLED, name, str(lines), *command], capture_output=True, text=True
+        )
+        assert done.returncode == -9, done.stderr
+        assert (tmp_path / "out" / name).read_bytes().count(b"\n") == lines
+    assert "sampling micro: 5/24" in done.stderr
+    result = wmtp(*command)
+    assert result.exit_code == 0, result.output
+    assert "sampling" not in result.stderr
+    assert "executing micro: 5/24" in result.stderr
+    whole, resumed = ((tmp_path / name / "samples.jsonl").read_bytes() for name in ("whole", "out"))
+    assert whole == resumed
+    assert timeless(tmp_path / "whole") == timeless(tmp_path / "out")
+    assert not list((tmp_path / "out").glob("*.partial"))
+
+
+def test_it_says_what_is_done_and_leaves_a_page_of_what_failed_and_why(
+    data: Path, samples: Path, tmp_path: Path
+) -> None:
+    result = scored(data, samples, tmp_path / "out", "--workers", "2", "--cpu-seconds", "3", "--k", "1", "--k", "2")
+    assert result.exit_code == 0, result.output
+    for fact in (
+        "benchmark: micro/test, 12 problems",
+        f"samples: {samples}",
+        "execution: 2 programs at once, isolated by Landlock and seccomp",
+        "limits of a program: CPU time 3 s, memory 1024 MiB unless a problem says otherwise",
+        f"output: {tmp_path / 'out'}",
+    ):
+        assert fact in result.stderr.splitlines()
+    assert "12 problems with failed samples, the 10 of which fewest samples passed" in result.stdout
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert {k: found["value"] for k, found in report["pass_at_k"].items()} == {"1": 0.5, "2": 1.0}
+    assert report["per_problem"]["micro/test/0"] == {"samples": 2, "passed": 1}
+    page = (tmp_path / "out" / "report.md").read_text()
+    assert "| pass@1 | 0.500 | 0.500 – 0.500 |" in page
+    assert page.count("| 1 of 2 |") == 12
+
+
+def test_a_finished_evaluation_is_only_summed_up_again(
+    data: Path, samples: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert scored(data, samples, tmp_path / "out").exit_code == 0
+    monkeypatch.setattr("weighted_mtp.evaluation.score.SandboxPool", None)
+    result = scored(data, samples, tmp_path / "out", "--k", "2")
+    assert result.exit_code == 0, result.output
+    assert "pass@2" in result.stdout
+    assert "executing" not in result.stderr
+
+
+def test_a_folder_of_other_samples_is_refused_and_stays(data: Path, model: Path, samples: Path, tmp_path: Path) -> None:
+    assert wmtp(*asked(data, model, tmp_path / "out")).exit_code == 0
+    before = (tmp_path / "out" / "samples.jsonl").read_bytes()
+    assert "sampling.seed: 0 → 3" in error_of(wmtp(*asked(data, model, tmp_path / "out", "--seed", "3")))
+    assert "holds an evaluation of other samples" in error_of(scored(data, samples, tmp_path / "out"))
+    assert (tmp_path / "out" / "samples.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--k", "3"], "--k 3 needs --n 3 or more, and n is 2"),
+        (["--partial"], "--partial has no effect without --samples"),
+        (["--workers", "0"], "`workers`: Input should be greater than or equal to 1"),
+        (["--split", "nowhere"], "problems.parquet does not exist"),
+    ],
+)
+def test_a_wrong_option_is_one_line_before_anything_is_sampled(
+    data: Path, model: Path, tmp_path: Path, options: list[str], message: str
+) -> None:
+    assert message in error_of(wmtp(*asked(data, model, tmp_path / "out", *options)))
+    assert not (tmp_path / "out").exists()
+
+
+def test_some_problems_alone_are_scored_where_that_is_wanted(data: Path, samples: Path, tmp_path: Path) -> None:
+    few = tmp_path / "few.jsonl"
+    few.write_text("".join(samples.read_text().splitlines(keepends=True)[:6]))
+    assert "no sample for 9 of 12 problems" in error_of(scored(data, few, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+    assert scored(data, few, tmp_path / "out", "--partial").exit_code == 0
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["problems"] == 3

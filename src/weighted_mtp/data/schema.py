@@ -25,6 +25,7 @@ from weighted_mtp.files import whole_directory
 
 TestKind = Literal["call", "code", "stdio", "answer"]
 Visibility = Literal["public", "private", "generated"]
+Suite = Literal["base", "plus"]
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,9 @@ class TestCase:
     `code`     code run before (imports, set-up; may be "")    test code (asserts) that uses the program's names
     `stdio`    text on standard input                         expected text on standard output
     `answer`   ""                                             the number that a worked answer must end with; not run
+
+    suite   "plus" of tests that EvalPlus adds to a benchmark: what passes the others alone has passed the benchmark
+    atol    of `call`: how far a number may be off beside 1e-7 of the expected one; 0 for Python's `==`
     """
 
     __test__: ClassVar[bool] = False  # pytest would take the name for a class of tests
@@ -44,6 +48,8 @@ class TestCase:
     input: str
     output: str
     visibility: Visibility = "private"
+    suite: Suite = "base"
+    atol: float = 0.0
 
     @property
     def is_shown(self) -> bool:
@@ -127,7 +133,12 @@ PROBLEM_SCHEMA = pa.schema(
         pa.field(
             "tests",
             pa.list_(
-                pa.struct([(name, pa.string()) for name in ("kind", "input", "output", "visibility")]),
+                pa.struct(
+                    [
+                        *((name, pa.string()) for name in ("kind", "input", "output", "visibility", "suite")),
+                        ("atol", pa.float64()),
+                    ]
+                ),
             ),
             nullable=False,
         ),
@@ -335,7 +346,12 @@ def _read_statements(file: pq.ParquetFile, group: int) -> list[dict[str, Any]]:
 
 
 def _problem(row: dict[str, Any]) -> Problem:
-    return Problem(**{**row, "tests": tuple(TestCase(**test) for test in row.get("tests", ()))})
+    return Problem(**{**row, "tests": tuple(map(_test, row.get("tests", ())))})
+
+
+def _test(values: dict[str, Any]) -> TestCase:
+    """A column that was not known when the file was written is null, and has its default."""
+    return TestCase(**{name: value for name, value in values.items() if value is not None})
 
 
 def _some(problems: list[Problem], directory: Path) -> list[Problem]:

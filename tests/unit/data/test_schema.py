@@ -41,6 +41,7 @@ PROBLEM = Problem(
         TestCase("stdio", "5 5\n1 2\n", "2\n", "public"),
         TestCase("stdio", "", "0", "private"),
         TestCase("stdio", "1\n", "1", "generated"),
+        TestCase("call", "(1,)", "0.5", "generated", "plus", 1e-6),
     ),
     time_limit=2.5,
     memory_limit=256_000_000,
@@ -206,3 +207,16 @@ def test_statements_of_an_empty_split_are_refused(tmp_path: Path) -> None:
     write_split(tmp_path / "cc" / "train", [], [])
     with pytest.raises(UserError, match=rf"{PROBLEMS_FILE} holds no problem"):
         read_statements(tmp_path / "cc" / "train")
+
+
+def test_a_file_from_before_tests_had_a_suite_and_a_tolerance_is_read_with_their_defaults(tmp_path: Path) -> None:
+    old = replace(PROBLEM, tests=PROBLEM.tests[:3])
+    write_split(tmp_path, [old], [])
+    table = pq.read_table(tmp_path / PROBLEMS_FILE)
+    tests = [
+        [{k: t[k] for k in ("kind", "input", "output", "visibility")} for t in row]
+        for row in table["tests"].to_pylist()
+    ]
+    number = table.schema.get_field_index("tests")
+    pq.write_table(table.set_column(number, "tests", pa.array(tests)), tmp_path / PROBLEMS_FILE)
+    assert read_problems(tmp_path) == [old]

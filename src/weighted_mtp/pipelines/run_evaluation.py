@@ -102,7 +102,8 @@ def evaluate(config: EvaluationConfig) -> Report:
     prepare_embedded(config.benchmark, config.data_root)
     problems = ProblemSet(config.data_root / config.benchmark / config.split, config.first)
     model = find_model(config.checkpoint) if config.checkpoint is not None else None
-    with EvaluationFolder(config.output, _origin(config, problems, model)) as folder:
+    origin = _origin(config, problems, model)
+    with EvaluationFolder(config.output, origin) as folder:
         facts = _facts(config, problems, model)
         for fact in facts:
             console.print(fact, soft_wrap=True, highlight=False, markup=False)
@@ -125,7 +126,7 @@ def evaluate(config: EvaluationConfig) -> Report:
         with whole_file(folder.page) as file:
             file.write_text(report_markdown(report, facts), encoding="utf-8")
         with whole_file(folder.report) as file:
-            file.write_text(json.dumps(_summary(config, report), indent=2) + "\n", encoding="utf-8")
+            file.write_text(json.dumps(_summary(config, origin, report), indent=2) + "\n", encoding="utf-8")
     return report
 
 
@@ -181,9 +182,10 @@ def _facts(config: EvaluationConfig, problems: ProblemSet, model: Path | None) -
     ]
 
 
-def _summary(config: EvaluationConfig, report: Report) -> dict[str, Any]:
+def _summary(config: EvaluationConfig, origin: Origin, report: Report) -> dict[str, Any]:
     return {
         "config": config.model_dump(mode="json"),
+        "problems_sha256": origin.problems_sha256,
         "pass_at_k": {str(k): asdict(estimate) for k, estimate in report.pass_at_k.items()},
         "problems": len(report.problems),
         "samples": sum(n for n, _ in report.counts.values()),

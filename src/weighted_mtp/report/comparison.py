@@ -4,13 +4,14 @@ Legend: S seeds, P problems, R resamples. An arm's values are (S, P): pass@k of 
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
@@ -24,9 +25,25 @@ Evaluation = Counts | Path
 
 ENOUGH_SEEDS = 5
 _RESAMPLES_AT_ONCE = 1000
-_FLIPPED = "Better, worse: problems whose pass@k, averaged over seeds, is above and below the baseline's."
-_ELSEWHERE = ("checkpoint", "samples", "output", "data_root", "runtime", "workers")
+_SOLVED = (
+    "Solved at the first try: as pass@1 has it, on average over samples and seeds; both is the arm and the baseline."
+)
+_ELSEWHERE = ("checkpoint", "samples", "partial", "output", "data_root", "runtime", "workers", "k", "sampling")
 """Options of an evaluation that may differ between arms that are compared."""
+
+
+@dataclass(frozen=True)
+class Solved:
+    """How many of P problems one sample of an arm solves, and one of the baseline: McNemar's four counts.
+
+    With several samples or seeds they are expected values; paired seeds meet each other, others meet all of the
+    baseline's. `(only_it − only_baseline) / P` is the difference in pass@1.
+    """
+
+    both: float
+    only_it: float
+    only_baseline: float
+    neither: float
 
 
 @dataclass(frozen=True)
@@ -36,8 +53,7 @@ class Arm:
     value       mean pass@k over seeds and problems
     difference  to the baseline; None for the baseline itself
     paired      whether the difference is taken seed by seed
-    better      problems whose pass@k, averaged over seeds, is above the baseline's
-    worse       and below it
+    solved      against the baseline; None for the baseline itself
     """
 
     name: str
@@ -45,8 +61,7 @@ class Arm:
     value: Estimate
     difference: Estimate | None = None
     paired: bool = True
-    better: int = 0
-    worse: int = 0
+    solved: Solved | None = None
 
 
 @dataclass(frozen=True)
@@ -73,17 +88,18 @@ def compare(
     Arms with equally many evaluations are paired by seed: the i-th of each belongs to the same seed. Intervals are
     `hierarchical_interval`'s; with one seed an arm they are those of `paired_difference`, over problems alone.
 
-    Raises UserError for fewer than two arms, an arm without evaluation, other problems in one evaluation than in the
-    first, fewer than k samples of a problem, or a folder that is no evaluation.
+    Raises UserError for fewer than two arms, an arm without evaluation, another benchmark or other problems in one
+    evaluation than in the first, fewer than k samples of a problem, or a folder that is no evaluation.
     """
     if len(arms) < 2:
         raise UserError(f"compare: needs at least two arms and was given {len(arms)}; the first is the baseline")
     counts = {name: [_counts(evaluation) for evaluation in arm] for name, arm in arms.items()}
-    values = _values(counts, k)
+    options = {e: _options(e) for arm in arms.values() for e in arm if isinstance(e, Path)}
+    _check_same_benchmark(options)
+    values, first_try = _values(counts, k), _values(counts, 1)
     (baseline, base), *others = values.items()
     found = [Arm(baseline, len(base), hierarchical_interval(base, None, seed, resamples, confidence))]
     for name, own in others:
-        change = own.mean(0) - base.mean(0)
         found.append(
             Arm(
                 name,
@@ -91,12 +107,19 @@ def compare(
                 value=hierarchical_interval(own, None, seed, resamples, confidence),
                 difference=hierarchical_interval(own, base, seed, resamples, confidence),
                 paired=len(own) == len(base),
-                better=int((change > 0).sum()),
-                worse=int((change < 0).sum()),
+                solved=_solved(first_try[name], first_try[baseline]),
             )
         )
-    folders = [e for arm in arms.values() for e in arm if isinstance(e, Path)]
-    return Comparison(k, base.shape[1], confidence, tuple(found), (*_notes(found), *_unlike(folders)))
+    notes = (*_notes(found), *_unlike(counts), *_evaluated_differently([*options.values()]))
+    return Comparison(k, base.shape[1], confidence, tuple(found), notes)
+
+
+def _solved(own: Values, base: Values) -> Solved:
+    """Counts from pass@1 of an arm (S, P) and of the baseline (S', P)."""
+    if len(own) != len(base):
+        own, base = own.mean(0, keepdims=True), base.mean(0, keepdims=True)
+    pairs = (own * base, own * (1 - base), (1 - own) * base, (1 - own) * (1 - base))
+    return Solved(*(float(pair.mean(0).sum()) for pair in pairs))
 
 
 def hierarchical_interval(
@@ -139,50 +162,64 @@ def _drawn_shares(generator: np.random.Generator, rows: int, size: int) -> Value
 def read_counts(folder: Path) -> dict[str, tuple[int, int]]:
     """Problem → (samples, passed) of an evaluation's folder. Raises UserError where it is none."""
     results = folder / "results.jsonl"
+    if not results.is_file() and (folder / "evaluation.json").is_file():
+        raise UserError(f"{folder}: its evaluation is not finished; the same `wmtp evaluate` goes on with it")
     if not results.is_file():
         raise UserError(f"{folder}: holds no results.jsonl; give the --output folder of `wmtp evaluate`")
     rows = read_rows(results, {"task_id": str | int, "passed": bool})
     return count([(str(row["task_id"]).lower(), row["passed"]) for row in rows])
 
 
-def comparison_table(comparison: Comparison) -> Table:
-    """The comparison for a terminal."""
-    table = Table(title=f"pass@{comparison.k} on {comparison.problems:,} problems", title_justify="left")
-    for number, column in enumerate(_header(comparison)):
-        table.add_column(
-            column.replace(", ", ",\n"), justify="right" if number else "left", overflow="fold", no_wrap=bool(number)
-        )
-    for arm in comparison.arms:
-        table.add_row(*(escape(cell) for cell in _cells(arm)))
-    return table
+def comparison_table(comparison: Comparison) -> Group:
+    """The comparison for a terminal: pass@k with differences, and which problems are solved by which arm."""
+    tables = []
+    for title, header, rows in _parts(comparison):
+        tables.append(Table(title=title, title_justify="left"))
+        for number, column in enumerate(header):
+            justify: Literal["left", "right"] = "right" if number else "left"
+            tables[-1].add_column(column, justify=justify, overflow="fold", no_wrap=bool(number))
+        for row in rows:
+            tables[-1].add_row(*map(escape, row))
+    return Group(*tables)
 
 
 def comparison_markdown(comparison: Comparison) -> str:
-    """The comparison as a Markdown table with its notes."""
-    header = _header(comparison)
-    lines = [
-        f"pass@{comparison.k} on {comparison.problems:,} problems",
-        "",
-        "| " + " | ".join(header) + " |",
-        "|---" + "|---:" * (len(header) - 1) + "|",
-    ]
-    lines += ["| " + " | ".join(cell.replace("|", r"\|") for cell in _cells(arm)) + " |" for arm in comparison.arms]
-    return "\n".join([*lines, "", *(f"- {note}" for note in comparison.notes)]) + "\n"
+    """The comparison as Markdown tables with its notes."""
+    lines = []
+    for title, header, rows in _parts(comparison):
+        lines += [title, "", "| " + " | ".join(header) + " |", "|---" + "|---:" * (len(header) - 1) + "|"]
+        lines += ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows]
+        lines.append("")
+    return "\n".join([*lines, *(f"- {note}" for note in comparison.notes)]) + "\n"
 
 
-def _header(comparison: Comparison) -> tuple[str, ...]:
+def _parts(comparison: Comparison) -> Iterator[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
+    """Title, header and rows of each table."""
     interval = f"[{100 * comparison.confidence:g} %]"
-    return "arm", f"pass@{comparison.k} {interval}", f"difference {interval}", "better, worse"
+    header = ("arm", f"pass@{comparison.k} {interval}", f"difference {interval}")
+    title = f"pass@{comparison.k} on {comparison.problems:,} problems"
+    yield (
+        title,
+        header,
+        [(_name(arm), _interval(arm.value, ""), _interval(arm.difference, "+")) for arm in comparison.arms],
+    )
+    solved = [(_name(arm), *map(_number, astuple(arm.solved))) for arm in comparison.arms if arm.solved is not None]
+    yield "problems solved at the first try, by", ("arm", "both", "only it", "only the baseline", "neither"), solved
 
 
-def _cells(arm: Arm) -> tuple[str, ...]:
-    value, difference = arm.value, arm.difference
-    name = arm.name if arm.seeds == 1 else f"{arm.name} ({arm.seeds} seeds)"
-    own = (name, f"{value.value:.3f} [{value.low:.3f}, {value.high:.3f}]")
-    if difference is None:
-        return *own, "", ""
-    changed = f"{difference.value:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
-    return *own, changed, f"{arm.better:,}, {arm.worse:,}"
+def _name(arm: Arm) -> str:
+    return arm.name if arm.seeds == 1 else f"{arm.name} ({arm.seeds} seeds)"
+
+
+def _interval(estimate: Estimate | None, sign: str) -> str:
+    if estimate is None:
+        return ""
+    return f"{estimate.value:{sign}.3f} [{estimate.low:{sign}.3f}, {estimate.high:{sign}.3f}]"
+
+
+def _number(value: float) -> str:
+    """A count, or an expected value of one."""
+    return f"{value:,.0f}" if abs(value - round(value)) < 1e-9 else f"{value:,.1f}"
 
 
 def _counts(evaluation: Evaluation) -> Counts:
@@ -215,9 +252,9 @@ def _notes(arms: Sequence[Arm]) -> list[str]:
     baseline, *others = arms
     fewest = min(arm.seeds for arm in arms)
     if max(arm.seeds for arm in arms) == 1:
-        return [_FLIPPED, f"Intervals: bootstrap over problems, paired by problem; differences to {baseline.name}."]
+        return [_SOLVED, f"Intervals: bootstrap over problems, paired by problem; differences to {baseline.name}."]
     notes = [
-        _FLIPPED,
+        _SOLVED,
         "Intervals: bootstrap over seeds, then over problems, which all seeds share; "
         f"differences to {baseline.name}, paired by problem.",
     ]
@@ -230,9 +267,27 @@ def _notes(arms: Sequence[Arm]) -> list[str]:
     return notes
 
 
-def _unlike(folders: Sequence[Path]) -> list[str]:
+def _check_same_benchmark(options: Mapping[Path, Mapping[str, Any]]) -> None:
+    named = {folder: f"{own.get('benchmark')}/{own.get('split')}" for folder, own in options.items()}
+    for folder, name in named.items():
+        first = next(iter(named))
+        if name != named[first]:
+            raise UserError(
+                f"compare: {folder} is an evaluation on {name} and {first} one on {named[first]}; "
+                "compare evaluations on the same benchmark and split"
+            )
+
+
+def _unlike(counts: Mapping[str, Sequence[Counts]]) -> list[str]:
+    """A note where evaluations have other numbers of samples."""
+    numbers = sorted({n for arm in counts.values() for own in arm for n, _ in own.values()})
+    if len(numbers) < 2:
+        return []
+    return [f"Evaluated differently: a problem has {numbers[0]:,} to {numbers[-1]:,} samples."]
+
+
+def _evaluated_differently(options: Sequence[Mapping[str, Any]]) -> list[str]:
     """Options in which the evaluations differ, though they should not."""
-    options = [_options(folder) for folder in folders]
     notes = []
     for name in dict.fromkeys(name for own in options for name in own):
         found = list(dict.fromkeys(str(own.get(name)) for own in options))
@@ -242,10 +297,16 @@ def _unlike(folders: Sequence[Path]) -> list[str]:
 
 
 def _options(folder: Path) -> dict[str, Any]:
-    """The options of an evaluation that its result depends on, from `report.json`."""
+    """What the result of an evaluation depends on beside the samples, from `report.json`."""
     try:
-        config = json.loads((folder / "report.json").read_text())["config"]
-        sampling = {f"sampling.{name}": value for name, value in config.pop("sampling").items() if name != "seed"}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        report = json.loads((folder / "report.json").read_text())
+        config = report["config"]
+        drawn = {
+            f"sampling.{name}": value
+            for name, value in config["sampling"].items()
+            if name not in ("seed", "n_samples", "batch_size")
+        }
+        of_problems = {"problems_sha256": report.get("problems_sha256")}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{folder / 'report.json'}: not to be read; evaluate again with `wmtp evaluate`") from error
-    return {name: value for name, value in config.items() if name not in _ELSEWHERE} | sampling
+    return {name: value for name, value in config.items() if name not in _ELSEWHERE} | drawn | of_problems

@@ -1,14 +1,19 @@
 """Comparison of arms against a slow, obvious bootstrap, and what it refuses."""
 
+import io
+import itertools
 import json
+from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.pass_at_k import estimate, paired_difference
 from weighted_mtp.report.comparison import (
+    Solved,
     compare,
     comparison_markdown,
     comparison_table,
@@ -80,18 +85,36 @@ def test_an_interval_over_seeds_is_wider_than_one_over_problems_alone_where_seed
     assert (over_both.low, over_both.high) == (pytest.approx(0.2), pytest.approx(0.8))
 
 
-def test_flipped_problems_are_counted_each_way() -> None:
-    found = compare({"a": [counts(1, 1, 0, 0, 0)], "b": [counts(1, 0, 1, 1, 0)]}).arms[1]
-    assert (found.better, found.worse) == (2, 1)
-    seeds = compare({"a": [counts(1, 0, 0), counts(0, 0, 1)], "b": [counts(0, 1, 0), counts(1, 1, 0)]}).arms[1]
-    assert (seeds.better, seeds.worse) == (1, 1)
+def test_problems_are_counted_by_which_of_two_arms_solves_them() -> None:
+    found = compare({"a": [counts(1, 1, 0, 0, 0, 0)], "b": [counts(1, 0, 1, 1, 0, 0)]}).arms[1]
+    assert found.solved == Solved(both=1, only_it=2, only_baseline=1, neither=2)
+
+
+@pytest.mark.parametrize("seeds", [(2, 2), (1, 3)], ids=["paired", "unpaired"])
+def test_counts_of_solved_problems_are_those_of_meeting_every_sample_with_every_other(seeds: tuple[int, int]) -> None:
+    draw = np.random.default_rng(3)
+    (a, b), size = [[draw.integers(0, 4, 6).tolist() for _ in range(number)] for number in seeds], 3
+    tally = np.zeros((2, 2))
+    meetings = [*zip(a, b, strict=True)] if len(a) == len(b) else [(x, y) for x in a for y in b]
+    for x, y in meetings:
+        for own, base in zip(y, x, strict=True):
+            for i, j in itertools.product(range(size), repeat=2):
+                tally[int(i < own), int(j < base)] += 1 / size**2 / len(meetings)
+    arms = {name: [counts(*passed, n=size) for passed in arm] for name, arm in (("a", a), ("b", b))}
+    for k in (1, 2):  # they are of the first try, whatever k
+        found = compare(arms, k=k).arms[1]
+        assert found.solved is not None
+        assert astuple(found.solved) == pytest.approx((tally[1, 1], tally[1, 0], tally[0, 1], tally[0, 0]))
+    found = compare(arms).arms[1]
+    assert found.difference is not None
+    assert (tally[1, 0] - tally[0, 1]) / 6 == pytest.approx(found.difference.value)
 
 
 def test_problems_are_matched_by_name_not_by_place() -> None:
     a = random_counts(2)
     found = compare({"a": [a], "b": [dict(reversed(a.items()))]}).arms[1]
     assert found.difference is not None
-    assert (found.difference.low, found.difference.high, found.better, found.worse) == (0.0, 0.0, 0, 0)
+    assert (found.difference.low, found.difference.high) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize(
@@ -121,19 +144,19 @@ def test_few_seeds_are_said_to_be_few() -> None:
     assert not any("few seeds" in note for note in enough.notes)
 
 
-def evaluation(folder: Path, passed: list[bool], temperature: float = 0.0) -> Path:
+def evaluation(folder: Path, passed: list[bool], temperature: float = 0.0, **more: object) -> Path:
     folder.mkdir()
     lines = [json.dumps({"task_id": f"Micro/{i}", "passed": p}) for i, p in enumerate(passed)]
     (folder / "results.jsonl").write_text("\n".join(lines) + "\n")
-    config = {"benchmark": "micro", "output": str(folder), "sampling": {"temperature": temperature, "seed": 1}}
-    (folder / "report.json").write_text(json.dumps({"config": config}))
+    config = {"benchmark": "micro", "output": str(folder), "sampling": {"temperature": temperature, "seed": 1}} | more
+    (folder / "report.json").write_text(json.dumps({"config": config, "problems_sha256": more.get("problems_sha256")}))
     return folder
 
 
 def test_folders_and_counts_may_be_mixed(tmp_path: Path) -> None:
     folder = evaluation(tmp_path / "a", [True, False])
     assert read_counts(folder) == {"micro/0": (1, 1), "micro/1": (1, 0)}
-    assert compare({"a": [folder], "b": [read_counts(folder)]}).arms[1].better == 0
+    assert compare({"a": [folder], "b": [read_counts(folder)]}).arms[1].solved == Solved(1, 0, 0, 1)
 
 
 def test_other_sampling_is_noted_and_another_folder_is_not(tmp_path: Path) -> None:
@@ -141,6 +164,26 @@ def test_other_sampling_is_noted_and_another_folder_is_not(tmp_path: Path) -> No
     warm = evaluation(tmp_path / "c", [True], temperature=0.8)
     assert compare({"a": [cold], "b": [same]}).notes == compare({"a": [counts(1)], "b": [counts(1)]}).notes
     assert "Evaluated differently: sampling.temperature is 0.0 or 0.8." in compare({"a": [cold], "c": [warm]}).notes
+
+
+def test_other_numbers_of_samples_and_other_tests_are_noted(tmp_path: Path) -> None:
+    a, b = (evaluation(tmp_path / name, [True], problems_sha256=name) for name in "ab")
+    assert "Evaluated differently: problems_sha256 is a or b." in compare({"a": [a], "b": [b]}).notes
+    found = compare({"a": [counts(1, n=1)], "b": [counts(1, n=5)]})
+    assert "Evaluated differently: a problem has 1 to 5 samples." in found.notes
+
+
+@pytest.mark.parametrize("other", [{"benchmark": "humaneval"}, {"split": "validation"}])
+def test_another_benchmark_is_refused_though_the_problems_have_the_same_names(tmp_path: Path, other: dict) -> None:
+    a, b = evaluation(tmp_path / "a", [True]), evaluation(tmp_path / "b", [True], **other)
+    with pytest.raises(UserError, match=r"compare: .*b is an evaluation on .*; compare evaluations on the same"):
+        compare({"a": [a], "b": [b]})
+
+
+def test_an_unfinished_evaluation_is_told_from_none(tmp_path: Path) -> None:
+    (tmp_path / "evaluation.json").write_text("{}")
+    with pytest.raises(UserError, match="its evaluation is not finished; the same `wmtp evaluate` goes on with it"):
+        read_counts(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -164,6 +207,11 @@ def test_a_damaged_evaluation_is_refused(tmp_path: Path, file: str, content: str
 def test_the_tables_hold_every_arm_and_text_stays_text() -> None:
     comparison = compare({"a|[red]": [counts(1, 0)], "b": [counts(1, 1)] * 2})
     text = comparison_markdown(comparison)
-    assert "| a\\|[red] | 0.500 [0.000, 1.000] |  |  |" in text
-    assert "| b (2 seeds) | 1.000 [1.000, 1.000] | +0.500 [+0.000, +1.000] | 1, 0 |" in text
-    assert comparison_table(comparison).row_count == 2
+    assert "| a\\|[red] | 0.500 [0.000, 1.000] |  |" in text
+    assert "| b (2 seeds) | 1.000 [1.000, 1.000] | +0.500 [+0.000, +1.000] |" in text
+    assert "| b (2 seeds) | 1 | 1 | 0 | 0 |" in text
+    console = Console(width=80, file=io.StringIO())
+    console.print(comparison_table(comparison))
+    shown = console.file.getvalue()
+    for cell in ("a|[red]", "b (2 seeds)", "+0.500 [+0.000, +1.000]", "only the baseline"):
+        assert cell in shown

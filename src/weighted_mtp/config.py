@@ -4,7 +4,6 @@ Each section's class stands beside what it configures; this file only reads, mer
 """
 
 import difflib
-import types
 import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -145,20 +144,23 @@ def _explain(schema: type[BaseModel], error: ValidationError) -> Iterator[str]:
 
 
 def _known_keys(schema: type[BaseModel], location: Sequence[str]) -> list[str]:
+    """The keys at a place, in which pydantic names the keys of mappings, and of a union the tag of what was chosen."""
+    sections = [schema]
     for part in location:
-        field = schema.model_fields.get(part)
-        if field is None:  # a tag of a union inside the path
-            continue
-        inner = _section_in(field.annotation)
-        if inner is None:
-            break
-        schema = inner
-    return list(schema.model_fields)
+        fields = [section.model_fields[part] for section in sections if part in section.model_fields]
+        inner = [found for field in fields for found in _sections_in(field.annotation)]
+        sections = inner or [section for section in sections if part in _tags(section)] or sections
+    return list(dict.fromkeys(key for section in sections for key in section.model_fields))
 
 
-def _section_in(annotation: Any) -> type[BaseModel] | None:
+def _sections_in(annotation: Any) -> Iterator[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is not None:
-        return next((found for arg in typing.get_args(annotation) if (found := _section_in(arg))), None)
-    return None
+        yield annotation
+    for argument in typing.get_args(annotation):
+        yield from _sections_in(argument)
+
+
+def _tags(section: type[BaseModel]) -> set[str]:
+    """By which of its values a union tells this section from others."""
+    annotations = [field.annotation for field in section.model_fields.values()]
+    return {tag for a in annotations if typing.get_origin(a) is typing.Literal for tag in typing.get_args(a)}

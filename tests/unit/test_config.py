@@ -1,8 +1,10 @@
 """Configuration: merging order, and one line for every mistake."""
 
 from pathlib import Path
+from typing import Annotated, Literal
 
 import pytest
+from pydantic import Field
 
 from weighted_mtp.config import Section, differences, load_config, save_config
 from weighted_mtp.errors import UserError
@@ -13,10 +15,21 @@ class Inner(Section):
     steps: int = 10
 
 
+class Draw(Section):
+    kind: Literal["draw"]
+    samples: int = 1
+
+
+class Train(Section):
+    kind: Literal["train", "tune"]
+    simple: int = 1
+
+
 class Outer(Section):
     name: str = "x"
     inner: Inner = Inner()
     maybe: Inner | None = None
+    stages: dict[str, Annotated[Draw | Train, Field(discriminator="kind")]] = {}  # noqa: RUF012  # pydantic copies it
 
 
 def write(path: Path, text: str) -> Path:
@@ -46,6 +59,8 @@ def test_differences_name_the_option_and_both_values() -> None:
     [
         ("inner: {rat: 1}\n", "unknown option `inner.rat`; the nearest known one is `inner.rate`"),
         ("maybe: {stepz: 1}\n", "unknown option `maybe.stepz`; the nearest known one is `maybe.steps`"),
+        ("stages: {a: {kind: draw, sample: 1}}\n", "nearest known one is `stages.a.draw.samples`"),
+        ("stages: {a: {kind: tune, sample: 1}}\n", "nearest known one is `stages.a.tune.simple`"),
         ("nane: a\n", "the nearest known one is `name`"),
         ("inner: {steps: many}\n", "`inner.steps`: Input should be a valid integer"),
         ("inner: [1\n", "line 2, column 1 is not valid YAML"),

@@ -128,7 +128,7 @@ def test_it_says_what_is_done_and_leaves_a_page_of_what_failed_and_why(
         f"output: {tmp_path / 'out'}",
     ):
         assert fact in result.stderr.splitlines()
-    assert "12 problems with failed samples, the 10 of which fewest samples passed" in result.stdout
+    assert "12 problems with failed samples; the worst 10" in result.stdout
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert {k: found["value"] for k, found in report["pass_at_k"].items()} == {"1": 0.5, "2": 1.0}
     assert report["per_problem"]["micro/test/0"] == {"samples": 2, "passed": 1}

@@ -157,7 +157,7 @@ def _with_tests(problems: ProblemSet, samples: Sequence[tuple[int, Sample]]) -> 
 
 
 def _job(benchmark: Benchmark, problem: Problem, sample: Sample, execution: Execution) -> Job:
-    """What the sandbox runs, under the limits that were asked for."""
+    """What the sandbox runs: base tests before others, under the limits that were asked for."""
     job = (benchmark.program_job if sample.is_whole else benchmark.job)(problem, sample.text)
     limits = job.limits
     if execution.cpu_seconds is not None:
@@ -165,4 +165,4 @@ def _job(benchmark: Benchmark, problem: Problem, sample: Sample, execution: Exec
         limits = replace(limits, cpu_seconds=execution.cpu_seconds, wall_seconds=wall)
     if execution.memory_mb is not None:
         limits = replace(limits, memory_mb=execution.memory_mb)
-    return replace(job, limits=limits)
+    return replace(job, limits=limits, tests=sorted(job.tests, key=lambda test: test.suite != "base"))

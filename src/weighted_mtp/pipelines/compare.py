@@ -60,12 +60,15 @@ def main(
     ],
     output: Annotated[Path | None, typer.Option(help="Also write the table to this file, as Markdown.")] = None,
     k: Annotated[int, typer.Option(help="k of pass@k.", min=1)] = 1,
+    base: Annotated[
+        bool, typer.Option("--base", help="Of humaneval+ and mbpp+: by the base tests, without those EvalPlus added.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Of the intervals' resampling.", min=0)] = 0,
     debug: Debug = False,
 ) -> None:
     """Compare evaluations on the same problems: pass@k, and the paired difference to the first with its interval."""
     with one_line_errors(debug):
-        comparison = compare(named_arms(arms), k=k, seed=seed)
+        comparison = compare(named_arms(arms), k=k, base=base, seed=seed)
         console = Console()
         console.print(comparison_table(comparison))
         for note in comparison.notes:

@@ -9,9 +9,8 @@ folder. Wherever it was stopped, the same command goes on from there.
 """
 
 import json
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 from pydantic import Field, model_validator
@@ -33,7 +32,7 @@ from weighted_mtp.files import sha256, whole_file
 from weighted_mtp.models.convert import find_model
 from weighted_mtp.pipelines.command import Debug, one_line_errors
 from weighted_mtp.progress import console
-from weighted_mtp.report.evaluation import failures, failures_table, report_markdown, report_table
+from weighted_mtp.report.evaluation import failures, failures_table, report_markdown, report_table, summary
 from weighted_mtp.runtime.device import RuntimeConfig, pick_device
 
 
@@ -125,8 +124,9 @@ def evaluate(config: EvaluationConfig) -> Report:
         )
         with whole_file(folder.page) as file:
             file.write_text(report_markdown(report, facts), encoding="utf-8")
+        made_of = {"config": config.model_dump(mode="json"), "problems_sha256": origin.problems_sha256}
         with whole_file(folder.report) as file:
-            file.write_text(json.dumps(_summary(config, origin, report), indent=2) + "\n", encoding="utf-8")
+            file.write_text(json.dumps({**made_of, **summary(report)}, indent=2) + "\n", encoding="utf-8")
     return report
 
 
@@ -180,18 +180,6 @@ def _facts(config: EvaluationConfig, problems: ProblemSet, model: Path | None) -
         f"limits of a program: CPU time {cpu}, memory {memory}",
         f"output: {config.output}",
     ]
-
-
-def _summary(config: EvaluationConfig, origin: Origin, report: Report) -> dict[str, Any]:
-    return {
-        "config": config.model_dump(mode="json"),
-        "problems_sha256": origin.problems_sha256,
-        "pass_at_k": {str(k): asdict(estimate) for k, estimate in report.pass_at_k.items()},
-        "problems": len(report.problems),
-        "samples": sum(n for n, _ in report.counts.values()),
-        "statuses": report.statuses,
-        "per_problem": {name: {"samples": n, "passed": c} for name, (n, c) in report.counts.items()},
-    }
 
 
 def print_report(report: Report) -> None:

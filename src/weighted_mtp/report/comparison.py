@@ -66,9 +66,14 @@ class Arm:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` found; the first arm is the baseline. `notes` say what a reader has to know of the numbers."""
+    """What `compare` found; the first arm is the baseline.
+
+    base   whether the base tests alone decided
+    notes  what a reader has to know of the numbers
+    """
 
     k: int
+    base: bool
     problems: int
     confidence: float
     arms: tuple[Arm, ...]
@@ -79,11 +84,14 @@ def compare(
     arms: Mapping[str, Sequence[Evaluation]],
     *,
     k: int = 1,
+    base: bool = False,
     seed: int = 0,
     resamples: int = 10_000,
     confidence: float = 0.95,
 ) -> Comparison:
     """Compare arms on the same problems, each with one evaluation a seed, to the first of them.
+
+    base  count what passed the base tests, without those that EvalPlus added
 
     Arms with equally many evaluations are paired by seed: the i-th of each belongs to the same seed. Intervals are
     `hierarchical_interval`'s; with one seed an arm they are those of `paired_difference`, over problems alone.
@@ -93,25 +101,25 @@ def compare(
     """
     if len(arms) < 2:
         raise UserError(f"compare: needs at least two arms and was given {len(arms)}; the first is the baseline")
-    counts = {name: [_counts(evaluation) for evaluation in arm] for name, arm in arms.items()}
+    counts = {name: [_counts(evaluation, base) for evaluation in arm] for name, arm in arms.items()}
     options = {e: _options(e) for arm in arms.values() for e in arm if isinstance(e, Path)}
     _check_same_benchmark(options)
     values, first_try = _values(counts, k), _values(counts, 1)
-    (baseline, base), *others = values.items()
-    found = [Arm(baseline, len(base), hierarchical_interval(base, None, seed, resamples, confidence))]
+    (baseline, first), *others = values.items()
+    found = [Arm(baseline, len(first), hierarchical_interval(first, None, seed, resamples, confidence))]
     for name, own in others:
         found.append(
             Arm(
                 name,
                 len(own),
                 value=hierarchical_interval(own, None, seed, resamples, confidence),
-                difference=hierarchical_interval(own, base, seed, resamples, confidence),
-                paired=len(own) == len(base),
+                difference=hierarchical_interval(own, first, seed, resamples, confidence),
+                paired=len(own) == len(first),
                 solved=_solved(first_try[name], first_try[baseline]),
             )
         )
     notes = (*_notes(found), *_unlike(counts), *_evaluated_differently([*options.values()]))
-    return Comparison(k, base.shape[1], confidence, tuple(found), notes)
+    return Comparison(k, base, first.shape[1], confidence, tuple(found), notes)
 
 
 def _solved(own: Values, base: Values) -> Solved:
@@ -159,15 +167,21 @@ def _drawn_shares(generator: np.random.Generator, rows: int, size: int) -> Value
     return np.bincount(draws.ravel(), minlength=rows * size).reshape(rows, size) / size
 
 
-def read_counts(folder: Path) -> dict[str, tuple[int, int]]:
-    """Problem → (samples, passed) of an evaluation's folder. Raises UserError where it is none."""
+def read_counts(folder: Path, base: bool = False) -> dict[str, tuple[int, int]]:
+    """Problem → (samples, passed) of an evaluation's folder; `base` counts those that passed the base tests alone.
+
+    Raises UserError where it is no evaluation, not finished, or without base tests of its own.
+    """
     results = folder / "results.jsonl"
     if not results.is_file() and (folder / "evaluation.json").is_file():
         raise UserError(f"{folder}: its evaluation is not finished; the same `wmtp evaluate` goes on with it")
     if not results.is_file():
         raise UserError(f"{folder}: holds no results.jsonl; give the --output folder of `wmtp evaluate`")
-    rows = read_rows(results, {"task_id": str | int, "passed": bool})
-    return count([(str(row["task_id"]).lower(), row["passed"]) for row in rows])
+    rows = [row.values for row in read_rows(results, {"task_id": str | int, "passed": bool})]
+    if base and not any("passed_base" in row for row in rows):
+        raise UserError(f"{folder}: its benchmark has no tests but its own; leave --base out")
+    key = "passed_base" if base else "passed"
+    return count([(str(row["task_id"]).lower(), row.get(key, row["passed"])) for row in rows])
 
 
 def comparison_table(comparison: Comparison) -> Group:
@@ -197,7 +211,8 @@ def _parts(comparison: Comparison) -> Iterator[tuple[str, tuple[str, ...], list[
     """Title, header and rows of each table."""
     interval = f"[{100 * comparison.confidence:g} %]"
     header = ("arm", f"pass@{comparison.k} {interval}", f"difference {interval}")
-    title = f"pass@{comparison.k} on {comparison.problems:,} problems"
+    tests = ", base tests alone" if comparison.base else ""
+    title = f"pass@{comparison.k} on {comparison.problems:,} problems{tests}"
     yield (
         title,
         header,
@@ -222,8 +237,8 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if abs(value - round(value)) < 1e-9 else f"{value:,.1f}"
 
 
-def _counts(evaluation: Evaluation) -> Counts:
-    return read_counts(evaluation) if isinstance(evaluation, Path) else evaluation
+def _counts(evaluation: Evaluation, base: bool) -> Counts:
+    return read_counts(evaluation, base) if isinstance(evaluation, Path) else evaluation
 
 
 def _values(counts: Mapping[str, Sequence[Counts]], k: int) -> dict[str, Values]:

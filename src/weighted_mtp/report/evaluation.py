@@ -1,11 +1,14 @@
-"""An evaluation for people: pass@k, what became of the samples, and which problems failed and why."""
+"""An evaluation's report: pass@k, what became of the samples, and which problems failed and why."""
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
 
+from weighted_mtp.evaluation.pass_at_k import Estimate
 from weighted_mtp.evaluation.verdicts import ProblemResult, Report, shortened
 
 _ON_TERMINAL, _ON_PAGE = 10, 200  # problems that are shown with why they failed
@@ -15,8 +18,9 @@ _SHOWN = 160  # characters of a reason, an input, an output
 def measures(report: Report) -> list[tuple[str, str, str]]:
     """(name, value, interval) of each measure, then of each status."""
     rows = [
-        (f"pass@{k}", f"{estimate.value:.3f}", f"{estimate.low:.3f} – {estimate.high:.3f}")
-        for k, estimate in report.pass_at_k.items()
+        (f"pass@{k}{tests}", f"{estimate.value:.3f}", f"{estimate.low:.3f} – {estimate.high:.3f}")
+        for tests, estimates in (("", report.pass_at_k), (", base tests alone", report.base or {}))
+        for k, estimate in estimates.items()
     ]
     return rows + [(status.replace("_", " "), f"{n:,}", "") for status, n in report.statuses.items()]
 
@@ -66,12 +70,34 @@ def report_markdown(report: Report, facts: Sequence[str]) -> str:
     return "\n".join([*lines, "", f"Every program and its verdict: `{report.results.name}`."]) + "\n"
 
 
+def summary(report: Report) -> dict[str, Any]:
+    """The report for machines."""
+    has_base = report.base is not None
+    return {
+        "pass_at_k": _estimates(report.pass_at_k),
+        **({"pass_at_k_base": _estimates(report.base)} if report.base is not None else {}),
+        "problems": len(report.problems),
+        "samples": sum(problem.samples for problem in report.problems.values()),
+        "statuses": report.statuses,
+        "per_problem": {name: _counts(problem, has_base) for name, problem in report.problems.items()},
+    }
+
+
+def _estimates(estimates: Mapping[int, Estimate]) -> dict[str, Any]:
+    return {str(k): asdict(estimate) for k, estimate in estimates.items()}
+
+
+def _counts(problem: ProblemResult, has_base: bool) -> dict[str, int]:
+    of_base = {"passed_base": problem.passed_base} if has_base else {}
+    return {"samples": problem.samples, "passed": problem.passed, **of_base}
+
+
 def _title(report: Report) -> str:
     return f"{report.benchmark}: {len(report.problems):,} problems"
 
 
 def _failures_title(number: int, most: int) -> str:
-    which = f", the {most} of which fewest samples passed" if number > most else ""
+    which = f"; the worst {most}" if number > most else ""
     return f"{number:,} problems with failed samples{which}"
 
 

@@ -61,6 +61,8 @@ def test_results_are_the_samples_with_human_evals_keys_added(tmp_path, capsys):
     assert [row["result"] for row in rows[::2]] == ["passed", "timed out"]
     assert rows[1]["result"].startswith("failed: test 1: assert f(0) == 1")
     assert rows[0]["model"] == "m"
+    assert report.base is None
+    assert "passed_base" not in rows[0]
     assert report.statuses == {"passed": 2, "failed": 1, "timed_out": 1}
     assert "executing humaneval: 4/4" in capsys.readouterr().err
     assert [row["test"] for row in rows] == [None, {"number": 1}, {"number": 1}, None]
@@ -139,6 +141,19 @@ def test_a_failing_test_is_shown_with_what_it_gave_and_what_the_program_said(tmp
     assert [row["test"] for row in rows_of(tmp_path / "out")] == [shown, shown]
     failure = Failure(2, "failed", "test 2: printed '999\\n', expected '2\\n'", "999\n", shown)
     assert report.problems["x/0"].failure == failure
+
+
+def test_base_tests_have_a_score_of_their_own(tmp_path):
+    tests = [TestCase("call", f"({x},)", repr(x + 1), suite="plus" if x > 1 else "base") for x in (3, 0, 2, 1)]
+    tasks = [Problem(f"p/{i}", "p", "test", "", entry_point="f", tests=tuple(tests)) for i in range(5)]
+    bodies = ["return x + 1", "return x + 1 if x < 2 else 0", "return 0", "return x + 1 if x < 3 else 1 / 0", "retrun"]
+    samples = write(tmp_path / "samples.jsonl", [
+        {"task_id": f"p/{i}", "solution": f"def f(x): {body}"} for i, body in enumerate(bodies)])  # fmt: skip
+    report = scored(samples, tmp_path / "out", tasks, Benchmark("p"))
+    assert [row["passed_base"] for row in rows_of(tmp_path / "out")] == [True, True, False, True, False]
+    assert [(problem.passed, problem.passed_base) for problem in report.problems.values()] == [
+        (1, 1), (0, 1), (0, 0), (0, 1), (0, 0)]  # fmt: skip
+    assert (report.pass_at_k[1].value, report.base[1].value) == (0.2, 0.6)
 
 
 def test_an_answer_that_is_graded_as_text_needs_no_sandbox(tmp_path, monkeypatch):

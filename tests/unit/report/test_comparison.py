@@ -166,6 +166,21 @@ def test_other_sampling_is_noted_and_another_folder_is_not(tmp_path: Path) -> No
     assert "Evaluated differently: sampling.temperature is 0.0 or 0.8." in compare({"a": [cold], "c": [warm]}).notes
 
 
+def test_base_tests_alone_can_be_compared(tmp_path: Path) -> None:
+    folder = evaluation(tmp_path / "a", [True, False, False])
+    with pytest.raises(UserError, match="a: its benchmark has no tests but its own; leave --base out"):
+        read_counts(folder, base=True)
+    rows = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
+    for row, passed_base in zip(rows[:2], [True, True], strict=True):  # the third problem has no other tests
+        row["passed_base"] = passed_base
+    (folder / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert [c for _, c in read_counts(folder).values()] == [1, 0, 0]
+    assert [c for _, c in read_counts(folder, base=True).values()] == [1, 1, 0]
+    found = compare({"a": [folder], "b": [folder]}, base=True)
+    assert found.arms[0].value.value == pytest.approx(2 / 3)
+    assert "pass@1 on 3 problems, base tests alone" in comparison_markdown(found)
+
+
 def test_other_numbers_of_samples_and_other_tests_are_noted(tmp_path: Path) -> None:
     a, b = (evaluation(tmp_path / name, [True], problems_sha256=name) for name in "ab")
     assert "Evaluated differently: problems_sha256 is a or b." in compare({"a": [a], "b": [b]}).notes

@@ -12,6 +12,7 @@ from weighted_mtp.models.meta import export_meta
 from weighted_mtp.pipelines import (
     compare,
     demo,
+    label_samples,
     run_baseline,
     run_critic,
     run_evaluation,
@@ -51,6 +52,7 @@ train.command("rho1")(run_rho1.main)
 train.command("third-party")(run_third_party.main)
 app.command("study")(run_study.main)
 app.command("evaluate")(run_evaluation.main)
+app.command("label")(label_samples.main)
 app.command("compare")(compare.main)
 app.command("weights")(token_weights.main)
 

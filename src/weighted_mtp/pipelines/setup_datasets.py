@@ -106,12 +106,16 @@ def small(name: str, request: Request) -> None:
 
 def stats(name: str, request: Request) -> None:
     """`stats.json` and `stats.png`, and a table."""
-    folder = request.folder(name)
+    describe(request.folder(name))
+
+
+def describe(folder: Path) -> None:
+    """What a prepared dataset holds: `stats.json` and `stats.png`, where they are not up to date, and a table."""
     numbers, is_new = write_stats(folder)
     if is_new:
         plot_stats(folder, numbers)
         write_manifest(folder, require_manifest(folder))
-    Console().print(stats_table(name, numbers))
+    Console().print(stats_table(folder.name, numbers))
     _say(f"{folder / 'stats.png'}")
 
 

@@ -1,0 +1,67 @@
+"""A policy's own programs, executed, as a dataset: a critic learns from its failures, a policy from its successes.
+
+    uv run wmtp evaluate --checkpoint storage/runs/RUN --benchmark micro --split train --n 8 --temperature 1 --output A
+    uv run wmtp evaluate --checkpoint storage/runs/RUN --benchmark micro --split validation … --output B
+    uv run wmtp label A B --name own
+    uv run wmtp train critic --config configs/local/critic_local.yaml --override data.dataset=own
+
+The dataset is written to `storage/datasets/NAME`, with index and statistics like any other.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from weighted_mtp.errors import UserError
+from weighted_mtp.evaluation.labelled import LEARNED_FROM, LabelOptions, read_evaluation, write_labelled
+from weighted_mtp.pipelines.command import Debug, one_line_errors
+from weighted_mtp.pipelines.setup_datasets import describe
+from weighted_mtp.report.datasets import account
+
+
+def label(evaluations: Sequence[Path], folder: Path, options: LabelOptions) -> None:
+    """Write the dataset of these evaluations' programs to `folder`, and say what it holds.
+
+    Raises UserError as `read_evaluation` and `write_labelled`.
+    """
+    manifest, is_new = write_labelled(folder, [read_evaluation(place) for place in evaluations], options)
+    console = Console()
+    state = f"{manifest['rows_in']:,} samples in" if is_new else "up to date"
+    for line in (f"{folder}: {state}", *(f"  {line}" for line in account(manifest))):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    describe(folder)
+
+
+def main(
+    evaluations: Annotated[
+        list[Path], typer.Argument(help="Folders of `wmtp evaluate`, on the train and validation split of one dataset.")
+    ],
+    name: Annotated[str, typer.Option(help="Of the dataset that is written; a training run's data.dataset.")],
+    splits: Annotated[
+        str, typer.Option(help="Splits whose programs may be taken, each into the split of its name; comma-separated.")
+    ] = ",".join(LEARNED_FROM),
+    keep_solutions: Annotated[
+        bool, typer.Option("--keep-solutions", help="Take the dataset's own correct and incorrect solutions, too.")
+    ] = False,
+    keep_unfinished: Annotated[
+        bool, typer.Option("--keep-unfinished", help="Keep programs that were cut at the longest answer allowed.")
+    ] = False,
+    storage: Annotated[Path, typer.Option(help="Folder for datasets.")] = Path("storage"),
+    debug: Debug = False,
+) -> None:
+    """Make a dataset of a policy's own programs: executed samples of training problems, labelled by their verdicts.
+
+    Programs are told apart by their text and kept once a problem; those that were cut are left out.
+    """
+    with one_line_errors(debug):
+        if name != Path(name).name or name.startswith("."):
+            raise UserError(f"--name {name}: must be the plain name of a folder")
+        wanted = tuple(split.strip() for split in splits.split(","))
+        label(evaluations, storage / "datasets" / name, LabelOptions(wanted, keep_solutions, keep_unfinished))
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -19,9 +19,9 @@ from weighted_mtp.data.sources.micro.generator import MicroConfig
 from weighted_mtp.pipelines.critic import CriticConfig
 from weighted_mtp.pipelines.policy import PolicyConfig
 from weighted_mtp.pipelines.run_rho1 import Rho1RunConfig
-from weighted_mtp.pipelines.run_study import StudyConfig
 from weighted_mtp.pipelines.run_third_party import ThirdPartyConfig
 from weighted_mtp.pipelines.run_verifiable import VerifiableConfig
+from weighted_mtp.pipelines.study import StudyConfig, Training
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [
@@ -227,7 +227,8 @@ def test_every_configuration_in_the_repository_is_valid(file: Path) -> None:
     kind = file.stem.split("_")[0]
     if kind in ("demo", "study"):
         study = load_config(StudyConfig, file)
-        assert all((file.parent / step.config).is_file() for step in (*study.stages.values(), *study.arms.values()))
+        steps = [step for step in (*study.stages.values(), *study.arms.values()) if isinstance(step, Training)]
+        assert all((file.parent / step.config).is_file() for step in steps)
     else:
         schema = {
             "critic": CriticConfig,

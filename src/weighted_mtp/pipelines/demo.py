@@ -14,7 +14,8 @@ from rich.console import Console
 
 from weighted_mtp.config import load_config
 from weighted_mtp.pipelines.command import INTERRUPTED, Debug, one_line_errors
-from weighted_mtp.pipelines.run_study import StudyConfig, report, run_study
+from weighted_mtp.pipelines.run_study import report, run_study
+from weighted_mtp.pipelines.study import StudyConfig
 from weighted_mtp.pipelines.token_weights import run_source, write_weights
 
 SHOWN = 4  # problems whose programs the picture of token weights shows

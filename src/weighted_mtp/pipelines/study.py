@@ -1,0 +1,122 @@
+"""What a study compares: its stages and arms, and which of the earlier stages each of them starts from."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from string import Formatter
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from weighted_mtp.config import Section
+from weighted_mtp.decoding.sample import SamplingConfig
+
+Pipeline = Literal["ref_tuning", "critic", "baseline", "verifiable", "rho1"]
+
+DATASETS = "datasets"
+"""`{datasets}` in an option is the folder of all datasets."""
+
+
+class Training(Section):
+    """One training run."""
+
+    pipeline: Pipeline
+    config: Path
+    """Its YAML file, relative to the study's."""
+    override: tuple[str, ...] = ()
+    """Options a.b=value; in a value, `{name}` is what the stage of that name made, `{datasets}` the data's folder."""
+
+
+class TrainingStage(Training):
+    """A training run that others start from; `{name}` is its folder."""
+
+    per_seed: bool = False
+    """Run once a seed, in `name-seed-N`; what then refers to it runs once a seed, too, and has that seed's."""
+
+
+class OwnPrograms(Section):
+    """A policy's own programs for training and validation problems, executed, as a dataset; `{name}` is its name.
+
+    A later step learns from it with `data.dataset={name}`: a critic from pairs, a policy from what passed.
+    """
+
+    pipeline: Literal["own_programs"]
+    checkpoint: str
+    """The policy: `{name}` of an earlier stage, or whatever `wmtp evaluate` takes."""
+    benchmark: str | None = None
+    """Whose problems; null for the study's."""
+    first: int | None = Field(None, ge=1)
+    """Only the first N problems of each split."""
+    n_samples: int = Field(8, ge=1)
+    """Programs of each problem; what else there is to sampling is the study's."""
+    temperature: float = Field(1.0, gt=0)
+    seed: int | None = Field(None, ge=0)
+    """Of the sampling; null for the seed that the stage runs with."""
+    keep_solutions: bool = False
+    """Whether the benchmark's own correct and incorrect programs are in the dataset, too."""
+    per_seed: bool = False
+    """As of a training run; the dataset's name then ends in the seed."""
+
+
+Stage = Annotated[TrainingStage | OwnPrograms, Field(discriminator="pipeline")]
+
+
+class StudyConfig(Section):
+    """What is compared."""
+
+    name: str
+    storage: Path = Path("storage")
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    """Every arm runs once a seed; stages run with the first, or once a seed."""
+    override: tuple[str, ...] = ()
+    """Options of all training runs, after their own."""
+    stages: dict[str, Stage] = {}  # noqa: RUF012  # pydantic copies it
+    """What the arms start from, in this order; `{name}` in an option is what an earlier stage made."""
+    arms: dict[str, Training]
+    """What is compared; the first is the baseline of every difference."""
+    benchmark: str = "micro"
+    split: str = "test"
+    first: int | None = Field(None, ge=1)
+    """Only the first N problems."""
+    sampling: SamplingConfig = SamplingConfig()
+
+    @model_validator(mode="after")
+    def _names_are_told_apart(self) -> "StudyConfig":
+        if both := sorted(self.stages.keys() & self.arms.keys()):
+            raise ValueError(f"{both[0]} is the name of a stage and of an arm: rename one")
+        if DATASETS in self.stages:
+            raise ValueError(f"stages.{DATASETS}: that name is taken, for the folder of all datasets: rename it")
+        if not self.arms:
+            raise ValueError("arms: give at least one")
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_named_is_there(self) -> "StudyConfig":
+        per_seed = {DATASETS: False}
+        for name, stage in self.stages.items():
+            self._check_references(name, stage, per_seed, stage.per_seed)
+            per_seed[name] = stage.per_seed
+        for name, arm in self.arms.items():
+            self._check_references(name, arm, per_seed, True)
+        return self
+
+    def _check_references(
+        self, name: str, step: Training | OwnPrograms, per_seed: dict[str, bool], is_per_seed: bool
+    ) -> None:
+        options = (step.checkpoint,) if isinstance(step, OwnPrograms) else (*step.override, *self.override)
+        for reference in _references(options):
+            if reference not in per_seed:
+                raise ValueError(f"{name}: {{{reference}}} is no stage before it; there are: {', '.join(per_seed)}")
+            if per_seed[reference] and not is_per_seed:
+                raise ValueError(
+                    f"stages.{name} runs once, and {{{reference}}}, which it names, once a seed: "
+                    f"set stages.{name}.per_seed=true"
+                )
+
+
+def _references(options: Sequence[str]) -> Iterator[str]:
+    """The names in braces."""
+    for option in options:
+        try:
+            yield from (name for _, name, _, _ in Formatter().parse(option) if name is not None)
+        except ValueError as error:
+            raise ValueError(f"{option}: {error}; braces that name no stage are written twice") from error

@@ -1,0 +1,161 @@
+"""`wmtp study` as a user types it: what runs once, what once a seed, and a dataset of the policy's own programs."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from weighted_mtp.cli import app
+from weighted_mtp.data.schema import read_problems, read_solutions
+from weighted_mtp.data.sources.micro.dataset import write_micro
+from weighted_mtp.data.sources.micro.generator import MicroConfig
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "local"
+TINY = ["model.micro.hidden_size=32", "model.micro.num_attention_heads=2", "model.micro.num_hidden_layers=2"]
+ANY_LENGTH = "data.pairs.length_balanced=false"  # so few programs may have no two of about one length
+
+
+def training(pipeline: str, *override: str, **more: Any) -> dict[str, Any]:
+    config = CONFIGS / f"{pipeline}_local.yaml"
+    return {"pipeline": pipeline, "config": str(config), "override": list(override), **more}
+
+
+POLICY = training(
+    "baseline", "model.source=micro", "model.micro_tokenizer={datasets}/micro/tokenizer", *TINY, per_seed=True
+)
+OWN = {"per_seed": True, "pipeline": "own_programs", "checkpoint": "{policy}", "n_samples": 3, "keep_solutions": True}
+STUDY: dict[str, Any] = {
+    "name": "s",
+    "seeds": [3, 5],
+    "stages": {
+        "reference": training("ref_tuning", "model.micro_tokenizer={datasets}/micro/tokenizer", *TINY),
+        "policy": POLICY,
+        "own": {**OWN, "first": 6},
+        "critic": training("critic", "value.source={reference}", "data.dataset={own}", ANY_LENGTH, per_seed=True),
+    },
+    "arms": {
+        "on-own": training("baseline", "model.source={policy}", "data.dataset={own}"),
+        "weighted": training("verifiable", "model.source={policy}", "critic={critic}"),
+    },
+    "override": ["training.max_steps=2", "training.save_every=2", "training.validate_every=2", "mlflow.enabled=false"],
+    "sampling": {"max_new_tokens": 8},
+}
+
+
+def study(storage: Path, config: Mapping[str, Any]) -> Result:
+    file = storage / "study.yaml"
+    file.write_text(yaml.safe_dump({**config, "storage": str(storage)}, sort_keys=False))
+    return CliRunner().invoke(app, ["study", "--config", str(file)])
+
+
+def error_of(result: Result) -> str:
+    """The one line that the command ended with."""
+    assert result.exit_code == 2, result.output
+    assert "Traceback" not in result.output
+    return result.stderr.splitlines()[-1]
+
+
+def options(run: Path) -> dict[str, Any]:
+    return yaml.safe_load((run / "config.yaml").read_text())
+
+
+def state(storage: Path) -> dict[Path, int]:
+    """When the files were written that hold what was trained, sampled, executed and labelled."""
+    patterns = ("*.safetensors", "*.jsonl", "*.parquet")
+    return {path: path.stat().st_mtime_ns for pattern in patterns for path in storage.rglob(pattern)}
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a study leaves."""
+    storage = tmp_path_factory.mktemp("storage")
+    write_micro(storage / "datasets", MicroConfig(n_train=30, n_validation=10, n_test=4, n_test_pairs=2))
+    result = study(storage, STUDY)
+    assert result.exit_code == 0, result.output
+    return storage
+
+
+def test_a_stage_runs_once_or_once_a_seed_and_others_start_from_their_own_seeds(storage: Path) -> None:
+    runs = storage / "runs" / "s"
+    per_seed = ("policy", "own", "critic", "on-own", "weighted")
+    expected = {"reference", *(f"{name}-seed-{seed}" for name in per_seed for seed in (3, 5))}
+    assert {path.name for path in runs.iterdir() if path.is_dir()} == expected
+    assert options(runs / "reference")["run"]["seed"] == 3
+    for seed in (3, 5):
+        arm, critic = options(runs / f"weighted-seed-{seed}"), options(runs / f"critic-seed-{seed}")
+        assert (arm["run"]["seed"], critic["run"]["seed"]) == (seed, seed)
+        assert arm["model"]["source"] == str(runs / f"policy-seed-{seed}")
+        assert arm["critic"] == str(runs / f"critic-seed-{seed}")
+        assert critic["value"]["source"] == str(runs / "reference")
+        assert critic["data"]["dataset"] == f"s-own-seed-{seed}"
+        assert options(runs / f"on-own-seed-{seed}")["data"]["dataset"] == f"s-own-seed-{seed}"
+
+
+def test_the_policys_programs_for_training_problems_are_executed_and_learned_from(storage: Path) -> None:
+    drawn = {}
+    for seed in (3, 5):
+        own = storage / "datasets" / f"s-own-seed-{seed}"
+        for split in ("train", "validation"):
+            place = storage / "runs" / "s" / f"own-seed-{seed}" / split
+            results = [json.loads(line) for line in (place / "results.jsonl").read_text().splitlines()]
+            assert len(results) == 18
+            assert {"completion", "passed"} <= results[0].keys()
+            config = json.loads((place / "report.json").read_text())["config"]
+            assert config["checkpoint"] == str(storage / "runs" / "s" / f"policy-seed-{seed}")
+            assert (config["split"], config["sampling"]["seed"], config["sampling"]["temperature"]) == (split, seed, 1)
+            problems = read_problems(storage / "datasets" / "micro" / split)[:6]
+            assert read_problems(own / split) == problems
+            known = [s for s in read_solutions(storage / "datasets" / "micro" / split) if s.problem_id in
+                     {p.problem_id for p in problems}]  # fmt: skip
+            finished = [r["completion"] for r in results if r["finished"] != "length"]
+            found = read_solutions(own / split)
+            assert [s for s in found if s.origin != "model"] == known
+            assert {s.code for s in found if s.origin == "model"} == set(finished)
+            drawn[seed, split] = [r["completion"] for r in results]
+    assert len({tuple(completions) for completions in drawn.values()}) == 4
+
+
+def test_the_same_command_again_runs_nothing_and_says_the_same(storage: Path) -> None:
+    before = state(storage)
+    result = study(storage, STUDY)
+    assert result.exit_code == 0, result.output
+    assert state(storage) == before
+    for fact in ("critic-seed-3", "critic-seed-5", "on-own", "weighted", "s-own-seed-5: up to date"):
+        assert fact in result.stdout
+
+
+def changed(stage: str, **options: Any) -> dict[str, Any]:
+    return {**STUDY, "stages": {**STUDY["stages"], stage: {**STUDY["stages"][stage], **options}}}
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        (changed("own", per_seed=False), "stages.own runs once, and {policy}, which it names, once a seed"),
+        (changed("own", checkpoint="{polcy}"), "own: {polcy} is no stage before it; there are: datasets, reference, p"),
+        (changed("policy", override=["model.source={own}"]), "policy: {own} is no stage before it; there are: data"),
+        (changed("policy", override=["model.lora={r: 2}"]), "policy: {r} is no stage before it"),
+        (changed("policy", override=["model.source={"]), "braces that name no stage are written twice"),
+        (changed("own", pipeline="critic"), "stages.own.critic.checkpoint"),
+        (changed("own", temperature=0.0), "stages.own.own_programs.temperature"),
+        ({**STUDY, "arms": {"own": STUDY["arms"]["weighted"]}}, "own is the name of a stage and of an arm"),
+        ({**STUDY, "stages": {"datasets": POLICY}}, "stages.datasets: that name is taken"),
+    ],
+)
+def test_a_study_that_cannot_run_is_one_line_before_anything_runs(
+    tmp_path: Path, config: dict[str, Any], expected: str
+) -> None:
+    assert expected in error_of(study(tmp_path, config))
+    assert [path.name for path in tmp_path.iterdir()] == ["study.yaml"]
+
+
+def test_an_error_names_its_stage_or_arm(storage: Path) -> None:
+    config = {**changed("own", benchmark="humaneval", per_seed=True), "name": "other", "seeds": [3]}
+    config["stages"]["policy"] = {**POLICY, "override": [f"model.source={storage}/runs/s/policy-seed-3"]}
+    line = error_of(study(storage, config))
+    assert line.startswith("error: own-seed-3: ")
+    assert "wmtp data --datasets humaneval" in line

@@ -14,7 +14,8 @@ from typing import Any, Literal
 
 from weighted_mtp.data.schema import TestCase
 from weighted_mtp.errors import UserError
-from weighted_mtp.evaluation.guest.codec import CodecError, pack, to_plain, unpack
+from weighted_mtp.evaluation.comparison import same_output
+from weighted_mtp.evaluation.guest.codec import CodecError, from_plain, pack, to_plain, unpack
 from weighted_mtp.evaluation.interpreter import ConfinedInterpreter, Exit, Interrupted, Lost, Role
 
 Status = Literal["passed", "failed", "timed_out", "out_of_memory", "refused", "broken"]
@@ -107,10 +108,7 @@ class Trial:
             raise UserError(f"a job for {job.entry_point or 'a program'} has no tests: nothing could decide it")
         if any(test.kind == "answer" for test in job.tests):
             raise UserError("a test of kind 'answer' compares a worked answer's number: it has no program to execute")
-        confinement = (job.limits.memory_mb, job.limits.processes, job.limits.output_bytes)
-        if confinement != self._confinement:
-            self.close()
-            self._confinement = confinement
+        self._confine(job.limits)
         start, done, outcome = time.monotonic(), 0, Outcome("passed")
         for kind, group in itertools.groupby(job.tests, key=lambda test: test.kind):
             tests = tuple(group)
@@ -124,6 +122,27 @@ class Trial:
             if outcome.status != "passed":
                 break
         return replace(outcome, seconds=time.monotonic() - start)
+
+    def answers(self, job: Job) -> list[Any]:
+        """What a program returns to each of its `call` tests, whose outputs are not looked at.
+
+        Values are of exact builtin types; an object of any other type is an `object()`. Raises Unanswered.
+        """
+        self._confine(job.limits)
+        attempt = _Attempt(self, job)
+        try:
+            return attempt.answers()
+        except (_Ended, Interrupted) as ended:
+            attempt.doubtful |= isinstance(ended, Interrupted)
+            raise Unanswered(f"call {attempt.number + 1}: {ended.status}: {ended.detail}") from None
+        finally:
+            attempt.settle()
+
+    def _confine(self, limits: Limits) -> None:
+        confinement = (limits.memory_mb, limits.processes, limits.output_bytes)
+        if confinement != self._confinement:
+            self.close()
+            self._confinement = confinement
 
     def _run_kind(self, kind: str, job: Job, done: int) -> Outcome:
         attempt = _Attempt(self, job)
@@ -148,6 +167,10 @@ class Trial:
         if role not in self._interpreters:
             self._interpreters[role] = ConfinedInterpreter(role, *self._confinement)
         return self._interpreters[role]
+
+
+class Unanswered(Exception):
+    """A program that was asked for values and has not returned them all: at which call, and why."""
 
 
 class _Ended(Exception):
@@ -209,8 +232,7 @@ class _Attempt:
         What was answered before the program came to a bad end is judged first: the first test to fail decides.
         """
         tests = self._job.tests
-        self._begin_player("calls", calls=[_plain_arguments(test.input) for test in tests])
-        self._loaded()
+        self._ask()
         answers: list[str] = []
         try:
             self._collect(answers)
@@ -220,6 +242,26 @@ class _Attempt:
             status, detail, number = self._judged(answers, tests[: len(answers)])
             return (ended.status, ended.detail, self.number) if status == "passed" else (status, detail, number)
         return self._judged(answers, tests)
+
+    def answers(self) -> list[Any]:
+        """What the program returns to the calls of its tests."""
+        self._ask()
+        packed: list[str] = []
+        self._collect(packed)
+        values = []
+        for self.number, answer in enumerate(packed):
+            message = _unpacked(answer.encode("ascii"))
+            if "error" in message:
+                raise _Ended(*_classified(message["error"]))
+            values.append(from_plain(message["value"], lambda tag, key: object()))
+        if len(values) < len(self._job.tests):
+            raise _Ended("failed", "the program ended before it answered")
+        return values
+
+    def _ask(self) -> None:
+        """Hand the player all calls at once."""
+        self._begin_player("calls", calls=[_plain_arguments(test.input) for test in self._job.tests])
+        self._loaded()
 
     def _collect(self, answers: list[str]) -> None:
         """The player's answers to `call` tests, until it ends; a bad end is raised."""
@@ -233,7 +275,8 @@ class _Attempt:
             raise _Ended("failed", _how_it_ended(event.status))
 
     def _judged(self, answers: list[str], tests: Sequence[TestCase]) -> tuple[Status, str, int]:
-        self._begin("judge", {"here": True, "expected": [test.output for test in tests], "answers": answers})
+        expected = [[test.output, test.atol] for test in tests]
+        self._begin("judge", {"here": True, "expected": expected, "answers": answers})
         verdict = self._receive("judge")
         if isinstance(verdict, Exit):
             raise Interrupted("failed", "the comparison of its answers died")
@@ -256,7 +299,7 @@ class _Attempt:
         raise Interrupted("failed", f"the test code ended its process: {_how_it_ended(event.status)}")
 
     def stdio(self) -> tuple[Status, str, int]:
-        """`stdio` tests: a run of the whole script each, its output compared by whitespace-separated tokens."""
+        """`stdio` tests: a run of the whole script each, its output compared by `same_output`."""
         for number, test in enumerate(self._job.tests):
             self.number = number
             self._deadline = time.monotonic() + self._job.limits.wall_seconds
@@ -272,7 +315,7 @@ class _Attempt:
             if event.status:
                 raise _Ended("failed", _how_it_ended(event.status))
             printed = player.output()[0]
-            if printed.split() != test.output.split():
+            if not same_output(printed, test.output):
                 raise _Ended("failed", f"printed {printed[:200]!r}, expected {test.output[:200]!r}")
         return "passed", "", -1
 

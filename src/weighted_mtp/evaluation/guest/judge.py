@@ -7,6 +7,7 @@ import ast
 import builtins
 import functools
 import importlib
+import math
 import sys
 import traceback
 from typing import Any
@@ -190,20 +191,34 @@ def _literal(text: str) -> Any:
     return ast.literal_eval(text)
 
 
-def _compared(expected: list[str], answers: list[str]) -> dict[str, Any]:
-    """The program's answers to `call` tests against the expected literals, with Python's `==`."""
+def _compared(expected: list[tuple[str, float]], answers: list[str]) -> dict[str, Any]:
+    """The program's answers to `call` tests against the expected literals, each with how far a number may be off."""
     number = 0
     try:
-        for number, literal in enumerate(expected):
+        for number, (literal, atol) in enumerate(expected):
             if number == len(answers):
                 raise CodecError("the program gave no answer")
             value = from_plain(_value_of(unpack(answers[number].encode("ascii"))), lambda tag, key: object())
-            if value != _literal(literal):
+            if not _agrees(value, _literal(literal), atol):
                 shown = "an object" if type(value) is object else repr(value)[:300]
                 raise AssertionError(f"returned {shown}, expected {literal[:300]}")
     except Exception as error:
         return {"verdict": _verdict(error, ""), "test": number}
     return {"verdict": {"status": "passed", "detail": ""}, "test": -1}
+
+
+def _agrees(value: Any, expected: Any, atol: float) -> bool:
+    """Python's `==`; or, given a tolerance, values of one type whose numbers are close, as EvalPlus compares them."""
+    return value == expected or (atol > 0 and type(value) is type(expected) and _is_close(value, expected, atol))
+
+
+def _is_close(value: Any, expected: Any, atol: float) -> bool:
+    """numpy's `allclose` with rtol 1e-7, for numbers and for lists and tuples of one shape; not for anything else."""
+    if isinstance(value, (list, tuple)) and isinstance(expected, (list, tuple)):
+        return len(value) == len(expected) and all(_is_close(v, e, atol) for v, e in zip(value, expected, strict=True))
+    if isinstance(value, (int, float, complex)) and isinstance(expected, (int, float, complex)):
+        return value == expected or abs(value - expected) <= atol + 1e-7 * abs(expected) < math.inf
+    return False
 
 
 def start(order: Any) -> None:

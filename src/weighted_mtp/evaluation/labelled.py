@@ -55,15 +55,17 @@ class LabelOptions:
 class Evaluation:
     """A finished evaluation.
 
-    folder   that `wmtp evaluate` wrote
-    dataset  the prepared dataset whose problems were evaluated
-    split    of these
-    config   all options, as its report keeps them
+    folder           that `wmtp evaluate` wrote
+    dataset          the prepared dataset whose problems were evaluated
+    split            of these
+    problems_sha256  of the split's file of problems at that time
+    config           all options, as its report keeps them
     """
 
     folder: Path
     dataset: Path
     split: str
+    problems_sha256: str
     config: dict[str, Any]
 
     @property
@@ -80,8 +82,10 @@ def read_evaluation(folder: Path) -> Evaluation:
             f"--temperature 1 --output {folder} …`"
         )
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))["config"]
-        return Evaluation(folder, Path(config["data_root"], config["benchmark"]), str(config["split"]), config)
+        report = json.loads(file.read_text(encoding="utf-8"))
+        config = report["config"]
+        dataset = Path(config["data_root"], config["benchmark"])
+        return Evaluation(folder, dataset, str(config["split"]), str(report["problems_sha256"]), config)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} is damaged or of another version: evaluate again") from error
 
@@ -94,16 +98,16 @@ def write_labelled(folder: Path, evaluations: Sequence[Evaluation], options: Lab
     unfinished, or of both verdicts (a limit of time decided), and problems without a program.
 
     Raises UserError for evaluations of several datasets, of a split that is not asked for or of problems that are not
-    there, for a folder that holds another dataset, where no program is left of a split, and for a full disk.
+    there any more, for a folder that holds another dataset, where no program is left of a split, and for a full disk.
     """
     source, by_split = _one_dataset(evaluations), _by_split(evaluations, options)
     there = _labelled_before(folder)
-    manifest = require_manifest(source)
+    checksums = _checksums(require_manifest(source), by_split)
     wanted = {
         "dataset": folder.name,
         "version": _VERSION,
         "options": {"keep_solutions": options.keep_solutions, "keep_unfinished": options.keep_unfinished},
-        "source": {split: split_checksums(manifest, split) for split in by_split},
+        "source": checksums,
         "evaluations": {split: [_described(e) for e in group] for split, group in by_split.items()},
     }
     if all(there.get(key) == value for key, value in wanted.items()) and are_there(folder, there, there["files"]):
@@ -145,6 +149,19 @@ def _by_split(evaluations: Sequence[Evaluation], options: LabelOptions) -> dict[
             )
     splits = dict.fromkeys(evaluation.split for evaluation in evaluations)
     return {split: [e for e in evaluations if e.split == split] for split in splits}
+
+
+def _checksums(manifest: Manifest, by_split: Mapping[str, Sequence[Evaluation]]) -> dict[str, list[str]]:
+    """Split → checksums of its files; they hold the problems that were evaluated."""
+    checksums = {split: split_checksums(manifest, split) for split in by_split}
+    for split, evaluations in by_split.items():
+        for evaluation in evaluations:
+            if evaluation.problems_sha256 != checksums[split][0]:
+                raise UserError(
+                    f"{evaluation.folder}: {evaluation.dataset / split} has been made anew since, with other problems: "
+                    "evaluate again, to another folder"
+                )
+    return checksums
 
 
 def _labelled_before(folder: Path) -> Manifest:

@@ -2,17 +2,26 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from weighted_mtp.data.index import read_index
-from weighted_mtp.data.schema import Problem, Solution, TestCase, read_problems, read_solutions, write_split
+from weighted_mtp.data.schema import (
+    PROBLEMS_FILE,
+    Problem,
+    Solution,
+    TestCase,
+    read_problems,
+    read_solutions,
+    write_split,
+)
 from weighted_mtp.data.verify import check_dataset
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.labelled import LabelOptions, read_evaluation, write_labelled
-from weighted_mtp.files import check_files
+from weighted_mtp.files import check_files, sha256
 from weighted_mtp.manifest import Manifest, write_manifest
 
 TESTS = (TestCase("call", "(1,)", "2"),)
@@ -47,7 +56,8 @@ def evaluation(datasets: Path, split: str, records: Sequence[dict[str, Any]], na
     folder = datasets.parent / (name or f"on-{split}")
     folder.mkdir()
     options = {"benchmark": "micro", "split": split, "data_root": str(datasets), **config}
-    (folder / "report.json").write_text(json.dumps({"config": options}))
+    problems = datasets / options["benchmark"] / split / PROBLEMS_FILE
+    (folder / "report.json").write_text(json.dumps({"config": options, "problems_sha256": sha256(problems)}))
     (folder / "results.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     return folder
 
@@ -190,7 +200,16 @@ def test_results_that_make_no_dataset_are_one_line(
     assert [path.name for path in datasets.iterdir()] == ["micro"]
 
 
+def test_verdicts_on_other_problems_are_refused(datasets: Path) -> None:
+    folder = evaluation(datasets, "train", [sampled("a", "    1\n", False)])
+    write_split(datasets / "micro" / "train", [replace(problem("a", "train"), description="another")], [])
+    write_manifest(datasets / "micro", {"dataset": "micro", "splits": {"train": {}}})
+    with pytest.raises(UserError, match=r"on-train: .*micro/train has been made anew since, with other problems"):
+        labelled(datasets, folder)
+
+
 def test_evaluations_of_two_datasets_are_refused(datasets: Path) -> None:
+    write_split(datasets / "mbpp" / "train", [problem("a", "train")], [])
     one = evaluation(datasets, "train", [sampled("a", "    1\n", False)], "one")
     other = evaluation(datasets, "train", [sampled("a", "    1\n", False)], "other", benchmark="mbpp")
     with pytest.raises(UserError, match=r"other is an evaluation on .*mbpp, .*one one on .*micro: make a dataset of"):

@@ -42,8 +42,9 @@ def verify(storage: Path) -> tuple[int, str]:
 
 def test_a_whole_dataset_is_good(tmp_path: Path) -> None:
     dataset(tmp_path, PROBLEMS, SOLUTIONS)
-    assert verify(tmp_path) == (0, verify(tmp_path)[1])
-    assert "2 problems, 1 correct, 1 incorrect" in verify(tmp_path)[1]
+    code, output = verify(tmp_path)
+    assert code == 0, output
+    assert "2 problems, 1 correct, 1 incorrect" in output
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from queue import SimpleQueue
 from types import TracebackType
 
 from weighted_mtp.data.schema import TestCase
+from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.confinement import check_available
 from weighted_mtp.evaluation.trial import Job, Limits, Outcome, Status, Trial
 
@@ -35,10 +36,12 @@ _WAITING = 8  # jobs a worker that are taken before one is free for them
 class SandboxPool:
     """Warm workers for many jobs, each with its own confined player and judge; a context manager.
 
-    Raises UserError on a machine that cannot confine programs: there is no unconfined way to run them.
+    Raises UserError on a machine that cannot confine programs, and for `unsafe`: there is no unconfined way to run them.
     """
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, unsafe: bool = False) -> None:
+        if unsafe:
+            raise UserError("--unsafe-execution: programs are executed confined or not at all; leave it out")
         check_available()
         self._local = threading.local()
         self._trials: list[Trial] = []

@@ -140,7 +140,7 @@ def _judged(
 
     programs = jobs()
     if (first := next(programs, None)) is not None:  # else there is no program, and no need of a sandbox
-        with SandboxPool(workers) as pool:
+        with SandboxPool(workers, unsafe=execution.unsafe) as pool:
             for number, outcome in pool.outcomes(itertools.chain([first], programs)):
                 place, tests = running.pop(number)
                 yield place, verdict(outcome, tests)

@@ -162,6 +162,7 @@ def test_a_folder_of_other_samples_is_refused_and_stays(data: Path, model: Path,
         (["--k", "3"], "--k 3 needs --n 3 or more, and n is 2"),
         (["--partial"], "--partial has no effect without --samples"),
         (["--workers", "0"], "`workers`: Input should be greater than or equal to 1"),
+        (["--unsafe-execution"], "--unsafe-execution: programs are executed confined or not at all"),
         (["--split", "nowhere"], "problems.parquet does not exist"),
     ],
 )

@@ -36,7 +36,7 @@ _WAITING = 8  # jobs a worker that are taken before one is free for them
 class SandboxPool:
     """Warm workers for many jobs, each with its own confined player and judge; a context manager.
 
-    Raises UserError on a machine that cannot confine programs, and for `unsafe`: there is no unconfined way to run them.
+    Raises UserError on a machine that cannot confine programs, and for `unsafe`: there is no unconfined way.
     """
 
     def __init__(self, workers: int, unsafe: bool = False) -> None:

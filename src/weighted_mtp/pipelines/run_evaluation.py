@@ -23,9 +23,9 @@ from weighted_mtp.decoding.sample import SamplingConfig
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.answers import draw_samples, load_respondent, model_checksum
 from weighted_mtp.evaluation.benchmarks import BENCHMARKS, benchmark
-from weighted_mtp.evaluation.confinement import check_available
 from weighted_mtp.evaluation.folder import EvaluationFolder, Origin
 from weighted_mtp.evaluation.problems import ProblemSet
+from weighted_mtp.evaluation.sandbox import SandboxPool
 from weighted_mtp.evaluation.score import cores, score
 from weighted_mtp.evaluation.verdicts import Report
 from weighted_mtp.files import sha256, whole_file
@@ -96,8 +96,8 @@ def evaluate(config: EvaluationConfig) -> Report:
     What is there already, of the same samples and limits, stays. Raises UserError for a folder of other samples.
     """
     chosen = benchmark(config.benchmark)
-    if not config.unsafe_execution:
-        check_available()  # before hours of sampling
+    with SandboxPool(1, unsafe=config.unsafe_execution):  # refused before hours of sampling, not after
+        pass
     prepare_embedded(config.benchmark, config.data_root)
     problems = ProblemSet(config.data_root / config.benchmark / config.split, config.first)
     model = find_model(config.checkpoint) if config.checkpoint is not None else None

@@ -1,5 +1,6 @@
 """`wmtp evaluate` as a user types it: killed and resumed, repeated, refused, and what it says and leaves."""
 
+import copy
 import json
 import subprocess
 import sys
@@ -48,6 +49,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "tiny"
     random = tiny_model()
+    random.config = copy.deepcopy(random.config)  # which other tests' models share
     random.config.max_position_embeddings = 4096
     write_model(random, byte_tokenizer(), folder, Origin("tiny", "A test."))
     return folder

@@ -3,10 +3,11 @@
 import itertools
 import os
 from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from weighted_mtp.data.schema import Problem, TestCase
 from weighted_mtp.errors import UserError
@@ -109,11 +110,16 @@ def _execute(
         write_jsonl(
             folder.results,
             (
-                {**sample.record, "task_id": sample.problem.problem_id, **verdicts[place]}
+                {**_without_verdict(sample.record), "task_id": sample.problem.problem_id, **verdicts[place]}
                 for place, sample in enumerate(samples)
             ),
         )
         journal.path.unlink()
+
+
+def _without_verdict(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A sample that may be a result of another evaluation, without what is not in every verdict."""
+    return {key: value for key, value in record.items() if key != "passed_base"}
 
 
 def _judged(

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -154,6 +155,9 @@ def test_base_tests_have_a_score_of_their_own(tmp_path):
     assert [(problem.passed, problem.passed_base) for problem in report.problems.values()] == [
         (1, 1), (0, 1), (0, 0), (0, 1), (0, 0)]  # fmt: skip
     assert (report.pass_at_k[1].value, report.base[1].value) == (0.2, 0.6)
+    alone = [replace(task, tests=tuple(test for test in tests if test.suite == "base")) for task in tasks]
+    again = scored(tmp_path / "out" / "results.jsonl", tmp_path / "base" / "out", alone, Benchmark("p"))
+    assert (again.pass_at_k[1].value, again.base) == (0.6, None)
 
 
 def test_an_answer_that_is_graded_as_text_needs_no_sandbox(tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ from weighted_mtp.data.registry import DATASETS, MICRO, TRAIN, Dataset, Split, d
 from weighted_mtp.data.schema import Counts, Entry, SplitWriter, cannot_write
 from weighted_mtp.data.sources.micro.dataset import is_current, write_micro
 from weighted_mtp.data.sources.micro.generator import MicroConfig
-from weighted_mtp.data.sources.rows import Reading
+from weighted_mtp.data.sources.rows import Answers, Reading
 from weighted_mtp.errors import UserError
 from weighted_mtp.files import sha256, whole_directory
 from weighted_mtp.hub import fetch
@@ -57,11 +57,13 @@ def prepare(
     source: Path | None = None,
     options: Options | None = None,
     only_evaluation: bool = False,
+    answers: Answers | None = None,
 ) -> tuple[Manifest, bool]:
     """Write one dataset to `storage/datasets/<name>`; returns its manifest, and whether anything had to be done.
 
     source           folder with upstream's files; None for the hub, or for `micro`, which is generated
     only_evaluation  leave the training split out; a dataset that holds all of its splits stays as it is
+    answers          executes references; humaneval+ and mbpp+ come without expected values
 
     The same options and input are not processed again; without a source, whatever is there with the same options
     counts as current, so that no network is needed. Another evaluation set in storage is another input.
@@ -93,7 +95,7 @@ def prepare(
     wanted["source"] = upstream.description
     if _holds(there, wanted):
         return there, False
-    return _write(dataset, root, upstream, options or Options(), wanted), True
+    return _write(dataset, root, upstream, options or Options(), wanted, answers), True
 
 
 def prepare_micro(root: Path, config: MicroConfig | None = None) -> Path:
@@ -149,11 +151,13 @@ def _from_hub(dataset: Dataset, storage: Path, only_evaluation: bool) -> Upstrea
     return Upstream(files, {"hub": dataset.hub, "revision": fetched.revision})
 
 
-def _write(dataset: Dataset, root: Path, upstream: Upstream, options: Options, wanted: Manifest) -> Manifest:
+def _write(
+    dataset: Dataset, root: Path, upstream: Upstream, options: Options, wanted: Manifest, answers: Answers | None
+) -> Manifest:
     folder = root / dataset.name
     try:
         with whole_directory(folder) as partial:
-            copying = _Copying(dataset, partial, options)
+            copying = _Copying(dataset, partial, options, answers)
             passes = [[(s, p) for s, p in upstream.files.items() if s != TRAIN]]
             if dataset.has_training and not wanted["only_evaluation"]:
                 passes.append([(s, p) for s, p in upstream.files.items() if s in (TRAIN, None)])
@@ -186,8 +190,8 @@ def _in_kib(advance: Callable[[int], None]) -> Callable[[int], None]:
 class _Copying:
     """Entries of upstream's files → split writers, with an account of every row and solution."""
 
-    def __init__(self, dataset: Dataset, folder: Path, options: Options) -> None:
-        self.dataset, self.folder, self.options = dataset, folder, options
+    def __init__(self, dataset: Dataset, folder: Path, options: Options, answers: Answers | None) -> None:
+        self.dataset, self.folder, self.options, self.answers = dataset, folder, options, answers
         self.counts: dict[str, Counts] = {}
         self.dropped: Counter[str] = Counter()
         self.rows = 0
@@ -235,7 +239,12 @@ class _Copying:
         options = self.options
         for split, paths in files:
             reading = Reading(
-                self.dataset.name, split, options.languages, options.max_solution_characters, self.on_bytes
+                self.dataset.name,
+                split,
+                options.languages,
+                options.max_solution_characters,
+                self.on_bytes,
+                self.answers,
             )
             for path in paths:
                 for entry in self.dataset.read(path, reading):

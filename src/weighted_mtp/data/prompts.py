@@ -208,9 +208,10 @@ def _plain(problem: Problem) -> str:
 
 def _instruction(problem: Problem) -> str:
     parts = []
-    if not _starter_says_it(problem):
+    to_complete = problem.starter if f"def {problem.entry_point}" in problem.starter else ""
+    if not (to_complete and _starter_says_it(problem)):
         parts.append(problem.description.strip())
-    if problem.starter:
+    if to_complete:
         parts.append(f"Write the whole Python function that begins like this:\n\n{problem.starter.strip()}")
     shown = [test for test in problem.tests if test.is_shown]
     if shown:

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from weighted_mtp.data.schema import Entry
-from weighted_mtp.data.sources import codecontests, gsm8k, humaneval, mbpp
+from weighted_mtp.data.sources import codecontests, evalplus, gsm8k, humaneval, mbpp
 from weighted_mtp.data.sources.rows import Reading
 from weighted_mtp.errors import UserError
 
@@ -26,7 +26,8 @@ class Dataset:
 
     read          its reader: file → entries
     files         the files as its authors (or the collection of pairs) publish them
-    hub           repository on the hub, "" where there is none; `hub_files` are its Parquet files
+    hub           repository on the hub, "" where there is none; `hub_files` are its Parquet files. EvalPlus' there have
+                  base and plus inputs in one list, in test code that needs numpy: its releases keep them apart
     is_benchmark  whether other datasets' training splits are compared with its evaluation splits, too
     """
 
@@ -96,6 +97,8 @@ DATASETS = {
             },
             is_benchmark=True,
         ),
+        Dataset("humaneval+", evalplus.read_humaneval, {"test": _json_lines("HumanEvalPlus")}, is_benchmark=True),
+        Dataset("mbpp+", evalplus.read_mbpp, {"test": _json_lines("MbppPlus")}, is_benchmark=True),
         Dataset("codecontests_pairs", codecontests.read, _TRAIN_VALID_TEST),
         Dataset("llm_pairs", partial(codecontests.read, origin="model"), {None: _json_lines("apps")}),
         Dataset("condefects", codecontests.read, {None: _json_lines("python_pairs")}),

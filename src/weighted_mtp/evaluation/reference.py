@@ -9,6 +9,7 @@ from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.confinement import check_available
 from weighted_mtp.evaluation.trial import Job, Limits, Trial, Unanswered
 
+_LONGEST = 1_000_000  # bytes
 _LIMITS = Limits(cpu_seconds=300, wall_seconds=1800, memory_mb=4096, output_bytes=1 << 30)
 
 
@@ -31,15 +32,14 @@ class ReferenceRunner:
     def __call__(self, program: str, entry_point: str, inputs: Sequence[str]) -> list[Any]:
         """What `entry_point` returns to each of `inputs`, which are Python literals of argument tuples.
 
-        Values are of exact builtin types; any other object is an `object()`. Raises UserError where the program does
-        not return them all, or on a machine that cannot confine it.
+        Values are of exact builtin types; any other object is an `object()`, and TOO_LONG one of over a million bytes.
+        Raises UserError where the program does not return them all, or on a machine that cannot confine it.
         """
         if self._trial is None:
             check_available()
             self._trial = Trial()
+        job = Job(program, entry_point, [TestCase("call", given, "") for given in inputs], _LIMITS)
         try:
-            return self._trial.answers(
-                Job(program, entry_point, [TestCase("call", given, "") for given in inputs], _LIMITS)
-            )
+            return self._trial.answers(job, _LONGEST)
         except Unanswered as error:
             raise UserError(f"the reference {entry_point} does not answer: {error}") from error

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from weighted_mtp.data.schema import TestCase
+from weighted_mtp.data.sources.rows import TOO_LONG
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.comparison import same_output
 from weighted_mtp.evaluation.guest.codec import CodecError, from_plain, pack, to_plain, unpack
@@ -123,15 +124,16 @@ class Trial:
                 break
         return replace(outcome, seconds=time.monotonic() - start)
 
-    def answers(self, job: Job) -> list[Any]:
+    def answers(self, job: Job, longest: int) -> list[Any]:
         """What a program returns to each of its `call` tests, whose outputs are not looked at.
 
-        Values are of exact builtin types; an object of any other type is an `object()`. Raises Unanswered.
+        Values are of exact builtin types; an object of any other type is an `object()`, and TOO_LONG stands for a
+        value of over `longest` bytes in the codec. Raises Unanswered.
         """
         self._confine(job.limits)
         attempt = _Attempt(self, job)
         try:
-            return attempt.answers()
+            return attempt.answers(longest)
         except (_Ended, Interrupted) as ended:
             attempt.doubtful |= isinstance(ended, Interrupted)
             raise Unanswered(f"call {attempt.number + 1}: {ended.status}: {ended.detail}") from None
@@ -243,24 +245,24 @@ class _Attempt:
             return (ended.status, ended.detail, self.number) if status == "passed" else (status, detail, number)
         return self._judged(answers, tests)
 
-    def answers(self) -> list[Any]:
+    def answers(self, longest: int) -> list[Any]:
         """What the program returns to the calls of its tests."""
-        self._ask()
+        self._ask(limit=longest, to_the_end=True)
         packed: list[str] = []
         self._collect(packed)
         values = []
         for self.number, answer in enumerate(packed):
             message = _unpacked(answer.encode("ascii"))
-            if "error" in message:
+            if "error" in message and "bytes" not in message:
                 raise _Ended(*_classified(message["error"]))
-            values.append(from_plain(message["value"], lambda tag, key: object()))
+            values.append(TOO_LONG if "bytes" in message else from_plain(message["value"], lambda *_: object()))
         if len(values) < len(self._job.tests):
             raise _Ended("failed", "the program ended before it answered")
         return values
 
-    def _ask(self) -> None:
+    def _ask(self, **extra: Any) -> None:
         """Hand the player all calls at once."""
-        self._begin_player("calls", calls=[_plain_arguments(test.input) for test in self._job.tests])
+        self._begin_player("calls", calls=[_plain_arguments(test.input) for test in self._job.tests], **extra)
         self._loaded()
 
     def _collect(self, answers: list[str]) -> None:

@@ -27,6 +27,7 @@ from weighted_mtp.data.sources.codecontests import LANGUAGES
 from weighted_mtp.data.stats import write_stats
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.known_verdicts import Agreement, check_verdicts
+from weighted_mtp.evaluation.reference import ReferenceRunner
 from weighted_mtp.files import whole_file
 from weighted_mtp.manifest import Manifest, are_there, write_manifest
 from weighted_mtp.pipelines.command import USER_ERROR, Debug, comma_list, one_line_errors
@@ -64,7 +65,8 @@ def evaluation(name: str, request: Request) -> None:
 
 def _prepare(name: str, request: Request, only_evaluation: bool) -> None:
     start = time.monotonic()
-    manifest, is_new = prepare(name, request.storage, request.source, request.options, only_evaluation)
+    with ReferenceRunner() as answers:
+        manifest, is_new = prepare(name, request.storage, request.source, request.options, only_evaluation, answers)
     if not is_new:
         _say(f"{request.folder(name)}: up to date ({', '.join(manifest['splits'])})")
         return
@@ -199,7 +201,7 @@ def main(
         str,
         typer.Option(
             help=f"Comma-separated, of {', '.join(NAMES)}; or all, which is {', '.join(ALL)}. "
-            "micro is generated; the pair datasets come from --source alone."
+            "micro is generated; humaneval+, mbpp+ and the pair datasets come from --source alone."
         ),
     ],
     steps: Annotated[

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import resource
 import shutil
 from collections import Counter
@@ -113,7 +114,7 @@ def test_every_row_and_solution_is_kept_or_counted(source: Path, tmp_path: Path)
 def test_overlaps_are_named_with_what_they_overlap(source: Path, tmp_path: Path) -> None:
     found = prepare("codecontests", tmp_path, source)[0]["contamination"]
     assert found["checked"] == ["codecontests/test"]
-    assert found["not_prepared"] == ["humaneval", "mbpp", "gsm8k"]
+    assert found["not_prepared"] == ["humaneval", "mbpp", "gsm8k", "humaneval+", "mbpp+"]
     assert [(o["problem_id"].split("/")[-1], o["with"].split("/")[-1], o["kind"]) for o in found["overlaps"]] == [
         ("same statement", "trees", "exact statement"),
         ("same program", "numbers", "exact solution"),
@@ -265,8 +266,8 @@ def test_files_are_found_in_every_layout(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", DATASETS)
 def test_a_source_without_the_files_says_which_would_serve(tmp_path: Path, name: str) -> None:
-    expected = DATASETS[name].file_names()
-    with pytest.raises(UserError, match=rf"^--source {tmp_path}: has none of {name}'s files: give .* {expected} "):
+    files, known = DATASETS[name].file_names(), re.escape(name)
+    with pytest.raises(UserError, match=rf"^--source {tmp_path}: has none of {known}'s files: give .* {files} "):
         prepare(name, tmp_path, tmp_path)
     with pytest.raises(UserError, match=r"/nowhere: does not exist: give a folder with"):
         prepare(name, tmp_path, tmp_path / "nowhere")

@@ -203,3 +203,12 @@ def test_the_tokens_of_a_span_are_marked_and_no_others(tokenizer: PreTrainedToke
         marked = [token for token, marks in zip(sample.input_ids, sample.marks, strict=True) if marks == bit]
         assert _text(tokenizer, marked).strip() == text
     assert sample.input_ids == encode_example(tokenizer, "x\n", code).input_ids
+
+
+def test_a_starter_that_only_describes_is_no_function_to_complete(tokenizer: PreTrainedTokenizerBase) -> None:
+    problem = Problem(
+        "mbpp+/2", "mbpp+", "test", "Add one.\nassert grow(1) == 2", '"""\nAdd one.\nassert grow(1) == 2\n"""\n', "grow"
+    )
+    assert render_prompt("plain", problem, tokenizer) == problem.starter
+    asked = render_prompt("alpaca", problem, tokenizer)
+    assert f"### Instruction:\n{problem.description}\n\n### Response" in asked

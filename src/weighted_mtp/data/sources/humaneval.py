@@ -26,7 +26,7 @@ def read(path: Path, reading: Reading = DEFAULT) -> Iterator[Entry]:
             problem_id=name,
             source="humaneval",
             split="test",
-            description=_docstring(row),
+            description=docstring(row),
             starter=row["prompt"],
             entry_point=row["entry_point"],
             tests=(TestCase("code", "", f"{row['test']}\ncheck({row['entry_point']})"),),
@@ -35,8 +35,11 @@ def read(path: Path, reading: Reading = DEFAULT) -> Iterator[Entry]:
         yield Entry(problem, [canonical], row.where)
 
 
-def _docstring(row: Row) -> str:
-    """The first text that stands alone in the entry point's body, as written; one task has an import before it."""
+def docstring(row: Row) -> str:
+    """The first text that stands alone in the entry point's body, as written; one task has an import before it.
+
+    Raises UserError where the row's prompt is not Python, or has no such text.
+    """
     try:
         module = parse(row["prompt"])
     except SyntaxError as error:

@@ -8,7 +8,7 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +21,14 @@ import pyarrow.parquet as pq
 from weighted_mtp.errors import UserError
 
 Columns = Mapping[str, type | UnionType]
-"""Column → type of its values: `str`, `int`, `list`, `dict`, or one of these `| None`, which may also be absent."""
+"""Column → type of its values: `str`, `int`, `float`, `list`, `dict`, one of these or another, or `| None`, which may
+also be absent."""
 
 OnBytes = Callable[[int], None]
+Answers = Callable[[str, str, Sequence[str]], list[Any]]
+"""(program, its function, literals of argument tuples) → what that function returns to each; where programs may run."""
+TOO_LONG = object()
+"""Among answers: a value of over a million bytes, which is of no use in a test."""
 
 _BATCH = 16  # Parquet rows in memory: CodeContests has rows of 10 MB
 _GZIP, _PARQUET = b"\x1f\x8b", b"PAR1"
@@ -38,6 +43,7 @@ class Reading:
     languages                of the solutions to keep
     max_solution_characters  longer solutions are dropped
     on_bytes                 as `read_rows`
+    answers                  runs a dataset's reference; None where nothing may be executed
     """
 
     dataset: str = ""
@@ -45,6 +51,7 @@ class Reading:
     languages: tuple[str, ...] = ("python3",)
     max_solution_characters: int = 100_000
     on_bytes: OnBytes | None = None
+    answers: Answers | None = None
 
 
 DEFAULT = Reading()
@@ -185,6 +192,7 @@ _JSON_NAMES = {
     str: "a string",
     bool: "true or false",
     int: "an integer",
+    float: "a number",
     list: "a list",
     dict: "an object",
     NoneType: "null",

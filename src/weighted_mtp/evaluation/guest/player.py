@@ -68,7 +68,8 @@ def _answer(objects: Objects, limit: int, compute: Callable[[], Any]) -> bytes:
     except BaseException as error:  # SystemExit too: leaving is not an answer
         return pack({"error": describe(error)})
     if len(payload) > limit:
-        return pack({"error": ["ValueError", f"the answer takes {len(payload)} bytes, more than {limit}"]})
+        what = f"the answer takes {len(payload)} bytes, more than {limit}"
+        return pack({"error": ["ValueError", what], "bytes": len(payload)})
     return payload
 
 
@@ -90,7 +91,7 @@ def _load(job: Any, wire: Wire, name: str) -> dict[str, Any] | None:
 
 
 def _answer_calls(job: Any, wire: Wire) -> None:
-    """`call` tests: one answer each, up to the first error."""
+    """`call` tests: one answer each, up to the first error, or to the end where that is wanted."""
     namespace = _load(job, wire, "program")
     if namespace is None:
         return
@@ -103,7 +104,7 @@ def _answer_calls(job: Any, wire: Wire) -> None:
             lambda: _call(namespace, job["entry_point"], objects.decode(arguments)),  # noqa: B023
         )
         wire.send(payload)
-        if payload.startswith(b'{"error"'):
+        if payload.startswith(b'{"error"') and not job.get("to_the_end"):
             return
 
 

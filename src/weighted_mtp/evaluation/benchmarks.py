@@ -13,11 +13,20 @@ from enum import Enum
 from weighted_mtp.data.schema import Problem, Solution, TestCase
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.sandbox import Job, Limits, Outcome
+from weighted_mtp.evaluation.worked_answers import graded
 
+_WALL_PER_CPU = 6.0  # a busy machine must not decide
 _FENCE = re.compile(r"^[ \t]*```[^\n]*\n?", re.MULTILINE)
 
 # Where a continued function has ended (Chen et al. 2021, section 3.1), and a fence that a chat model closes.
 _FUNCTION_STOPS = ("\ndef ", "\nclass ", "\nif ", "\nprint(", "\n#", "\n@", "\nassert ", "\n```")
+
+# Where a script for MBPP+ has ended (evalplus/provider/utility.py), and such a fence.
+_SCRIPT_STOPS = ('\n"""', "\nassert", "\nif __name__", "\nprint(", "\n```")
+
+# Hundreds of calls a program. EvalPlus gives each of them 1 s or four times what the reference takes, and all of them
+# 60 s (evalplus/config.py and evalplus/eval).
+_MANY_CALLS = Limits(cpu_seconds=20, wall_seconds=120, memory_mb=4096, output_bytes=64 << 20)
 
 
 class AnswerForm(Enum):
@@ -33,17 +42,28 @@ class AnswerForm(Enum):
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A benchmark: `stop` ends a raw completion; `public_tests_only` leaves tests out that upstream does not score."""
+    """A benchmark.
+
+    stop               ends a raw completion
+    public_tests_only  leaves tests out that upstream does not score
+    is_text            an answer is graded as it is: nothing in it is looked for, and nothing executed
+    limits             where a problem has none of its own
+    time_factor        Python's share of a problem's own time limit, which is meant for C++
+    """
 
     name: str
     stop: tuple[str, ...] = ()
     public_tests_only: bool = False
+    is_text: bool = False
     limits: Limits = field(default_factory=Limits)
+    time_factor: float = 5.0
 
     def completion(self, problem: Problem, text: str, form: AnswerForm) -> str:
         """A model's text → the completion that is kept in samples.jsonl and scored."""
         if form is AnswerForm.COMPLETION:
             return _cut(text, self.stop)
+        if self.is_text:
+            return text
         code = code_in_answer(text, problem.entry_point)
         if problem.starter and _defines(code, problem.entry_point):
             return "\n" + code  # the starter's stub is a valid function, which this definition replaces
@@ -57,7 +77,7 @@ class Benchmark:
 
     def grade(self, problem: Problem, completion: str) -> Outcome | None:
         """The verdict on an answer that is a text; None where there is a program, which `job` is to run."""
-        return None
+        return graded(completion, problem.tests[0].output) if self.is_text else None
 
     def job(self, problem: Problem, completion: str, limits: Limits | None = None) -> Job:
         """A completion, used verbatim → what the sandbox runs."""
@@ -67,7 +87,8 @@ class Benchmark:
         """A whole program → what the sandbox runs; a problem's own limits go before the benchmark's."""
         limits = limits or self.limits
         if problem.time_limit is not None:
-            limits = replace(limits, cpu_seconds=problem.time_limit)
+            cpu = problem.time_limit * self.time_factor
+            limits = replace(limits, cpu_seconds=cpu, wall_seconds=max(limits.wall_seconds, _WALL_PER_CPU * cpu))
         if problem.memory_limit is not None:
             limits = replace(limits, memory_mb=-(-problem.memory_limit >> 20))
         context = problem.starter if _syntax_error(problem.starter) is None else ""
@@ -78,7 +99,11 @@ BENCHMARKS = {
     benchmark.name: benchmark
     for benchmark in (
         Benchmark("humaneval", stop=_FUNCTION_STOPS),
+        Benchmark("humaneval+", stop=_FUNCTION_STOPS, limits=_MANY_CALLS),
         Benchmark("mbpp", stop=("[DONE]", "\n```"), public_tests_only=True),
+        Benchmark("mbpp+", stop=_SCRIPT_STOPS, limits=_MANY_CALLS),
+        Benchmark("codecontests", stop=("\n```",), limits=Limits(cpu_seconds=10, wall_seconds=60)),
+        Benchmark("gsm8k", stop=("\nQuestion:",), is_text=True),
         Benchmark("micro"),
     )
 }

@@ -45,6 +45,7 @@ class Execution(Section):
     samples_sha256: str
     cpu_seconds: float | None = None
     memory_mb: int | None = None
+    time_factor: float | None = None
     unsafe: bool = False
 
 

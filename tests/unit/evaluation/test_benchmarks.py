@@ -74,8 +74,25 @@ def test_mbpp_is_scored_by_the_tests_that_upstream_shows():
 
 def test_a_problems_own_limits_go_before_the_benchmarks():
     problem = Problem("p", "s", "test", "d", tests=TASK.tests, time_limit=2.5, memory_limit=256 << 20)
-    limits = Benchmark("any").job(problem, "").limits
-    assert (limits.cpu_seconds, limits.memory_mb) == (2.5, 256)
+    limits = Benchmark("any", time_factor=2.0).job(problem, "").limits
+    assert (limits.cpu_seconds, limits.memory_mb) == (5.0, 256)
+
+
+def test_elapsed_time_leaves_room_for_a_long_cpu_limit():
+    problem = Problem("p", "s", "test", "d", tests=TASK.tests, time_limit=10.0)
+    limits = BENCHMARKS["codecontests"].job(problem, "").limits
+    assert limits.cpu_seconds == 50.0
+    assert limits.wall_seconds >= 4 * limits.cpu_seconds
+
+
+def test_a_worked_answer_is_kept_and_graded_as_a_text():
+    problem = Problem("gsm8k/test/0", "gsm8k", "test", "1 + 1?", tests=(TestCase("answer", "", "2"),))
+    scored = BENCHMARKS["gsm8k"]
+    text = "```python\nprint(3)\n```\nSo it is 2."
+    assert scored.completion(problem, text, AnswerForm.CHAT) == text
+    assert scored.completion(problem, f"{text}\nQuestion: 1 + 2?", AnswerForm.COMPLETION) == text
+    assert scored.grade(problem, text).status == "passed"
+    assert BENCHMARKS["humaneval"].grade(FUNCTION, text) is None
 
 
 def test_the_few_shot_prompt_is_mbpps():
@@ -93,5 +110,5 @@ def test_a_few_shot_completion_ends_at_its_marker():
 
 
 def test_an_unknown_benchmark_is_refused_with_the_known_ones():
-    with pytest.raises(UserError, match="humaneval, mbpp, micro"):
+    with pytest.raises(UserError, match=r"humaneval, humaneval\+, mbpp, mbpp\+, codecontests, gsm8k, micro"):
         benchmark("human_eval")

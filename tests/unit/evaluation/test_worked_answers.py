@@ -1,0 +1,57 @@
+"""The number that a worked answer ends with."""
+
+import gzip
+import json
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from weighted_mtp.data.schema import records
+from weighted_mtp.data.sources import gsm8k
+from weighted_mtp.data.sources.rows import Reading
+from weighted_mtp.evaluation.worked_answers import final_number, graded
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("so 3 + 4 = 7\n#### 7", "7"),
+        ("#### 7\nQuestion: 1 + 1? It is 2", "7"),  # the first marked one, whatever follows
+        ("#### $1,234.50 a week, of 7 days", "1234.50"),
+        ("####18", "18"),
+        ("He has 3 apples and 4 pears, 7 in all.", "7"),
+        ("The total is $1,000,000.", "1000000"),
+        ("A: -12", "-12"),
+        ("It costs -$5", "-5"),
+        ("a half, .5", ".5"),
+        ("**42**", "42"),
+        ("\\boxed{42}", "42"),
+        ("#### none\nbut 3", "3"),
+    ],
+)
+def test_it_is_the_marked_one_or_else_the_last(text: str, number: str) -> None:
+    assert final_number(text) == Decimal(number)
+
+
+@pytest.mark.parametrize("text", ["", "no number", "####", "$", ",", "9" * 101, "٣"])
+def test_there_may_be_none(text: str) -> None:
+    assert final_number(text) is None
+
+
+def test_numbers_are_compared_and_not_their_digits() -> None:
+    assert graded("#### 5.00", "5").status == "passed"
+    outcome = graded("#### 5.01", "5")
+    assert (outcome.status, outcome.detail, outcome.test) == ("failed", "answered 5.01, expected 5", 1)
+    assert graded("I do not know", "5").detail == "answered no number, expected 5"
+
+
+def test_references_are_right_and_verdicts_on_models_answers_are_the_published_ones(shared: Path) -> None:
+    problems, references = records(gsm8k.read(shared / "gsm8k" / "test.jsonl.gz", Reading(split="test")))
+    expected = [problem.tests[0].output for problem in problems]
+    assert [graded(s.code, e).status for s, e in zip(references, expected, strict=True)] == ["passed"] * 1319
+    with gzip.open(shared / "gsm8k" / "example_model_solutions.jsonl.gz", "rt") as file:
+        rows = [json.loads(line) for line in file]
+    answers = [(row[m], e) for row, e in zip(rows, expected, strict=True) for m in row if isinstance(row[m], dict)]
+    assert len(answers) == 4 * 1319
+    assert [graded(a["solution"], e).status == "passed" for a, e in answers] == [a["is_correct"] for a, _ in answers]

@@ -90,6 +90,16 @@ def pooled(values: Tensor, response_mask: Tensor, pooling: Pooling) -> Tensor:
     return values.float().masked_fill(~chosen, 0.0).sum(1) / chosen.sum(1).clamp(min=1)
 
 
+def program_scores(values: Tensor, response_mask: Tensor, critic: CriticObjective) -> Tensor:
+    """What a critic of this objective ranks programs by, (B,) fp32: the pooled value; the last; or Σ of advantages.
+
+    values  (B, T), what the critic gives: scores, probabilities, or (`implicit`) advantages
+    """
+    if isinstance(critic, ImplicitConfig):
+        return values.float().masked_fill(~response_mask, 0.0).sum(1)
+    return pooled(values, response_mask, critic.pooling if isinstance(critic, PairwiseRankingConfig) else "last")
+
+
 def pairwise_ranking(
     values: Tensor, response_mask: Tensor, pairs: Tensor, pooling: Pooling = "mean", margin: float | None = None
 ) -> LossSum:

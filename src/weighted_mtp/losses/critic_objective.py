@@ -20,7 +20,7 @@ from weighted_mtp.losses.critic import (
     lambda_return,
     outcome,
     pairwise_ranking,
-    pooled,
+    program_scores,
     valued_tokens,
 )
 from weighted_mtp.losses.objective import Sums
@@ -60,15 +60,13 @@ class ValueObjective:
         values = torch.sigmoid(scores) if model.gives == "probability" else scores
         if isinstance(config, PairwiseRankingConfig):
             loss, count = pairwise_ranking(values, batch.response_mask, pairs_of(batch), config.pooling, config.margin)
-            ranked = pooled(values, batch.response_mask, config.pooling)
         elif isinstance(config, OutcomeConfig):
             loss, count = outcome(scores, mask, outcomes)
-            ranked = pooled(scores, batch.response_mask, "last")
         else:
             lam = config.lam_at(step)
             loss, count = lambda_return(values, mask, outcomes, config.gamma, lam, config.huber_delta)
-            ranked = pooled(values, batch.response_mask, "last")
         with torch.no_grad():
+            ranked = program_scores(values, batch.response_mask, config)
             metrics = credit_metrics(batch, ranked, td_errors(values, batch.response_mask, gamma=1.0))
             if isinstance(config, OutcomeConfig) or model.gives == "probability":
                 probabilities = torch.sigmoid(scores)
@@ -98,7 +96,7 @@ class ImplicitObjective:
         log_probs = -next_token_cross_entropies(model, batch)
         loss, count = implicit(log_probs, reference, batch.response_mask, pairs_of(batch), self.config.beta)
         delta = implicit_advantages(log_probs.detach(), reference, batch.response_mask, self.config.beta)
-        return Sums(loss, count, credit_metrics(batch, delta.sum(1), delta))
+        return Sums(loss, count, credit_metrics(batch, program_scores(delta, batch.response_mask, self.config), delta))
 
 
 def pairs_of(batch: Batch) -> Tensor:

@@ -1,6 +1,7 @@
 """Critic losses against loops over tokens and pairs, and their behaviour at the edges."""
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -9,14 +10,19 @@ from torch import Tensor
 from weighted_mtp.config import validated
 from weighted_mtp.errors import UserError
 from weighted_mtp.losses.critic import (
+    CriticObjective,
+    ImplicitConfig,
     LambdaReturnConfig,
     LossSum,
+    OutcomeConfig,
+    PairwiseRankingConfig,
     implicit,
     implicit_advantages,
     lambda_return,
     lambda_targets,
     outcome,
     pairwise_ranking,
+    program_scores,
     valued_tokens,
 )
 
@@ -44,6 +50,24 @@ def softplus(x: float) -> float:
 def test_valued_tokens_are_the_response_and_the_last_prompt_token() -> None:
     for row, (start, length) in enumerate(zip(STARTS, LENGTHS, strict=True)):
         assert MASK[row].nonzero().squeeze(-1).tolist() == list(range(start - 1, length))
+
+
+@pytest.mark.parametrize(
+    ("critic", "score"),
+    [
+        (PairwiseRankingConfig(), lambda v: sum(v) / len(v)),
+        (PairwiseRankingConfig(pooling="last"), lambda v: v[-1]),
+        (OutcomeConfig(), lambda v: v[-1]),
+        (LambdaReturnConfig(), lambda v: v[-1]),
+        (ImplicitConfig(), sum),
+    ],
+)
+def test_programs_are_ranked_by_what_the_objective_makes_meaningful(
+    critic: CriticObjective, score: Callable[[list[float]], float]
+) -> None:
+    v = values()
+    expected = torch.tensor([score(response_of(v, row)) for row in range(4)])
+    torch.testing.assert_close(program_scores(v, RESPONSE, critic), expected)
 
 
 @pytest.mark.parametrize("pooling", ["mean", "last"])

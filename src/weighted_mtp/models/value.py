@@ -27,7 +27,7 @@ from weighted_mtp.models.checkpoint import (
     save_tokenizer,
 )
 from weighted_mtp.models.convert import load_base, to_plain
-from weighted_mtp.models.mtp import MTPForCausalLM
+from weighted_mtp.models.mtp import MTPForCausalLM, decoder_layers
 
 ValueHead = Literal["linear", "mlp", "sigmoid"]
 
@@ -43,6 +43,8 @@ class ValueConfig(Section):
     """P(success) to start from: V is its log-odds everywhere (0 for one half), or itself with the sigmoid head."""
     backbone: Literal["full", "lora", "frozen"] = "full"
     """What of the backbone is trained, at `optim.lr`."""
+    last_layers: int | None = Field(None, ge=1)
+    """Of `backbone: full`, train only so many last layers: the ones before need no gradient, which halves a step."""
     lora: LoraSettings | None = None
     """Adapters of `backbone: lora`; their defaults where not given."""
     head_lr: float | None = Field(None, gt=0)
@@ -54,6 +56,15 @@ class ValueConfig(Section):
             raise ValueError(f"lora is given but backbone={self.backbone}: set backbone=lora, or leave lora out")
         if self.lora is not None and self.lora.full_heads:
             raise ValueError("lora.full_heads is for policies: a value model has no prediction heads; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _last_layers_have_an_effect(self) -> "ValueConfig":
+        if self.last_layers is not None and self.backbone != "full":
+            raise ValueError(
+                f"last_layers={self.last_layers} has no effect with backbone={self.backbone}: "
+                "set backbone=full, or leave last_layers out"
+            )
         return self
 
 
@@ -166,17 +177,30 @@ def _new_head(kind: str, hidden_size: int) -> nn.Module:
 def build_value_model(config: ValueConfig, seed: int) -> tuple[ValueModel, PreTrainedTokenizerBase]:
     """The critic to train, in fp32, and its backbone's tokenizer; a function of `config` and `seed`.
 
-    The value head is always trained; of the backbone, all, adapters or nothing. Raises what `load_base` raises.
+    The value head is always trained. Raises what `load_base` and `choose_trained` raise.
     """
     torch.manual_seed(seed)
     base, tokenizer = load_base(config.source, "float32")
     model = ValueModel.from_base(base, config.head, config.base_rate)
-    if config.backbone == "lora":
-        apply_lora(model, config.lora or LoraSettings())
-    elif config.backbone == "frozen":
-        model.backbone.requires_grad_(False)
+    choose_trained(model, config)
     model.value_head.requires_grad_(True)
     return model, tokenizer
+
+
+def choose_trained(model: PreTrainedModel, config: ValueConfig) -> None:
+    """Put into the model around a backbone what `config.backbone` trains of it, and freeze the rest.
+
+    Raises UserError for more `last_layers` than there are, and what `apply_lora` raises.
+    """
+    if config.backbone == "lora":
+        apply_lora(model, config.lora or LoraSettings())
+    elif config.backbone == "frozen" or config.last_layers is not None:
+        layers, last = decoder_layers(model), config.last_layers or 0
+        if last > len(layers):
+            raise UserError(f"value.last_layers={last}: {config.source} has {len(layers)} layers; give at most as many")
+        model.requires_grad_(False)
+        for layer in layers[len(layers) - last :]:
+            layer.requires_grad_(True)
 
 
 def save_value_model(model: ValueModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:

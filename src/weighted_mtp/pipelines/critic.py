@@ -20,12 +20,11 @@ from weighted_mtp.losses.critic import CriticObjective, ImplicitConfig, OutcomeC
 from weighted_mtp.losses.critic_objective import ImplicitObjective, ValueObjective, ValueObjectiveConfig
 from weighted_mtp.losses.objective import Objective
 from weighted_mtp.losses.token_ce import next_token_cross_entropies
-from weighted_mtp.models.adapters import LoraSettings, apply_lora
 from weighted_mtp.models.build import save_policy
 from weighted_mtp.models.checkpoint import newest_model
 from weighted_mtp.models.convert import load_base, with_heads, without_heads
 from weighted_mtp.models.mtp import MTPForCausalLM
-from weighted_mtp.models.value import ValueConfig, build_value_model, load_value_model, save_value_model
+from weighted_mtp.models.value import ValueConfig, build_value_model, choose_trained, load_value_model, save_value_model
 from weighted_mtp.pipelines.fit import FitConfig, Parts, pad_id
 from weighted_mtp.runtime.device import RuntimeConfig, autocast, pick_device
 from weighted_mtp.training.optim import Group
@@ -101,8 +100,7 @@ def _policy_copy(config: CriticConfig, critic: ImplicitConfig) -> _Learner:
     """The copy of the reference that DPO moves away from it, with one head."""
     base, tokenizer = load_base(config.value.source, "float32")
     model = with_heads(without_heads(base), 1)
-    if config.value.backbone == "lora":
-        apply_lora(model, config.value.lora or LoraSettings())
+    choose_trained(model, config.value)
     reference, _ = load_reference(config.value.source, config.runtime)
     groups = [Group("policy copy", model.parameters(), config.optim.lr)]
     return _Learner(

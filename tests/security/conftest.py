@@ -1,13 +1,89 @@
-"""One warm worker for all hostile programs: each must leave it fit for the next."""
+"""The attacks of the package, tried once for each way in which this machine can keep programs in."""
 
-from collections.abc import Iterator
+import functools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from weighted_mtp.data.schema import TestCase
-from weighted_mtp.evaluation.sandbox import Job, Limits, Outcome, SandboxPool
+from weighted_mtp.evaluation.attacks import LIMITS, attacks, run_attacks
+from weighted_mtp.evaluation.confinement import Isolation, bubblewrap, offered
+from weighted_mtp.evaluation.sandbox import Job, Outcome, SandboxPool
 
-LIMITS = Limits(cpu_seconds=1.0, wall_seconds=6.0, memory_mb=256, output_bytes=1 << 20)
+NOBODY = 65534
+WALLS = {
+    "all": Isolation(namespaces=True, landlock=True, system_calls=True),
+    "namespaces": Isolation(namespaces=True, landlock=False, system_calls=True),
+    "landlock": Isolation(namespaces=False, landlock=True, system_calls=True),
+}
+
+_AS_NOBODY = f"""
+import json, os, sys
+os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})
+from weighted_mtp.evaluation.attacks import attacks, run_attacks
+from weighted_mtp.evaluation.confinement import Isolation
+isolation = Isolation(*json.loads(sys.argv[1]))
+print(json.dumps({{f"{{f.attack.kind}}: {{f.attack.name}}": f.wrong for f in run_attacks(attacks(), isolation)}}))
+"""
+
+Findings = dict[str, list[str]]
+"""What of each attack succeeded; "persistence: what is left at the end" is of all of them."""
+
+
+def skip_unless_offered(walls: str) -> Isolation:
+    """The isolation of that name, where this machine has it."""
+    wanted = WALLS[walls]
+    if any(needed and not there for needed, there in zip(wanted, offered(), strict=True)):
+        pytest.skip(f"this machine has {offered()} alone")
+    return wanted
+
+
+@pytest.fixture
+def isolation(request: pytest.FixtureRequest) -> Isolation:
+    """That of a name in WALLS, as an indirect parameter."""
+    return skip_unless_offered(request.param)
+
+
+@pytest.fixture(scope="session")
+def findings(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Findings]:
+    """(walls, "me" or "nobody") → findings; each pair is tried once."""
+
+    @functools.cache
+    def tried(walls: str, user: str) -> Findings:
+        isolation = skip_unless_offered(walls)
+        if user == "nobody":
+            return _as_nobody(isolation, tmp_path_factory.mktemp("nobody"))
+        return {f"{f.attack.kind}: {f.attack.name}": f.wrong for f in run_attacks(attacks(), isolation)}
+
+    return tried
+
+
+def _as_nobody(isolation: Isolation, folder: Path) -> Findings:
+    """Findings of a process of the user `nobody`; only root can start one.
+
+    Where folders above the interpreter are root's alone, they are shadowed for this process by ones that are not.
+    """
+    if os.geteuid() != 0:
+        pytest.skip("only root becomes another user; all other tests run as an ordinary one already")
+    os.chown(folder, NOBODY, NOBODY)
+    for parent in list(folder.parents)[:2]:
+        parent.chmod(0o755)
+    command = [sys.executable, "-c", _AS_NOBODY, json.dumps(isolation)]
+    prefix = Path(sys.base_prefix).resolve()
+    shut = next((parent for parent in reversed(prefix.parents) if not parent.stat().st_mode & 0o001), None)
+    if shut is not None:
+        options = ["--dev-bind", "/", "/", "--tmpfs", str(shut), "--ro-bind", str(prefix), str(prefix)]
+        command = [str(bubblewrap()), *options, "--die-with-parent", *command]
+    source = str(Path(__file__).parents[2] / "src")
+    environment = {**os.environ, "TMPDIR": str(folder), "HOME": str(folder), "PYTHONPATH": source}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 class Worker:
@@ -24,7 +100,8 @@ class Worker:
         return outcome
 
 
-@pytest.fixture(scope="session")
-def worker() -> Iterator[Worker]:
-    with SandboxPool(workers=1) as pool:
+@pytest.fixture(scope="session", params=WALLS)
+def worker(request: pytest.FixtureRequest) -> Iterator[Worker]:
+    """One warm worker of each kind for all programs."""
+    with SandboxPool(workers=1, isolation=skip_unless_offered(request.param)) as pool:
         yield Worker(pool)

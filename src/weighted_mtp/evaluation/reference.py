@@ -36,8 +36,7 @@ class ReferenceRunner:
         Raises UserError where the program does not return them all, or on a machine that cannot confine it.
         """
         if self._trial is None:
-            check_available()
-            self._trial = Trial()
+            self._trial = Trial(check_available())
         job = Job(program, entry_point, [TestCase("call", given, "") for given in inputs], _LIMITS)
         try:
             return self._trial.answers(job, _LONGEST)

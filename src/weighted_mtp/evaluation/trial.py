@@ -6,6 +6,7 @@ The verdict is the judge's (`call` and `code` tests) or this process's (`stdio`)
 import ast
 import functools
 import itertools
+import math
 import signal
 import time
 from collections.abc import Sequence
@@ -16,29 +17,39 @@ from weighted_mtp.data.schema import TestCase
 from weighted_mtp.data.sources.rows import TOO_LONG
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.comparison import same_output
+from weighted_mtp.evaluation.confinement import Isolation
 from weighted_mtp.evaluation.guest.codec import CodecError, from_plain, pack, to_plain, unpack
-from weighted_mtp.evaluation.interpreter import ConfinedInterpreter, Exit, Interrupted, Lost, Role
+from weighted_mtp.evaluation.interpreter import (
+    WALL_TIME,
+    ConfinedInterpreter,
+    Confinement,
+    Exit,
+    Interrupted,
+    Lost,
+    Role,
+)
 
 Status = Literal["passed", "failed", "timed_out", "out_of_memory", "refused", "broken"]
 
-_OUTPUT_SHOWN = 2000  # characters of a program's last output kept in an Outcome
+_PATIENCE = 2.0  # how much more CPU time a busy machine may make of what a quiet one needs: shared caches and cores
+_OUTPUT_SHOWN = 2000  # characters of a program's last output kept in an Outcome, and of a detail
 
 
 @dataclass(frozen=True)
 class Limits:
     """What one program may use, over all its `call` or `code` tests, or per `stdio` test.
 
-    cpu_seconds   CPU time of the program; the judge has as much for itself
+    cpu_seconds   CPU time of the program, user's and system's; the judge has twice as much for itself
     wall_seconds  elapsed time, generous, so that a busy machine does not decide a verdict
-    memory_mb     address space beyond the interpreter's own, MiB, per process
-    processes     processes at once, the program included (threads are bounded by memory)
+    memory_mb     address space beyond the interpreter's own, MiB
     output_bytes  largest output, file or single answer
+
+    A program is one process of at most 256 threads; all its files together are bounded, too (16 MiB).
     """
 
     cpu_seconds: float = 5.0
     wall_seconds: float = 30.0
     memory_mb: int = 1024
-    processes: int = 1
     output_bytes: int = 4 << 20
 
     def __post_init__(self) -> None:
@@ -68,6 +79,8 @@ class Outcome:
     seconds  elapsed
     output   the end of what it printed
     test     the number of that test, from 1; None where no test decided: passed, broken
+
+    Both texts are a hostile program's: they are bounded, can be encoded, and steer no terminal.
     """
 
     status: Status
@@ -77,16 +90,20 @@ class Outcome:
     test: int | None = None
 
 
+class Doubtful(Exception):
+    """A timeout that a quiet machine might not give: the job is to be run again, alone."""
+
+
 class Trial:
     """A warm player and a warm judge, for one job after another; closed by the owner.
 
-    Both are replaced when a program leaves them in doubt: a killed child keeps its place in sandlock's process count,
-    and a job whose limits are part of the confinement needs another one.
+    Both are replaced when a program leaves them in doubt, and for a job whose limits are part of the confinement.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, isolation: Isolation) -> None:
+        self._isolation = isolation
         self._interpreters: dict[Role, ConfinedInterpreter] = {}
-        self._confinement: tuple[int, int, int] | None = None
+        self._confinement: Confinement | None = None
 
     def kill(self) -> None:
         """End what runs, from another thread; the job under way gets an outcome that means nothing."""
@@ -103,10 +120,16 @@ class Trial:
         for role in list(self._interpreters):
             self._interpreters.pop(role).close()
 
-    def run(self, job: Job) -> Outcome:
-        """Run the tests in order up to the first that does not pass."""
+    def run(self, job: Job, alone: bool) -> Outcome:
+        """Run the tests in order up to the first that does not pass.
+
+        Not `alone`, with other programs at the same time, a program may take longer: it is stopped later, and Doubtful
+        is raised where it passes with more CPU time than it has, or has waited long.
+        """
         if not job.tests:
             raise UserError(f"a job for {job.entry_point or 'a program'} has no tests: nothing could decide it")
+        if not job.entry_point and any(test.kind == "call" for test in job.tests):
+            raise UserError("a `call` test calls a function, and the job names none: give it as entry_point")
         if any(test.kind == "answer" for test in job.tests):
             raise UserError("a test of kind 'answer' compares a worked answer's number: it has no program to execute")
         self._confine(job.limits)
@@ -114,11 +137,7 @@ class Trial:
         for kind, group in itertools.groupby(job.tests, key=lambda test: test.kind):
             tests = tuple(group)
             part = replace(job, tests=tests)
-            try:
-                outcome = self._run_kind(kind, part, done)
-            except Lost:
-                self.close()  # once may be the machine's memory or process limit; twice is for the user to see
-                outcome = self._run_kind(kind, part, done)
+            outcome = self._run_on_any(kind, part, done, alone)
             done += len(tests)
             if outcome.status != "passed":
                 break
@@ -131,43 +150,56 @@ class Trial:
         value of over `longest` bytes in the codec. Raises Unanswered.
         """
         self._confine(job.limits)
-        attempt = _Attempt(self, job)
+        attempt = _Attempt(self, job, 1.0)
         try:
             return attempt.answers(longest)
         except (_Ended, Interrupted) as ended:
-            attempt.doubtful |= isinstance(ended, Interrupted)
+            attempt.is_stuck |= isinstance(ended, Interrupted)
             raise Unanswered(f"call {attempt.number + 1}: {ended.status}: {ended.detail}") from None
         finally:
             attempt.settle()
 
     def _confine(self, limits: Limits) -> None:
-        confinement = (limits.memory_mb, limits.processes, limits.output_bytes)
+        confinement = Confinement(self._isolation, limits.memory_mb, limits.output_bytes)
         if confinement != self._confinement:
             self.close()
             self._confinement = confinement
 
-    def _run_kind(self, kind: str, job: Job, done: int) -> Outcome:
-        attempt = _Attempt(self, job)
+    def _run_on_any(self, kind: str, job: Job, done: int, alone: bool) -> Outcome:
+        """Where the warm interpreter is gone, on a new one; a program on which two are lost has brought them down."""
+        for _ in range(2):
+            try:
+                return self._run_kind(kind, job, done, alone)
+            except Lost:
+                self.close()
+        harmless = Job("def f():\n    return 1\n", "f", [TestCase("call", "()", "1")], job.limits)
+        self._run_kind("call", harmless, 0, alone)  # raises Lost where it is the machine
+        return Outcome("failed", "the program brought its interpreter down twice", test=done + 1)
+
+    def _run_kind(self, kind: str, job: Job, done: int, alone: bool) -> Outcome:
+        attempt = _Attempt(self, job, 1.0 if alone else _PATIENCE)
         status: Status
         try:
             status, detail, number = {"call": attempt.calls, "code": attempt.code, "stdio": attempt.stdio}[kind]()
-        except _Ended as ended:
+        except (_Ended, Interrupted) as ended:
             status, detail, number = ended.status, ended.detail, attempt.number
-        except Interrupted as interrupted:
-            status, detail, number = interrupted.status, interrupted.detail, attempt.number
-            attempt.doubtful = True
-        output = attempt.output()
+            attempt.is_stuck |= isinstance(ended, Interrupted)
         attempt.settle()
+        if status == "passed" and attempt.is_late:
+            status, detail, number = "timed_out", f"{job.limits.cpu_seconds:g} s of CPU time", attempt.number
+        if status == "timed_out" and not alone and (attempt.is_late or detail == WALL_TIME):
+            raise Doubtful
+        output = _shown(attempt.output[-_OUTPUT_SHOWN:])
         if status in ("passed", "broken"):
-            return Outcome(status, detail, output=output)
+            return Outcome(status, _shown(detail[:_OUTPUT_SHOWN]), output=output)
         test = done + number + 1
-        return Outcome(status, f"test {test}: {detail}", output=output, test=test)
+        return Outcome(status, f"test {test}: {_shown(detail[:_OUTPUT_SHOWN])}", output=output, test=test)
 
     def interpreter(self, role: Role) -> ConfinedInterpreter:
         """The warm interpreter of a role, started where there is none."""
         assert self._confinement is not None
         if role not in self._interpreters:
-            self._interpreters[role] = ConfinedInterpreter(role, *self._confinement)
+            self._interpreters[role] = ConfinedInterpreter(role, self._confinement)
         return self._interpreters[role]
 
 
@@ -187,17 +219,24 @@ class _Ended(Exception):
 class _Attempt:
     """The exchange of messages for tests of one kind. Each of `calls`, `code`, `stdio` gives (status, detail, test)."""
 
-    def __init__(self, trial: Trial, job: Job) -> None:
+    def __init__(self, trial: Trial, job: Job, patience: float) -> None:
         self.number = 0  # the test that was running
-        self.doubtful = False
+        self.is_late = False  # it has ended, after more CPU time than it has
+        self.is_stuck = False  # what runs is to be killed
+        self.output = ""  # what the program printed
+        self._is_dirty = False  # an interpreter is not fit for another job
+        self._cpu_seconds = patience * job.limits.cpu_seconds
         self._trial = trial
         self._job = job
         self._running: dict[Role, ConfinedInterpreter] = {}
         self._deadline = time.monotonic() + job.limits.wall_seconds
 
     def _begin(self, role: Role, message: dict[str, Any], stdin: str = "") -> ConfinedInterpreter:
+        before = time.monotonic()
         interpreter = self._running[role] = self._trial.interpreter(role)
-        interpreter.begin(message, self._deadline, stdin)
+        self._deadline += time.monotonic() - before  # a start is not the program's time
+        most = math.ceil(self._cpu_seconds if role == "player" else 2 * self._cpu_seconds) + 1
+        interpreter.begin({**message, "cpu_seconds": most}, self._deadline, stdin)
         return interpreter
 
     def _begin_player(self, mode: str, **extra: Any) -> ConfinedInterpreter:
@@ -206,27 +245,32 @@ class _Attempt:
         return self._begin("player", {**message, "limit": job.limits.output_bytes, **extra})
 
     def _receive(self, role: Role) -> bytes | Exit:
-        event = self._running[role].receive(self._deadline, self._job.limits.cpu_seconds)
+        most = self._cpu_seconds if role == "player" else 2 * self._cpu_seconds
+        event = self._running[role].receive(self._deadline, most)
         if isinstance(event, Exit):
-            del self._running[role]
-            self.doubtful |= _signal_name(event.status) != ""
+            self._end(role, event)
         return event
+
+    def _end(self, role: Role, ended: Exit) -> None:
+        del self._running[role]
+        self._is_dirty |= not ended.is_clean
+        self.is_late |= role == "player" and ended.cpu_seconds > self._job.limits.cpu_seconds
 
     def _answer(self) -> bytes:
         """The player's next message; its end is a verdict."""
         event = self._receive("player")
         if isinstance(event, Exit):
-            raise _Ended("failed", _how_it_ended(event.status))
+            raise _bad_end(event.status)
         return event
 
     def _loaded(self) -> list[str]:
         """The names that the program defines."""
         message = _unpacked(self._answer())
-        if "broken" in message:
-            raise _Ended("broken", str(message["broken"]))
-        if "error" in message:
-            raise _Ended(*_classified(message["error"]))
-        return message.get("names", [])
+        _raise_if_bad(message)
+        names = message.get("names")
+        if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
+            raise _off_script()
+        return names
 
     def calls(self) -> tuple[Status, str, int]:
         """`call` tests: all calls go to the player at once, all answers to the judge.
@@ -239,7 +283,8 @@ class _Attempt:
         try:
             self._collect(answers)
         except (_Ended, Interrupted) as ended:
-            self.doubtful |= isinstance(ended, Interrupted)
+            if isinstance(ended, Interrupted):
+                self._stop("player")
             self._deadline = time.monotonic() + self._job.limits.wall_seconds
             status, detail, number = self._judged(answers, tests[: len(answers)])
             return (ended.status, ended.detail, self.number) if status == "passed" else (status, detail, number)
@@ -253,8 +298,8 @@ class _Attempt:
         values = []
         for self.number, answer in enumerate(packed):
             message = _unpacked(answer.encode("ascii"))
-            if "error" in message and "bytes" not in message:
-                raise _Ended(*_classified(message["error"]))
+            if "bytes" not in message:
+                _raise_if_bad(message)
             values.append(TOO_LONG if "bytes" in message else from_plain(message["value"], lambda *_: object()))
         if len(values) < len(self._job.tests):
             raise _Ended("failed", "the program ended before it answered")
@@ -274,7 +319,7 @@ class _Attempt:
             answers.append(event.decode("ascii", "replace"))
             self.number = min(len(answers), wanted - 1)
         if event.status and len(answers) < wanted:
-            raise _Ended("failed", _how_it_ended(event.status))
+            raise _bad_end(event.status)
 
     def _judged(self, answers: list[str], tests: Sequence[TestCase]) -> tuple[Status, str, int]:
         expected = [[test.output, test.atol] for test in tests]
@@ -298,7 +343,7 @@ class _Attempt:
                 return _verdict(event)
             player.send(event, self._deadline)
             judge.send(self._answer(), self._deadline)
-        raise Interrupted("failed", f"the test code ended its process: {_how_it_ended(event.status)}")
+        raise Interrupted("failed", f"the test code ended its process: {_bad_end(event.status)}")
 
     def stdio(self) -> tuple[Status, str, int]:
         """`stdio` tests: a run of the whole script each, its output compared by `same_output`."""
@@ -310,41 +355,43 @@ class _Attempt:
             error: dict[str, Any] = {}
             while not isinstance(event := self._receive("player"), Exit):
                 error = _unpacked(event)
-            if "broken" in error:
-                raise _Ended("broken", str(error["broken"]))
-            if "error" in error:
-                raise _Ended(*_classified(error["error"]))
+            _raise_if_bad(error)
             if event.status:
-                raise _Ended("failed", _how_it_ended(event.status))
+                raise _bad_end(event.status)
             printed = player.output()[0]
             if not same_output(printed, test.output):
                 raise _Ended("failed", f"printed {printed[:200]!r}, expected {test.output[:200]!r}")
         return "passed", "", -1
 
-    def output(self) -> str:
-        """The end of what the program printed."""
-        player = self._trial.interpreter("player")
-        return "".join(player.output())[-_OUTPUT_SHOWN:]
+    def _stop(self, role: Role) -> None:
+        """Kill what runs; an interpreter that does not say so at once is replaced."""
+        if role in self._running:
+            self._is_dirty |= not self._running.pop(role).stop()
 
     def settle(self) -> None:
-        """Let what still runs end, and replace interpreters that are in doubt."""
-        try:
-            for role, last in (("player", "end"), ("judge", "gone")):
-                if not self.doubtful and role in self._running:
-                    self._finish(role, last)
-        except Interrupted:
-            self.doubtful = True
-        if self.doubtful or self._job.limits.processes > 1:
+        """Let what still runs end, or kill it, and replace interpreters that are in doubt."""
+        self.output = "".join(self._trial.interpreter("player").output())
+        for role, last in _LAST_WORDS:
+            if not self.is_stuck:
+                self._finish(role, last)
+            self._stop(role)
+        if self._is_dirty:
             self._trial.close()
         else:
             self._trial.clear()
 
     def _finish(self, role: Role, last: str) -> None:
         self._deadline = time.monotonic() + 1.0
-        if role in self._running:
-            self._running[role].send(pack(last), self._deadline)
-        while role in self._running:
-            self._receive(role)
+        try:
+            if role in self._running:
+                self._running[role].send(pack(last), self._deadline)
+            while role in self._running:
+                self._receive(role)
+        except (Interrupted, Lost):
+            return
+
+
+_LAST_WORDS: tuple[tuple[Role, str], ...] = (("player", "end"), ("judge", "gone"))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -366,8 +413,12 @@ def _unpacked(payload: bytes) -> dict[str, Any]:
     except CodecError:
         message = None
     if not isinstance(message, dict):
-        raise _Ended("failed", "the program wrote on the sandbox's own pipe")
+        raise _off_script()
     return message
+
+
+def _off_script() -> _Ended:
+    return _Ended("failed", "the program wrote on the sandbox's own channel")
 
 
 def _verdict(payload: bytes) -> tuple[Status, str, int]:
@@ -375,19 +426,36 @@ def _verdict(payload: bytes) -> tuple[Status, str, int]:
     return message["verdict"]["status"], message["verdict"]["detail"], message["test"]
 
 
-def _classified(error: Any) -> tuple[Status, str]:
-    """[builtin class name, text] of an exception that the program let through → status and detail."""
-    name, text = (str(part) for part in error) if isinstance(error, list) and len(error) == 2 else ("", str(error))
-    if name == "MemoryError":
-        return "out_of_memory", text
-    return ("refused" if name == "PermissionError" else "failed"), text
+def _raise_if_bad(message: dict[str, Any]) -> None:
+    """End with what a player's message says is wrong: "broken" is a text, "error" [builtin class name, text].
+
+    Nothing else is taken: whatever is made of a deeply nested value could exhaust this process' own stack.
+    """
+    broken, error = message.get("broken"), message.get("error")
+    if isinstance(broken, str):
+        raise _Ended("broken", broken)
+    if broken is None and error is None:
+        return
+    if not (isinstance(error, list) and len(error) == 2 and all(isinstance(part, str) for part in error)):
+        raise _off_script()
+    raise _Ended(_STATUS_OF.get(error[0], "failed"), error[1])
 
 
-def _signal_name(status: int) -> str:
+_STATUS_OF: dict[str, Status] = {"MemoryError": "out_of_memory", "PermissionError": "refused"}
+
+
+def _bad_end(status: int) -> _Ended:
+    """Wait status → a verdict."""
     number = status & 0x7F
-    return signal.Signals(number).name if number else ""
+    if number == signal.SIGXCPU:
+        return _Ended("timed_out", "CPU time")
+    if number:
+        return _Ended("failed", f"the program was killed by {signal.Signals(number).name}")
+    return _Ended("failed", f"the program ended itself with exit code {status >> 8}")
 
 
-def _how_it_ended(status: int) -> str:
-    name = _signal_name(status)
-    return f"the program was killed by {name}" if name else f"the program ended itself with exit code {status >> 8}"
+def _shown(text: str) -> str:
+    """A program's text without what steers a terminal, and without halves of characters."""
+    return "".join(
+        char if char in "\n\t" or char.isprintable() else char.encode("unicode_escape").decode() for char in text
+    )

@@ -23,9 +23,9 @@ from weighted_mtp.decoding.sample import SamplingConfig
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.answers import draw_samples, load_respondent, model_checksum
 from weighted_mtp.evaluation.benchmarks import BENCHMARKS, benchmark
+from weighted_mtp.evaluation.confinement import check_available, offered
 from weighted_mtp.evaluation.folder import EvaluationFolder, Origin
 from weighted_mtp.evaluation.problems import ProblemSet
-from weighted_mtp.evaluation.sandbox import SandboxPool
 from weighted_mtp.evaluation.score import cores, score
 from weighted_mtp.evaluation.verdicts import Report
 from weighted_mtp.files import sha256, whole_file
@@ -99,8 +99,7 @@ def evaluate(config: EvaluationConfig) -> Report:
     """
     chosen = benchmark(config.benchmark)
     if not chosen.is_text:
-        with SandboxPool(1, unsafe=config.unsafe_execution):  # refused before hours of sampling, not after
-            pass
+        check_available(config.unsafe_execution)  # refused before hours of sampling, not after
     prepare_embedded(config.benchmark, config.data_root)
     problems = ProblemSet(config.data_root / config.benchmark / config.split, config.first)
     model = find_model(config.checkpoint) if config.checkpoint is not None else None
@@ -187,7 +186,7 @@ def _execution_facts(config: EvaluationConfig) -> list[str]:
         return ["execution: none, answers are graded as texts"]
     cpu = f"{config.cpu_seconds:g} s" if config.cpu_seconds else f"{chosen.limits.cpu_seconds:g} s {unless}"
     memory = f"{config.memory_mb} MiB" if config.memory_mb else f"{chosen.limits.memory_mb} MiB {unless}"
-    isolation = "NOT ISOLATED (--unsafe-execution)" if config.unsafe_execution else "isolated by Landlock and seccomp"
+    isolation = f"isolated by {offered()}" if offered().is_enough else f"NOT SAFE ({offered()}, --unsafe-execution)"
     return [
         f"execution: {config.workers or cores()} programs at once, {isolation}",
         f"limits of a program: CPU time {cpu}, memory {memory}",

@@ -9,6 +9,7 @@ from weighted_mtp.data.schema import TestCase
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation import confinement
 from weighted_mtp.evaluation.sandbox import Job, Limits, SandboxPool, run, run_many
+from weighted_mtp.evaluation.trial import Trial
 
 ADD = "def add(a, b):\n    return a + b\n"
 
@@ -187,12 +188,6 @@ def test_random_numbers_and_hashes_are_the_same_at_each_run(pool):
     assert first == second != ""
 
 
-def test_several_processes_are_allowed_where_the_limit_says_so(pool):
-    program = "import os\ndef f():\n    if os.fork() == 0: os._exit(0)\n    return os.wait()[1]"
-    assert outcome_of(pool, program, TestCase("call", "()", "0"), processes=2).status == "passed"
-    assert outcome_of(pool, program, TestCase("call", "()", "0"), processes=1).status == "refused"
-
-
 def test_outcomes_keep_the_order_of_the_jobs_and_progress_counts_them():
     jobs = [Job(f"def f(): return {i}", "f", [TestCase("call", "()", "0")]) for i in range(12)]
     ticks = []
@@ -204,31 +199,92 @@ def test_outcomes_keep_the_order_of_the_jobs_and_progress_counts_them():
 
 def test_a_job_without_tests_is_refused():
     with pytest.raises(UserError, match="no tests"):
-        run(ADD, "add", [])
+        run(ADD, [], entry_point="add")
 
 
-@pytest.mark.parametrize("name", ["cpu_seconds", "wall_seconds", "memory_mb", "processes", "output_bytes"])
+@pytest.mark.parametrize("name", ["cpu_seconds", "wall_seconds", "memory_mb", "output_bytes"])
 def test_a_limit_that_is_not_positive_is_refused(name):
     with pytest.raises(UserError, match=f"limits.{name}: 0"):
         Limits(**{name: 0})
 
 
-def test_a_machine_without_landlock_is_told_what_is_missing(monkeypatch):
-    monkeypatch.setattr("sandlock.landlock_abi_version", lambda: -1)
-    with pytest.raises(UserError, match="no Landlock"):
-        run(ADD, "add", [TestCase("call", "(1, 2)", "3")])
+@pytest.fixture
+def bare(monkeypatch):
+    """A machine without Landlock and namespaces."""
+    monkeypatch.setattr(confinement, "landlock_abi", lambda: 0)
+    monkeypatch.setattr(confinement, "why_no_namespaces", lambda: "they are off")
+
+
+def test_a_machine_that_cannot_keep_programs_in_is_told_what_is_missing_and_which_flag_accepts_it(bare):
+    with pytest.raises(UserError, match="Landlock ABI 0.*they are off.*--unsafe-execution"):
+        run(ADD, [TestCase("call", "(1, 2)", "3")], entry_point="add")
+
+
+def test_the_flag_runs_programs_with_what_there_is(bare):
+    with SandboxPool(1, unsafe=True) as pool:
+        assert pool.isolation == confinement.Isolation(namespaces=False, landlock=False, system_calls=True)
+        assert outcome_of(pool, ADD, TestCase("call", "(1, 2)", "3"), entry_point="add").status == "passed"
+        loop = outcome_of(pool, "while True: pass", TestCase("call", "()", "3"), cpu_seconds=0.3)
+        assert loop.status == "timed_out"
 
 
 def test_another_system_than_linux_is_told_so(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     with pytest.raises(UserError, match="darwin"):
         confinement.check_available()
+    assert not confinement.check_available(unsafe=True).is_enough
 
 
-def test_a_missing_sandlock_is_named(monkeypatch):
+def test_without_sandlock_there_are_namespaces_still(monkeypatch):
     monkeypatch.setitem(sys.modules, "sandlock", None)
-    with pytest.raises(UserError, match="sandlock"):
-        confinement.check_available()
+    assert confinement.landlock_abi() == 0
+    assert confinement.offered().namespaces == (confinement.why_no_namespaces() == "")
+
+
+def test_a_program_that_passes_too_slowly_among_others_runs_again_alone(monkeypatch):
+    program = (
+        "import time\nstart = time.process_time()\nwhile time.process_time() < start + 0.6: pass\ndef f(): return 1"
+    )
+    alone = []
+    run_job = Trial.run
+
+    def noted(trial, job, is_alone):
+        alone.append(is_alone)
+        return run_job(trial, job, is_alone)
+
+    monkeypatch.setattr(Trial, "run", noted)
+    job = Job(program, "f", [TestCase("call", "()", "1")], Limits(cpu_seconds=0.5))
+    quick = Job("def f(): return 1", "f", [TestCase("call", "()", "1")])
+    assert [outcome.status for outcome in run_many([job, quick, quick], workers=2)] == ["timed_out", "passed", "passed"]
+    assert alone == [False, False, False, True]
+
+
+def test_a_program_that_never_ends_is_not_run_twice(monkeypatch):
+    runs = []
+    run_job = Trial.run
+    monkeypatch.setattr(Trial, "run", lambda *given: runs.append(given) or run_job(*given))
+    job = Job("while True: pass", "f", [TestCase("call", "()", "1")], Limits(cpu_seconds=0.3))
+    assert [outcome.status for outcome in run_many([job, job], workers=2)] == ["timed_out", "timed_out"]
+    assert len(runs) == 2
+
+
+def test_what_a_program_says_steers_no_terminal_and_can_be_written_down(pool):
+    program = "def f():\n    print('a\\x1b[2J\\ud800'.encode('utf-8', 'replace'))\n    raise ValueError('\\x1b[2J\\ud800' + 'x' * 9999)"
+    outcome = outcome_of(pool, program, TestCase("call", "()", "1"))
+    assert "\x1b" not in outcome.detail + outcome.output
+    assert len(outcome.detail) < 2100
+    outcome.detail.encode()
+
+
+def test_a_killed_program_does_not_cost_its_interpreter(pool):
+    before = pool.run_many(
+        [Job("import os\nprint(os.getppid())\ndef f(): return 1", "f", [TestCase("call", "()", "1")])]
+    )
+    outcome_of(pool, "while True: pass", TestCase("call", "()", "1"), cpu_seconds=0.2)
+    after = pool.run_many(
+        [Job("import os\nprint(os.getppid())\ndef f(): return 1", "f", [TestCase("call", "()", "1")])]
+    )
+    assert before[0].output == after[0].output
 
 
 @pytest.mark.parametrize("literal", ["1", "[1]", "(f,)", "(1", "(1)"])

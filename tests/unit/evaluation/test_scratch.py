@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from weighted_mtp.evaluation.scratch import empty_folder, folder_bytes, remove_folder
+from weighted_mtp.evaluation.guest.emptying import empty_folder
+from weighted_mtp.evaluation.scratch import folder_bytes, remove_folder
 
 
 def test_every_entry_counts_a_block_however_small(tmp_path):

@@ -1,1 +1,1 @@
-"""What runs inside the sandbox: standard library only, sent there as source over a pipe."""
+"""What runs inside the sandbox: standard library only, sent there as source over a socket."""

@@ -13,7 +13,7 @@ import traceback
 from typing import Any
 
 from .codec import CodecError, from_plain, to_plain, unpack
-from .server import Wire, describe, move_pipes, rehearse, reply, serve
+from .server import Wire, describe, rehearse, reply, serve, take_channels
 
 # Raised as they are, these would steer the test's own control flow instead of failing it.
 _CONTROL_FLOW = ("StopIteration", "StopAsyncIteration", "GeneratorExit", "SystemExit", "KeyboardInterrupt")
@@ -165,14 +165,7 @@ def _verdict(error: BaseException, test: str) -> dict[str, str]:
 
 
 def run(job: Any, wire: Wire) -> int:
-    """One job → a {"verdict", "test"} message.
-
-    `code` tests in their own process: {"context", "entry_point", "names", "tests"}.
-    `call` tests in the warm process: {"here": true, "expected", "answers"}.
-    """
-    if job.get("here"):
-        reply(wire, _compared(job["expected"], job["answers"]))
-        return 0
+    """`code` tests, {"context", "entry_point", "names", "tests"} → a {"verdict", "test"} message; in a child."""
     program = Program(wire)
     for number, (setup, test) in enumerate(job["tests"]):
         try:
@@ -184,6 +177,18 @@ def run(job: Any, wire: Wire) -> int:
             return 0
     reply(wire, {"verdict": {"status": "passed", "detail": ""}, "test": -1})
     return 0
+
+
+def compare(job: Any, wire: Wire) -> None:
+    """`call` tests, {"expected", "answers"} → a {"verdict", "test"} message; in the warm process."""
+    reply(wire, _compared(job["expected"], job["answers"]))
+
+
+class ProgramObject:
+    """Stands for an object of the program: equal to nothing, and shown without an address."""
+
+    def __repr__(self) -> str:
+        return "an object"
 
 
 @functools.lru_cache(maxsize=4096)
@@ -198,10 +203,9 @@ def _compared(expected: list[tuple[str, float]], answers: list[str]) -> dict[str
         for number, (literal, atol) in enumerate(expected):
             if number == len(answers):
                 raise CodecError("the program gave no answer")
-            value = from_plain(_value_of(unpack(answers[number].encode("ascii"))), lambda tag, key: object())
+            value = from_plain(_value_of(unpack(answers[number].encode("ascii"))), lambda tag, key: ProgramObject())
             if not _agrees(value, _literal(literal), atol):
-                shown = "an object" if type(value) is object else repr(value)[:300]
-                raise AssertionError(f"returned {shown}, expected {literal[:300]}")
+                raise AssertionError(f"returned {repr(value)[:300]}, expected {literal[:300]}")
     except Exception as error:
         return {"verdict": _verdict(error, ""), "test": number}
     return {"verdict": {"status": "passed", "detail": ""}, "test": -1}
@@ -222,9 +226,9 @@ def _is_close(value: Any, expected: Any, atol: float) -> bool:
 
 
 def start(order: Any) -> None:
-    """Be a warm judge: {"files", "marker"} from the harness's first message."""
-    wire, control = move_pipes(order["files"])
+    """Be a warm judge, as the harness's first message says."""
+    wire, control = take_channels(order["streams"])
     sys.set_int_max_str_digits(0)
     test = {"context": "def f(x):\n    return x\n", "entry_point": "f", "names": ["f", "g"]}
     rehearse(run, [{"tests": [["", "def check(c):\n    assert c(1) == [1]\n\ncheck(f)"]], **test}])
-    serve(wire, control, bytes.fromhex(order["marker"]), run)
+    serve(order, wire, control, run, compare)

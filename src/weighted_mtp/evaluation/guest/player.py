@@ -2,7 +2,6 @@
 
 import atexit
 import importlib
-import os
 import site
 import sys
 import traceback
@@ -12,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .codec import CodecError, from_plain, pack, to_plain
-from .server import Wire, describe, move_pipes, rehearse, reply, serve
+from .server import Wire, describe, rehearse, reply, serve, take_channels
 
 # What programs of the benchmarks import most: paid once by the warm process, not by each program. Without `threading`
 # and what imports it: its handler in the forked child would cost each program 0.5 ms.
@@ -134,7 +133,6 @@ def _serve_judge(job: Any, wire: Wire) -> None:
 
 def _run_main(job: Any, wire: Wire) -> int:
     """`stdio` tests: the whole life of a script, with its threads and exit handlers."""
-    os.lseek(0, 0, os.SEEK_SET)  # the warm process and all its children share this descriptor's position
     try:
         code = _exit_code_of_script(job, wire)
         if "threading" in sys.modules:
@@ -197,8 +195,8 @@ def _flush() -> None:
 
 
 def start(order: Any) -> None:
-    """Be a warm player: {"files", "marker"} from the harness's first message."""
-    wire, control = move_pipes(order["files"])
+    """Be a warm player, as the harness's first message says."""
+    wire, control = take_channels(order["streams"])
     for name in PRELOAD.split():
         importlib.import_module(name)
     sys.set_int_max_str_digits(0)  # an answer may be a number of 10,000 digits; CPU time bounds the cost
@@ -206,4 +204,4 @@ def start(order: Any) -> None:
     program = {"program": "def f(x):\n    return [x]\n", "entry_point": "f", "calls": [["t", 1]] * 3, "limit": 1000}
     rehearse(run, [{"mode": mode, **program} for mode in ("calls", "serve")])
     del sys.modules["program"]
-    serve(wire, control, bytes.fromhex(order["marker"]), run)
+    serve(order, wire, control, run)

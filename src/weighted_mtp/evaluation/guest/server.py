@@ -1,31 +1,35 @@
 """A warm interpreter: it is confined once, and forks once per job.
 
-Three pipes join it to the harness. `requests` carries jobs to the warm process and, while a job runs, messages to its
-child; `replies` carries the child's messages; `control` carries the child's process id and exit status. The child
-closes `control` before it runs anything foreign, so a program cannot say how it ended.
+Three channels, which are sockets, join it to the harness. `requests` carries jobs to the warm process and, while a job
+runs, messages to its child; `replies` carries the child's messages; `control` carries what became of the child. The
+child closes `control` before it runs anything foreign, so a program cannot say how it ended.
 """
 
 import builtins
-import ctypes
 import errno
 import gc
 import os
 import random
-import signal
+import resource
 from collections.abc import Callable
 from typing import Any
 
 from .codec import pack, unpack
+from .emptying import empty_folder
+from .lockdown import Lock, lock_down
 
 MARKER_BYTES = 16
 _HEADER_BYTES = 4
-_PR_SET_PDEATHSIG = 1
 _REHEARSALS = 20
-_FORBIDDEN = (errno.EPERM, errno.EACCES, errno.EAGAIN, errno.EFBIG, errno.EMFILE, errno.EXDEV)
+_SCRATCH = os.getcwd()  # noqa: PTH109 - a text; inside, every interpreter starts there
+_FORBIDDEN = (
+    *(errno.EPERM, errno.EACCES, errno.EAGAIN, errno.EROFS),
+    *(errno.EFBIG, errno.EMFILE, errno.ENOSPC, errno.EXDEV),
+)
 
 
 class Wire:
-    """Messages with a length in front, over the two pipes that a child shares with its warm parent."""
+    """Messages with a length in front, over the two channels that a child shares with its warm parent."""
 
     def __init__(self, requests: int, replies: int) -> None:
         self._requests = requests
@@ -46,7 +50,11 @@ class Wire:
         return unpack(self._read(int.from_bytes(self._read(_HEADER_BYTES), "big")))
 
     def skip_to(self, marker: bytes) -> None:
-        """Drop what an earlier child left unread: a job starts after the marker, which no program can write here."""
+        """Drop what an earlier child left unread: a job starts after the marker.
+
+        The marker is made of bytes that no message holds (see `codec.pack`), so nothing that the harness passes on for
+        a program can pass for a job, even though the program may know the marker.
+        """
         window = self._read(len(marker))
         while window != marker:
             window = window[1:] + self._read(1)
@@ -57,18 +65,25 @@ class Wire:
         while rest:
             rest = rest[os.write(self._replies, rest) :]
 
+    def mend(self) -> None:
+        """Undo what a child may have done to the channels' own state, which it shares."""
+        os.set_blocking(self._requests, True)
+        os.set_blocking(self._replies, True)
 
-def move_pipes(files: list[str]) -> tuple[Wire, int]:
-    """Take the three pipes away from descriptors 0, 1, 2, and put the given files there → (wire, control)."""
+
+Run = Callable[[Any, Wire], Any]
+
+
+def take_channels(streams: list[int]) -> tuple[Wire, int]:
+    """Take the three channels away from descriptors 0, 1, 2, and put the program's streams there → (wire, control)."""
     wire, control = Wire(os.dup(0), os.dup(1)), os.dup(2)
-    for target, path in enumerate(files):
-        opened = os.open(path, os.O_RDONLY if target == 0 else os.O_WRONLY | os.O_APPEND)
-        os.dup2(opened, target)
-        os.close(opened)
+    for target, descriptor in enumerate(streams):
+        os.dup2(descriptor, target)
+        os.close(descriptor)
     return wire, control
 
 
-def rehearse(run: Callable[[Any, Wire], int], jobs: list[Any]) -> None:
+def rehearse(run: Run, jobs: list[Any]) -> None:
     """Run harmless jobs in the warm process, answers to nowhere, so that each child inherits code that is warmed up.
 
     CPython specialises bytecode as it runs; without this every child would begin cold (measured: 0.5 to 1 ms each).
@@ -79,15 +94,21 @@ def rehearse(run: Callable[[Any, Wire], int], jobs: list[Any]) -> None:
     os.close(nowhere)
 
 
-def serve(wire: Wire, control: int, marker: bytes, run: Callable[[Any, Wire], int]) -> None:
-    """Run each job in a fork of this process until the harness hangs up.
+def serve(order: Any, wire: Wire, control: int, run: Run, run_here: Run | None = None) -> None:
+    """Give up all rights that are not needed, and run each job in a fork of this process until the harness hangs up.
 
-    `run(job, wire)` returns the exit code of the child. The control pipe gets "pid\\n", then "wait status\\n".
-    A job that holds no foreign code says so by {"here": true} and runs in this process, without the two lines.
+    order     {"marker", "limits", "strict"} of the harness's first message
+    run       (job, wire) → exit code of the child; it may run foreign code
+    run_here  for jobs that say {"here": true}, which hold no foreign code: in this process
+
+    `control` gets "ready" once, and of each child: wait status, whether the scratch folder is empty again, and CPU
+    seconds.
     """
     gc.collect()
     gc.freeze()  # children share these pages as long as nobody's collector touches them
-    libc = ctypes.CDLL(None)
+    lock = lock_down(order["limits"], order["strict"])
+    marker = bytes.fromhex(order["marker"])
+    nothing = os.open(os.devnull, os.O_RDWR)
     os.write(control, b"ready\n")
     while True:
         try:
@@ -95,17 +116,33 @@ def serve(wire: Wire, control: int, marker: bytes, run: Callable[[Any, Wire], in
             job = wire.receive()
         except EOFError:
             return
-        if job.get("here"):
-            run(job, wire)
+        if run_here is not None and job.get("here"):
+            run_here(job, wire)
             continue
         child = os.fork()
         if child == 0:
-            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # a program does not outlive a harness that is killed
-            os.close(control)
-            random.seed(0)  # the same program gives the same verdict
-            os._exit(run(job, wire))
-        os.write(control, b"%d\n" % child)
-        os.write(control, b"%d\n" % os.waitpid(child, 0)[1])
+            os.dup2(nothing, control)
+            os._exit(_run_as_child(job, wire, run, lock))
+        _, status, use = os.wait4(child, 0)
+        wire.mend()
+        os.write(control, b"%d %d %.6f\n" % (status, _is_emptied(), use.ru_utime + use.ru_stime))
+
+
+def _run_as_child(job: Any, wire: Wire, run: Run, lock: Lock | None) -> int:
+    cpu_seconds = job["cpu_seconds"]  # the kernel's own watch, should the harness's fail
+    resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds + 1))
+    if lock is not None:
+        lock.become_program()
+    random.seed(0)  # the same program gives the same verdict
+    return int(run(job, wire))
+
+
+def _is_emptied() -> bool:
+    try:
+        empty_folder(_SCRATCH)
+    except OSError:
+        return False
+    return True
 
 
 def describe(error: BaseException) -> list[str]:
@@ -114,13 +151,20 @@ def describe(error: BaseException) -> list[str]:
     What the sandbox forbids comes as several errors of the system; all are called PermissionError here.
     """
     base = next(kind for kind in type(error).__mro__ if getattr(builtins, kind.__name__, None) is kind)
-    if isinstance(error, OSError) and error.errno in _FORBIDDEN:
+    if isinstance(error, OSError) and _is_refusal(error):
         base = PermissionError
     try:
         text = str(error)
     except BaseException:  # a program's own __str__ may do anything
         text = "<unprintable>"
     return [base.__name__, f"{type(error).__name__}: {text}"[:2000] if text else type(error).__name__]
+
+
+def _is_refusal(error: OSError) -> bool:
+    """Whether the sandbox is why: also where a file is missing, since inside there are none but the program's own."""
+    if error.errno == errno.ENOENT:
+        return isinstance(error.filename, str) and error.filename.startswith("/") and _SCRATCH not in error.filename
+    return error.errno in _FORBIDDEN
 
 
 def reply(wire: Wire, message: Any) -> None:

@@ -14,6 +14,7 @@ from weighted_mtp.cli import app
 from weighted_mtp.data.schema import read_problems, read_solutions
 from weighted_mtp.data.sources.micro.dataset import write_micro
 from weighted_mtp.data.sources.micro.generator import MicroConfig
+from weighted_mtp.evaluation.confinement import offered
 from weighted_mtp.models.convert import write_model
 from weighted_mtp.models.folder import Origin
 
@@ -125,7 +126,7 @@ def test_it_says_what_is_done_and_leaves_a_page_of_what_failed_and_why(
     for fact in (
         "benchmark: micro/test, 12 problems",
         f"samples: {samples}",
-        "execution: 2 programs at once, isolated by ",
+        f"execution: 2 programs at once, isolated by {offered()}",
         "limits of a program: CPU time 3 s, memory 1024 MiB unless a problem says otherwise",
         f"output: {tmp_path / 'out'}",
     ):

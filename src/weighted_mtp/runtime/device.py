@@ -1,6 +1,7 @@
 """Where and how tensors are computed: device, autocast, threads, seeds."""
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Literal
@@ -10,14 +11,18 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from weighted_mtp.config import Section
 from weighted_mtp.errors import UserError
+from weighted_mtp.progress import console
 
 
 class RuntimeConfig(Section):
     """The machine's part of a run."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["fp32", "bf16"] = "bf16"
-    """Matrix products: parameters, optimizer and losses stay in fp32 under `bf16` (autocast)."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Matrix products: parameters, optimizer and losses stay in fp32 under `bf16` (autocast).
+
+    `auto` is `bf16` where the device has instructions for it: a CPU without them is a hundred times slower in bf16.
+    """
     threads: int | None = None
     """CPU threads; PyTorch's own choice where not given."""
 
@@ -29,16 +34,35 @@ def pick_device(config: RuntimeConfig) -> torch.device:
     if config.device == "cuda" and not torch.cuda.is_available():
         raise UserError("runtime.device is cuda, but PyTorch sees no CUDA device here: use runtime.device=auto or cpu")
     name = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
+    device = torch.device(name)
+    if config.precision == "bf16" and not has_bf16(device):
+        _warn_of_slow_bf16()
+    return device
+
+
+@functools.cache
+def _warn_of_slow_bf16() -> None:
+    """Once a process."""
+    console.print(
+        "runtime.precision=bf16: this machine has no bf16 instructions, and fp32 is many times faster here; "
+        "runtime.precision=auto chooses"
+    )
 
 
 def autocast(device: torch.device, config: RuntimeConfig) -> AbstractContextManager[object]:
     """The context in which forward passes run."""
-    if config.precision == "fp32":
+    if config.precision == "fp32" or (config.precision == "auto" and not has_bf16(device)):
         return contextlib.nullcontext()
     if device.type == "cpu":
         return _bf16_on_cpu()
     return torch.autocast(device.type, torch.bfloat16)
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bf16 matrices by instructions of its own: x86's avx512_bf16 or amx_bf16, Arm's."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return any(there for name, there in torch.cpu.get_capabilities().items() if name.endswith("bf16"))
 
 
 @contextlib.contextmanager

@@ -106,3 +106,7 @@ def models_export(
 def main() -> None:
     """Entry point of the `wmtp` command."""
     app()
+
+
+if __name__ == "__main__":
+    main()

@@ -17,13 +17,14 @@ from typing import IO, Any, Literal, NamedTuple
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation import confinement
 from weighted_mtp.evaluation.guest.codec import pack
-from weighted_mtp.evaluation.guest.server import MARKER_BYTES
+from weighted_mtp.evaluation.guest.server import FORK, HERE, MARKER_BYTES
 from weighted_mtp.evaluation.scratch import ScratchFolder, folder_bytes
 
 Role = Literal["player", "judge"]
 Interruption = Literal["failed", "timed_out", "refused"]
 
 WALL_TIME, CPU_TIME = "wall time", "CPU time"  # which limit an interruption is about
+OFF_SCRIPT = "the program wrote on the sandbox's own channel"
 _THREADS = 256  # of one program
 _TICK_SECONDS = 0.05  # how often a running program's CPU time, threads and scratch folder are looked at
 _START_SECONDS = 60.0
@@ -93,7 +94,8 @@ class ConfinedInterpreter:
     def __init__(self, role: Role, confined: Confinement) -> None:
         self._folder = None if confined.isolation.namespaces else ScratchFolder()
         self._files: list[IO[bytes]] = [tempfile.TemporaryFile() for _ in range(3)]  # noqa: SIM115 - closed by close()
-        self._streams = [file.fileno() for file in self._files]
+        # Opened once more: flags and position that a program sets on its own are not the harness's.
+        self._streams = [os.open(f"/dev/fd/{file.fileno()}", os.O_RDWR | os.O_APPEND) for file in self._files]
         self._marker = bytes(
             0x80 | byte for byte in secrets.token_bytes(MARKER_BYTES)
         )  # in no message: those are ASCII
@@ -153,25 +155,24 @@ class ConfinedInterpreter:
         said = (line + b"\n" + self._control).decode(errors="replace").split("\n")
         return next((words for words in reversed(said) if words.strip()), "it says nothing")
 
-    def begin(self, job: dict[str, Any], deadline: float, stdin: str = "") -> None:
-        """Give the warm process a job. Raises Lost if there is none."""
+    def begin(self, job: dict[str, Any], deadline: float, stdin: str = "", here: bool = False) -> None:
+        """Give the warm process a job, to be run by a fork or `here`, by itself. Raises Lost if there is none."""
         self._fill_streams(stdin)
-        self._runs_here = bool(job.get("here"))
+        self._runs_here = here
         self._has_begun, self._child, self._exit = self._runs_here, None, None
         if self._runs_here:
             self._child, self._here_since = self._warm, _cpu_clock(self._warm)
-        self._write(self._marker + _framed(pack(job)), deadline)
+        self._write(self._marker + (HERE if here else FORK) + _framed(pack(job)), deadline)
 
     def _fill_streams(self, stdin: str) -> None:
-        """Empty the files, and undo what a program may have done to them through the descriptors that it shares."""
-        for descriptor in self._streams:
+        """Empty the files, and undo what a program may have done to the descriptors that all programs share."""
+        for file, descriptor in zip(self._files, self._streams, strict=True):
             if os.fstat(descriptor).st_size:
-                os.ftruncate(descriptor, 0)
+                os.ftruncate(file.fileno(), 0)
             os.lseek(descriptor, 0, os.SEEK_SET)
             fcntl.fcntl(descriptor, fcntl.F_SETFL, os.O_APPEND)
         if stdin:
-            os.write(self._streams[0], stdin.encode())
-            os.lseek(self._streams[0], 0, os.SEEK_SET)
+            os.pwrite(self._files[0].fileno(), stdin.encode(), 0)
 
     def send(self, payload: bytes, deadline: float) -> None:
         """A message to the running child."""
@@ -261,7 +262,7 @@ class ConfinedInterpreter:
             return None
         end = _HEADER_BYTES + int.from_bytes(self._replies[:_HEADER_BYTES], "big")
         if end > self._file_bytes + 4096:
-            raise Interrupted("failed", "the program wrote on the sandbox's own channel")
+            raise Interrupted("failed", OFF_SCRIPT)
         if len(self._replies) < end:
             return None
         message = bytes(self._replies[_HEADER_BYTES:end])
@@ -286,12 +287,12 @@ class ConfinedInterpreter:
             raise Interrupted("timed_out", CPU_TIME)
         if _threads(child) > _THREADS:
             raise Interrupted("refused", f"started more than {_THREADS} threads")
-        if folder_bytes(self._scratch) > confinement.SCRATCH_MB << 20:
+        if folder_bytes(self._scratch, confinement.SCRATCH_MB << 20) > confinement.SCRATCH_MB << 20:
             raise Interrupted("refused", f"wrote more than {confinement.SCRATCH_MB} MiB of files")
 
     def output(self) -> tuple[str, str]:
         """What the program wrote: (standard output, standard error)."""
-        out, err = (os.pread(descriptor, self._file_bytes, 0) for descriptor in self._streams[1:])
+        out, err = (os.pread(file.fileno(), self._file_bytes, 0) for file in self._files[1:])
         return out.decode(errors="replace"), err.decode(errors="replace")
 
     def clear(self) -> None:
@@ -342,8 +343,9 @@ class ConfinedInterpreter:
         self._close_files()
 
     def _close_files(self) -> None:
-        for file in self._files:
+        for file, descriptor in zip(self._files, self._streams, strict=True):
             file.close()
+            os.close(descriptor)
         if self._folder is not None:
             self._folder.close()
 

@@ -5,16 +5,19 @@ import errno
 import fcntl
 import functools
 import itertools
+import math
 import os
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from weighted_mtp.evaluation.guest.emptying import empty_folder
+from weighted_mtp.evaluation.guest.emptying import FOLDER, empty_folder
 
 PREFIX = "wmtp-scratch-"
 _BLOCK_BYTES = 4096  # what an entry costs, however little is in it
+_DEEPEST = 64  # folders inside each other
+_REPLACED = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # the program has removed or replaced it just now
 _REMOVAL_ATTEMPTS = 100
 _REMOVAL_PAUSE_SECONDS = 0.05
 _YOUNG_SECONDS = 60.0  # a folder that another harness may have made and not yet locked
@@ -59,20 +62,38 @@ def _locked(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def folder_bytes(folder: Path) -> float:
-    """Bytes under a folder; infinite where the program hid some: too deep for a path, or behind taken permissions."""
-    total = 0
-    pending = [str(folder)]
-    while pending:
-        try:
-            with os.scandir(pending.pop()) as entries:
-                for entry in entries:
+def folder_bytes(folder: Path, most: float = math.inf) -> float:
+    """Bytes under a folder that a program may be writing into, counted up to the first above `most`.
+
+    Infinite where it hid some: deeper than `_DEEPEST` folders, or behind taken permissions. No link is followed, also
+    not one that is put in a folder's place meanwhile.
+    """
+    try:
+        descriptor = os.open(folder, FOLDER)
+    except OSError:
+        return math.inf
+    return _counted(descriptor, most, 0)
+
+
+def _counted(folder: int, most: float, depth: int) -> float:
+    """Bytes under an open folder, which is closed."""
+    total = 0.0
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                try:
                     total += _BLOCK_BYTES + entry.stat(follow_symlinks=False).st_size
                     if entry.is_dir(follow_symlinks=False):
-                        pending.append(entry.path)
-        except OSError as error:
-            if error.errno not in (errno.ENOENT, errno.ENOTDIR):  # those the program has removed just now
-                return float("inf")
+                        if depth == _DEEPEST:
+                            return math.inf
+                        total += _counted(os.open(entry.name, FOLDER, dir_fd=folder), most - total, depth + 1)
+                except OSError as error:
+                    if error.errno not in _REPLACED:
+                        return math.inf
+                if total > most:
+                    break
+    finally:
+        os.close(folder)
     return total
 
 

@@ -21,6 +21,7 @@ from weighted_mtp.evaluation.confinement import Isolation
 from weighted_mtp.evaluation.guest.codec import CodecError, from_plain, pack, to_plain, unpack
 from weighted_mtp.evaluation.interpreter import (
     CPU_TIME,
+    OFF_SCRIPT,
     WALL_TIME,
     ConfinedInterpreter,
     Confinement,
@@ -33,6 +34,7 @@ from weighted_mtp.evaluation.interpreter import (
 Status = Literal["passed", "failed", "timed_out", "out_of_memory", "refused", "broken"]
 
 _PATIENCE = 2.0  # how much more CPU time a busy machine may make of what a quiet one needs: shared caches and cores
+_SCRIPT_SAYS = 2  # messages of a script at most: how it failed, and how one of its exit handlers did
 _OUTPUT_SHOWN = 2000  # characters of a program's last output kept in an Outcome, and of a detail
 
 
@@ -235,12 +237,12 @@ class _Attempt:
         self._running: dict[Role, ConfinedInterpreter] = {}
         self._deadline = time.monotonic() + job.limits.wall_seconds
 
-    def _begin(self, role: Role, message: dict[str, Any], stdin: str = "") -> ConfinedInterpreter:
+    def _begin(self, role: Role, message: dict[str, Any], stdin: str = "", here: bool = False) -> ConfinedInterpreter:
         before = time.monotonic()
         interpreter = self._running[role] = self._trial.interpreter(role)
         self._deadline += time.monotonic() - before  # a start is not the program's time
         most = math.ceil(self._cpu_seconds if role == "player" else 2 * self._cpu_seconds) + 1
-        interpreter.begin({**message, "cpu_seconds": most}, self._deadline, stdin)
+        interpreter.begin({**message, "cpu_seconds": most}, self._deadline, stdin, here)
         return interpreter
 
     def _begin_player(self, mode: str, **extra: Any) -> ConfinedInterpreter:
@@ -327,7 +329,7 @@ class _Attempt:
 
     def _judged(self, answers: list[str], tests: Sequence[TestCase]) -> tuple[Status, str, int]:
         expected = [[test.output, test.atol] for test in tests]
-        self._begin("judge", {"here": True, "expected": expected, "answers": answers})
+        self._begin("judge", {"expected": expected, "answers": answers}, here=True)
         verdict = self._receive("judge")
         if isinstance(verdict, Exit):
             raise Interrupted("failed", "the comparison of its answers died")
@@ -356,10 +358,13 @@ class _Attempt:
             self._deadline = time.monotonic() + self._job.limits.wall_seconds
             message = {"mode": "main", "program": self._job.program}
             player = self._begin("player", message, test.input)
-            error: dict[str, Any] = {}
+            said: list[dict[str, Any]] = []
             while not isinstance(event := self._receive("player"), Exit):
-                error = _unpacked(event)
-            _raise_if_bad(error)
+                if len(said) == _SCRIPT_SAYS:
+                    raise Interrupted("failed", OFF_SCRIPT)
+                said.append(_unpacked(event))
+            for message in said:
+                _raise_if_bad(message)
             if event.status:
                 raise _bad_end(event.status)
             printed = player.output()[0]
@@ -422,7 +427,7 @@ def _unpacked(payload: bytes) -> dict[str, Any]:
 
 
 def _off_script() -> _Ended:
-    return _Ended("failed", "the program wrote on the sandbox's own channel")
+    return _Ended("failed", OFF_SCRIPT)
 
 
 def _verdict(payload: bytes) -> tuple[Status, str, int]:

@@ -21,8 +21,46 @@ def test_contents_count_at_any_depth(tmp_path):
 
 
 def test_a_folder_too_deep_to_look_into_counts_as_too_much(tmp_path, monkeypatch):
-    _nest(tmp_path, 30, "d" * 200, monkeypatch)
+    _nest(tmp_path, 70, "d", monkeypatch)
     assert folder_bytes(tmp_path) == float("inf")
+
+
+def test_counting_ends_where_there_is_too_much(tmp_path):
+    for number in range(100):
+        (tmp_path / str(number)).touch()
+    assert folder_bytes(tmp_path, 10 * 4096) == 11 * 4096
+
+
+def test_a_link_that_a_program_puts_in_a_folders_place_is_not_counted_through(swapped):
+    assert folder_bytes(swapped / "scratch") < 10**5
+
+
+def test_a_link_that_a_program_puts_in_a_folders_place_is_not_emptied_through(swapped):
+    with pytest.raises(OSError, match=r"Not a directory|Too many levels"):
+        empty_folder(swapped / "scratch")
+    assert (swapped / "outside" / "file").exists()
+    assert (swapped / "outside").stat().st_mode & 0o777 == 0o555
+
+
+@pytest.fixture
+def swapped(tmp_path, monkeypatch):
+    """Folders `outside`, and `scratch` in which one becomes a link to it at the moment when somebody opens it."""
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "file").write_bytes(bytes(10**6))
+    (tmp_path / "outside").chmod(0o555)
+    (tmp_path / "scratch" / "folder").mkdir(parents=True)
+    really_open = os.open
+
+    def swapping_open(path, *arguments, **options):
+        if path == "folder":
+            (tmp_path / "scratch" / "folder").rmdir()
+            (tmp_path / "scratch" / "folder").symlink_to(tmp_path / "outside")
+        return really_open(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", swapping_open)
+    yield tmp_path
+    monkeypatch.undo()
+    (tmp_path / "outside").chmod(0o755)
 
 
 def test_a_folder_too_deep_for_a_path_is_emptied(tmp_path, monkeypatch):

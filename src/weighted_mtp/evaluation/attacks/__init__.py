@@ -13,6 +13,7 @@ import socket
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from importlib import resources
@@ -34,8 +35,13 @@ _STUB = "def f(x):\n    'the stub'\n"
 
 PATIENT = replace(LIMITS, cpu_seconds=5.0, wall_seconds=60.0)
 
+REMARK = (
+    "# The next program that finds all as it was and leaves nothing of itself\n"  # what an attack looks for in memory
+)
+
 # What the next program must find: nothing, and everything as it always is.
-_FRESH = """
+_FRESH = f"""
+{REMARK * 100}
 import os, random, sys
 def f(x):
     print("next")
@@ -114,6 +120,7 @@ class Bait:
             "PORT": str(self._tcp.getsockname()[1]),
             "ABSTRACT": self._abstract,
             "PID": str(os.getpid()),
+            "CHECKSUM": str(zlib.crc32(REMARK[23:40].encode())),
             "PYTHON": str(Path(sys._base_executable).resolve()),  # type: ignore[attr-defined]
         }
         return re.sub(r"@([A-Z]+)@", lambda match: names[match.group(1)], program)

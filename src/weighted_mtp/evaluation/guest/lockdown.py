@@ -30,19 +30,22 @@ time 201 - | futex 202 98 | sched_getaffinity 204 123 | getdents64 217 61 | set_
 restart_syscall 219 128 | fadvise64 221 223 | clock_gettime 228 113 | clock_getres 229 114 | clock_nanosleep 230 115
 exit_group 231 94 | epoll_wait 232 - | epoll_ctl 233 21 | openat 257 56 | mkdirat 258 34 | newfstatat 262 79
 unlinkat 263 35 | renameat 264 38 | linkat 265 37 | symlinkat 266 36 | readlinkat 267 78 | faccessat 269 48
-pselect6 270 72 | ppoll 271 73 | set_robust_list 273 99 | epoll_pwait 281 22 | fallocate 285 47 | eventfd2 290 19
+pselect6 270 72 | ppoll 271 73 | set_robust_list 273 99 | epoll_pwait 281 22 | eventfd2 290 19
 epoll_create1 291 20 | dup3 292 24 | pipe2 293 59 | getcpu 309 168 | renameat2 316 276 | getrandom 318 278
 membarrier 324 283 | copy_file_range 326 285 | statx 332 291 | rseq 334 293 | close_range 436 436 | faccessat2 439 439
 """
 
-# Allowed with some arguments only: which argument (from 0), under which mask, and the values. Of `fcntl` no owner of
-# signals and no lease; of `ioctl` what asks a file's kind; of `prctl` names, and what a child needs to lock itself up.
+# Allowed with some arguments only: which argument (from 0), under which mask, and the values; all of several have to
+# hold. Of `fcntl` no owner of signals and no lease; of `ioctl` what asks a file's kind; of `prctl` names, and what a
+# child needs to lock itself up; of `fallocate` what makes a file larger, since what it reserves beyond a file's end
+# counts towards no limit; of pairs of sockets those of a stream within this machine.
 _RESTRICTED = """
 fcntl 72 25 | 1 0xffffffff | 0 1 2 3 4 5 6 7 1030 1032
 ioctl 16 29 | 1 0xffffffff | 0x5401 0x5413 0x541b 0x5421 0x5450 0x5451
 prctl 157 167 | 0 0xffffffff | 1 15 16 22 0x53564d41
 prlimit64 302 261 | 0 0xffffffff | 0
-socketpair 53 199 | 1 0xf | 1
+fallocate 285 47 | 1 0xffffffff | 0
+socketpair 53 199 | 0 0xffffffff | 1 | 1 0xf | 1
 """
 MACHINES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column of the tables, AUDIT_ARCH_*
 _X32 = 0x40000000
@@ -79,15 +82,21 @@ def system_call_filter(machine: str) -> list[Instruction]:
         if entry.strip() and (number := entry.split()[1 + column]) != "-":
             program += [(_EQUAL, 0, 1, int(number)), (_RETURN, 0, 0, _ALLOW)]
     for line in _RESTRICTED.strip().splitlines():
-        program += _restricted(column, *line.split("|"))
+        call, *conditions = line.split("|")
+        program += _restricted(int(call.split()[1 + column]), conditions)
     return [*program, (_AT_LEAST, 0, 1, _FIRST_NEW), (_RETURN, 0, 0, _UNKNOWN), (_RETURN, 0, 0, _REFUSE)]
 
 
-def _restricted(column: int, call: str, argument: str, values: str) -> list[Instruction]:
-    position, mask = argument.split()
-    allowed = [part for value in values.split() for part in ((_EQUAL, 0, 1, int(value, 0)), (_RETURN, 0, 0, _ALLOW))]
-    body = [(_LOAD, 0, 0, _ARGUMENTS_AT + 8 * int(position)), (_AND, 0, 0, int(mask, 0)), *allowed]
-    return [(_EQUAL, 0, len(body) + 1, int(call.split()[1 + column])), *body, (_RETURN, 0, 0, _REFUSE)]
+def _restricted(call: int, conditions: list[str]) -> list[Instruction]:
+    """Allow a call where every pair of (argument and mask, values) holds."""
+    body: list[Instruction] = []
+    for argument, values in zip(conditions[::2], conditions[1::2], strict=True):
+        position, mask = argument.split()
+        wanted = [int(value, 0) for value in values.split()]
+        body += [(_LOAD, 0, 0, _ARGUMENTS_AT + 8 * int(position)), (_AND, 0, 0, int(mask, 0))]
+        body += [(_EQUAL, len(wanted) - number, 0, value) for number, value in enumerate(wanted)]
+        body += [(_RETURN, 0, 0, _REFUSE)]
+    return [(_EQUAL, 0, len(body) + 1, call), *body, (_RETURN, 0, 0, _ALLOW)]
 
 
 def program_filter(machine: str) -> list[Instruction]:

@@ -1,4 +1,5 @@
-"""A warm interpreter: it is confined once, and forks once per job.
+"""A warm interpreter: it is confined once, and forks once per job, before it reads it: the memory that a program
+inherits holds nothing of the programs before.
 
 Three channels, which are sockets, join it to the harness. `requests` carries jobs to the warm process and, while a job
 runs, messages to its child; `replies` carries the child's messages; `control` carries what became of the child. The
@@ -19,6 +20,7 @@ from .emptying import empty_folder
 from .lockdown import Lock, lock_down
 
 MARKER_BYTES = 16
+FORK, HERE = b"\0", b"\1"  # what follows a marker: the job is run by a fork, or by the warm process itself
 _HEADER_BYTES = 4
 _REHEARSALS = 20
 _SCRATCH = os.getcwd()  # noqa: PTH109 - a text; inside, every interpreter starts there
@@ -58,6 +60,10 @@ class Wire:
         window = self._read(len(marker))
         while window != marker:
             window = window[1:] + self._read(1)
+
+    def is_here(self) -> bool:
+        """Whether the job after a marker is for the warm process itself."""
+        return self._read(1) == HERE
 
     def send(self, payload: bytes) -> None:
         """Write one packed message."""
@@ -99,7 +105,7 @@ def serve(order: Any, wire: Wire, control: int, run: Run, run_here: Run | None =
 
     order     {"marker", "limits", "strict"} of the harness's first message
     run       (job, wire) → exit code of the child; it may run foreign code
-    run_here  for jobs that say {"here": true}, which hold no foreign code: in this process
+    run_here  for jobs without foreign code, marked HERE: in this process
 
     `control` gets "ready" once, and of each child: wait status, whether the scratch folder is empty again, and CPU
     seconds.
@@ -113,22 +119,26 @@ def serve(order: Any, wire: Wire, control: int, run: Run, run_here: Run | None =
     while True:
         try:
             wire.skip_to(marker)
-            job = wire.receive()
+            if wire.is_here():
+                assert run_here is not None
+                run_here(wire.receive(), wire)
+                continue
         except EOFError:
             return
-        if run_here is not None and job.get("here"):
-            run_here(job, wire)
-            continue
         child = os.fork()
         if child == 0:
             os.dup2(nothing, control)
-            os._exit(_run_as_child(job, wire, run, lock))
+            os._exit(_run_as_child(wire, run, lock))
         _, status, use = os.wait4(child, 0)
         wire.mend()
         os.write(control, b"%d %d %.6f\n" % (status, _is_emptied(), use.ru_utime + use.ru_stime))
 
 
-def _run_as_child(job: Any, wire: Wire, run: Run, lock: Lock | None) -> int:
+def _run_as_child(wire: Wire, run: Run, lock: Lock | None) -> int:
+    try:
+        job = wire.receive()
+    except EOFError:  # the harness is gone
+        return 1
     cpu_seconds = job["cpu_seconds"]  # the kernel's own watch, should the harness's fail
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds + 1))
     if lock is not None:

@@ -4,7 +4,7 @@ import functools
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from typing import TypeVar
 
 from joblib import Parallel, cpu_count, delayed
@@ -23,7 +23,7 @@ def cores() -> int:
     return int(cpu_count())
 
 
-def in_order(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Iterator[Result]:
+def in_order(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Generator[Result, None, None]:
     """`map(function, items)` by `workers` processes, lazily, some items ahead; in this process where it is one.
 
     The processes start anew and import what `function` needs alone, so neither threads nor devices of this one matter.

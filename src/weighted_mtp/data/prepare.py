@@ -239,7 +239,9 @@ class _Merging:
         """Write what `pieces` hold of the training split, where a check is given, or else of all the others."""
         job = Job(self.dataset.name, self.options, check)
         alone = self.workers == 1  # then progress is told row by row, and references can be executed
-        read = partial(read_piece, job=job, **({"on_bytes": self.on_bytes, "answers": self.answers} if alone else {}))
+        read = partial(read_piece, job=job)
+        if alone:
+            read = partial(read, on_bytes=self.on_bytes, answers=self.answers)
         with ExitStack() as stack, closing(in_order(read, pieces, self.workers)) as parts:
             mergers: dict[str, SplitMerger] = {}
             for piece in parts:

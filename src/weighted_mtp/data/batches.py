@@ -3,9 +3,9 @@
 Shapes: N samples, B samples of a microbatch, T tokens of its longest.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from weighted_mtp.data.prompts import Example
 from weighted_mtp.errors import UserError
 
+TooLong = Literal["drop", "truncate", "error"]
+
 _POOL = 64  # microbatches sorted together: the larger, the less padding and the less random their company
 _JITTER = 0.015  # of lengths while sorting, so that a data set of one pool is not cut the same way every epoch
 _MAX_PADDING = 0.2  # a microbatch ends before a sample would be padded by more than this share
@@ -21,26 +23,63 @@ _MAX_PADDING = 0.2  # a microbatch ends before a sample would be padded by more 
 
 @dataclass(frozen=True)
 class TokenStore:
-    """All examples in flat arrays: 1e5 samples cost no Python objects but their ids.
+    """Examples as places in flat arrays, which may be maps of files: 1e6 samples cost no Python objects.
 
-    Row i is `ids[offsets[i]:offsets[i + 1]]`, its response begins at `response_start[i]` within the row.
+    Row i is its prompt, `ids[prompt_at[i]:][:response_start[i]]`, and its response, `ids[response_at[i]:]`, together
+    `lengths[i]` tokens: samples of one problem share their prompt.
     """
 
     ids: NDArray[np.int32]  # (tokens,)
-    offsets: NDArray[np.int64]  # (N + 1,)
-    response_start: NDArray[np.int32]  # (N,)
     marks: NDArray[np.uint8]  # (tokens,), bits of `prompts.MARKS`
-    sample_ids: tuple[str, ...]
+    prompt_at: NDArray[np.int64]  # (N,)
+    response_at: NDArray[np.int64]  # (N,)
+    response_start: NDArray[np.int64]  # (N,) within the row
+    lengths: NDArray[np.int64]  # (N,)
+    sample_ids: Sequence[str]
     n_dropped: int = 0  # longer than max_length and left out
     n_truncated: int = 0  # longer than max_length and cut (they end without EOS)
 
-    def __len__(self) -> int:
-        return len(self.sample_ids)
+    @classmethod
+    def contiguous(
+        cls,
+        ids: NDArray[np.int32],
+        marks: NDArray[np.uint8],
+        response_start: NDArray[np.integer],
+        lengths: NDArray[np.integer],
+        sample_ids: Sequence[str],
+    ) -> "TokenStore":
+        """Rows that follow each other in `ids`, each with a prompt of its own."""
+        length, border = np.asarray(lengths, dtype=np.int64), np.asarray(response_start, dtype=np.int64)
+        start = np.cumsum(length) - length
+        return cls(ids, marks, start, start + border, border, length, sample_ids)
 
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        """(N,) tokens of each row."""
-        return np.diff(self.offsets)
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def at(self, rows: NDArray[np.int64]) -> "TokenStore":
+        """The given rows alone, in that order."""
+        return replace(
+            self,
+            prompt_at=self.prompt_at[rows],
+            response_at=self.response_at[rows],
+            response_start=self.response_start[rows],
+            lengths=self.lengths[rows],
+            sample_ids=_Chosen(self.sample_ids, rows),
+        )
+
+
+class _Chosen(Sequence[str]):
+    """Names at `rows`, looked up where they are asked for."""
+
+    def __init__(self, names: Sequence[str], rows: NDArray[np.int64]) -> None:
+        self.names, self.rows = names, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, place: Any) -> Any:
+        assert not isinstance(place, slice)
+        return self.names[int(self.rows[place])]
 
 
 @dataclass(frozen=True)
@@ -58,50 +97,36 @@ class Batch:
         return Batch(**{name: value.to(device, non_blocking=True) for name, value in vars(self).items()})
 
 
-def build_store(
-    examples: Iterable[tuple[str, Example]],
-    max_length: int,
-    too_long: Literal["drop", "truncate", "error"] = "drop",
-) -> TokenStore:
-    """Gather (sample id, example) pairs. What is longer than `max_length` tokens is dropped, cut, or refused.
+def build_store(examples: Iterable[tuple[str, Example]]) -> TokenStore:
+    """(sample id, example) pairs, gathered in memory. Raises UserError where there is none."""
+    pairs = list(examples)
+    if not pairs:
+        raise UserError("no sample to train on: the data set is empty")
+    names, found = zip(*pairs, strict=True)
+    return TokenStore.contiguous(
+        np.concatenate([np.asarray(example.input_ids, dtype=np.int32) for example in found]),
+        np.frombuffer(b"".join(example.marks for example in found), dtype=np.uint8),
+        np.asarray([example.response_start for example in found]),
+        np.asarray([len(example.input_ids) for example in found]),
+        names,
+    )
+
+
+def within(store: TokenStore, max_length: int, too_long: TooLong = "drop") -> TokenStore:
+    """The store with what is longer than `max_length` tokens dropped or cut, or refused.
 
     Raises UserError if nothing is left, if a prompt alone fills `max_length` under `truncate`, or under `error` if
     any sample is too long.
     """
-    rows: list[NDArray[np.int32]] = []
-    marks: list[bytes] = []
-    starts: list[int] = []
-    names: list[str] = []
-    dropped = truncated = 0
-    for name, example in examples:
-        ids = example.input_ids
-        if len(ids) > max_length:
-            if too_long == "drop":
-                dropped += 1
-                continue
-            _refuse_too_long(name, example, max_length, too_long)
-            ids = ids[:max_length]
-            truncated += 1
-        rows.append(np.asarray(ids, dtype=np.int32))
-        marks.append(example.marks[: len(ids)])
-        starts.append(example.response_start)
-        names.append(name)
-    if not rows:
-        cause = (
-            f"all {dropped} are longer than max_length {max_length}: raise it" if dropped else "the data set is empty"
-        )
-        raise UserError(f"no sample to train on: {cause}")
-    offsets = np.zeros(len(rows) + 1, dtype=np.int64)
-    np.cumsum([len(row) for row in rows], out=offsets[1:])
-    return TokenStore(
-        np.concatenate(rows),
-        offsets,
-        np.asarray(starts, dtype=np.int32),
-        np.frombuffer(b"".join(marks), dtype=np.uint8),
-        tuple(names),
-        dropped,
-        truncated,
-    )
+    long = store.lengths > max_length
+    n_long = int(long.sum())
+    if too_long == "drop":
+        if n_long == len(store):
+            raise UserError(f"no sample to train on: all {n_long} are longer than max_length {max_length}: raise it")
+        return replace(store.at(np.flatnonzero(~long)), n_dropped=n_long) if n_long else store
+    for row in np.flatnonzero(long & ((store.response_start >= max_length) | (too_long == "error")))[:1]:
+        _refuse_too_long(store.sample_ids[row], int(store.response_start[row]), int(store.lengths[row]), max_length)
+    return replace(store, lengths=np.minimum(store.lengths, max_length), n_truncated=n_long)
 
 
 def plan_epoch(lengths: NDArray[np.int64], max_tokens: int, seed: int, epoch: int) -> list[NDArray[np.int64]]:
@@ -136,32 +161,32 @@ def padding_share(lengths: NDArray[np.int64], plan: list[NDArray[np.int64]]) -> 
 
 def collate(store: TokenStore, rows: NDArray[np.int64], pad_id: int) -> Batch:
     """Right-padded tensors of the given rows."""
-    lengths = store.lengths[rows]
+    lengths, border = store.lengths[rows], store.response_start[rows][:, None]
     position = np.arange(int(lengths.max()))[None, :]  # (1, T)
     real = position < lengths[:, None]  # (B, T)
-    flat = np.where(real, store.offsets[rows][:, None] + position, 0)
+    in_response = position >= border
+    start = np.where(in_response, store.response_at[rows][:, None] - border, store.prompt_at[rows][:, None])
+    flat = np.where(real, start + position, 0)
     ids = np.where(real, store.ids[flat], pad_id).astype(np.int64)
-    response = real & (position >= store.response_start[rows][:, None])
     return Batch(
         input_ids=torch.from_numpy(ids),
         attention_mask=torch.from_numpy(real),
-        response_mask=torch.from_numpy(response),
+        response_mask=torch.from_numpy(real & in_response),
         sample_ids=torch.from_numpy(np.asarray(rows, dtype=np.int64)),
         marks=torch.from_numpy(np.where(real, store.marks[flat], 0).astype(np.uint8)),
     )
 
 
-def _refuse_too_long(name: str, example: Example, max_length: int, too_long: str) -> None:
-    if example.response_start >= max_length:
+def _refuse_too_long(name: str, response_start: int, length: int, max_length: int) -> None:
+    if response_start >= max_length:
         raise UserError(
-            f"the prompt of {name} has {example.response_start} tokens, which leaves no room for a response "
+            f"the prompt of {name} has {response_start} tokens, which leaves no room for a response "
             f"in max_length {max_length}: raise max_length or set too_long to 'drop'"
         )
-    if too_long == "error":
-        raise UserError(
-            f"{name} has {len(example.input_ids)} tokens, more than max_length {max_length}: "
-            "raise max_length or set too_long to 'drop' or 'truncate'"
-        )
+    raise UserError(
+        f"{name} has {length} tokens, more than max_length {max_length}: "
+        "raise max_length or set too_long to 'drop' or 'truncate'"
+    )
 
 
 def _cut(rows: NDArray[np.int64], lengths: NDArray[np.int64], max_tokens: int) -> list[NDArray[np.int64]]:

@@ -1,19 +1,19 @@
 """From the `data:` section to tokenized training and validation examples."""
 
 from pathlib import Path
-from typing import Literal
 
+import numpy as np
 from pydantic import Field
 from transformers import PreTrainedTokenizerBase
 
 from weighted_mtp.config import Section
-from weighted_mtp.data.batches import TokenStore, build_store
+from weighted_mtp.data.batches import TokenStore, TooLong, within
 from weighted_mtp.data.index import read_index
-from weighted_mtp.data.prompts import Template, encode_solutions
+from weighted_mtp.data.prompts import Template
 from weighted_mtp.data.sampling import SampleConfig, sample_solutions
-from weighted_mtp.data.schema import Solution, read_solutions, read_statements
+from weighted_mtp.data.tokens import split_tokens
 from weighted_mtp.errors import UserError
-from weighted_mtp.progress import console, progress
+from weighted_mtp.progress import console
 
 
 class SplitsConfig(Section):
@@ -34,7 +34,7 @@ class DataConfig(SplitsConfig):
 
     max_length: int = Field(1024, ge=8)
     """Tokens of prompt and response together."""
-    too_long: Literal["drop", "truncate", "error"] = "drop"
+    too_long: TooLong = "drop"
     max_tokens: int = Field(8192, ge=8)
     """Padded tokens of a microbatch."""
     sampling: SampleConfig | None = None
@@ -56,23 +56,18 @@ def _load_split(
     config: DataConfig, split: str, tokenizer: PreTrainedTokenizerBase, sampling: SampleConfig | None, seed: int
 ) -> TokenStore:
     directory = config.root / config.dataset / split
-    problems = read_statements(directory)
-    solutions = _chosen(directory, sampling, seed)
-    with progress(f"tokenizing {config.dataset}/{split}", len(solutions)) as advance:
-        examples = encode_solutions(tokenizer, config.template, problems, solutions, advance)
-        store = build_store(examples, config.max_length, config.too_long)
+    rows = sample_solutions(read_index(directory), sampling, seed) if sampling is not None else None
+    found = split_tokens(directory, tokenizer, config.template)
+    if rows is None:
+        rows = np.flatnonzero(found.is_correct)
+        if not len(rows):
+            raise UserError(
+                f"{directory}: holds no correct solution to learn from: choose another data.dataset or split"
+            )
+    store = within(found.store.at(rows), config.max_length, config.too_long)
     if store.n_dropped or store.n_truncated:
         console.print(
             f"{config.dataset}/{split}: {store.n_dropped} samples dropped and {store.n_truncated} cut, "
             f"longer than data.max_length={config.max_length}"
         )
     return store
-
-
-def _chosen(directory: Path, sampling: SampleConfig | None, seed: int) -> list[Solution]:
-    if sampling is not None:
-        return read_solutions(directory, sample_solutions(read_index(directory), sampling, seed).tolist())
-    solutions = [solution for solution in read_solutions(directory) if solution.is_correct]
-    if not solutions:
-        raise UserError(f"{directory}: holds no correct solution to learn from: choose another data.dataset or split")
-    return solutions

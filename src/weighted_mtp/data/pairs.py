@@ -7,14 +7,13 @@ from numpy.typing import NDArray
 from pydantic import Field
 from transformers import PreTrainedTokenizerBase
 
-from weighted_mtp.data.batches import TokenStore, build_store
+from weighted_mtp.data.batches import TokenStore
 from weighted_mtp.data.index import read_index
 from weighted_mtp.data.load import SplitsConfig
-from weighted_mtp.data.prompts import encode_solutions
 from weighted_mtp.data.sampling import PairConfig, sample_pairs
-from weighted_mtp.data.schema import read_solutions, read_statements
+from weighted_mtp.data.tokens import split_tokens
 from weighted_mtp.errors import UserError
-from weighted_mtp.progress import console, progress
+from weighted_mtp.progress import console
 
 
 class PairDataConfig(SplitsConfig):
@@ -55,22 +54,13 @@ def _load_split(
     directory = config.root / config.dataset / split
     sampled = sample_pairs(read_index(directory), chosen, seed)
     rows = np.stack([sampled.correct, sampled.incorrect], axis=1)
-    solutions = read_solutions(directory, rows.ravel().tolist())
-    with progress(f"tokenizing pairs of {config.dataset}/{split}", len(solutions)) as advance:
-        examples = encode_solutions(tokenizer, config.template, read_statements(directory), solutions, advance)
-        store = build_store(examples, config.max_length, "drop")
-    home = {name: row for row, name in enumerate(store.sample_ids)}
-    names = [solution.solution_id for solution in solutions]
-    pairs = [
-        (home[correct], home[incorrect])
-        for correct, incorrect in zip(names[::2], names[1::2], strict=True)
-        if correct in home and incorrect in home
-    ]
-    if not pairs:
+    store = split_tokens(directory, tokenizer, config.template).store
+    kept = rows[(store.lengths[rows] <= config.max_length).all(axis=1)]
+    if not len(kept):
         raise UserError(f"{directory}: no pair is within data.max_length={config.max_length}: raise it")
-    if len(pairs) < len(rows):
+    if len(kept) < len(rows):
         console.print(
-            f"{config.dataset}/{split}: {len(rows) - len(pairs)} of {len(rows)} pairs dropped, "
+            f"{config.dataset}/{split}: {len(rows) - len(kept)} of {len(rows)} pairs dropped, "
             f"with a program longer than data.max_length={config.max_length}"
         )
-    return PairStore(store, np.asarray(pairs, dtype=np.int64))
+    return PairStore(store.at(kept.ravel()), np.arange(kept.size).reshape(kept.shape))

@@ -1,46 +1,39 @@
 """From upstream's own files to `<root>/<dataset>/<split>/`; the embedded micro benchmark needs no file.
 
-Rows stream from reader to writer, one problem in memory at a time. Evaluation splits are written first, so that the
-training split can be compared with them; what it shares with them, or with other benchmarks, is left out.
+Workers read the files in pieces, one problem in memory at a time, and their parts are merged in the files' order, so
+that the result is the same whatever the number of workers. Evaluation splits are written first, so that the training
+split can be compared with them; what it shares with them, or with other benchmarks, is left out.
 """
 
+import json
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from weighted_mtp.data.decontaminate import ContaminationCheck
 from weighted_mtp.data.manifest import has_splits, split_checksums
+from weighted_mtp.data.pieces import Job, Options, Piece, Record, pieces_of, read_account, read_piece, save_check
 from weighted_mtp.data.registry import DATASETS, MICRO, TRAIN, Dataset, Split, dataset_named, find_files
-from weighted_mtp.data.schema import Counts, Entry, SplitWriter, cannot_write
+from weighted_mtp.data.schema import Counts, SplitMerger, cannot_write
 from weighted_mtp.data.sources.micro.dataset import is_current, write_micro
 from weighted_mtp.data.sources.micro.generator import MicroConfig
-from weighted_mtp.data.sources.rows import Answers, Reading
+from weighted_mtp.data.sources.rows import Answers
 from weighted_mtp.errors import UserError
-from weighted_mtp.files import sha256, whole_directory
+from weighted_mtp.files import sha256, whole_directory, whole_file
 from weighted_mtp.hub import fetch
 from weighted_mtp.manifest import Manifest, read_manifest, write_manifest
+from weighted_mtp.parallel import cores, in_order
 from weighted_mtp.progress import progress
 
 _VERSION = 1  # of this code: raise it with any change that changes what the same input gives
-
-
-@dataclass(frozen=True)
-class Options:
-    """What is kept of a dataset.
-
-    languages                of CodeContests-like solutions
-    max_problems             only the first of each split, for a quick look; None for all
-    max_solution_characters  longer solutions are dropped
-    keep_contaminated        training problems that overlap an evaluation set are reported, but stay
-    """
-
-    languages: tuple[str, ...] = ("python3",)
-    max_problems: int | None = None
-    max_solution_characters: int = 100_000
-    keep_contaminated: bool = False
+_BYTES_A_WORKER = 4 << 20  # of input at least: a process takes seconds to start
+_JOB = "job.json"  # beside parts: what they are made for
 
 
 @dataclass(frozen=True)
@@ -58,12 +51,14 @@ def prepare(
     options: Options | None = None,
     only_evaluation: bool = False,
     answers: Answers | None = None,
+    workers: int | None = None,
 ) -> tuple[Manifest, bool]:
     """Write one dataset to `storage/datasets/<name>`; returns its manifest, and whether anything had to be done.
 
     source           folder with upstream's files; None for the hub, or for `micro`, which is generated
     only_evaluation  leave the training split out; a dataset that holds all of its splits stays as it is
     answers          executes references; humaneval+ and mbpp+ come without expected values
+    workers          processes that read at once; None for as many as there are cores
 
     The same options and input are not processed again; without a source, whatever is there with the same options
     counts as current, so that no network is needed. Another evaluation set in storage is another input.
@@ -95,7 +90,7 @@ def prepare(
     wanted["source"] = upstream.description
     if _holds(there, wanted):
         return there, False
-    return _write(dataset, root, upstream, options or Options(), wanted, answers), True
+    return _write(dataset, root, upstream, options or Options(), wanted, answers, workers or cores()), True
 
 
 def prepare_micro(root: Path, config: MicroConfig | None = None) -> Path:
@@ -129,8 +124,12 @@ def _evaluation_sets(root: Path, dataset: Dataset) -> dict[str, list[str]]:
 
 def _from_folder(dataset: Dataset, source: Path) -> Upstream:
     files = find_files(dataset, source)
+    paths = [path for group in files.values() for path in group]
+    with ThreadPoolExecutor(cores()) as threads:
+        sums = list(threads.map(sha256, paths))
     described = {
-        path.name: {"sha256": sha256(path), "bytes": path.stat().st_size} for paths in files.values() for path in paths
+        path.name: {"sha256": checksum, "bytes": path.stat().st_size}
+        for path, checksum in zip(paths, sums, strict=True)
     }
     return Upstream(files, {"files": described})
 
@@ -152,27 +151,56 @@ def _from_hub(dataset: Dataset, storage: Path, only_evaluation: bool) -> Upstrea
 
 
 def _write(
-    dataset: Dataset, root: Path, upstream: Upstream, options: Options, wanted: Manifest, answers: Answers | None
+    dataset: Dataset,
+    root: Path,
+    upstream: Upstream,
+    options: Options,
+    wanted: Manifest,
+    answers: Answers | None,
+    workers: int,
 ) -> Manifest:
     folder = root / dataset.name
+    evaluated = [(s, path) for s, paths in upstream.files.items() if s != TRAIN for path in paths]
+    trained = [(s, path) for s, paths in upstream.files.items() if s in (TRAIN, None) for path in paths]
     try:
-        with whole_directory(folder) as partial:
-            copying = _Copying(dataset, partial, options, answers)
-            passes = [[(s, p) for s, p in upstream.files.items() if s != TRAIN]]
+        with _parts_of(folder, wanted) as parts, whole_directory(folder) as partial:
+            passes = [pieces_of(evaluated, parts / "evaluation")]
             if dataset.has_training and not wanted["only_evaluation"]:
-                passes.append([(s, p) for s, p in upstream.files.items() if s in (TRAIN, None)])
-            size = sum(path.stat().st_size for files in passes for _, paths in files for path in paths)
+                passes.append(pieces_of(trained, parts / "training"))
+            size = sum(piece.bytes for pieces in passes for piece in pieces)
+            workers = 1 if dataset.executes else max(1, min(workers, size // _BYTES_A_WORKER))
             with progress(f"preparing {dataset.name}, KiB", size >> 10) as advance:
-                copying.on_bytes = _in_kib(advance)
-                copying.copy(passes[0], None)
-                for files in passes[1:]:
-                    own = [partial / split for split in copying.counts]
-                    copying.copy(files, ContaminationCheck.of([*own, *(root / s for s in wanted["compared_with"])]))
-            if not copying.counts:
-                raise UserError(f"{dataset.name}: no problem is left: {dict(copying.dropped)}; choose other options")
-            return write_manifest(partial, {**wanted, **copying.report(wanted["compared_with"])})
+                merging = _Merging(dataset, partial, options, workers, _in_kib(advance), answers)
+                merging.take(passes[0], None)
+                for pieces in passes[1:]:
+                    check = parts / "check"
+                    if not check.exists():
+                        own = [partial / split for split in merging.counts]
+                        save_check(ContaminationCheck.of([*own, *(root / s for s in wanted["compared_with"])]), check)
+                    merging.take(pieces, check)
+            if not merging.counts:
+                raise UserError(f"{dataset.name}: no problem is left: {dict(merging.dropped)}; choose other options")
+            return write_manifest(partial, {**wanted, **merging.report(wanted["compared_with"])})
     except OSError as error:
         raise cannot_write(folder, error) from error
+
+
+@contextmanager
+def _parts_of(folder: Path, wanted: Manifest) -> Iterator[Path]:
+    """A folder for what is finished of a preparation; a kill or Ctrl-C leaves it for the next run of the same one."""
+    parts = folder.with_name(f".{folder.name}.parts")
+    job = json.dumps(wanted, sort_keys=True)
+    if not (parts / _JOB).exists() or (parts / _JOB).read_text() != job:
+        shutil.rmtree(parts, ignore_errors=True)
+        parts.mkdir(parents=True)
+        with whole_file(parts / _JOB) as partial:
+            partial.write_text(job)
+    try:
+        yield parts
+    except Exception:
+        shutil.rmtree(parts, ignore_errors=True)
+        raise
+    shutil.rmtree(parts)
 
 
 def _in_kib(advance: Callable[[int], None]) -> Callable[[int], None]:
@@ -187,36 +215,42 @@ def _in_kib(advance: Callable[[int], None]) -> Callable[[int], None]:
     return on_bytes
 
 
-class _Copying:
-    """Entries of upstream's files → split writers, with an account of every row and solution."""
+class _Merging:
+    """Pieces' parts, one after another, → splits, with an account of every row and solution."""
 
-    def __init__(self, dataset: Dataset, folder: Path, options: Options, answers: Answers | None) -> None:
-        self.dataset, self.folder, self.options, self.answers = dataset, folder, options, answers
+    def __init__(
+        self,
+        dataset: Dataset,
+        folder: Path,
+        options: Options,
+        workers: int,
+        on_bytes: Callable[[int], None],
+        answers: Answers | None,
+    ) -> None:
+        self.dataset, self.folder, self.options = dataset, folder, options
+        self.workers, self.on_bytes, self.answers = workers, on_bytes, answers
         self.counts: dict[str, Counts] = {}
         self.dropped: Counter[str] = Counter()
         self.rows = 0
         self.overlaps: list[dict[str, str]] = []
-        self.on_bytes: Callable[[int], None] | None = None
         self._homes: dict[str, str] = {}  # problem → where it was read
 
-    def copy(self, files: list[tuple[Split, list[Path]]], check: ContaminationCheck | None) -> None:
-        """Write what `files` hold of the training split, where a check is given, or else of all the others.
-
-        Evaluation problems stay, whatever is left of their solutions; training problems need one, and no overlap.
-        """
-        with ExitStack() as stack:
-            writers: dict[str, SplitWriter] = {}
-            for entry in self._entries(files, training=check is not None):
-                if check is not None and not entry.solutions:
-                    self._leave_out(entry, "problem without a solution left")
-                elif check is not None and self._overlaps(entry, check):
-                    self._leave_out(entry, "problem that overlaps an evaluation set")
-                else:
-                    split = entry.problem.split
-                    if split not in writers:
-                        writers[split] = stack.enter_context(SplitWriter(self.folder / split))
-                        self.counts[split] = writers[split].counts
-                    writers[split].add(entry.problem, entry.solutions)
+    def take(self, pieces: list[Piece], check: Path | None) -> None:
+        """Write what `pieces` hold of the training split, where a check is given, or else of all the others."""
+        job = Job(self.dataset.name, self.options, check)
+        alone = self.workers == 1  # then progress is told row by row, and references can be executed
+        read = partial(read_piece, job=job)
+        if alone:
+            read = partial(read, on_bytes=self.on_bytes, answers=self.answers)
+        with ExitStack() as stack, closing(in_order(read, pieces, self.workers)) as parts:
+            mergers: dict[str, SplitMerger] = {}
+            for piece in parts:
+                for split, counts in self._account(piece).items():
+                    if split not in mergers:
+                        mergers[split] = stack.enter_context(SplitMerger(self.folder / split))
+                    mergers[split].add(piece.part / split, counts)
+                if not alone:
+                    self.on_bytes(piece.bytes)
 
     def report(self, compared_with: dict[str, list[str]]) -> Manifest:
         """The account, as the manifest keeps it."""
@@ -234,53 +268,31 @@ class _Copying:
             },
         }
 
-    def _entries(self, files: list[tuple[Split, list[Path]]], training: bool) -> Iterator[Entry]:
-        """What the files hold of the training split, or of all others, as far as it is not left out."""
-        options = self.options
-        for split, paths in files:
-            reading = Reading(
-                self.dataset.name,
-                split,
-                options.languages,
-                options.max_solution_characters,
-                self.on_bytes,
-                self.answers,
-            )
-            for path in paths:
-                for entry in self.dataset.read(path, reading):
-                    if (entry.problem.split == TRAIN) is not training:
-                        continue
-                    if self._is_full(entry.problem.split):
-                        if split is not None:
-                            break
-                        continue
-                    self._enter(entry)
-                    if entry.left_out:
-                        self._leave_out(entry, entry.left_out)
-                    else:
-                        yield entry
+    def _account(self, piece: Piece) -> dict[str, Counts]:
+        """How much of each split of a part is kept: all, or as much as `max_problems` still allows."""
+        kept: dict[str, Counts] = {}
+        for record in read_account(piece):
+            total = self.counts.get(record.split, {})
+            if total.get("problems") == self.options.max_problems is not None:
+                continue
+            self._enter(record)
+            if not record.left_out:
+                for counts in (self.counts, kept):
+                    counted = counts.setdefault(record.split, dict.fromkeys(("problems", "correct", "incorrect"), 0))
+                    for name, n in zip(counted, (1, *record.solutions), strict=True):
+                        counted[name] += n
+        return kept
 
-    def _is_full(self, split: str) -> bool:
-        most = self.options.max_problems
-        return most is not None and split in self.counts and self.counts[split]["problems"] >= most
-
-    def _enter(self, entry: Entry) -> None:
-        name = entry.problem.problem_id
+    def _enter(self, record: Record) -> None:
+        name = record.problem_id
         if name in self._homes:
-            raise UserError(f"{entry.where}: problem {name!r} is also at {self._homes[name]}; remove one of them")
-        self._homes[name] = entry.where
+            raise UserError(f"{record.where}: problem {name!r} is also at {self._homes[name]}; remove one of them")
+        self._homes[name] = record.where
         self.rows += 1
-        self.dropped.update(entry.dropped)
-
-    def _leave_out(self, entry: Entry, reason: str) -> None:
-        self.dropped[reason] += 1
-        if entry.solutions:
-            self.dropped["solution of a problem left out"] += len(entry.solutions)
-
-    def _overlaps(self, entry: Entry, check: ContaminationCheck) -> bool:
-        """Note an overlap with an evaluation set; whether the problem is to go for it."""
-        found = check.find(entry.problem, entry.solutions)
-        if found is not None:
-            self.overlaps.append({"problem_id": entry.problem.problem_id, "with": found.problem_id, "kind": found.kind,
-                                  "text": found.text})  # fmt: skip
-        return found is not None and not self.options.keep_contaminated
+        self.dropped.update(record.dropped)
+        if record.overlap is not None:
+            self.overlaps.append(record.overlap)
+        if record.left_out:
+            self.dropped[record.left_out] += 1
+            if any(record.solutions):
+                self.dropped["solution of a problem left out"] += sum(record.solutions)

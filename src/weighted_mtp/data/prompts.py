@@ -10,7 +10,7 @@ which would put a space into the middle of the sample.
 import functools
 import json
 import operator
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -105,7 +105,7 @@ def encode_example(
 
     Raises UserError if the tokenizer has no EOS, the prompt is empty, or the response cannot be told from its prompt.
     """
-    return _join(encode_prompt(tokenizer, prompt), *_encode_response(tokenizer, response, spans))
+    return _join(encode_prompt(tokenizer, prompt), *encode_responses(tokenizer, [response], [spans])[0])
 
 
 def encode_solutions(
@@ -113,14 +113,13 @@ def encode_solutions(
     template: str,
     problems: Iterable[Problem],
     solutions: Iterable[Solution],
-    on_progress: Callable[[int], None] | None = None,
 ) -> Iterator[tuple[str, Example]]:
     """(solution_id, example) of every solution, in order; a problem's prompt is tokenized once.
 
     Raises UserError as `render_prompt` and `encode_example`, when a solution's problem is not among `problems`, or
     for a tokenizer that does not keep a program's white space.
     """
-    _require_white_space(tokenizer)
+    require_white_space(tokenizer)
     by_id = {problem.problem_id: problem for problem in problems}
     prompts: dict[str, list[int]] = {}
     for solution in solutions:
@@ -130,14 +129,58 @@ def encode_solutions(
                 f"solution {solution.solution_id!r} is of problem {solution.problem_id!r}, which is not in its split"
             )
         if problem.problem_id not in prompts:
-            text = render_prompt(template, problem, tokenizer)
-            prompts[problem.problem_id] = encode_prompt(tokenizer, text, name=f"the prompt of {problem.problem_id}")
-        yield (
-            solution.solution_id,
-            _join(prompts[problem.problem_id], *_encode_response(tokenizer, solution.code, solution.spans)),
+            prompts[problem.problem_id] = encode_problem(tokenizer, template, problem)
+        (response,) = encode_responses(tokenizer, [solution.code], [solution.spans])
+        yield solution.solution_id, _join(prompts[problem.problem_id], *response)
+
+
+def encode_problem(tokenizer: PreTrainedTokenizerBase, template: str, problem: Problem) -> list[int]:
+    """Token ids of a problem's prompt. Raises UserError as `render_prompt` and `encode_prompt`."""
+    text = render_prompt(template, problem, tokenizer)
+    return encode_prompt(tokenizer, text, name=f"the prompt of {problem.problem_id}")
+
+
+def encode_responses(
+    tokenizer: PreTrainedTokenizerBase, responses: Sequence[str], spans: Sequence[Sequence[Span]]
+) -> list[tuple[list[int], bytes]]:
+    """Token ids with EOS, and marks, of each response: all at once, on all cores, however many there are.
+
+    Each is tokenized after an anchor text whose own tokens stay as they are, and cut there.
+
+    Raises UserError if the tokenizer has no EOS, or a response cannot be told from its prompt.
+    """
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"the tokenizer {tokenizer.name_or_path!r} has no EOS token: set tokenizer.eos_token")
+    found: dict[int, tuple[list[int], bytes]] = {}
+    for anchor in _ANCHORS:
+        left = [i for i in range(len(responses)) if i not in found]
+        if not left:
+            break
+        # A program that contains "</s>" as text must not end there: special tokens are spelled out.
+        head = tokenizer.encode(anchor, add_special_tokens=False, split_special_tokens=True)
+        both = tokenizer(
+            [anchor + responses[i] for i in left],
+            add_special_tokens=False,
+            split_special_tokens=True,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            return_offsets_mapping=any(spans[i] for i in left),
+            verbose=False,
         )
-        if on_progress is not None:
-            on_progress(1)
+        for place, i in enumerate(left):
+            ids: list[int] = both["input_ids"][place]
+            if ids[: len(head)] == head:
+                offsets = both["offset_mapping"][place][len(head) :] if spans[i] else []
+                marks = bytes(_marks(start - len(anchor), end - len(anchor), spans[i]) for start, end in offsets)
+                found[i] = ([*ids[len(head) :], tokenizer.eos_token_id], marks.ljust(len(ids) - len(head) + 1, b"\0"))
+    for i, response in enumerate(responses):
+        if i not in found:
+            raise UserError(
+                f"the tokenizer {tokenizer.name_or_path!r} merges the start of the response "
+                f"{json.dumps(response[:20])} with whatever comes before it, so that the loss cannot start there: "
+                "use another tokenizer"
+            )
+    return [found[i] for i in range(len(responses))]
 
 
 def decode_response(tokenizer: PreTrainedTokenizerBase, prompt_ids: list[int], response_ids: list[int]) -> str:
@@ -152,8 +195,8 @@ def decode_response(tokenizer: PreTrainedTokenizerBase, prompt_ids: list[int], r
     return whole[len(before) :]
 
 
-def _require_white_space(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Many tokenizers for prose fold white space, after which no program has its indentation."""
+def require_white_space(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Many tokenizers for prose fold white space, after which no program has its indentation: a UserError then."""
     sample = encode_example(tokenizer, "Task:\n", _SAMPLE_PROGRAM)
     ids, border = sample.input_ids, sample.response_start
     if decode_response(tokenizer, ids[:border], ids[border:]) != _SAMPLE_PROGRAM:
@@ -165,32 +208,6 @@ def _require_white_space(tokenizer: PreTrainedTokenizerBase) -> None:
 
 def _join(prompt_ids: list[int], response_ids: list[int], response_marks: bytes) -> Example:
     return Example([*prompt_ids, *response_ids], len(prompt_ids), bytes(len(prompt_ids)) + response_marks)
-
-
-def _encode_response(
-    tokenizer: PreTrainedTokenizerBase, response: str, spans: Sequence[Span]
-) -> tuple[list[int], bytes]:
-    """Tokens of a continuation: tokenized after an anchor text whose own tokens stay as they are, and cut there."""
-    if tokenizer.eos_token_id is None:
-        raise UserError(f"the tokenizer {tokenizer.name_or_path!r} has no EOS token: set tokenizer.eos_token")
-    for anchor in _ANCHORS:
-        # A program that contains "</s>" as text must not end there: special tokens are spelled out.
-        head = tokenizer.encode(anchor, add_special_tokens=False, split_special_tokens=True)
-        both = tokenizer(
-            anchor + response,
-            add_special_tokens=False,
-            split_special_tokens=True,
-            return_offsets_mapping=bool(spans),
-        )
-        ids: list[int] = both["input_ids"]
-        if ids[: len(head)] == head:
-            offsets = both["offset_mapping"][len(head) :] if spans else [(0, 0)] * (len(ids) - len(head))
-            marks = bytes(_marks(start - len(anchor), end - len(anchor), spans) for start, end in offsets)
-            return [*ids[len(head) :], tokenizer.eos_token_id], marks + b"\0"
-    raise UserError(
-        f"the tokenizer {tokenizer.name_or_path!r} merges the start of the response {json.dumps(response[:20])} with "
-        "whatever comes before it, so that the loss cannot start there: use another tokenizer"
-    )
 
 
 def _marks(start: int, end: int, spans: Sequence[Span]) -> int:

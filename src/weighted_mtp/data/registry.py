@@ -28,6 +28,7 @@ class Dataset:
     files         the files as its authors (or the collection of pairs) publish them
     hub           repository on the hub, "" where there is none; `hub_files` are its Parquet files. EvalPlus' there have
                   base and plus inputs in one list, in test code that needs numpy: its releases keep them apart
+    executes      whether reading it runs its references, which the command's own process sees to
     is_benchmark  whether other datasets' training splits are compared with its evaluation splits, too
     """
 
@@ -36,6 +37,7 @@ class Dataset:
     files: Layout
     hub: str = ""
     hub_files: Layout | None = None
+    executes: bool = False
     is_benchmark: bool = False
 
     @property
@@ -97,8 +99,14 @@ DATASETS = {
             },
             is_benchmark=True,
         ),
-        Dataset("humaneval+", evalplus.read_humaneval, {"test": _json_lines("HumanEvalPlus")}, is_benchmark=True),
-        Dataset("mbpp+", evalplus.read_mbpp, {"test": _json_lines("MbppPlus")}, is_benchmark=True),
+        Dataset(
+            "humaneval+",
+            evalplus.read_humaneval,
+            {"test": _json_lines("HumanEvalPlus")},
+            executes=True,
+            is_benchmark=True,
+        ),
+        Dataset("mbpp+", evalplus.read_mbpp, {"test": _json_lines("MbppPlus")}, executes=True, is_benchmark=True),
         Dataset("codecontests_pairs", codecontests.read, _TRAIN_VALID_TEST),
         Dataset("llm_pairs", partial(codecontests.read, origin="model"), {None: _json_lines("apps")}),
         Dataset("condefects", codecontests.read, {None: _json_lines("python_pairs")}),

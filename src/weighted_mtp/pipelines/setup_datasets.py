@@ -19,7 +19,8 @@ from rich.console import Console
 
 from weighted_mtp.data.index import INDEX_FILE, write_index
 from weighted_mtp.data.manifest import require_manifest, split_checksums
-from weighted_mtp.data.prepare import Options, prepare
+from weighted_mtp.data.pieces import Options
+from weighted_mtp.data.prepare import prepare
 from weighted_mtp.data.registry import ALL, DATASETS, NAMES, TRAIN
 from weighted_mtp.data.schema import cannot_write
 from weighted_mtp.data.slices import SliceOptions, write_slice
@@ -30,6 +31,7 @@ from weighted_mtp.evaluation.known_verdicts import Agreement, check_verdicts
 from weighted_mtp.evaluation.reference import ReferenceRunner
 from weighted_mtp.files import whole_file
 from weighted_mtp.manifest import Manifest, are_there, write_manifest
+from weighted_mtp.parallel import cores
 from weighted_mtp.pipelines.command import USER_ERROR, Debug, comma_list, one_line_errors
 from weighted_mtp.progress import console, progress
 from weighted_mtp.report.datasets import SHOWN, account, agreement_table, counts_table, plot_stats, stats_table
@@ -39,7 +41,11 @@ TESTS_FILE = "tests.json"
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked for, of every dataset alike. `tokenizer` gives the index its lengths; None: in characters."""
+    """What is asked for, of every dataset alike.
+
+    tokenizer  gives the index its lengths; None: in characters
+    workers    processes of `process` and `eval`, programs that `tests` runs at once
+    """
 
     storage: Path
     source: Path | None
@@ -66,13 +72,16 @@ def evaluation(name: str, request: Request) -> None:
 def _prepare(name: str, request: Request, only_evaluation: bool) -> None:
     start = time.monotonic()
     with ReferenceRunner() as answers:
-        manifest, is_new = prepare(name, request.storage, request.source, request.options, only_evaluation, answers)
+        manifest, is_new = prepare(
+            name, request.storage, request.source, request.options, only_evaluation, answers, request.workers
+        )
     if not is_new:
         _say(f"{request.folder(name)}: up to date ({', '.join(manifest['splits'])})")
         return
     what = f"{name}, evaluation splits" if only_evaluation else name
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
-    _say(f"{what}: {manifest['rows_in']:,} rows in, {time.monotonic() - start:.1f} s, at most {peak:,} MB of memory")
+    seconds = time.monotonic() - start
+    _say(f"{what}: {manifest['rows_in']:,} rows in, {seconds:.1f} s, at most {peak:,} MB of memory in this process")
     Console().print(counts_table(manifest["splits"]))
     for line in account(manifest):
         _say(f"  {line}")
@@ -238,7 +247,12 @@ def main(
     small_solutions: Annotated[int, typer.Option(help="Solutions of each problem and label in the slice.", min=1)] = 8,
     seed: Annotated[int, typer.Option(help="Of the slice.", min=0)] = 0,
     tests_per_split: Annotated[int, typer.Option(help="Solutions of each split that tests runs.", min=1)] = 200,
-    workers: Annotated[int, typer.Option(help="Programs that tests runs at once.", min=1)] = 2,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Processes that read at once, and programs that tests runs at once. Default: a core each.", min=1
+        ),
+    ] = None,
     storage: Annotated[Path, typer.Option(help="Folder for datasets and downloads.")] = Path("storage"),
     debug: Debug = False,
 ) -> None:
@@ -260,7 +274,7 @@ def main(
             SliceOptions(small_problems, small_solutions, seed),
             tokenizer,
             tests_per_split,
-            workers,
+            workers or cores(),
         )  # fmt: skip
         failures = setup(
             comma_list("--datasets", ",".join(wanted), NAMES),

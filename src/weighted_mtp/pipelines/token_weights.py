@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from transformers import PreTrainedTokenizerBase
 
 from weighted_mtp.config import load_config
-from weighted_mtp.data.batches import Batch, TokenStore, build_store, collate
+from weighted_mtp.data.batches import Batch, TokenStore, build_store, collate, within
 from weighted_mtp.data.index import read_index
 from weighted_mtp.data.prepare import prepare_embedded
 from weighted_mtp.data.prompts import MARKS, encode_solutions
@@ -211,7 +211,7 @@ def shown_programs(
 ) -> tuple[list[View], list[ShownProgram]]:
     """The programs with every token's weight (of each head, where heads differ) and judgement, and the scales."""
     examples = encode_solutions(source.tokenizer, source.template, problems, solutions)
-    store = build_store(examples, source.max_length, "drop")
+    store = within(build_store(examples), source.max_length)
     device = pick_device(source.runtime)
     batches = [collate(store, np.array([row]), pad_id(source.tokenizer)).to(device) for row in range(len(store))]
     by_id = {solution.solution_id: solution for solution in solutions}

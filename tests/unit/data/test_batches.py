@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weighted_mtp.data.batches import TokenStore, build_store, collate, padding_share, plan_epoch
+from weighted_mtp.data.batches import TokenStore, build_store, collate, padding_share, plan_epoch, within
 from weighted_mtp.data.prompts import Example, encode_solutions
 from weighted_mtp.data.schema import Records
 from weighted_mtp.errors import UserError
@@ -80,7 +80,7 @@ def test_padding_stays_under_five_percent_on_lengths_of_programs(number: int, ma
 
 
 def test_padding_stays_under_five_percent_on_micro(small_micro: dict[str, Records], micro_tokenizer) -> None:  # type: ignore[no-untyped-def]
-    lengths = build_store(encode_solutions(micro_tokenizer, "plain", *small_micro["train"]), 512).lengths
+    lengths = within(build_store(encode_solutions(micro_tokenizer, "plain", *small_micro["train"])), 512).lengths
     assert padding_share(lengths, plan_epoch(lengths, 2048, 0, 0)) < 0.05
 
 
@@ -97,47 +97,68 @@ def test_a_sample_over_the_token_budget_is_refused() -> None:
         plan_epoch(np.array([3, 10]), 9, 0, 0)
 
 
-def test_a_store_holds_every_example() -> None:
-    store = build_store(EXAMPLES, max_length=5)
-    rows = [store.ids[start:end].tolist() for start, end in zip(store.offsets[:-1], store.offsets[1:], strict=True)]
-    assert rows == [example.input_ids for _, example in EXAMPLES]
+def rows_of(store: TokenStore) -> list[list[int]]:
+    batches = [collate(store, np.array([row]), 0) for row in range(len(store))]
+    return [batch.input_ids[0].tolist() for batch in batches]
+
+
+def test_a_store_holds_every_example(store: TokenStore) -> None:
+    assert rows_of(store) == [example.input_ids for _, example in EXAMPLES]
     assert store.response_start.tolist() == [1, 3, 1]
-    assert store.sample_ids == ("a", "b", "c")
+    assert list(store.sample_ids) == ["a", "b", "c"]
     assert store.lengths.tolist() == [3, 5, 2]
 
 
-def test_dropping_leaves_out_the_long_and_counts_them() -> None:
-    store = build_store(EXAMPLES, max_length=4, too_long="drop")
-    assert (store.sample_ids, store.n_dropped, store.n_truncated) == (("a", "c"), 1, 0)
+def test_chosen_rows_are_a_store_of_their_own_in_their_order(store: TokenStore) -> None:
+    chosen = store.at(np.array([2, 0])).at(np.array([1, 0]))
+    assert rows_of(chosen) == [[5, 6, 7], [13, 14]]
+    assert list(chosen.sample_ids) == ["a", "c"]
 
 
-def test_truncating_cuts_the_long_and_counts_them() -> None:
-    store = build_store(EXAMPLES, max_length=4, too_long="truncate")
-    assert (store.lengths.tolist(), store.n_dropped, store.n_truncated) == ([3, 4, 2], 0, 1)
-    assert store.ids[3:7].tolist() == [8, 9, 10, 11]
+def test_rows_may_share_their_prompt() -> None:
+    prompt, ones = np.zeros(2, np.int64), np.ones(2, np.int64)
+    ids = np.array([7, 8, 9, 10], np.int32)
+    store = TokenStore(ids, np.array([0, 1, 2, 3], np.uint8), prompt, np.array([3, 1]), ones, ones * 2, ["a", "b"])
+    assert rows_of(store) == [[7, 10], [7, 8]]
+    assert collate(store, np.array([0, 1]), 0).marks.tolist() == [[0, 3], [0, 1]]
 
 
-def test_error_names_the_long_one() -> None:
+def test_dropping_leaves_out_the_long_and_counts_them(store: TokenStore) -> None:
+    found = within(store, 4, "drop")
+    assert (list(found.sample_ids), found.n_dropped, found.n_truncated) == (["a", "c"], 1, 0)
+
+
+def test_truncating_cuts_the_long_and_counts_them(store: TokenStore) -> None:
+    found = within(store, 4, "truncate")
+    assert (found.lengths.tolist(), found.n_dropped, found.n_truncated) == ([3, 4, 2], 0, 1)
+    assert rows_of(found)[1] == [8, 9, 10, 11]
+
+
+def test_what_fits_is_left_as_it_is(store: TokenStore) -> None:
+    assert within(store, 5, "drop") is store
+    assert within(store, 5, "error").lengths.tolist() == [3, 5, 2]
+
+
+def test_error_names_the_long_one(store: TokenStore) -> None:
     with pytest.raises(UserError, match="b has 5 tokens, more than max_length 4"):
-        build_store(EXAMPLES, max_length=4, too_long="error")
+        within(store, 4, "error")
 
 
-def test_a_prompt_that_fills_max_length_is_named_and_not_cut() -> None:
+def test_a_prompt_that_fills_max_length_is_named_and_not_cut(store: TokenStore) -> None:
     with pytest.raises(UserError, match=r"the prompt of b has 3 tokens, .* max_length 3"):
-        build_store(EXAMPLES, max_length=3, too_long="truncate")
+        within(store, 3, "truncate")
 
 
-@pytest.mark.parametrize(
-    ("examples", "cause"), [([], "the data set is empty"), (EXAMPLES[1:2], "all 1 are longer than max_length 4")]
-)
-def test_nothing_left_to_train_on_is_refused(examples: list[tuple[str, Example]], cause: str) -> None:
-    with pytest.raises(UserError, match=f"no sample to train on: {cause}"):
-        build_store(examples, max_length=4)
+def test_nothing_left_to_train_on_is_refused() -> None:
+    with pytest.raises(UserError, match="no sample to train on: the data set is empty"):
+        build_store([])
+    with pytest.raises(UserError, match="no sample to train on: all 1 are longer than max_length 4"):
+        within(build_store(EXAMPLES[1:2]), 4)
 
 
 @pytest.fixture
 def store() -> TokenStore:
-    return build_store(EXAMPLES, max_length=5)
+    return build_store(EXAMPLES)
 
 
 def test_collate_pads_on_the_right_and_masks_prompt_and_padding(store: TokenStore) -> None:
@@ -159,6 +180,8 @@ def test_a_batch_moves_as_a_whole(store: TokenStore) -> None:
     assert {tensor.device.type for tensor in vars(batch).values()} == {"meta"}
 
 
-def test_marks_stand_beside_their_tokens() -> None:
-    store = build_store(EXAMPLES, 4, "truncate")
-    assert collate(store, np.array([1, 0]), pad_id=0).marks.tolist() == [[0, 0, 0, 2], [0, 1, 0, 0]]
+def test_marks_stand_beside_their_tokens(store: TokenStore) -> None:
+    assert collate(within(store, 4, "truncate"), np.array([1, 0]), pad_id=0).marks.tolist() == [
+        [0, 0, 0, 2],
+        [0, 1, 0, 0],
+    ]

@@ -30,7 +30,7 @@ def test_all_correct_solutions_are_read_where_nothing_is_sampled(
     train, validation = load_stores(config(root, None), micro_tokenizer, seed=0)
     assert validation is not None
     for store, split in ((train, "train"), (validation, "validation")):
-        assert store.sample_ids == tuple(s.solution_id for s in small_micro[split][1] if s.is_correct)
+        assert list(store.sample_ids) == [s.solution_id for s in small_micro[split][1] if s.is_correct]
 
 
 def test_sampling_chooses_among_the_training_split_alone_by_the_seed(
@@ -45,7 +45,7 @@ def test_sampling_chooses_among_the_training_split_alone_by_the_seed(
     assert len(validation) == sum(s.is_correct for s in small_micro["validation"][1])
     again, _ = load_stores(config(root, sampling), micro_tokenizer, seed=0)
     other, _ = load_stores(config(root, sampling), micro_tokenizer, seed=1)
-    assert train.sample_ids == again.sample_ids != other.sample_ids
+    assert list(train.sample_ids) == list(again.sample_ids) != list(other.sample_ids)
 
 
 def test_sampling_without_an_index_names_the_command_that_makes_it(

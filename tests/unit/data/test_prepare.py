@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from weighted_mtp.data.prepare import Options, prepare
+from weighted_mtp.data.pieces import Options
+from weighted_mtp.data.prepare import prepare
 from weighted_mtp.data.registry import DATASETS, dataset_named, find_files
 from weighted_mtp.data.schema import read_problems, read_solutions
 from weighted_mtp.errors import UserError

@@ -169,10 +169,8 @@ def test_a_description_that_the_starter_does_not_hold_comes_before_it(micro_toke
 def test_solutions_are_encoded_as_their_prompt_and_code(micro_tokenizer: PreTrainedTokenizerFast) -> None:
     solutions = [Solution("a", "p", "def solve(xs): return 1", True), Solution("b", "p", "def solve(xs): pass", False)]
     prompt = render_prompt("plain", PROBLEM, micro_tokenizer)
-    told: list[int] = []
-    found = list(encode_solutions(micro_tokenizer, "plain", [PROBLEM], solutions, told.append))
+    found = list(encode_solutions(micro_tokenizer, "plain", [PROBLEM], solutions))
     assert found == [(s.solution_id, encode_example(micro_tokenizer, prompt, s.code)) for s in solutions]
-    assert sum(told) == 2
 
 
 def test_a_solution_of_an_unknown_problem_is_named(micro_tokenizer: PreTrainedTokenizerFast) -> None:

@@ -8,10 +8,9 @@ from weighted_mtp.data.stream import BatchStream
 
 
 def store_of(lengths: NDArray[np.int64]) -> TokenStore:
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    total = int(offsets[-1])
+    total = int(lengths.sum())
     ids, marks = np.arange(total, dtype=np.int32), np.zeros(total, np.uint8)
-    return TokenStore(ids, offsets, np.ones(len(lengths), np.int32), marks, tuple(map(str, range(len(lengths)))))
+    return TokenStore.contiguous(ids, marks, np.ones(len(lengths), int), lengths, list(map(str, range(len(lengths)))))
 
 
 LENGTHS = np.random.default_rng(0).integers(3, 30, 60)

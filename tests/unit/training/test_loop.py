@@ -35,9 +35,8 @@ def random_store(n: int = 24) -> TokenStore:
     generator = np.random.default_rng(0)
     lengths = generator.integers(6, 12, n)
     ids = generator.integers(0, 19, lengths.sum()).astype(np.int32)
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
     marks = np.zeros(len(ids), np.uint8)
-    return TokenStore(ids, offsets, np.full(n, 3, np.int32), marks, tuple(f"s{i}" for i in range(n)))
+    return TokenStore.contiguous(ids, marks, np.full(n, 3), lengths, [f"s{i}" for i in range(n)])
 
 
 def small_policy() -> MTPForCausalLM:

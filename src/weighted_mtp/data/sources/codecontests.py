@@ -58,7 +58,7 @@ def read(path: Path, reading: Reading = DEFAULT, origin: str = "human") -> Itera
 
     Raises UserError as `read_rows`, or for lists of tests or solutions that do not match.
     """
-    for row in read_rows(path, _COLUMNS, reading.on_bytes):
+    for row in read_rows(path, _COLUMNS, reading.on_bytes, reading.group):
         problem = _problem(row, reading)
         left_out = "problem that reads or writes a named file" if row["input_file"] or row["output_file"] else ""
         dropped: Counter[str] = Counter()

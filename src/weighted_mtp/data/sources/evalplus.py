@@ -61,7 +61,7 @@ def read_humaneval(path: Path, reading: Reading = DEFAULT) -> Iterator[Entry]:
     Raises UserError as `read_rows`; where a prompt is not Python; where nothing may be executed (`reading.answers`),
     or a reference does not answer all inputs.
     """
-    for row in read_rows(path, _COLUMNS, reading.on_bytes):
+    for row in read_rows(path, _COLUMNS, reading.on_bytes, reading.group):
         inputs: _Inputs = {"base": row["base_input"], "plus": row["plus_input"]}
         yield _entry(row, reading, "humaneval+", docstring(row), inputs)
 
@@ -75,7 +75,7 @@ def read_mbpp(path: Path, reading: Reading = DEFAULT) -> Iterator[Entry]:
 
     Raises UserError as `read_humaneval`.
     """
-    for row in read_rows(path, _COLUMNS, reading.on_bytes):
+    for row in read_rows(path, _COLUMNS, reading.on_bytes, reading.group):
         inputs: _Inputs = {"base": _typed(row, "base_input"), "plus": _typed(row, "plus_input")}
         yield _entry(row, reading, "mbpp+", row["prompt"].strip().strip('"').strip(), inputs)
 

@@ -22,7 +22,7 @@ def read(path: Path, reading: Reading = DEFAULT) -> Iterator[Entry]:
 
     Raises UserError as `read_rows`, or for an answer without a final number.
     """
-    for row in read_rows(path, _COLUMNS, reading.on_bytes):
+    for row in read_rows(path, _COLUMNS, reading.on_bytes, reading.group):
         split = reading.split or "train"
         name = f"gsm8k/{split}/{row.line - 1}"
         problem = Problem(

@@ -20,7 +20,7 @@ def read(path: Path, reading: Reading = DEFAULT) -> Iterator[Entry]:
 
     Raises UserError as `read_rows`, or where a prompt is not Python.
     """
-    for row in read_rows(path, _COLUMNS, reading.on_bytes):
+    for row in read_rows(path, _COLUMNS, reading.on_bytes, reading.group):
         name = row["task_id"]
         problem = Problem(
             problem_id=name,

@@ -29,7 +29,7 @@ def read(path: Path, reading: Reading = DEFAULT) -> Iterator[Entry]:
 
     Raises UserError as `read_rows`, or for a task id outside of all splits.
     """
-    for row in read_rows(path, _COLUMNS, reading.on_bytes):
+    for row in read_rows(path, _COLUMNS, reading.on_bytes, reading.group):
         problem_id, code = f"mbpp/{row['task_id']}", unix(row["code"])
         tests = tuple(_tests(row))
         problem = Problem(

@@ -42,7 +42,7 @@ class Reading:
     split                    the split that all of the file belongs to; None where a row says, or its hash
     languages                of the solutions to keep
     max_solution_characters  longer solutions are dropped
-    on_bytes                 as `read_rows`
+    on_bytes, group          as `read_rows`
     answers                  runs a dataset's reference; None where nothing may be executed
     """
 
@@ -51,6 +51,7 @@ class Reading:
     languages: tuple[str, ...] = ("python3",)
     max_solution_characters: int = 100_000
     on_bytes: OnBytes | None = None
+    group: int | None = None
     answers: Answers | None = None
 
 
@@ -69,10 +70,23 @@ class Row:
         return self.values.get(column)
 
 
-def read_rows(path: Path, columns: Columns, on_bytes: OnBytes | None = None) -> Iterator[Row]:
+def row_groups(path: Path) -> list[int | None]:
+    """What `read_rows` takes as `group` to read a file in parts: of Parquet its row groups, else the whole alone.
+
+    Raises UserError as `read_rows`.
+    """
+    with _readable(path), path.open("rb") as file:
+        if file.read(4) != _PARQUET:
+            return [None]
+        with pq.ParquetFile(path) as table:
+            return list(range(table.num_row_groups)) or [None]
+
+
+def read_rows(path: Path, columns: Columns, on_bytes: OnBytes | None = None, group: int | None = None) -> Iterator[Row]:
     """Rows of a file one by one, each with at least `columns` of the given types.
 
     on_bytes  is told how many bytes of the file were read since it was told last
+    group     of a Parquet file the one row group to read; None for all
 
     Blank lines are skipped. Raises UserError naming file, line (of Parquet: row) and remedy: missing or unreadable
     file, truncated or damaged gzip or Parquet, not UTF-8, broken JSON, not an object, missing column, wrong type, no
@@ -80,7 +94,7 @@ def read_rows(path: Path, columns: Columns, on_bytes: OnBytes | None = None) -> 
     """
     row = None
     with _readable(path), path.open("rb") as file:
-        for row in _parts(path, file, columns, on_bytes or (lambda _: None)):
+        for row in _parts(path, file, columns, on_bytes or (lambda _: None), group):
             _check(row, columns)
             yield row
     if row is None:
@@ -100,10 +114,10 @@ def _readable(path: Path) -> Iterator[None]:
         raise UserError(f"{path} cannot be read: {error.strerror or error}; give a file that can") from error
 
 
-def _parts(path: Path, file: BinaryIO, columns: Columns, on_bytes: OnBytes) -> Iterator[Row]:
+def _parts(path: Path, file: BinaryIO, columns: Columns, on_bytes: OnBytes, group: int | None) -> Iterator[Row]:
     start = file.peek(4)[:4] if isinstance(file, io.BufferedReader) else b""
     if start == _PARQUET:
-        yield from _parquet(path, columns, on_bytes)
+        yield from _parquet(path, columns, on_bytes, group)
         return
     lines = gzip.GzipFile(fileobj=file) if start[:2] == _GZIP else file
     told = 0
@@ -113,15 +127,17 @@ def _parts(path: Path, file: BinaryIO, columns: Columns, on_bytes: OnBytes) -> I
         told = file.tell()
 
 
-def _parquet(path: Path, columns: Columns, on_bytes: OnBytes) -> Iterator[Row]:
+def _parquet(path: Path, columns: Columns, on_bytes: OnBytes, group: int | None) -> Iterator[Row]:
     with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
         present = [name for name in columns if name in file.schema_arrow.names]
-        line, total = 0, max(file.metadata.num_rows, 1)
-        for batch in file.iter_batches(_BATCH, columns=present):
+        sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+        chosen = list(range(len(sizes))) if group is None else [group]
+        line, total, told = sum(sizes[: chosen[0]]) if chosen else 0, max(sum(sizes), 1), path.stat().st_size
+        for batch in file.iter_batches(_BATCH, row_groups=chosen, columns=present):
             for values in batch.to_pylist():
                 line += 1
                 yield Row(line, values, f"{path} row {line}")
-            on_bytes(path.stat().st_size * line // total - path.stat().st_size * (line - len(batch)) // total)
+            on_bytes(told * line // total - told * (line - len(batch)) // total)
 
 
 def _json(path: Path, lines: BinaryIO | gzip.GzipFile) -> Iterator[Row]:

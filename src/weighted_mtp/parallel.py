@@ -1,0 +1,62 @@
+"""Work over all cores: results in the order of what they were made of, whoever made them."""
+
+import functools
+import os
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable
+from typing import TypeVar
+
+from joblib import Parallel, cpu_count, delayed
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+from weighted_mtp.errors import UserError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_SECONDS_BETWEEN_LOOKS = 0.2
+
+
+def cores() -> int:
+    """Processors that this process may use, by its affinity and its container's quota."""
+    return int(cpu_count())
+
+
+def in_order(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Generator[Result, None, None]:
+    """`map(function, items)` by `workers` processes, lazily, some items ahead; in this process where it is one.
+
+    The processes start anew and import what `function` needs alone, so neither threads nor devices of this one matter.
+    They end with it, also where it is killed: nobody goes on writing beside a command that is given again.
+
+    Raises what `function` raises, and UserError where a process is killed from outside.
+    """
+    if workers == 1:
+        yield from map(function, items)
+        return
+    try:
+        yield from Parallel(workers, return_as="generator", batch_size=1, max_nbytes=None)(
+            delayed(_call)(function, item, os.getpid()) for item in items
+        )
+    except TerminatedWorkerError as error:
+        raise UserError(
+            f"one of {workers} worker processes was killed, most likely for want of memory: give fewer --workers; "
+            "the same command goes on from here"
+        ) from error
+
+
+def _call(function: Callable[[Item], Result], item: Item, parent: int) -> Result:
+    _end_with(parent)
+    return function(item)
+
+
+@functools.cache
+def _end_with(parent: int) -> None:
+    """Once a process: a thread that looks whether the parent is still there."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -6,6 +6,8 @@ from typing import Annotated, Literal
 import typer
 
 from weighted_mtp.errors import UserError
+from weighted_mtp.models.adapters import export_adapters
+from weighted_mtp.models.checkpoint import newest_model
 from weighted_mtp.models.convert import convert, export_plain
 from weighted_mtp.models.folder import check_model
 from weighted_mtp.models.meta import export_meta
@@ -86,20 +88,26 @@ def models_export(
     policy: Annotated[Path, typer.Argument(help="Policy folder, as `wmtp models convert` or a run writes it.")],
     output: Annotated[Path, typer.Argument(help="Folder that is written.")],
     form: Annotated[
-        Literal["plain", "meta"],
-        typer.Option("--format", help="plain: trunk and head 1, for any other tool; meta: consolidated.pth."),
+        Literal["plain", "meta", "adapter"],
+        typer.Option(
+            "--format",
+            help="plain: trunk and head 1, for any other tool; meta: consolidated.pth; adapter: of a run with "
+            "training.save_lora_only, the adapters of trunk and head 1, for PEFT on the plain model.",
+        ),
     ] = "plain",
     tokenizer: Tokenizer = None,
     debug: Debug = False,
 ) -> None:
-    """Write a policy as an ordinary causal LM, or as a checkpoint in Meta's format."""
+    """Write a policy as an ordinary causal LM, as a checkpoint in Meta's format, or its adapters alone."""
     with one_line_errors(debug):
         if form == "meta":
             export_meta(policy, output, tokenizer=tokenizer)
-        elif tokenizer is None:
-            export_plain(policy, output)
-        else:
+        elif tokenizer is not None:
             raise UserError(f"--tokenizer {tokenizer}: is of use with --format meta alone; leave it out")
+        elif form == "adapter":
+            export_adapters(newest_model(policy), output)
+        else:
+            export_plain(policy, output)
         print(output)
 
 

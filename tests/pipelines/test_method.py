@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 from weighted_mtp.cli import app
 from weighted_mtp.data.sources.micro.dataset import write_micro
 from weighted_mtp.data.sources.micro.generator import MicroConfig
+from weighted_mtp.models.convert import load_base
 from weighted_mtp.training.tracking import Tracker
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "local"
@@ -119,6 +120,36 @@ def error_of(result: Result) -> str:
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
     assert "Traceback" not in result.output
     return line
+
+
+ADAPTERS_ALONE = ["training.save_lora_only=true", "training.best_metric=loss"]
+
+
+def test_runs_that_keep_adapters_alone_serve_like_any_other(storage: Storage) -> None:
+    critic = ["value.backbone=lora", f"value.source={storage.run('reference')}", *ADAPTERS_ALONE]
+    for objective in ("outcome", "implicit"):
+        storage.train("critic", f"small-{objective}", f"critic.objective={objective}", *critic)
+    policy = storage.train("baseline", "small", *storage.from_policy(), "model.lora.r=4", *ADAPTERS_ALONE)
+    for objective in ("outcome", "implicit"):
+        storage.train(
+            "verifiable", f"on-{objective}", f"model.source={policy}", f"critic={storage.run(f'small-{objective}')}"
+        )
+    whole = load_base(str(storage.train("baseline", "large", *storage.from_policy(), "model.lora.r=4")))[0]
+    small = load_base(str(policy / "checkpoints" / "best"))[0]
+    for name, value in whole.state_dict().items():
+        torch.testing.assert_close(small.state_dict()[name], value, msg=name)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ([], "training.save_lora_only needs adapters: set model.lora"),
+        (["model.lora.r=4", "model.source=micro"], "training.save_lora_only: adapters on model.source=micro"),
+    ],
+)
+def test_keeping_adapters_alone_without_any_is_one_line(storage: Storage, option: list[str], message: str) -> None:
+    result = storage.command("baseline", "none", *storage.from_policy(), *ADAPTERS_ALONE, *option)
+    assert message in error_of(result)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

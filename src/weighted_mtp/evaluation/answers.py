@@ -22,8 +22,9 @@ from weighted_mtp.evaluation.problems import ProblemSet
 from weighted_mtp.evaluation.samples import write_jsonl
 from weighted_mtp.files import sha256
 from weighted_mtp.manifest import MANIFEST, are_there, read_manifest
+from weighted_mtp.models.adapters import adapted_source, holds_adapters
 from weighted_mtp.models.checkpoint import Dtype
-from weighted_mtp.models.convert import load_base
+from weighted_mtp.models.convert import find_model, load_base
 from weighted_mtp.models.folder import CARD
 from weighted_mtp.progress import Advance, progress
 
@@ -54,7 +55,10 @@ def load_respondent(source: Path, template: str | None, dtype: Dtype, device: to
 
 
 def model_checksum(source: Path) -> str:
-    """SHA-256 over a model folder's files, or of a `.gguf` file; from a manifest that still fits where there is one."""
+    """SHA-256 over a model folder's files, or of a `.gguf` file; from a manifest that still fits where there is one.
+
+    Of adapters, also over what they were put on.
+    """
     if source.is_file():
         return sha256(source)
     names = sorted(file.name for file in source.iterdir() if file.is_file() and file.name not in (MANIFEST, CARD))
@@ -64,6 +68,8 @@ def model_checksum(source: Path) -> str:
     else:
         with progress("checksums of the model's files", len(names)) as advance:
             found = [_summed(source / name, advance) for name in names]
+    if holds_adapters(source):
+        found.append(model_checksum(find_model(adapted_source(source))))
     return hashlib.sha256(json.dumps([names, found]).encode()).hexdigest()
 
 

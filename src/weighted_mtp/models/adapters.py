@@ -1,18 +1,33 @@
-"""Low-rank adapters (LoRA, arXiv 2106.09685) through PEFT: which layers get them, and the way back to plain weights."""
+"""Low-rank adapters (LoRA, arXiv 2106.09685) through PEFT: which layers get them, and the way back to plain weights.
+
+A folder of adapters holds what was trained and nothing else, in PEFT's own form: `PeftModel.from_pretrained(model,
+folder)` reads it, where `model` is what was trained, before (a policy with its heads, a value model). `config.json`
+says what that is.
+"""
 
 import copy
-from typing import TypeVar
+import json
+import warnings
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar, cast
 
-from peft import LoraConfig, inject_adapter_in_model
+from peft import LoraConfig, PeftModel, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
+from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, get_peft_model_state_dict
 from pydantic import Field
-from torch import nn
-from transformers import PreTrainedModel
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from weighted_mtp.config import Section
 from weighted_mtp.errors import UserError
+from weighted_mtp.models.checkpoint import READ_ERRORS, first_line, load_tokenizer, save_tokenizer
+from weighted_mtp.models.folder import model_folder, refuse_existing
 from weighted_mtp.models.mtp import MTPForCausalLM, decoder_layers
 
+_PEFT = "base_model.model."  # before every name in PEFT's files
 Adapted = TypeVar("Adapted", bound=PreTrainedModel)  # a policy, or anything else around a decoder
 
 
@@ -96,3 +111,114 @@ def merge_lora(model: Adapted) -> Adapted:
             parent, _, attribute = name.rpartition(".")
             setattr(merged.get_submodule(parent), attribute, module.get_base_layer())
     return merged.requires_grad_(True)
+
+
+def save_adapters(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: str, directory: Path) -> None:
+    """Write what is trained of a model with adapters, in PEFT's form: adapters, and `full_heads` or a value head whole.
+
+    source  what heads and adapters were put on, as `load_base` is to find it
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    weights = _trained_tensors(model)
+    config = cast(LoraConfig, copy.copy(model.peft_config["default"]))
+    config.base_model_name_or_path = source
+    config.target_modules = _adapted_modules(weights)
+    config.modules_to_save = sorted(_trained_whole(model)) or None
+    config.task_type = "CAUSAL_LM" if isinstance(model, MTPForCausalLM) else None
+    config.inference_mode = True
+    config.save_pretrained(str(directory))
+    model.config.save_pretrained(directory)
+    save_file(weights, directory / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
+    save_tokenizer(tokenizer, directory)
+
+
+def _trained_whole(module: nn.Module, name: str = "") -> Iterator[str]:
+    """The largest modules all of whose parameters are trained, adapters aside."""
+    parameters = list(module.parameters())
+    if isinstance(module, LoraLayer) or not any(p.requires_grad for p in parameters):
+        return
+    if all(p.requires_grad for p in parameters):
+        yield name
+        return
+    for child, inner in module.named_children():
+        yield from _trained_whole(inner, f"{name}.{child}".lstrip("."))
+
+
+def _trained_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The trained parameters by the names that PEFT gives them in a file."""
+    trained = {name: p.detach().cpu().contiguous() for name, p in model.named_parameters() if p.requires_grad}
+    return {_PEFT + name.replace(".default.", "."): value for name, value in trained.items()}
+
+
+def _adapted_modules(weights: Iterable[str]) -> list[str]:
+    """Full names of the modules that adapters are of: PEFT itself keeps endings of names, which fit one model alone."""
+    return sorted({name.removeprefix(_PEFT).split(".lora_")[0] for name in weights if ".lora_" in name})
+
+
+def holds_adapters(folder: Path) -> bool:
+    """Whether a model folder holds adapters instead of a whole model."""
+    return (folder / CONFIG_NAME).is_file()
+
+
+def adapted_source(folder: Path) -> str:
+    """What the adapters in a folder were put on. UserError where that cannot be read."""
+    try:
+        return str(json.loads((folder / CONFIG_NAME).read_text())["base_model_name_or_path"])
+    except (ValueError, KeyError, OSError) as error:
+        raise UserError(f"{folder / CONFIG_NAME}: not to be read: {first_line(error)}") from error
+
+
+def merge_saved(model: Adapted, folder: Path) -> Adapted:
+    """`model` with a folder's adapters added into its weights, in place, and the rest that was trained in its place.
+
+    model  what `adapted_source` says, with the heads that it had in training
+
+    Raises UserError where the folder is damaged, or its adapters are not of this model.
+    """
+    try:
+        with safe_open(folder / SAFETENSORS_WEIGHTS_NAME, framework="pt") as file:
+            stored = set(file.keys())
+        with warnings.catch_warnings(action="ignore"):  # of what is missing, which is an error below
+            adapted = PeftModel.from_pretrained(model, str(folder))
+        wanted = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    except READ_ERRORS as error:
+        raise UserError(
+            f"{folder}: adapters that do not fit {adapted_source(folder)}, or are damaged: {first_line(error)}"
+        ) from error
+    if stored != wanted:
+        odd = sorted(stored ^ wanted)
+        raise UserError(
+            f"{folder}: {len(odd)} weights are in the adapters or in {adapted_source(folder)} alone, the first {odd[0]}"
+        )
+    return adapted.merge_and_unload().requires_grad_(True)
+
+
+def export_adapters(folder: Path, output: Path) -> None:
+    """Write the adapters of trunk and head 1 for PEFT on the plain causal LM that these are: no heads, no framework.
+
+    folder  adapters of a policy
+
+    Raises UserError where the folder holds none, or is damaged, and for an `output` that exists.
+    """
+    refuse_existing(output)
+    if not holds_adapters(folder):
+        raise UserError(f"{folder}: holds a whole model, no adapters; train with training.save_lora_only=true")
+    try:
+        config = LoraConfig.from_pretrained(str(folder))
+        weights = load_file(folder / SAFETENSORS_WEIGHTS_NAME)
+    except READ_ERRORS as error:
+        raise UserError(f"{folder}: not to be read as adapters: {first_line(error)}") from error
+    named = {_plain_name(name.removeprefix(_PEFT)): value for name, value in weights.items()}
+    plain = {_PEFT + name: value for name, value in named.items() if name}
+    config.target_modules = _adapted_modules(plain)
+    config.modules_to_save = None  # extra heads alone are trained whole
+    with model_folder(output) as partial:
+        config.save_pretrained(str(partial))
+        save_file(plain, partial / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
+        save_tokenizer(load_tokenizer(folder), partial)
+
+
+def _plain_name(name: str) -> str:
+    """What a policy's module or weight is called in the plain causal LM; "" for one of the extra heads."""
+    name = name.removeprefix("base.").replace(".heads.0.", ".")
+    return "" if ".heads." in name else name

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 
 from weighted_mtp.errors import UserError
 from weighted_mtp.hub import fetch
+from weighted_mtp.models.adapters import adapted_source, holds_adapters, merge_saved
 from weighted_mtp.models.catalog import setup_command
 from weighted_mtp.models.checkpoint import (
     Dtype,
@@ -34,10 +35,10 @@ DEFAULT_HEADS = 4
 
 
 def load_base(source: str, dtype: Dtype = "auto") -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A causal LM (a policy, too) and its tokenizer.
+    """A causal LM (a policy, too) and its tokenizer; adapters are merged into what they were put on.
 
     source  folder, run (its newest checkpoint), `.gguf` file or hub id
-    dtype   `auto` keeps the stored one (fp32 for GGUF); else "float32", "bfloat16" …
+    dtype   `auto` keeps the stored one (fp32 for GGUF and adapters); else "float32", "bfloat16" …
 
     Raises UserError for a missing path, something that is no complete causal LM, whatever `hub.fetch` refuses, and a
     tokenizer with more tokens than embeddings.
@@ -45,9 +46,32 @@ def load_base(source: str, dtype: Dtype = "auto") -> tuple[PreTrainedModel, PreT
     path = find_model(source)
     if path.is_file():
         return _load_gguf(path, dtype)
+    if holds_adapters(path):
+        return _load_adapted(path, dtype)
     if read_config(path).get("model_type") == MTPConfig.model_type:
         return load_policy(path, dtype)
     return _load(str(path), str(path), dtype)
+
+
+def _load_adapted(folder: Path, dtype: Dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Merged in fp32, in which adapters are trained, whatever `dtype` is asked for then."""
+    config = read_config(folder)
+    if config.get("model_type") != MTPConfig.model_type:
+        raise UserError(
+            f"{folder}: adapters of a {config.get('model_type')} model, which is no causal LM; give another"
+        )
+    base, _ = load_base(adapted_source(folder), "float32")
+    heads = config["n_future_tokens"]
+    same = isinstance(base, MTPForCausalLM) and base.config.n_future_tokens == heads
+    policy = merge_saved(with_heads(base if same else without_heads(base), heads), folder)
+    if dtype != "auto":
+        nn.Module.to(policy, getattr(torch, dtype) if isinstance(dtype, str) else dtype)
+    return policy, load_tokenizer(folder)
+
+
+def adapter_base(source: str) -> str:
+    """`source` of `load_base` as adapters name what they were put on: of a run, the checkpoint that was read."""
+    return str(find_model(source)) if Path(source).expanduser().exists() else source
 
 
 def find_model(source: str) -> Path:
@@ -157,8 +181,11 @@ def export_plain(policy: Path, output: Path) -> None:
     Raises UserError for what `load_policy` refuses, for an `output` that exists, and where writing fails.
     """
     refuse_existing(output)
-    model, tokenizer = load_policy(newest_model(policy))
-    write_model(to_plain(model), tokenizer, output, Origin(policy.name, "Trunk and head 1 of a policy."))
+    folder = newest_model(policy)
+    model, tokenizer = load_base(str(folder)) if holds_adapters(folder) else load_policy(folder)
+    write_model(
+        to_plain(cast(MTPForCausalLM, model)), tokenizer, output, Origin(policy.name, "Trunk and head 1 of a policy.")
+    )
 
 
 def write_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, output: Path, origin: Origin) -> None:

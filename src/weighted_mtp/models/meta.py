@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LlamaConfig, PreTrainedTokenizerBase
 
 from weighted_mtp.errors import UserError
+from weighted_mtp.models.adapters import holds_adapters
 from weighted_mtp.models.checkpoint import (
     READ_ERRORS,
     SENTENCEPIECE,
@@ -139,6 +140,8 @@ def export_meta(policy: Path, output: Path, *, tokenizer: Path | None = None) ->
     """
     refuse_existing(output)
     policy = newest_model(policy)
+    if holds_adapters(policy):
+        raise UserError(f"{policy}: holds adapters alone; merge them first: `wmtp models convert {policy} DIR`")
     config = _read_llama_policy(policy)
     base = cast(LlamaConfig, config.base_config)
     geometry = Geometry(

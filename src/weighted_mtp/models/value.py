@@ -18,10 +18,18 @@ from transformers.configuration_utils import SubConfigSpec
 
 from weighted_mtp.config import Section
 from weighted_mtp.errors import UserError
-from weighted_mtp.models.adapters import LoraSettings, apply_lora, merge_lora
+from weighted_mtp.models.adapters import (
+    LoraSettings,
+    adapted_source,
+    apply_lora,
+    holds_adapters,
+    merge_lora,
+    merge_saved,
+)
 from weighted_mtp.models.checkpoint import (
     Dtype,
     load_complete,
+    load_tokenizer,
     quiet,
     read_config,
     save_tokenizer,
@@ -211,7 +219,9 @@ def save_value_model(model: ValueModel, tokenizer: PreTrainedTokenizerBase, dire
 
 
 def load_value_model(path: str | Path, dtype: Dtype = "auto") -> tuple[ValueModel, PreTrainedTokenizerBase]:
-    """The value model of a folder that `save_value_model` wrote, in eval mode, and its tokenizer.
+    """The value model of a folder that `save_value_model` or `save_adapters` wrote, in eval mode, and its tokenizer.
+
+    Adapters are merged in fp32, whatever `dtype`.
 
     Raises UserError for a folder that is missing, holds another kind of model, is truncated, has another head than its
     config says, or whose tokenizer does not fit the embeddings.
@@ -227,6 +237,9 @@ def load_value_model(path: str | Path, dtype: Dtype = "auto") -> tuple[ValueMode
             f"{folder / 'config.json'}: lacks base_config (the backbone) or head (one of {get_args(ValueHead)});"
             " give the one the value model was saved with"
         )
+    if holds_adapters(folder):
+        base, _ = load_base(adapted_source(folder), "float32")
+        return merge_saved(ValueModel.from_base(base, config["head"]), folder).eval(), load_tokenizer(folder)
     return load_complete(ValueModel, folder, dtype)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from weighted_mtp.config import load_config
 from weighted_mtp.data.batches import Batch
@@ -20,9 +20,10 @@ from weighted_mtp.losses.critic import CriticObjective, ImplicitConfig, OutcomeC
 from weighted_mtp.losses.critic_objective import ImplicitObjective, ValueObjective, ValueObjectiveConfig
 from weighted_mtp.losses.objective import Objective
 from weighted_mtp.losses.token_ce import next_token_cross_entropies
+from weighted_mtp.models.adapters import save_adapters
 from weighted_mtp.models.build import save_policy
 from weighted_mtp.models.checkpoint import newest_model
-from weighted_mtp.models.convert import load_base, with_heads, without_heads
+from weighted_mtp.models.convert import adapter_base, load_base, with_heads, without_heads
 from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.models.value import ValueConfig, build_value_model, choose_trained, load_value_model, save_value_model
 from weighted_mtp.pipelines.fit import FitConfig, Parts, pad_id
@@ -37,6 +38,14 @@ class CriticConfig(FitConfig):
     value: ValueConfig
     data: PairDataConfig = PairDataConfig()
     critic: CriticObjective = Field(OutcomeConfig(), discriminator="objective")
+
+    @model_validator(mode="after")
+    def _adapters_can_be_kept_alone(self) -> "CriticConfig":
+        if self.training.save_lora_only and self.value.backbone != "lora":
+            raise ValueError(
+                f"training.save_lora_only needs adapters, and value.backbone={self.value.backbone}: set it to lora"
+            )
+        return self
 
     @model_validator(mode="after")
     def _implicit_has_no_head(self) -> "CriticConfig":
@@ -93,7 +102,7 @@ def _value_model(config: CriticConfig, critic: ValueObjectiveConfig) -> _Learner
         Group("backbone", model.backbone_parameters(), config.optim.lr),
         Group("value head", model.head_parameters(), config.value.head_lr or config.optim.lr),
     ]
-    return _Learner(model, tokenizer, groups, ValueObjective(critic), partial(save_value_model, model, tokenizer))
+    return _Learner(model, tokenizer, groups, ValueObjective(critic), _save(config, model, tokenizer, save_value_model))
 
 
 def _policy_copy(config: CriticConfig, critic: ImplicitConfig) -> _Learner:
@@ -103,9 +112,17 @@ def _policy_copy(config: CriticConfig, critic: ImplicitConfig) -> _Learner:
     choose_trained(model, config.value)
     reference, _ = load_reference(config.value.source, config.runtime)
     groups = [Group("policy copy", model.parameters(), config.optim.lr)]
-    return _Learner(
-        model, tokenizer, groups, ImplicitObjective(critic, reference), partial(save_policy, model, tokenizer)
-    )
+    objective = ImplicitObjective(critic, reference)
+    return _Learner(model, tokenizer, groups, objective, _save(config, model, tokenizer, save_policy))
+
+
+def _save(
+    config: CriticConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, whole: Callable[..., None]
+) -> Callable[[Path], None]:
+    """How the model is written: `whole`, or its adapters alone."""
+    if config.training.save_lora_only:
+        return partial(save_adapters, model, tokenizer, adapter_base(config.value.source))
+    return partial(whole, model, tokenizer)
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,14 @@ from transformers import PreTrainedTokenizerBase
 from weighted_mtp.config import Section
 from weighted_mtp.data.batches import Batch
 from weighted_mtp.data.stream import BatchStream
+from weighted_mtp.errors import UserError
 from weighted_mtp.losses.objective import Objective
 from weighted_mtp.models.checkpoint import checkpoints_in, step_of
 from weighted_mtp.progress import console
 from weighted_mtp.runtime.device import RuntimeConfig, autocast, pick_device
 from weighted_mtp.training.loop import Trainer, TrainingConfig
 from weighted_mtp.training.optim import Group, OptimConfig, build_optimizer
-from weighted_mtp.training.state import Checkpoints, TrainState
+from weighted_mtp.training.state import Best, Checkpoints, TrainState
 from weighted_mtp.training.tracking import MLflowConfig, RunDirectory, Tracker, holds_run
 
 
@@ -96,10 +97,20 @@ def fit(config: FitConfig, parts: Parts) -> Path | None:
             device=device,
             forward_context=partial(autocast, device, config.runtime),
             tracker=tracker,
-            checkpoints=Checkpoints(run.checkpoints, parts.save_model, config.training.save_total_limit),
+            checkpoints=Checkpoints(
+                run.checkpoints, parts.save_model, config.training.save_total_limit, _best(config, parts)
+            ),
             seed=config.run.seed,
         )
         return run.path if trainer.run() else None
+
+
+def _best(config: FitConfig, parts: Parts) -> Best | None:
+    """What the best checkpoint is told by. Raises `UserError` where there is nothing to tell it by."""
+    metric = config.training.best_metric
+    if metric is not None and not parts.validation:
+        raise UserError(f"training.best_metric={metric}: the dataset has no validation split; leave the option out")
+    return Best(metric, config.training.best_mode) if metric is not None else None
 
 
 def _resume(state: TrainState, run: RunDirectory) -> None:

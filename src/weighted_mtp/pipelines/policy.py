@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal
 
+from pydantic import model_validator
 from transformers import PreTrainedTokenizerBase
 
 from weighted_mtp.data.batches import TokenStore
@@ -13,7 +14,9 @@ from weighted_mtp.data.prepare import prepare_embedded
 from weighted_mtp.data.stream import BatchStream
 from weighted_mtp.losses.mtp import LossConfig
 from weighted_mtp.losses.objective import PolicyObjective
-from weighted_mtp.models.build import ModelConfig, build_policy, save_policy
+from weighted_mtp.models.adapters import save_adapters
+from weighted_mtp.models.build import MICRO, ModelConfig, build_policy, save_policy
+from weighted_mtp.models.convert import adapter_base
 from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.pipelines.fit import FitConfig, Parts, finished, fit, pad_id
 from weighted_mtp.training.optim import Group
@@ -27,6 +30,17 @@ class PolicyConfig(FitConfig):
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     loss: LossConfig = LossConfig()
+
+    @model_validator(mode="after")
+    def _adapters_can_be_kept_alone(self) -> "PolicyConfig":
+        if self.training.save_lora_only and self.model.lora is None:
+            raise ValueError("training.save_lora_only needs adapters: set model.lora, or leave it out")
+        if self.training.save_lora_only and self.model.source == MICRO:
+            raise ValueError(
+                "training.save_lora_only: adapters on model.source=micro, which is drawn anew, fit no saved model; "
+                "make it first (`wmtp models setup --create-micro`) and give its folder"
+            )
+        return self
 
 
 Control = Literal["none", "shuffled", "random_matched"]
@@ -60,7 +74,9 @@ def train_policy(config: PolicyConfig, weighting: WeightingFactory) -> Path | No
         objective=PolicyObjective(weighting(model, tokenizer), config.loss),
         stream=stream(training, config.training.gradient_accumulation, config.run.seed),
         validation=stream(validation, 1, 0).first(config.training.validation_batches) if validation else [],
-        save_model=partial(save_policy, model, tokenizer),
+        save_model=partial(save_adapters, model, tokenizer, adapter_base(config.model.source))
+        if config.training.save_lora_only
+        else partial(save_policy, model, tokenizer),
     )
     return fit(config, parts)
 

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from types import FrameType
+from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from weighted_mtp.config import Section
@@ -37,8 +38,21 @@ class TrainingConfig(Section):
     """Batches a validation; the whole split where not given."""
     save_every: int = Field(500, ge=1)
     save_total_limit: int = Field(2, ge=1)
+    """Newest checkpoints that are kept; the best one is kept beside them."""
+    save_lora_only: bool = False
+    """Checkpoints hold adapters (and what else is trained) instead of a whole model, in PEFT's form."""
+    best_metric: str | None = None
+    """A validation metric, such as `loss`: the checkpoint where it is best is kept, as `checkpoints/best`."""
+    best_mode: Literal["min", "max"] = "min"
+    """Whether the lowest or the highest is best."""
     log_every: int = Field(1, ge=1)
     """Steps between records of `metrics.jsonl`; a record holds its own step's values, not an average."""
+
+    @model_validator(mode="after")
+    def _best_is_of_something(self) -> "TrainingConfig":
+        if self.best_metric is None and self.best_mode != "min":
+            raise ValueError(f"best_mode={self.best_mode} has no effect without best_metric: give one, such as loss")
+        return self
 
 
 class NonFiniteError(UserError):
@@ -77,10 +91,11 @@ class Trainer:
                 done = self.state.step
                 if done % self.config.log_every == 0 or done == total:
                     self.tracker.log(done, "train", values)
+                scores = None
                 if done % self.config.validate_every == 0 or done == total:
-                    self._validate()
+                    scores = self._validate()
                 if done % self.config.save_every == 0 or done == total:
-                    self._save()
+                    self._save(scores)
                 advance(1, f"loss {values['loss']:.3f}")
             finished = self.state.step >= total
             if not finished and self.state.step % self.config.save_every:
@@ -152,12 +167,16 @@ class Trainer:
             f"{file} names the {len(names)} samples; try a lower optim.lr or runtime.precision=fp32"
         )
 
-    def _validate(self) -> None:
-        if self.validation:
-            self.tracker.log(self.state.step, "validation", self.evaluate())
+    def _validate(self) -> dict[str, float] | None:
+        if not self.validation:
+            return None
+        scores = self.evaluate()
+        self.checkpoints.check(scores)
+        self.tracker.log(self.state.step, "validation", scores)
+        return scores
 
-    def _save(self) -> None:
-        self.tracker.checkpoint(self.checkpoints.save(self.state))
+    def _save(self, scores: dict[str, float] | None = None) -> None:
+        self.tracker.checkpoint(self.checkpoints.save(self.state, scores))
 
 
 def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:

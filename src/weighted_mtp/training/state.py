@@ -1,11 +1,13 @@
 """The training state: everything that a resume needs, nothing else; and its checkpoints."""
 
+import json
+import math
 import shutil
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -19,6 +21,7 @@ from weighted_mtp.files import whole_directory
 from weighted_mtp.models.checkpoint import checkpoints_in
 from weighted_mtp.value_weighting.base import WeightingState
 
+VALIDATION = "validation.json"
 TRAINED_ONLY = StateDictOptions(ignore_frozen_params=True, strict=False)
 
 
@@ -64,18 +67,67 @@ class TrainState:
         return {"model": model, "optimizer": optimizer, "objective": dict(self.objective), "step": step}
 
 
+@dataclass(frozen=True)
+class Best:
+    """By which validation metric a checkpoint is the best."""
+
+    metric: str
+    mode: Literal["min", "max"]
+
+    def score(self, checkpoint: Path) -> float | None:
+        """Higher is better; None for a checkpoint that was saved without a validation, or whose metric is NaN."""
+        file = checkpoint / VALIDATION
+        value = json.loads(file.read_text()).get(self.metric, math.nan) if file.is_file() else math.nan
+        return None if math.isnan(value) else value if self.mode == "max" else -value
+
+
 class Checkpoints:
-    """The checkpoints of a run, `step-00000100/{model,state}`: each is there whole or not at all."""
+    """The checkpoints of a run, `step-00000100/{model,state}`: each is there whole or not at all.
 
-    def __init__(self, directory: Path, save_model: Callable[[Path], None], keep: int) -> None:
-        self.directory, self.save_model, self.keep = directory, save_model, keep
+    One that was saved with its validation has it in `validation.json`; `best` links to the best of these.
 
-    def save(self, state: TrainState) -> Path:
-        """Write the checkpoint of `state.step`, then delete all but the newest `keep`."""
+    save_model  writes the `model` folder of a checkpoint
+    keep        how many of the newest stay; the best one stays beside them
+    """
+
+    def __init__(
+        self, directory: Path, save_model: Callable[[Path], None], keep: int, best: Best | None = None
+    ) -> None:
+        self.directory, self.save_model, self.keep, self.best = directory, save_model, keep, best
+
+    def check(self, validation: Mapping[str, float]) -> None:
+        """Raise `UserError` where a validation lacks the metric by which the best checkpoint is told."""
+        if self.best is not None and self.best.metric not in validation:
+            raise UserError(
+                f"training.best_metric={self.best.metric} is no metric of the validation: "
+                f"use one of {', '.join(validation)}"
+            )
+
+    def save(self, state: TrainState, validation: Mapping[str, float] | None = None) -> Path:
+        """Write the checkpoint of `state.step`, then delete all that are neither among the newest nor the best."""
         path = self.directory / f"step-{state.step:08d}"
         with whole_directory(path) as partial:
             self.save_model(partial / "model")
             state.save(partial / "state")
-        for old in checkpoints_in(self.directory)[: -self.keep]:
-            shutil.rmtree(old)
+            if validation is not None:
+                (partial / VALIDATION).write_text(json.dumps(validation, indent=2) + "\n")
+        there = checkpoints_in(self.directory)
+        best = self._link_best(there)
+        for old in there[: -self.keep]:
+            if old != best:
+                shutil.rmtree(old)
         return path
+
+    def _link_best(self, there: Sequence[Path]) -> Path | None:
+        """Let `best` point at the best checkpoint, the earlier of equals."""
+        if self.best is None:
+            return None
+        scores = {path: score for path in there if (score := self.best.score(path)) is not None}
+        if not scores:
+            return None
+        best = max(scores, key=lambda path: scores[path])
+        link = self.directory / ".best.partial"
+        link.unlink(missing_ok=True)
+        link.symlink_to(best.name)
+        link.replace(self.directory / "best")
+        return best

@@ -3,11 +3,24 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import padded_batch, tiny_model
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
+from tiny_models import byte_tokenizer, padded_batch, tiny_model
 
 from weighted_mtp.errors import UserError
-from weighted_mtp.models.adapters import LoraSettings, apply_lora, has_lora, merge_lora
+from weighted_mtp.models.adapters import (
+    LoraSettings,
+    apply_lora,
+    export_adapters,
+    has_lora,
+    merge_lora,
+    save_adapters,
+)
+from weighted_mtp.models.build import ModelConfig, build_policy
+from weighted_mtp.models.checkpoint import save_tokenizer
+from weighted_mtp.models.convert import convert, load_base
 from weighted_mtp.models.mtp import MTPForCausalLM
+from weighted_mtp.models.value import ValueConfig, build_value_model, load_value_model
 
 ARCHITECTURES = ["llama_tied", "gemma2", "phi"]
 
@@ -114,3 +127,105 @@ def test_the_trainable_state_carries_a_run_over_to_a_fresh_model() -> None:
     result = fresh.load_state_dict(trainable_state(model), strict=False)
     assert not result.unexpected_keys
     assert torch.equal(fresh.head_states(*padded_batch()), model.head_states(*padded_batch()))
+
+
+def saved_plain(folder: Path, architecture: str = "llama_tied") -> Path:
+    tiny_model(architecture).save_pretrained(folder)
+    save_tokenizer(byte_tokenizer(), folder)
+    return folder
+
+
+@pytest.fixture(params=ARCHITECTURES)
+def plain(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A plain causal LM's folder."""
+    return saved_plain(tmp_path / "plain", request.param)
+
+
+def saved_policy(plain: Path, folder: Path, **lora: object) -> MTPForCausalLM:
+    """A trained policy on a plain model, of which only the adapters are saved."""
+    config = ModelConfig(source=str(plain), n_future_tokens=3, lora=LoraSettings(r=4, **lora))
+    model, tokenizer = build_policy(config, seed=0)
+    trained(model)
+    with torch.no_grad():
+        for parameter in model.head_parameters():
+            if parameter.requires_grad:
+                parameter += 0.1
+    save_adapters(model, tokenizer, str(plain), folder)
+    return model.eval()
+
+
+@pytest.mark.parametrize("full_heads", [False, True])
+def test_saved_adapters_give_the_trained_policy_again(plain: Path, tmp_path: Path, full_heads: bool) -> None:
+    model = saved_policy(plain, tmp_path / "adapters", full_heads=full_heads)
+    loaded, _ = load_base(str(tmp_path / "adapters"))
+    assert not has_lora(loaded)
+    expected = model.head_states(*padded_batch())
+    torch.testing.assert_close(loaded.head_states(*padded_batch()), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT's own, of transformers
+def test_plain_peft_reads_saved_adapters_and_computes_the_same(plain: Path, tmp_path: Path) -> None:
+    model = saved_policy(plain, tmp_path / "adapters", full_heads=True)
+    before = MTPForCausalLM.from_base(load_base(str(plain))[0], 3)
+    loaded = PeftModel.from_pretrained(before, str(tmp_path / "adapters")).base_model.model
+    assert torch.equal(loaded.head_states(*padded_batch()), model.head_states(*padded_batch()))
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # PEFT's own, of transformers
+def test_exported_adapters_are_plain_pefts_on_the_plain_model(plain: Path, tmp_path: Path) -> None:
+    model = saved_policy(plain, tmp_path / "adapters", full_heads=True)
+    export_adapters(tmp_path / "adapters", tmp_path / "plain-adapters")
+    loaded = PeftModel.from_pretrained(load_base(str(plain))[0], str(tmp_path / "plain-adapters"))
+    ids, mask = padded_batch()
+    torch.testing.assert_close(
+        loaded(input_ids=ids, attention_mask=mask).logits, model(ids, mask).logits, rtol=1e-5, atol=1e-6
+    )
+
+
+def test_converting_saved_adapters_writes_the_whole_policy_with_its_embeddings_as_they_were(
+    plain: Path, tmp_path: Path
+) -> None:
+    model = saved_policy(plain, tmp_path / "adapters")
+    convert(str(tmp_path / "adapters"), tmp_path / "merged")
+    merged, _ = load_base(str(tmp_path / "merged"))
+    torch.testing.assert_close(
+        merged.head_states(*padded_batch()), model.head_states(*padded_batch()), rtol=1e-3, atol=1e-4
+    )
+    assert torch.equal(merged.get_input_embeddings().weight, load_base(str(plain))[0].get_input_embeddings().weight)
+
+
+def test_adapters_are_a_small_part_of_the_model(tmp_path: Path) -> None:
+    saved_policy(saved_plain(tmp_path / "plain"), tmp_path / "adapters")
+    names = load_file(tmp_path / "adapters" / "adapter_model.safetensors")
+    assert all(".lora_" in name for name in names)
+
+
+def test_adapters_that_lack_a_weight_are_refused(tmp_path: Path) -> None:
+    saved_policy(saved_plain(tmp_path / "plain"), tmp_path / "adapters")
+    file = tmp_path / "adapters" / "adapter_model.safetensors"
+    weights = load_file(file)
+    del weights[next(iter(weights))]
+    save_file(weights, file)
+    with pytest.raises(UserError, match="1 weights are in the adapters or in"):
+        load_base(str(tmp_path / "adapters"))
+
+
+def test_adapters_without_the_model_they_were_put_on_are_refused(tmp_path: Path) -> None:
+    saved_policy(saved_plain(tmp_path / "plain"), tmp_path / "adapters")
+    (tmp_path / "plain").rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError, match="no such path"):
+        load_base(str(tmp_path / "adapters"))
+
+
+@pytest.mark.parametrize("head", ["mlp", "sigmoid"])
+def test_a_critics_saved_adapters_give_the_trained_critic_again(tmp_path: Path, head: str) -> None:
+    plain = saved_plain(tmp_path / "plain")
+    config = ValueConfig(source=str(plain), head=head, backbone="lora", lora=LoraSettings(r=4))
+    model, tokenizer = build_value_model(config, seed=0)
+    trained(model)
+    torch.nn.init.normal_(list(model.value_head.parameters())[-2])
+    save_adapters(model, tokenizer, str(plain), tmp_path / "adapters")
+    loaded, _ = load_value_model(tmp_path / "adapters")
+    expected = model.eval()(*padded_batch())
+    assert expected.std() > 1e-3
+    torch.testing.assert_close(loaded(*padded_batch()), expected, rtol=1e-3, atol=1e-4)

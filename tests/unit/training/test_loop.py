@@ -18,11 +18,11 @@ from weighted_mtp.data.stream import BatchStream
 from weighted_mtp.errors import UserError
 from weighted_mtp.losses.mtp import LossConfig
 from weighted_mtp.losses.objective import PolicyObjective, Sums
-from weighted_mtp.models.checkpoint import checkpoints_in
+from weighted_mtp.models.checkpoint import checkpoints_in, newest_model, step_of
 from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.training.loop import NonFiniteError, Trainer, TrainingConfig
 from weighted_mtp.training.optim import Group, OptimConfig, build_optimizer
-from weighted_mtp.training.state import Checkpoints, TrainState
+from weighted_mtp.training.state import Best, Checkpoints, TrainState
 from weighted_mtp.training.tracking import MLflowConfig, RunDirectory, Tracker
 from weighted_mtp.value_weighting.controls import Uniform
 
@@ -220,3 +220,33 @@ def test_another_configuration_in_the_same_folder_is_refused(tmp_path: Path) -> 
     RunDirectory(tmp_path, Settings())
     with pytest.raises(UserError, match="name: test → other"):
         RunDirectory(tmp_path, Settings(name="other"))
+
+
+@pytest.mark.parametrize(("mode", "kept"), [("min", [3, 5, 6]), ("max", [2, 5, 6])])
+def test_the_best_checkpoint_is_kept_beside_the_newest(tmp_path: Path, mode: str, kept: list[int]) -> None:
+    state = trainer(tmp_path).state
+    checkpoints = Checkpoints(tmp_path / "checkpoints", state.model.save_pretrained, 2, Best("loss", mode))
+    for step, loss in enumerate([2.0, 4.0, 1.0, 3.0, float("nan"), None], start=1):  # None: saved without validation
+        state.step = step
+        checkpoints.save(state, None if loss is None else {"loss": loss})
+    assert [step_of(path) for path in checkpoints_in(tmp_path / "checkpoints")] == kept
+    assert (tmp_path / "checkpoints" / "best").resolve().name == f"step-{kept[0]:08d}"
+    assert newest_model(tmp_path / "checkpoints" / "best").is_dir()
+
+
+def test_an_unknown_best_metric_ends_the_run_before_its_first_step(tmp_path: Path) -> None:
+    state = trainer(tmp_path).state
+    checkpoints = Checkpoints(tmp_path / "checkpoints", state.model.save_pretrained, 2, Best("accuracy", "max"))
+    with pytest.raises(UserError, match=r"training.best_metric=accuracy is no metric .* use one of loss, "):
+        trainer(tmp_path, checkpoints=checkpoints).run()
+    assert not checkpoints_in(tmp_path / "checkpoints")
+
+
+def test_a_run_keeps_the_checkpoint_of_its_best_validation(tmp_path: Path) -> None:
+    run = trainer(tmp_path)
+    best = Best("loss", "max")  # the loss falls: the first checkpoint is the one
+    checkpoints = Checkpoints(tmp_path / "checkpoints", run.state.model.save_pretrained, 1, best)
+    config = run.config.model_copy(update={"save_every": 2})
+    trainer(tmp_path, state=run.state, checkpoints=checkpoints, config=config).run()
+    losses = {r["step"]: r["loss"] for r in records(tmp_path) if r["split"] == "validation" and r["step"]}
+    assert [step_of(path) for path in checkpoints_in(tmp_path / "checkpoints")] == [max(losses, key=losses.get), 6]

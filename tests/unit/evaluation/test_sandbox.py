@@ -64,6 +64,8 @@ def test_each_outcome_has_its_status(pool, program, status, test):
         ("if __name__ == '__main__':\n    print(int(input()) + 1)\n    exit()", "passed"),
         ("import threading\nthreading.Thread(target=lambda: print(int(input()) + 1)).start()", "passed"),
         ("import atexit\nx = int(input())\natexit.register(lambda: print(x + 1))", "passed"),
+        ("import sys\nwith sys.stdout as out: print(int(input()) + 1, file=out)", "passed"),
+        ("import sys\nprint(int(input()) + 1, flush=True)\ndel sys.stdout", "passed"),
         ("print(int(input()))", "failed"),
         ("print(int(input()) + 1)\nexit(3)", "failed"),
         ("print(int(input()) + 1)\nraise KeyError", "failed"),

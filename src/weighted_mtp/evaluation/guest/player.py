@@ -138,7 +138,9 @@ def _run_main(job: Any, wire: Wire) -> int:
         if "threading" in sys.modules:
             _join_threads(sys.modules["threading"])
         atexit._run_exitfuncs()
-        sys.stdout.flush()
+        output = getattr(sys, "stdout", None)
+        if not getattr(output, "closed", output is None):  # a script may have closed it: `with sys.stdout as out:`
+            output.flush()
     except BaseException as error:
         reply(wire, {"error": describe(error)})
         return 1

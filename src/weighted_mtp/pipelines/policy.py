@@ -1,9 +1,8 @@
 """What every policy pipeline is assembled from: configuration, model, data; `fit` does the rest."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from transformers import PreTrainedTokenizerBase
 
@@ -16,6 +15,8 @@ from weighted_mtp.losses.objective import PolicyObjective
 from weighted_mtp.models.build import ModelConfig, build_policy, save_policy
 from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.pipelines.fit import FitConfig, Parts, finished, fit, pad_id
+from weighted_mtp.runtime.distributed import by_first_rank
+from weighted_mtp.runtime.sharding import placed
 from weighted_mtp.training.optim import Group
 from weighted_mtp.value_weighting.base import TokenWeighting
 from weighted_mtp.value_weighting.controls import RandomMatched, Shuffled
@@ -47,8 +48,9 @@ def train_policy(config: PolicyConfig, weighting: WeightingFactory) -> Path | No
     """Train (or go on training) the policy that `config` describes; returns the run's folder, None where stopped."""
     if run := finished(config):
         return run
-    prepare_embedded(config.data.dataset, config.data.root)
+    by_first_rank(lambda: prepare_embedded(config.data.dataset, config.data.root))
     model, tokenizer = build_policy(config.model, config.run.seed)
+    whole = placed(model, config.runtime)
     training, validation = load_stores(config.data, tokenizer, config.run.seed)
 
     def stream(store: TokenStore, accumulation: int, seed: int) -> BatchStream:
@@ -56,11 +58,12 @@ def train_policy(config: PolicyConfig, weighting: WeightingFactory) -> Path | No
 
     parts = Parts(
         model=model,
+        whole=whole,
         groups=_groups(model, config),
         objective=PolicyObjective(weighting(model, tokenizer), config.loss),
         stream=stream(training, config.training.gradient_accumulation, config.run.seed),
         validation=stream(validation, 1, 0).first(config.training.validation_batches) if validation else [],
-        save_model=partial(save_policy, model, tokenizer),
+        save_model=lambda policy, directory: save_policy(cast(MTPForCausalLM, policy), tokenizer, directory),
     )
     return fit(config, parts)
 

@@ -67,6 +67,10 @@ class Remembering(Uniform):
         return weights, {"seen": state["seen"] + len(batches)}
 
 
+def checkpoints(folder: Path, model: MTPForCausalLM) -> Checkpoints:
+    return Checkpoints(folder, lambda: model, lambda whole, path: whole.save_pretrained(path), keep=2)
+
+
 def trainer(folder: Path, steps: int = 6, **changes: object) -> Trainer:
     model, store = small_policy(), random_store()
     optim = OptimConfig(warmup_steps=2, lr=1e-2)
@@ -87,7 +91,7 @@ def trainer(folder: Path, steps: int = 6, **changes: object) -> Trainer:
         "device": torch.device("cpu"),
         "forward_context": nullcontext,
         "tracker": Tracker(run, MLflowConfig(enabled=False), state.step),
-        "checkpoints": Checkpoints(run.checkpoints, model.save_pretrained, keep=2),
+        "checkpoints": checkpoints(run.checkpoints, model),
         "seed": 3,
     }
     return Trainer(**{**parts, **changes})
@@ -207,12 +211,15 @@ def test_a_truncated_state_is_one_clear_line(tmp_path: Path) -> None:
 
 
 def test_a_failed_save_leaves_no_checkpoint_behind(tmp_path: Path) -> None:
-    def full(_: Path) -> None:
+    def whole() -> MTPForCausalLM:
+        return run.state.model
+
+    def full(_model: MTPForCausalLM, _path: Path) -> None:
         raise OSError(28, "No space left on device")
 
     run = trainer(tmp_path, steps=1)
-    run = trainer(tmp_path, steps=1, checkpoints=Checkpoints(run.checkpoints.directory, full, 2))
-    with pytest.raises(OSError, match="No space"):
+    run = trainer(tmp_path, steps=1, checkpoints=Checkpoints(run.checkpoints.directory, whole, full, 2))
+    with pytest.raises(UserError, match=r"could not be written .*No space"):
         run.run()
     assert list((tmp_path / "checkpoints").iterdir()) == []
 

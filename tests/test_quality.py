@@ -14,12 +14,12 @@ PACKAGE = ROOT / "src" / "weighted_mtp"
 LAYERS = [
     ["errors", "files", "progress", "parallel", "manifest", "hub"],
     ["config"],
+    ["runtime"],
     ["data"],
     ["models"],
     ["value_weighting"],
     ["losses"],
     ["decoding"],
-    ["runtime"],
     ["training"],
     ["evaluation"],
     ["report"],

@@ -22,7 +22,7 @@ def whole_directory(path: Path) -> Iterator[Path]:
     """
     if path.exists() and not path.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
-    partial, old = path.with_name(f".{path.name}.partial"), path.with_name(f".{path.name}.old")
+    partial, old = partial_name(path), path.with_name(f".{path.name}.old")
     for left_over in (partial, old):
         shutil.rmtree(left_over, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -40,11 +40,16 @@ def whole_directory(path: Path) -> Iterator[Path]:
         raise
 
 
+def partial_name(path: Path) -> Path:
+    """Where a file or folder is while it is being written."""
+    return path.with_name(f".{path.name}.partial")
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """Yield a name to write to; on success it becomes `path`, else it is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    partial = partial_name(path)
     try:
         yield partial
         _sync(partial)

@@ -18,6 +18,7 @@ TooLong = Literal["drop", "truncate", "error"]
 
 _POOL = 64  # microbatches sorted together: the larger, the less padding and the less random their company
 _JITTER = 0.015  # of lengths while sorting, so that a data set of one pool is not cut the same way every epoch
+_NO_SAMPLE, _BLANK_LENGTH = -1, 8  # of blank batches
 _MAX_PADDING = 0.2  # a microbatch ends before a sample would be padded by more than this share
 
 
@@ -95,6 +96,11 @@ class Batch:
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on another device."""
         return Batch(**{name: value.to(device, non_blocking=True) for name, value in vars(self).items()})
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether it is one of `blank_batch`, which counts for nothing."""
+        return int(self.sample_ids[0]) == _NO_SAMPLE
 
 
 def build_store(examples: Iterable[tuple[str, Example]]) -> TokenStore:
@@ -174,6 +180,21 @@ def collate(store: TokenStore, rows: NDArray[np.int64], pad_id: int) -> Batch:
         response_mask=torch.from_numpy(real & in_response),
         sample_ids=torch.from_numpy(np.asarray(rows, dtype=np.int64)),
         marks=torch.from_numpy(np.where(real, store.marks[flat], 0).astype(np.uint8)),
+    )
+
+
+def blank_batch(width: int, pad_id: int) -> Batch:
+    """A microbatch of `width` rows of padding and no sample: what a rank computes on while others still have samples.
+
+    Ranks must call the model equally often. Nothing of it is a response, and the training loop counts it as nothing.
+    """
+    ids = torch.full((width, _BLANK_LENGTH), pad_id)
+    return Batch(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids, dtype=torch.bool),
+        response_mask=torch.zeros_like(ids, dtype=torch.bool),
+        sample_ids=torch.full((width,), _NO_SAMPLE),
+        marks=torch.zeros_like(ids, dtype=torch.uint8),
     )
 
 

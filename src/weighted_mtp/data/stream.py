@@ -1,9 +1,11 @@
-"""The endless order of training batches: what step s sees is a function of (seed, s) alone."""
+"""The endless order of training batches: what step s sees is a function of (seed, s) alone, whatever ranks share it."""
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from weighted_mtp.data.batches import Batch, TokenStore, collate, padding_share, plan_epoch
+from weighted_mtp.data.batches import Batch, TokenStore, blank_batch, collate, padding_share, plan_epoch
 
 
 class BatchStream:
@@ -23,7 +25,7 @@ class BatchStream:
     ) -> None:
         """
         max_tokens    padded tokens of a microbatch
-        accumulation  microbatches of an optimizer step
+        accumulation  microbatches of an optimizer step, over all ranks
         together      (N, width) rows of the store that form one sample, such as (correct, incorrect) pairs: they stand
                       in a microbatch one after the other; where not given, every row is a sample of its own
         """
@@ -33,11 +35,24 @@ class BatchStream:
         self._epoch, self._first_step = 0, 0
         self._plan = self._plan_of(0)
 
-    def at(self, step: int) -> list[Batch]:
-        """The microbatches of 0-based `step`: `accumulation` of them, or what is left at an epoch's end."""
+    def at(self, step: int, rank: int = 0, ranks: int = 1) -> list[Batch]:
+        """A rank's microbatches of 0-based `step`: one in `ranks` of its `accumulation`, or of an epoch's remainder.
+
+        Ranks get equally many: where a remainder cannot be shared evenly, some get blank ones.
+        """
         self._seek(step)
         start = (step - self._first_step) * self.accumulation
-        return [collate(self.store, rows, self.pad_id) for rows in self._plan[start : start + self.accumulation]]
+        chosen = self._plan[start : start + self.accumulation]
+        own = [collate(self.store, rows, self.pad_id) for rows in chosen[rank::ranks]]
+        return [*own, *self._blanks(len(chosen), len(own), ranks)]
+
+    def share(self, batches: Sequence[Batch], rank: int, ranks: int) -> list[Batch]:
+        """A rank's share of other batches, such as a validation's, dealt as `at` deals a step's."""
+        own = batches[rank::ranks]
+        return [*own, *self._blanks(len(batches), len(own), ranks)]
+
+    def _blanks(self, dealt: int, own: int, ranks: int) -> list[Batch]:
+        return [blank_batch(self.together.shape[1], self.pad_id)] * (-(-dealt // ranks) - own)
 
     def epoch_of(self, step: int) -> float:
         """Epochs seen when `step` begins."""

@@ -33,6 +33,11 @@ class Sums:
     count: Tensor
     metrics: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
+    def nothing(self) -> "Sums":
+        """The same times 0, of a microbatch that only keeps step with other ranks'; backward runs and adds zeros."""
+        metrics = {name: (torch.zeros_like(n), torch.zeros_like(d)) for name, (n, d) in self.metrics.items()}
+        return Sums(self.loss * 0.0, torch.zeros_like(self.count), metrics)
+
 
 class Objective(Protocol):
     """The loop's only view of a method: it knows nothing of heads, critics or weights."""
@@ -100,8 +105,8 @@ class PolicyObjective:
 def weight_statistics(
     batches: Sequence[Batch], weights: Sequence[Tensor], bounds: tuple[float, float] | None
 ) -> dict[str, float]:
-    """Of the response tokens' weights of a whole step: `weight/…` mean, std and effective share of the tokens, the
-    share that lies on the bounds, and the share of the weight on semantic tokens beside these tokens' share.
+    """Of the response tokens' weights of a whole step, over all ranks: `weight/…` mean, std and effective share of the
+    tokens, the share that lies on the bounds, and that of the weight on semantic tokens beside these tokens' share.
 
     They are no ratios of sums over microbatches, so they are taken here. What has no meaning is left out: the share
     on the bounds without bounds, the semantic shares where no token is known to be semantic, everything for a step
@@ -112,7 +117,7 @@ def weight_statistics(
         WeightSums.of(w, batch.response_mask, batch.marks & semantic > 0, bounds)
         for batch, w in zip(batches, weights, strict=True)
     ]
-    sums = reduce(add, parts)
+    sums = reduce(add, parts).over_ranks()
     statistics = {"mean": sums.mean, "std": sums.std, "effective_share": sums.effective_share}
     if bounds is not None:
         statistics["clipped_share"] = sums.clipped_share

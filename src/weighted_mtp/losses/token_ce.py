@@ -24,8 +24,7 @@ def next_token_cross_entropies(model: MTPForCausalLM, batch: Batch) -> Tensor:
     The other heads are not run, so a reference of any number of heads costs what its base model does. A plain causal
     LM becomes a policy of one head by `MTPForCausalLM.from_base(model, 1)`.
     """
-    output = model.get_decoder()(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
-    return _by_target(model, output.last_hidden_state, batch, 1)
+    return _by_target(model, model.next_token_states(batch.input_ids, batch.attention_mask), batch, 1)
 
 
 def _by_target(model: MTPForCausalLM, states: Tensor, batch: Batch, k: int) -> Tensor:

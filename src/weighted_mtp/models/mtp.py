@@ -128,6 +128,7 @@ class MTPForCausalLM(PreTrainedModel, GenerationMixin):
 
     config_class = MTPConfig
     base_model_prefix = "base"
+    forward_methods = ("head_states", "next_token_states")  # beside `forward`: what computes with parameters
     supports_gradient_checkpointing = True
     # What the base itself does not support it refuses when it is built.
     _supports_sdpa = True
@@ -196,6 +197,10 @@ class MTPForCausalLM(PreTrainedModel, GenerationMixin):
         """The trunk's layers, and the heads as the last one."""
         return decoder_layers(self.base)
 
+    def parts_to_gather(self) -> list[nn.Module]:
+        """Trunk layers and heads: what ranks that share a model gather one at a time (`runtime.sharding`)."""
+        return [*self.layers[:-1], *self.heads.heads]
+
     def get_decoder(self) -> PreTrainedModel:
         return self.base.get_decoder()
 
@@ -249,6 +254,11 @@ class MTPForCausalLM(PreTrainedModel, GenerationMixin):
         with self.heads.all_active(detach_extra):
             decoder = self.base.get_decoder()
             return decoder(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
+
+    def next_token_states(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Head 1's states alone, (B, T, D); arguments as above. The other heads are not run."""
+        decoder = self.base.get_decoder()
+        return decoder(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
 
     def unembed(self, hidden: Tensor) -> Tensor:
         """Logits (…, V) of states (…, D) as the base computes them: output embedding, then Gemma's soft cap if set."""

@@ -94,6 +94,7 @@ class ValueModel(PreTrainedModel):
 
     config_class = ValueModelConfig
     base_model_prefix = "backbone"
+    forward_methods = ("scores",)  # beside `forward`: what computes with parameters
     supports_gradient_checkpointing = True
     _keep_in_fp32_modules_strict = ["value_head"]  # noqa: RUF012
     # What the backbone itself does not support it refuses when it is built.
@@ -147,7 +148,7 @@ class ValueModel(PreTrainedModel):
         input_ids       (B, T), right-padded
         attention_mask  (B, T), true on tokens; None where nothing is padded
         """
-        scores = self.scores(input_ids, attention_mask)
+        scores = self._scores(input_ids, attention_mask)
         return torch.sigmoid(scores) if self.config.head == "sigmoid" else scores
 
     def scores(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
@@ -156,9 +157,16 @@ class ValueModel(PreTrainedModel):
         The head is computed in fp32 whatever the backbone's precision: δ is a difference of neighbouring values, of
         which bf16 would leave a few bits.
         """
+        return self._scores(input_ids, attention_mask)
+
+    def _scores(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
         states = self.backbone(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
         with torch.autocast(states.device.type, enabled=False):
             return self.value_head(states.float()).squeeze(-1)
+
+    def parts_to_gather(self) -> list[nn.Module]:
+        """The backbone's layers: what ranks that share a model gather one at a time (`runtime.sharding`)."""
+        return list(decoder_layers(self))
 
     def get_decoder(self) -> PreTrainedModel:
         return self.backbone

@@ -2,15 +2,20 @@
 
 import errno
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
+from weighted_mtp.config import load_config
 from weighted_mtp.errors import UserError
+from weighted_mtp.pipelines.fit import FitConfig
 from weighted_mtp.progress import console
+from weighted_mtp.runtime.distributed import AnotherRankError, process_group, speaks
+
+Options = TypeVar("Options", bound=FitConfig)
 
 ConfigFile = Annotated[Path, typer.Option("--config", help="YAML file, for example configs/local/baseline_local.yaml.")]
 Overrides = Annotated[list[str] | None, typer.Option("--override", help="Set one option: a.b=value. May be repeated.")]
@@ -45,8 +50,25 @@ def one_line_errors(debug: bool) -> Iterator[None]:
         message = _message(error)
         if debug or message is None:
             raise
-        console.print(f"error: {message}", markup=False, highlight=False, soft_wrap=True)
+        if speaks(message) and not isinstance(error, AnotherRankError):
+            console.quiet = False
+            console.print(f"error: {message}", markup=False, highlight=False, soft_wrap=True)
         sys.exit(USER_ERROR)
+
+
+def train(
+    schema: type[Options],
+    run: Callable[[Options], Path | None],
+    config: Path,
+    override: Sequence[str] | None,
+    debug: bool,
+) -> None:
+    """What every training command does: read its options, join the other ranks if there are any, and train."""
+    with one_line_errors(debug):
+        options = load_config(schema, config, override or ())
+        with process_group(options.runtime):
+            folder = run(options)
+        finish(folder)
 
 
 def comma_list(option: str, text: str | None, known: Sequence[str]) -> tuple[str, ...]:
@@ -67,7 +89,8 @@ def finish(run: Path | None) -> None:
     """Print where a finished run lies; a stopped one (None) ends with the exit code of an interrupt."""
     if run is None:
         raise typer.Exit(INTERRUPTED)
-    print(run)
+    if not console.quiet:
+        print(run)
 
 
 def _message(error: BaseException) -> str | None:

@@ -2,12 +2,11 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
 from pydantic import Field, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from weighted_mtp.config import load_config
@@ -25,10 +24,19 @@ from weighted_mtp.models.build import save_policy
 from weighted_mtp.models.checkpoint import newest_model
 from weighted_mtp.models.convert import adapter_base, load_base, with_heads, without_heads
 from weighted_mtp.models.mtp import MTPForCausalLM
-from weighted_mtp.models.value import ValueConfig, build_value_model, choose_trained, load_value_model, save_value_model
+from weighted_mtp.models.value import (
+    ValueConfig,
+    build_value_model,
+    choose_trained,
+    load_value_model,
+    save_value_model,
+)
 from weighted_mtp.pipelines.fit import FitConfig, Parts, pad_id
 from weighted_mtp.runtime.device import RuntimeConfig, autocast, pick_device
+from weighted_mtp.runtime.distributed import by_first_rank
+from weighted_mtp.runtime.sharding import WholeModel, free_root, placed, placed_frozen
 from weighted_mtp.training.optim import Group
+from weighted_mtp.training.state import SaveModel
 from weighted_mtp.value_weighting.td import CriticOutput, ValueFunction
 
 
@@ -66,16 +74,17 @@ class CriticConfig(FitConfig):
 class _Learner:
     """What of the parts depends on the objective."""
 
-    model: nn.Module
+    model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    whole: WholeModel
     groups: Sequence[Group]
     objective: Objective
-    save_model: Callable[[Path], None]
+    save_model: SaveModel
 
 
 def critic_parts(config: CriticConfig) -> Parts:
     """The parts of a critic's run; what lies in them is a function of `config`."""
-    prepare_embedded(config.data.dataset, config.data.root)
+    by_first_rank(lambda: prepare_embedded(config.data.dataset, config.data.root))
     torch.manual_seed(config.run.seed)
     critic = config.critic
     learner = _policy_copy(config, critic) if isinstance(critic, ImplicitConfig) else _value_model(config, critic)
@@ -87,6 +96,7 @@ def critic_parts(config: CriticConfig) -> Parts:
 
     return Parts(
         model=learner.model,
+        whole=learner.whole,
         groups=learner.groups,
         objective=learner.objective,
         stream=stream(train, config.training.gradient_accumulation, config.run.seed),
@@ -98,11 +108,13 @@ def critic_parts(config: CriticConfig) -> Parts:
 def _value_model(config: CriticConfig, critic: ValueObjectiveConfig) -> _Learner:
     """A backbone with a value head."""
     model, tokenizer = build_value_model(config.value, config.run.seed)
+    whole = placed(model, config.runtime)
     groups = [
         Group("backbone", model.backbone_parameters(), config.optim.lr),
         Group("value head", model.head_parameters(), config.value.head_lr or config.optim.lr),
     ]
-    return _Learner(model, tokenizer, groups, ValueObjective(critic), _save(config, model, tokenizer, save_value_model))
+    save = _saves(config, tokenizer, save_value_model)
+    return _Learner(model, tokenizer, whole, groups, ValueObjective(critic), save)
 
 
 def _policy_copy(config: CriticConfig, critic: ImplicitConfig) -> _Learner:
@@ -110,19 +122,23 @@ def _policy_copy(config: CriticConfig, critic: ImplicitConfig) -> _Learner:
     base, tokenizer = load_base(config.value.source, "float32")
     model = with_heads(without_heads(base), 1)
     choose_trained(model, config.value)
+    whole = placed(model, config.runtime)
     reference, _ = load_reference(config.value.source, config.runtime)
     groups = [Group("policy copy", model.parameters(), config.optim.lr)]
-    objective = ImplicitObjective(critic, reference)
-    return _Learner(model, tokenizer, groups, objective, _save(config, model, tokenizer, save_policy))
+    save = _saves(config, tokenizer, save_policy)
+    return _Learner(model, tokenizer, whole, groups, ImplicitObjective(critic, reference), save)
 
 
-def _save(
-    config: CriticConfig, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, whole: Callable[..., None]
-) -> Callable[[Path], None]:
-    """How the model is written: `whole`, or its adapters alone."""
-    if config.training.save_lora_only:
-        return partial(save_adapters, model, tokenizer, adapter_base(config.value.source))
-    return partial(whole, model, tokenizer)
+def _saves(config: CriticConfig, tokenizer: PreTrainedTokenizerBase, whole: Callable[..., None]) -> SaveModel:
+    """How the gathered model is written: by `whole`, or its adapters alone."""
+
+    def save(model: PreTrainedModel, directory: Path) -> None:
+        if config.training.save_lora_only:
+            save_adapters(model, tokenizer, adapter_base(config.value.source), directory)
+        else:
+            whole(model, tokenizer, directory)
+
+    return save
 
 
 @dataclass(frozen=True)
@@ -153,8 +169,7 @@ def load_critic(run: Path, runtime: RuntimeConfig) -> Critic:
     folder = newest_model(run)
     if not isinstance(config.critic, ImplicitConfig):
         model, tokenizer = load_value_model(folder, "float32")
-        _freeze(model, runtime)
-        values = _asking(lambda batch: model(batch.input_ids, batch.attention_mask), runtime)
+        values = _asking(model, lambda batch: model(batch.input_ids, batch.attention_mask), runtime)
         return Critic(values, model.gives, tokenizer)
     beta = config.critic.beta
     moved, tokenizer = load_reference(str(folder), runtime)
@@ -173,21 +188,19 @@ def load_reference(source: str, runtime: RuntimeConfig) -> tuple[ValueFunction, 
     """
     model, tokenizer = load_base(source, "float32")
     policy: MTPForCausalLM = model if isinstance(model, MTPForCausalLM) else with_heads(model, 1)
-    _freeze(policy, runtime)
-    return _asking(lambda batch: next_token_cross_entropies(policy, batch), runtime), tokenizer
+    return _asking(policy, lambda batch: next_token_cross_entropies(policy, batch), runtime), tokenizer
 
 
-def _freeze(model: nn.Module, runtime: RuntimeConfig) -> None:
-    model.to(pick_device(runtime)).eval().requires_grad_(False)
-
-
-def _asking(question: ValueFunction, runtime: RuntimeConfig) -> ValueFunction:
-    """The question without gradient, in the precision of the run."""
+def _asking(model: PreTrainedModel, question: ValueFunction, runtime: RuntimeConfig) -> ValueFunction:
+    """The question to a frozen model, which is put where it is asked, in the precision of the run."""
     device = pick_device(runtime)
+    placed_frozen(model, runtime)
 
     def ask(batch: Batch) -> Tensor:
         with torch.no_grad(), autocast(device, runtime):
-            return question(batch)
+            answer = question(batch)
+        free_root(model)
+        return answer
 
     return ask
 

@@ -1,6 +1,6 @@
 """What every training run shares: its folder, its options, and the way from the parts of a method to a finished run."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,9 +17,11 @@ from weighted_mtp.losses.objective import Objective
 from weighted_mtp.models.checkpoint import checkpoints_in, step_of
 from weighted_mtp.progress import console
 from weighted_mtp.runtime.device import RuntimeConfig, autocast, pick_device
+from weighted_mtp.runtime.distributed import ranks
+from weighted_mtp.runtime.sharding import WholeModel
 from weighted_mtp.training.loop import Trainer, TrainingConfig
 from weighted_mtp.training.optim import Group, OptimConfig, build_optimizer
-from weighted_mtp.training.state import Best, Checkpoints, TrainState
+from weighted_mtp.training.state import Best, Checkpoints, SaveModel, TrainState
 from weighted_mtp.training.tracking import MLflowConfig, RunDirectory, Tracker, holds_run
 
 
@@ -45,17 +47,20 @@ class FitConfig(Section):
 class Parts:
     """What a method brings: what learns, from what, towards what, and how its model is written.
 
+    model       where it is trained: on its device, and spread over ranks
+    whole       gathers it to be written; `runtime.sharding.placed` gives it
     groups      parameters that are trained, with their learning rates
     validation  batches that are looked at and not learned from; may be empty
-    save_model  writes the `model` folder of a checkpoint
+    save_model  writes the gathered model as the `model` folder of a checkpoint
     """
 
     model: nn.Module
+    whole: WholeModel
     groups: Sequence[Group]
     objective: Objective
     stream: BatchStream
     validation: Sequence[Batch]
-    save_model: Callable[[Path], None]
+    save_model: SaveModel
 
 
 def finished(config: FitConfig) -> Path | None:
@@ -73,13 +78,16 @@ def finished(config: FitConfig) -> Path | None:
 def fit(config: FitConfig, parts: Parts) -> Path | None:
     """Train (or go on training); returns the run's folder, None where it was stopped.
 
-    Raises `UserError` where the folder holds a run of another configuration.
+    Raises `UserError` where the folder holds a run of another configuration, and where ranks cannot share a step.
     """
+    _check_shares(config.training.gradient_accumulation)
     device = pick_device(config.runtime)
     run = RunDirectory(config.run.root / config.run.name, config)
-    parts.model.to(device)
     state = TrainState(parts.model, build_optimizer(parts.groups, config.optim), parts.objective.initial_state())
-    _resume(state, run)
+    keep, best = config.training.save_total_limit, _best(config, parts)
+    checkpoints = Checkpoints(run.checkpoints, parts.whole, parts.save_model, keep, best)
+    if checkpoints.resume(state):
+        console.print(f"{run.path}: going on from step {state.step}")
     stream = parts.stream
     console.print(
         f"{run.path}: {len(stream.together)} samples, {stream.steps_per_epoch()} steps an epoch, "
@@ -97,10 +105,9 @@ def fit(config: FitConfig, parts: Parts) -> Path | None:
             device=device,
             forward_context=partial(autocast, device, config.runtime),
             tracker=tracker,
-            checkpoints=Checkpoints(
-                run.checkpoints, parts.save_model, config.training.save_total_limit, _best(config, parts)
-            ),
+            checkpoints=checkpoints,
             seed=config.run.seed,
+            reduce_every_microbatch=config.runtime.reduce_every_microbatch,
         )
         return run.path if trainer.run() else None
 
@@ -113,12 +120,12 @@ def _best(config: FitConfig, parts: Parts) -> Best | None:
     return Best(metric, config.training.best_mode) if metric is not None else None
 
 
-def _resume(state: TrainState, run: RunDirectory) -> None:
-    """Go on from the newest checkpoint, if there is one."""
-    found = checkpoints_in(run.checkpoints)
-    if found:
-        state.load(found[-1] / "state")
-        console.print(f"{run.path}: going on from step {state.step}")
+def _check_shares(accumulation: int) -> None:
+    if accumulation % ranks():
+        raise UserError(
+            f"training.gradient_accumulation={accumulation} microbatches of a step cannot be shared evenly by "
+            f"{ranks()} ranks: set it to a multiple of {ranks()}, or start another number of ranks"
+        )
 
 
 def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -1,12 +1,11 @@
 """What every policy pipeline is assembled from: configuration, model, data; `fit` does the rest."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from pydantic import model_validator
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from weighted_mtp.data.batches import TokenStore
 from weighted_mtp.data.load import DataConfig, load_stores
@@ -19,6 +18,8 @@ from weighted_mtp.models.build import MICRO, ModelConfig, build_policy, save_pol
 from weighted_mtp.models.convert import adapter_base
 from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.pipelines.fit import FitConfig, Parts, finished, fit, pad_id
+from weighted_mtp.runtime.distributed import by_first_rank
+from weighted_mtp.runtime.sharding import placed
 from weighted_mtp.training.optim import Group
 from weighted_mtp.value_weighting.base import TokenWeighting
 from weighted_mtp.value_weighting.controls import RandomMatched, Shuffled
@@ -61,22 +62,28 @@ def train_policy(config: PolicyConfig, weighting: WeightingFactory) -> Path | No
     """Train (or go on training) the policy that `config` describes; returns the run's folder, None where stopped."""
     if run := finished(config):
         return run
-    prepare_embedded(config.data.dataset, config.data.root)
+    by_first_rank(lambda: prepare_embedded(config.data.dataset, config.data.root))
     model, tokenizer = build_policy(config.model, config.run.seed)
+    whole = placed(model, config.runtime)
     training, validation = load_stores(config.data, tokenizer, config.run.seed)
 
     def stream(store: TokenStore, accumulation: int, seed: int) -> BatchStream:
         return BatchStream(store, config.data.max_tokens, accumulation, seed, pad_id(tokenizer))
 
+    def save(policy: PreTrainedModel, directory: Path) -> None:
+        if config.training.save_lora_only:
+            save_adapters(policy, tokenizer, adapter_base(config.model.source), directory)
+        else:
+            save_policy(cast(MTPForCausalLM, policy), tokenizer, directory)
+
     parts = Parts(
         model=model,
+        whole=whole,
         groups=_groups(model, config),
         objective=PolicyObjective(weighting(model, tokenizer), config.loss),
         stream=stream(training, config.training.gradient_accumulation, config.run.seed),
         validation=stream(validation, 1, 0).first(config.training.validation_batches) if validation else [],
-        save_model=partial(save_adapters, model, tokenizer, adapter_base(config.model.source))
-        if config.training.save_lora_only
-        else partial(save_policy, model, tokenizer),
+        save_model=save,
     )
     return fit(config, parts)
 

@@ -1,6 +1,7 @@
 """Uniform-weight multi-token prediction: the baseline that every weighting must beat.
 
     PYTHONPATH=src python src/weighted_mtp/pipelines/run_baseline.py --config configs/local/baseline_local.yaml
+    torchrun --nproc_per_node=8 -m weighted_mtp.pipelines.run_baseline --config configs/production/baseline.yaml
     … --override training.max_steps=200 --override model.source=storage/models/smollm2-mtp
 
 Stopped by Ctrl-C, SIGTERM or a crash, the same command goes on from the newest checkpoint.
@@ -10,8 +11,7 @@ from pathlib import Path
 
 import typer
 
-from weighted_mtp.config import load_config
-from weighted_mtp.pipelines.command import ConfigFile, Debug, Overrides, finish, one_line_errors
+from weighted_mtp.pipelines.command import ConfigFile, Debug, Overrides, train
 from weighted_mtp.pipelines.policy import PolicyConfig, train_policy
 from weighted_mtp.value_weighting.controls import Uniform
 
@@ -23,8 +23,7 @@ def run_baseline(config: PolicyConfig) -> Path | None:
 
 def main(config: ConfigFile, override: Overrides = None, debug: Debug = False) -> None:
     """Train a policy with all tokens weighted equally."""
-    with one_line_errors(debug):
-        finish(run_baseline(load_config(PolicyConfig, config, override or ())))
+    train(PolicyConfig, run_baseline, config, override, debug)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The critic: learns, from pairs of correct and incorrect programs, which tokens decide.
 
     PYTHONPATH=src python src/weighted_mtp/pipelines/run_critic.py --config configs/local/critic_local.yaml
+    torchrun --nproc_per_node=8 -m weighted_mtp.pipelines.run_critic --config configs/production/critic_mlp.yaml
     … --override critic.objective=pairwise_ranking --override critic.pooling=last
 
 Stopped by Ctrl-C, SIGTERM or a crash, the same command goes on from the newest checkpoint.
@@ -10,8 +11,7 @@ from pathlib import Path
 
 import typer
 
-from weighted_mtp.config import load_config
-from weighted_mtp.pipelines.command import ConfigFile, Debug, Overrides, finish, one_line_errors
+from weighted_mtp.pipelines.command import ConfigFile, Debug, Overrides, train
 from weighted_mtp.pipelines.critic import CriticConfig, critic_parts
 from weighted_mtp.pipelines.fit import finished, fit
 
@@ -23,8 +23,7 @@ def run_critic(config: CriticConfig) -> Path | None:
 
 def main(config: ConfigFile, override: Overrides = None, debug: Debug = False) -> None:
     """Train a critic on pairs of correct and incorrect programs."""
-    with one_line_errors(debug):
-        finish(run_critic(load_config(CriticConfig, config, override or ())))
+    train(CriticConfig, run_critic, config, override, debug)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Reference tuning: supervised fine-tuning on correct programs, next token only.
 
     PYTHONPATH=src python src/weighted_mtp/pipelines/run_ref_tuning.py --config configs/local/ref_tuning_local.yaml
+    torchrun --nproc_per_node=8 -m weighted_mtp.pipelines.run_ref_tuning --config configs/production/ref_tuning.yaml
 
 What it trains is frozen afterwards: Rho-1 compares the policy with it, critics start from it. Stopped by Ctrl-C,
 SIGTERM or a crash, the same command goes on from the newest checkpoint.
@@ -10,9 +11,8 @@ from pathlib import Path
 
 import typer
 
-from weighted_mtp.config import load_config
 from weighted_mtp.errors import UserError
-from weighted_mtp.pipelines.command import ConfigFile, Debug, Overrides, finish, one_line_errors
+from weighted_mtp.pipelines.command import ConfigFile, Debug, Overrides, train
 from weighted_mtp.pipelines.policy import PolicyConfig, train_policy
 from weighted_mtp.value_weighting.controls import Uniform
 
@@ -31,8 +31,7 @@ def run_ref_tuning(config: PolicyConfig) -> Path | None:
 
 def main(config: ConfigFile, override: Overrides = None, debug: Debug = False) -> None:
     """Fine-tune the reference model on correct programs."""
-    with one_line_errors(debug):
-        finish(run_ref_tuning(load_config(PolicyConfig, config, override or ())))
+    train(PolicyConfig, run_ref_tuning, config, override, debug)
 
 
 if __name__ == "__main__":

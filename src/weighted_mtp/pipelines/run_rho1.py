@@ -1,6 +1,7 @@
 """Rho-1: learn from the tokens whose loss a reference says can still be reduced (arXiv 2404.07965).
 
     PYTHONPATH=src python src/weighted_mtp/pipelines/run_rho1.py --config configs/local/rho1_local.yaml
+    torchrun --nproc_per_node=8 -m weighted_mtp.pipelines.run_rho1 --config configs/production/rho1.yaml
     … --override rho1.mode=absolute --override rho1.k_percent=70
 
 Stopped by Ctrl-C, SIGTERM or a crash, the same command goes on from the newest checkpoint.
@@ -14,11 +15,10 @@ import typer
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from weighted_mtp.config import load_config
 from weighted_mtp.data.batches import Batch
 from weighted_mtp.losses.token_ce import head_cross_entropies
 from weighted_mtp.models.mtp import MTPForCausalLM
-from weighted_mtp.pipelines.command import ConfigFile, Debug, Overrides, finish, one_line_errors
+from weighted_mtp.pipelines.command import ConfigFile, Debug, Overrides, train
 from weighted_mtp.pipelines.critic import check_same_tokens, load_reference
 from weighted_mtp.pipelines.policy import Control, PolicyConfig, controlled, train_policy
 from weighted_mtp.runtime.device import RuntimeConfig, autocast, pick_device
@@ -64,8 +64,7 @@ def head_losses(policy: MTPForCausalLM, runtime: RuntimeConfig) -> Callable[[Bat
 
 def main(config: ConfigFile, override: Overrides = None, debug: Debug = False) -> None:
     """Train a policy on the tokens that Rho-1 selects."""
-    with one_line_errors(debug):
-        finish(run_rho1(load_config(Rho1RunConfig, config, override or ())))
+    train(Rho1RunConfig, run_rho1, config, override, debug)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """A token weighting of another package, found by its entry point; `value_weighting/registry.py` shows how to offer one.
 
     PYTHONPATH=src python src/weighted_mtp/pipelines/run_third_party.py --config FILE
+    torchrun --nproc_per_node=8 -m weighted_mtp.pipelines.run_third_party --config FILE
     … --override token_weighting=my_weighting --override options.temperature=0.5
 
 Stopped by Ctrl-C, SIGTERM or a crash, the same command goes on from the newest checkpoint.
@@ -12,10 +13,9 @@ from typing import Any
 import typer
 from transformers import PreTrainedTokenizerBase
 
-from weighted_mtp.config import load_config
 from weighted_mtp.errors import UserError
 from weighted_mtp.models.mtp import MTPForCausalLM
-from weighted_mtp.pipelines.command import ConfigFile, Debug, Overrides, finish, one_line_errors
+from weighted_mtp.pipelines.command import ConfigFile, Debug, Overrides, train
 from weighted_mtp.pipelines.policy import Control, PolicyConfig, controlled, train_policy
 from weighted_mtp.value_weighting.base import TokenWeighting
 from weighted_mtp.value_weighting.registry import weighting_named
@@ -50,8 +50,7 @@ def run_third_party(config: ThirdPartyConfig) -> Path | None:
 
 def main(config: ConfigFile, override: Overrides = None, debug: Debug = False) -> None:
     """Train a policy with a token weighting that another installed package offers."""
-    with one_line_errors(debug):
-        finish(run_third_party(load_config(ThirdPartyConfig, config, override or ())))
+    train(ThirdPartyConfig, run_third_party, config, override, debug)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Verifiable WMTP: a critic's advantages weight the tokens, V(t) → TD error → whitening → exp(A/β) → weighted CE.
 
     PYTHONPATH=src python src/weighted_mtp/pipelines/run_verifiable.py --config configs/local/verifiable_local.yaml
+    torchrun --nproc_per_node=8 -m weighted_mtp.pipelines.run_verifiable --config configs/production/verifiable.yaml
     … --override weighting.beta=0.5 --override control=shuffled
 
 Stopped by Ctrl-C, SIGTERM or a crash, the same command goes on from the newest checkpoint.
@@ -11,9 +12,8 @@ from pathlib import Path
 import typer
 from transformers import PreTrainedTokenizerBase
 
-from weighted_mtp.config import load_config
 from weighted_mtp.models.mtp import MTPForCausalLM
-from weighted_mtp.pipelines.command import ConfigFile, Debug, Overrides, finish, one_line_errors
+from weighted_mtp.pipelines.command import ConfigFile, Debug, Overrides, train
 from weighted_mtp.pipelines.critic import check_same_tokens, load_critic
 from weighted_mtp.pipelines.policy import Control, PolicyConfig, controlled, train_policy
 from weighted_mtp.value_weighting.base import TokenWeighting
@@ -42,8 +42,7 @@ def run_verifiable(config: VerifiableConfig) -> Path | None:
 
 def main(config: ConfigFile, override: Overrides = None, debug: Debug = False) -> None:
     """Train a policy whose tokens a critic weights."""
-    with one_line_errors(debug):
-        finish(run_verifiable(load_config(VerifiableConfig, config, override or ())))
+    train(VerifiableConfig, run_verifiable, config, override, debug)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Where and how tensors are computed: device, autocast, threads, seeds."""
+"""Where and how tensors are computed: device, autocast, threads; and how a run is spread over ranks."""
 
 import contextlib
 import functools
@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Literal
 
 import torch
+from pydantic import Field
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from weighted_mtp.config import Section
@@ -25,6 +26,18 @@ class RuntimeConfig(Section):
     """
     threads: int | None = None
     """CPU threads; PyTorch's own choice where not given."""
+    parallel: Literal["full", "hybrid", "ddp"] = "full"
+    """Of several ranks, what each holds: a share of all parameters, gradients and optimizer states (`full`), the same
+    within its node while nodes hold copies (`hybrid`), or all of them (`ddp`). One rank holds everything."""
+    activation_checkpointing: bool = False
+    """Keep only the layers' inputs and compute the rest again in backward: less memory, a third more computation."""
+    cpu_offload: bool = False
+    """Keep a GPU's share of parameters, gradients and optimizer states in main memory; with several ranks."""
+    reduce_every_microbatch: bool = False
+    """Add gradients up over ranks after every microbatch, not once a step: more communication, but no rank holds the
+    gradients of all trained parameters meanwhile."""
+    timeout_seconds: int = Field(600, ge=1)
+    """How long a rank waits for the others before it gives up."""
 
 
 def pick_device(config: RuntimeConfig) -> torch.device:
@@ -63,6 +76,15 @@ def has_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return any(there for name, there in torch.cpu.get_capabilities().items() if name.endswith("bf16"))
+
+
+def recomputing(
+    device: torch.device, config: RuntimeConfig
+) -> tuple[AbstractContextManager[object], AbstractContextManager[object]]:
+    """Contexts of a checkpointed layer's forward, which is within `autocast` anyway, and of its second forward, which
+    backward runs outside of it.
+    """
+    return contextlib.nullcontext(), autocast(device, config)
 
 
 @contextlib.contextmanager

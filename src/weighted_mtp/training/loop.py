@@ -20,6 +20,8 @@ from weighted_mtp.data.stream import BatchStream
 from weighted_mtp.errors import UserError
 from weighted_mtp.losses.objective import Objective, Sums
 from weighted_mtp.progress import console, progress
+from weighted_mtp.runtime.distributed import any_rank, gathered_objects, is_first, rank, ranks, summed
+from weighted_mtp.runtime.sharding import free_root, reduce_gradients, whole_tensor
 from weighted_mtp.training.optim import OptimConfig, prepare_groups, schedule
 from weighted_mtp.training.state import Checkpoints, TrainState
 from weighted_mtp.training.tracking import Tracker
@@ -31,7 +33,8 @@ class TrainingConfig(Section):
     max_steps: int = Field(1000, ge=1)
     """Optimizer steps."""
     gradient_accumulation: int = Field(1, ge=1)
-    """Microbatches an optimizer step; the gradient is divided once, over all of them."""
+    """Microbatches an optimizer step, over all ranks; the gradient is divided once, over all of them. A step is the
+    same on any number of ranks, of which this must be a multiple."""
     validate_every: int = Field(100, ge=1)
     """Steps between validations; there is always one before the first step and one after the last."""
     validation_batches: int | None = Field(None, ge=1)
@@ -74,17 +77,19 @@ class Trainer:
     tracker: Tracker
     checkpoints: Checkpoints
     seed: int
+    reduce_every_microbatch: bool = False
 
     def run(self) -> bool:
         """Train to `max_steps`, saving on the way; True when finished, False when asked to stop (Ctrl-C, SIGTERM).
 
-        Raises `NonFiniteError` before the optimizer step that would have used a non-finite loss or gradient.
+        A rank that is asked to stop stops all of them after the same step. Raises `NonFiniteError`, on all ranks,
+        before the optimizer step that would have used a non-finite loss or gradient.
         """
         total = self.config.max_steps
         with _stop_on_signals() as stop, progress("training", total, self.state.step) as advance:
             if self.state.step == 0:
                 self._validate()
-            while self.state.step < total and not stop():
+            while self.state.step < total and not any_rank(stop()):
                 started = time.monotonic()
                 values = self._step()
                 values["seconds"] = time.monotonic() - started
@@ -105,46 +110,57 @@ class Trainer:
         return finished
 
     def evaluate(self) -> dict[str, float]:
-        """The objective on the validation batches, without touching the objective's state."""
+        """The objective on the validation batches of all ranks, without touching the objective's state."""
         self.state.model.eval()
+        own = self.stream.share(self.validation, rank(), ranks())
         with torch.no_grad():
-            items, _ = self.objective.prepare(self._to_device(self.validation), self.state.objective)
-            sums = [self._sums(item) for item in items]
-        return _divide(sums)
+            items, _ = self.objective.prepare(self._to_device(own), self.state.objective)
+            sums = [self._sums(item, batch) for item, batch in zip(items, own, strict=True)]
+        free_root(self.state.model)
+        return _divide(_over_ranks(sums))
 
     def _step(self) -> dict[str, float]:
         state = self.state
-        torch.manual_seed(self.seed * 1_000_003 + state.step)  # dropout is a function of (seed, step)
+        self._seed(0)
         state.model.train()
-        batches = self.stream.at(state.step)
+        batches = self.stream.at(state.step, rank(), ranks())
         factor = schedule(state.step, self.config.max_steps, self.optim)
         items, objective_state = self.objective.prepare(self._to_device(batches), state.objective)
         state.optimizer.zero_grad()
-        sums = []
-        for item in items:
-            part = self._sums(item)
+        own = []
+        for number, (item, batch) in enumerate(zip(items, batches, strict=True)):
+            self._seed(number * ranks() + rank())
+            part = self._sums(item, batch)
+            reduce_gradients(state.model, self.reduce_every_microbatch or number == len(items) - 1)
             part.loss.backward()
-            sums.append(Sums(part.loss.detach(), part.count, part.metrics))
-        self._divide_gradients(sum(float(s.count) for s in sums))
+            own.append(Sums(part.loss.detach(), part.count, part.metrics))
+        total = _over_ranks(own)
+        self._divide_gradients(total.count)
         prepare_groups(state.optimizer, state.step, factor)
-        norm = nn.utils.clip_grad_norm_(_parameters(state.optimizer), self.optim.max_grad_norm)
-        values = _divide(sums)
-        self._stop_if_not_finite(values["loss"], norm, batches)
+        norm = float(whole_tensor(nn.utils.clip_grad_norm_(_parameters(state.optimizer), self.optim.max_grad_norm)))
+        values = _divide(total)
+        if not (math.isfinite(values["loss"]) and math.isfinite(norm)):
+            self._refuse(values["loss"], norm, own, batches)
         state.optimizer.step()
         state.objective = objective_state
         state.step += 1
         tokens = sum(int(batch.response_mask.sum()) for batch in batches)
         return {
             **values,
-            "grad_norm": float(norm),
+            "grad_norm": norm,
             "lr": self.optim.lr * factor,
-            "response_tokens": tokens,
+            "response_tokens": int(summed(torch.tensor(tokens))),
             "epoch": self.stream.epoch_of(state.step),
         }
 
-    def _sums(self, item: object) -> Sums:
+    def _seed(self, microbatch: int) -> None:
+        """Dropout is a function of (seed, step, microbatch), whichever rank computes it."""
+        torch.manual_seed(self.seed * 1_000_003 + self.state.step + (microbatch << 40))
+
+    def _sums(self, item: object, batch: Batch) -> Sums:
         with self.forward_context():
-            return self.objective.sums(self.state.model, item)
+            sums = self.objective.sums(self.state.model, item)
+        return sums.nothing() if batch.is_blank else sums
 
     def _to_device(self, batches: Sequence[Batch]) -> list[Batch]:
         return [batch.to(self.device) for batch in batches]
@@ -155,16 +171,23 @@ class Trainer:
             if parameter.grad is not None:
                 parameter.grad /= max(count, torch.finfo(torch.float32).tiny)
 
-    def _stop_if_not_finite(self, loss: float, norm: Tensor, batches: Sequence[Batch]) -> None:
-        if math.isfinite(loss) and math.isfinite(float(norm)):
-            return
-        names = [self.stream.store.sample_ids[row] for batch in batches for row in batch.sample_ids.tolist()]
+    def _refuse(self, loss: float, norm: float, own: Sequence[Sums], batches: Sequence[Batch]) -> None:
+        """Stop all ranks before the update, with the samples of the step; first those whose own loss is not finite."""
+        names = [
+            ([self.stream.store.sample_ids[row] for row in batch.sample_ids.tolist()], math.isfinite(float(sums.loss)))
+            for batch, sums in zip(batches, own, strict=True)
+            if not batch.is_blank
+        ]
+        everyones = [batch for of_rank in gathered_objects(names) for batch in of_rank]
+        samples = [name for batch, _ in everyones for name in batch]
+        suspects = [name for batch, finite in everyones if not finite for name in batch]
         file = self.tracker.run.path / f"non-finite-step-{self.state.step}.json"
-        report = {"step": self.state.step, "loss": str(loss), "grad_norm": str(float(norm)), "samples": names}
-        file.write_text(json.dumps(report, indent=2) + "\n")
+        report = {"step": self.state.step, "loss": str(loss), "grad_norm": str(norm)}
+        if is_first():
+            file.write_text(json.dumps({**report, "not_finite": suspects, "samples": samples}, indent=2) + "\n")
         raise NonFiniteError(
-            f"step {self.state.step}: loss {loss}, gradient norm {float(norm)}; stopped before the update. "
-            f"{file} names the {len(names)} samples; try a lower optim.lr or runtime.precision=fp32"
+            f"step {self.state.step}: loss {loss}, gradient norm {norm}; stopped before the update. "
+            f"{file} names the {len(samples)} samples; try a lower optim.lr or runtime.precision=fp32"
         )
 
     def _validate(self) -> dict[str, float] | None:
@@ -183,35 +206,55 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
     return [p for group in optimizer.param_groups for p in group["params"]]
 
 
-def _divide(sums: Sequence[Sums]) -> dict[str, float]:
-    """Loss and metrics over several batches: sums first, one division after.
+@dataclass(frozen=True)
+class _Total:
+    """Sums over all microbatches of all ranks; of vectors, before their absolute values are taken."""
+
+    loss: float
+    count: float
+    metrics: dict[str, tuple[Tensor, float]]
+
+
+def _over_ranks(sums: Sequence[Sums]) -> _Total:
+    """Add up microbatches, in fp64, then ranks, which all have the same metrics."""
+    numerators = {name: _total([s.metrics[name][0] for s in sums]) for name in sums[0].metrics}
+    denominators = [sum(float(s.metrics[name][1]) for s in sums) for name in numerators]
+    scalars = [sum(float(s.loss) for s in sums), sum(float(s.count) for s in sums), *denominators]
+    flat = torch.cat([torch.tensor(scalars, dtype=torch.float64), *(n.reshape(-1) for n in numerators.values())])
+    ours, vectors = summed(flat).split([len(scalars), len(flat) - len(scalars)])
+    loss, count, *counts = ours.tolist()
+    parts = vectors.split([n.numel() for n in numerators.values()])
+    shaped = [part.reshape(n.shape) for part, n in zip(parts, numerators.values(), strict=True)]
+    return _Total(loss, count, dict(zip(numerators, zip(shaped, counts, strict=True), strict=True)))
+
+
+def _divide(total: _Total) -> dict[str, float]:
+    """Loss and metrics: sums first, one division after.
 
     The loss of no target at all is 0; another metric that nothing was counted for is left out.
     """
-    ratios = {}
-    for name in sums[0].metrics:
-        parts = [s.metrics[name] for s in sums]
-        ratios[name] = (_total([n for n, _ in parts]), sum(float(d) for _, d in parts))
-    total, count = sum(float(s.loss) for s in sums), sum(float(s.count) for s in sums)
-    loss = total / count if count else 0.0
-    return {"loss": loss, **{name: n / d for name, (n, d) in ratios.items() if d}}
+    ratios = {name: float(n.abs().sum() if n.dim() else n) / d for name, (n, d) in total.metrics.items() if d}
+    return {"loss": total.loss / total.count if total.count else 0.0, **ratios}
 
 
-def _total(numerators: Sequence[Tensor]) -> float:
-    """Their sum, in fp64; of vectors, the sum's absolute values added up."""
-    total = torch.stack([n.detach().to("cpu", torch.float64) for n in numerators]).sum(0)
-    return float(total.abs().sum() if total.dim() else total)
+def _total(numerators: Sequence[Tensor]) -> Tensor:
+    return torch.stack([n.detach().to("cpu", torch.float64) for n in numerators]).sum(0)
 
 
 @contextmanager
 def _stop_on_signals() -> Iterator[Callable[[], bool]]:
-    """Yield `stop()`: True once Ctrl-C or SIGTERM came. A second Ctrl-C interrupts at once."""
+    """Yield `stop()`: True once Ctrl-C or SIGTERM came. A second Ctrl-C interrupts at once, unless there are several
+    ranks: `torchrun` hands on to each what the terminal has sent to all of them already.
+    """
     received: list[int] = []
 
     def remember(number: int, _frame: FrameType | None) -> None:
+        again = "" if ranks() > 1 else " (Ctrl-C again to stop at once)"
+        if not received:
+            console.print(f"{signal.Signals(number).name}: finishing this step, then saving{again}")
         received.append(number)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        console.print(f"{signal.Signals(number).name}: finishing this step, then saving (Ctrl-C again to stop at once)")
+        if ranks() == 1:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
     before = {number: signal.signal(number, remember) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -5,23 +5,32 @@ import math
 import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
+from transformers import PreTrainedModel
 
 from weighted_mtp.errors import UserError
-from weighted_mtp.files import whole_directory
-from weighted_mtp.models.checkpoint import checkpoints_in
+from weighted_mtp.files import check_files, partial_name, whole_directory
+from weighted_mtp.manifest import MANIFEST, read_manifest, write_manifest
+from weighted_mtp.models.checkpoint import checkpoints_in, first_line
+from weighted_mtp.progress import console
+from weighted_mtp.runtime.distributed import by_first_rank, is_first, together
+from weighted_mtp.runtime.sharding import WholeModel
 from weighted_mtp.value_weighting.base import WeightingState
 
 VALIDATION = "validation.json"
+SaveModel = Callable[[PreTrainedModel, Path], None]
+
 TRAINED_ONLY = StateDictOptions(ignore_frozen_params=True, strict=False)
 
 
@@ -38,15 +47,23 @@ class TrainState:
     step: int = 0
 
     def save(self, directory: Path) -> None:
-        """Write trainable parameters, optimizer, objective state and step to `directory` (DCP)."""
-        with warnings.catch_warnings(action="ignore"):  # DCP says that there is no process group: there is none
-            dcp_save(self._contents(), checkpoint_id=directory)
+        """Write trainable parameters, optimizer, objective state and step to `directory`: DCP, all ranks together.
+
+        What is written on so many ranks loads on any other number. Raises OSError where one of them cannot write.
+        """
+        try:
+            with warnings.catch_warnings(
+                action="ignore"
+            ):  # DCP says that there is no process group, where there is none
+                dcp_save(self._contents(), checkpoint_id=directory)
+        except CheckpointException as error:  # which is no Exception, and holds those of all ranks
+            raise OSError(str(error).strip().splitlines()[-1]) from error
 
     def load(self, directory: Path) -> None:
         """Take over a saved state. Raises `UserError` where it is truncated or belongs to another model."""
         contents = self._contents()
         try:
-            with warnings.catch_warnings(action="ignore"):  # DCP says that there is no process group: there is none
+            with warnings.catch_warnings(action="ignore"):  # as in save
                 dcp_load(contents, checkpoint_id=directory)
         except (CheckpointException, Exception) as error:  # DCP's own is no Exception
             reason = str(error).strip().splitlines()[-1]
@@ -82,18 +99,22 @@ class Best:
 
 
 class Checkpoints:
-    """The checkpoints of a run, `step-00000100/{model,state}`: each is there whole or not at all.
+    """The checkpoints of a run, `step-00000100/{model,state,manifest.json}`: each is there whole or not at all.
 
+    Written under a hidden name by all ranks together, described (size and SHA-256 of every file), synced, renamed.
     One that was saved with its validation has it in `validation.json`; `best` links to the best of these.
-
-    save_model  writes the `model` folder of a checkpoint
-    keep        how many of the newest stay; the best one stays beside them
     """
 
     def __init__(
-        self, directory: Path, save_model: Callable[[Path], None], keep: int, best: Best | None = None
+        self, directory: Path, whole: WholeModel, save_model: SaveModel, keep: int, best: Best | None = None
     ) -> None:
-        self.directory, self.save_model, self.keep, self.best = directory, save_model, keep, best
+        """
+        whole       gathers the model that is written, on the first rank; see `runtime.sharding`
+        save_model  writes it to a folder
+        keep        how many of the newest stay; the best one stays beside them
+        """
+        self.directory, self.whole, self.save_model = directory, whole, save_model
+        self.keep, self.best = keep, best
 
     def check(self, validation: Mapping[str, float]) -> None:
         """Raise `UserError` where a validation lacks the metric by which the best checkpoint is told."""
@@ -104,18 +125,24 @@ class Checkpoints:
             )
 
     def save(self, state: TrainState, validation: Mapping[str, float] | None = None) -> Path:
-        """Write the checkpoint of `state.step`, then delete all that are neither among the newest nor the best."""
+        """Write the checkpoint of `state.step`, then delete all that are neither among the newest nor the best.
+
+        Raises `UserError` on all ranks where one of them cannot write; the checkpoints before it are still there then.
+        """
         path = self.directory / f"step-{state.step:08d}"
-        with whole_directory(path) as partial:
-            self.save_model(partial / "model")
-            state.save(partial / "state")
-            if validation is not None:
-                (partial / VALIDATION).write_text(json.dumps(validation, indent=2) + "\n")
-        there = checkpoints_in(self.directory)
-        best = self._link_best(there)
-        for old in there[: -self.keep]:
-            if old != best:
-                shutil.rmtree(old)
+        try:
+            self._write(state, path, validation)
+        except (OSError, SafetensorError) as error:
+            raise UserError(
+                f"{path}: this checkpoint could not be written ({first_line(error)}); those before it are kept: free "
+                "some space, and the same command goes on from the newest"
+            ) from error
+        if is_first():
+            there = checkpoints_in(self.directory)
+            best = self._link_best(there)
+            for old in there[: -self.keep]:
+                if old != best:
+                    shutil.rmtree(old)
         return path
 
     def _link_best(self, there: Sequence[Path]) -> Path | None:
@@ -131,3 +158,55 @@ class Checkpoints:
         link.symlink_to(best.name)
         link.replace(self.directory / "best")
         return best
+
+    def _write(self, state: TrainState, path: Path, validation: Mapping[str, float] | None) -> None:
+        model = self.whole()
+        folder = whole_directory(path) if is_first() else nullcontext(partial_name(path))
+        with together(), ExitStack() as opened:
+            with together():
+                partial = opened.enter_context(folder)
+                if model is not None:
+                    self.save_model(model, partial / "model")
+            del model
+            state.save(partial / "state")
+            with together():
+                if is_first():
+                    if validation is not None:
+                        (partial / VALIDATION).write_text(json.dumps(validation, indent=2) + "\n")
+                    write_manifest(partial, {"step": state.step})
+
+    def resume(self, state: TrainState) -> bool:
+        """Load the newest checkpoint that is as it was written, if there is one.
+
+        A damaged one is told of, set aside as `damaged-step-…`, and the one before it taken. Raises `UserError` where
+        all are damaged, or belong to another model.
+        """
+        found = by_first_rank(self._newest_undamaged)
+        if found is not None:
+            state.load(found / "state")
+        return found is not None
+
+    def _newest_undamaged(self) -> Path | None:
+        found = checkpoints_in(self.directory)
+        for path in reversed(found):
+            try:
+                _check(path)
+                return path
+            except UserError as error:
+                aside = path.with_name(f"damaged-{path.name}")
+                shutil.rmtree(aside, ignore_errors=True)
+                path.rename(aside)
+                console.print(f"DAMAGED CHECKPOINT: {error}; it is {aside} now, and not used", highlight=False)
+        if found:
+            raise UserError(
+                f"{self.directory}: all {len(found)} checkpoints are damaged, see above: to begin anew, delete "
+                f"{self.directory.parent}"
+            )
+        return None
+
+
+def _check(checkpoint: Path) -> None:
+    manifest = read_manifest(checkpoint)
+    if manifest is None:
+        raise UserError(f"{checkpoint / MANIFEST} is missing")
+    check_files(checkpoint, manifest["files"])

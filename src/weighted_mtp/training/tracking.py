@@ -22,6 +22,7 @@ from weighted_mtp.config import Section, differences, flatten, load_config, save
 from weighted_mtp.errors import UserError
 from weighted_mtp.files import whole_file
 from weighted_mtp.progress import console
+from weighted_mtp.runtime.distributed import by_first_rank, is_first, ranks, together
 
 PACKAGES = ("torch", "transformers", "peft", "tokenizers", "numpy", "weighted-mtp")
 
@@ -38,15 +39,18 @@ class RunDirectory:
     """A run's folder: `config.yaml`, `run.json`, `metrics.jsonl`, `checkpoints/`."""
 
     def __init__(self, path: Path, config: Section) -> None:
-        """Create the folder, or take it over where it holds the same configuration.
+        """Create the folder, or take it over where it holds the same configuration; the first rank alone writes.
 
         Raises `UserError` where it holds another: a resumed run must be the run it resumes.
         """
         self.path, self.config = path, config
-        if not holds_run(path, config):
-            path.mkdir(parents=True, exist_ok=True)
-            with whole_file(path / "config.yaml") as partial:
-                save_config(config, partial)
+        by_first_rank(self._take)
+
+    def _take(self) -> None:
+        if not holds_run(self.path, self.config):
+            self.path.mkdir(parents=True, exist_ok=True)
+            with whole_file(self.path / "config.yaml") as partial:
+                save_config(self.config, partial)
         self._write_manifest()
 
     @property
@@ -75,6 +79,7 @@ class RunDirectory:
             python=platform.python_version(),
             platform=platform.platform(),
             cpu_threads=torch.get_num_threads(),
+            ranks=ranks(),
             packages={name: version(name) for name in PACKAGES},
         )
 
@@ -94,15 +99,15 @@ def holds_run(path: Path, config: Section) -> bool:
 
 
 class Tracker:
-    """Writes each record to `metrics.jsonl` at once, and to MLflow where that is enabled.
+    """Writes each record to `metrics.jsonl` at once, and to MLflow where that is enabled; on the first rank alone.
 
     The file is the truth: when MLflow fails during a run (a server is lost), the run says so once and goes on.
     """
 
     def __init__(self, run: RunDirectory, mlflow: MLflowConfig, first_step: int) -> None:
         self.run = run
-        self._drop_records_after(first_step)
-        self._mlflow = _MLflowRun(run, mlflow) if mlflow.enabled else None
+        with together():
+            self._mlflow = self._open(mlflow, first_step) if is_first() else None
 
     def __enter__(self) -> Self:
         return self
@@ -114,6 +119,8 @@ class Tracker:
 
     def log(self, step: int, split: str, values: Mapping[str, float]) -> None:
         """One record: `step` counts finished optimizer steps; `split` is train or validation."""
+        if not is_first():
+            return
         with self.run.metrics.open("a") as file:
             file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
         self._to_mlflow("log", step, {f"{split}/{name}": value for name, value in values.items()})
@@ -130,6 +137,10 @@ class Tracker:
         except Exception as error:
             console.print(f"MLflow failed and is off for the rest of this run ({type(error).__name__}: {error})")
             self._mlflow = None
+
+    def _open(self, mlflow: MLflowConfig, first_step: int) -> "_MLflowRun | None":
+        self._drop_records_after(first_step)
+        return _MLflowRun(self.run, mlflow) if mlflow.enabled else None
 
     def _drop_records_after(self, step: int) -> None:
         """A run killed after its last checkpoint repeats some steps: their first records go."""

@@ -14,8 +14,9 @@ class TokenWeighting(Protocol):
     """Gives every token of an optimizer step's batches its weight in the loss.
 
     It sees all microbatches of the step at once, because moments and quantiles belong to the whole batch, never to a
-    microbatch. It is pure: what it must remember (running moments) goes in and comes out as `state`, is part of the
-    training state, and is thrown away after validation.
+    microbatch: those of its own rank, to which `runtime.distributed` (`summed`, `gathered`) adds what the others have,
+    on all ranks equally often. It is pure: what it must remember (running moments) goes in and comes out as `state`, is
+    part of the training state, equal on all ranks, and is thrown away after validation.
 
     One that clips says between which weights by an attribute `bounds`; see `bounds_of`.
     """

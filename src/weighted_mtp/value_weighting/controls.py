@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from weighted_mtp.data.batches import Batch
+from weighted_mtp.runtime.distributed import gathered
 from weighted_mtp.value_weighting.base import TokenWeighting, WeightingState, bounds_of
 
 _INNER = "inner."  # before the names of the wrapped weighting's state
@@ -45,6 +46,8 @@ class Shuffled:
         weights, inner_state = self.inner(batches, inner_state)
         moved = [w.clone() for w in weights]
         for batch, old, new in zip(batches, weights, moved, strict=True):
+            if batch.is_blank:
+                continue
             for row, sample_id in enumerate(batch.sample_ids.tolist()):
                 response = batch.response_mask[row].nonzero().squeeze(-1)
                 order = _generator(self.seed, step, sample_id).permutation(len(response))
@@ -56,7 +59,7 @@ class RandomMatched:
     """Weights drawn, with replacement, from all response tokens' weights of another weighting in the step's batch.
 
     A token draws the weights of all heads of one other token. What is drawn is a function of (seed, step, sample id)
-    and of the batch's weights, whose order is made independent of the split. State: as `Shuffled`.
+    and of the batch's weights on all ranks, whose order is made independent of the split. State: as `Shuffled`.
     """
 
     def __init__(self, inner: TokenWeighting, seed: int) -> None:
@@ -71,6 +74,8 @@ class RandomMatched:
         pool = _pool(batches, weights)
         drawn = [w.clone() for w in weights]
         for batch, new in zip(batches, drawn, strict=True):
+            if batch.is_blank:
+                continue
             for row, sample_id in enumerate(batch.sample_ids.tolist()):
                 response = batch.response_mask[row]
                 picks = _generator(self.seed, step, sample_id).integers(0, max(1, len(pool)), int(response.sum()))
@@ -79,10 +84,11 @@ class RandomMatched:
 
 
 def _pool(batches: Sequence[Batch], weights: Sequence[Tensor]) -> Tensor:
-    """Weights of all response tokens, (N,) or (N, H), ordered by sample id and position."""
+    """Weights of all ranks' response tokens, (N,) or (N, H), ordered by sample id and position."""
     pool = torch.cat([w[batch.response_mask] for batch, w in zip(batches, weights, strict=True)])
     owners = [batch.sample_ids[:, None].expand_as(batch.response_mask)[batch.response_mask] for batch in batches]
-    return pool[torch.argsort(torch.cat(owners), stable=True)]
+    order = torch.argsort(torch.cat(gathered(torch.cat(owners))), stable=True)
+    return torch.cat(gathered(pool))[order]
 
 
 def _generator(seed: int, step: Tensor, sample_id: int) -> np.random.Generator:

@@ -10,6 +10,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from weighted_mtp.runtime.distributed import summed
+
 ROUNDING = 1e-6  # of weights in fp32, when they are compared with their bounds
 
 
@@ -106,6 +108,10 @@ class WeightSums:
 
     def __add__(self, other: Self) -> Self:
         return type(self)(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+    def over_ranks(self) -> "WeightSums":
+        """The sums of all ranks' weights."""
+        return WeightSums(*summed(torch.stack([getattr(self, f.name) for f in fields(self)])).unbind())
 
     @property
     def mean(self) -> float:

@@ -8,7 +8,8 @@ predicting x_s from position s − k.
 The top `k_percent` tokens of the step's whole batch count 1, the others 0, for each head apart.
 
 Departures: the paper has one head and ranks a token of head k against the reference's *next-token* loss, as we do for
-every k, so that one reference serves all heads; and it selects within a batch, which here is all microbatches.
+every k, so that one reference serves all heads; and it selects within a batch, which here is all microbatches
+of all ranks.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from weighted_mtp.config import Section
 from weighted_mtp.data.batches import Batch
+from weighted_mtp.runtime.distributed import gathered, rank
 from weighted_mtp.value_weighting.base import WeightingState
 
 Mode = Literal["signed", "absolute", "difficult"]
@@ -87,20 +89,25 @@ class Rho1Weighting:
 def top_tokens(
     scores: Sequence[Tensor], masks: Sequence[Tensor], sample_ids: Sequence[Tensor], k_percent: float
 ) -> list[Tensor]:
-    """The `k_percent` highest scores of all microbatches together, (B, T) bool each.
+    """The `k_percent` highest scores of all microbatches of all ranks together, (B, T) bool each.
 
     scores      (B, T) float each; T differs between microbatches
     masks       (B, T) bool each: which tokens stand for election
     sample_ids  (B,) int64 each
     k_percent   of the N candidates, round(N · k_percent / 100) are chosen, but at least one where there is any
     """
-    flat = torch.cat([score[mask] for score, mask in zip(scores, masks, strict=True)])
-    owners = torch.cat([i[:, None].expand_as(m)[m] for i, m in zip(sample_ids, masks, strict=True)])
+    own = torch.cat([score[mask] for score, mask in zip(scores, masks, strict=True)])
+    everyones = gathered(own)
+    flat = torch.cat(everyones)
+    owners = torch.cat(
+        gathered(torch.cat([i[:, None].expand_as(m)[m] for i, m in zip(sample_ids, masks, strict=True)]))
+    )
     order = torch.argsort(owners, stable=True)
     order = order[torch.argsort(flat[order], descending=True, stable=True)]
     chosen = torch.zeros_like(flat, dtype=torch.bool)
     chosen[order[: max(1, round(len(flat) * k_percent / 100))]] = True
-    parts = chosen.split([int(mask.sum()) for mask in masks])
+    mine = chosen.split([len(part) for part in everyones])[rank()]
+    parts = mine.split([int(mask.sum()) for mask in masks])
     return [torch.zeros_like(m).masked_scatter(m, part) for m, part in zip(masks, parts, strict=True)]
 
 

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from weighted_mtp.config import Section
 from weighted_mtp.data.batches import Batch
 from weighted_mtp.errors import UserError
+from weighted_mtp.runtime.distributed import summed
 from weighted_mtp.value_weighting.base import WeightingState
 from weighted_mtp.value_weighting.moments import Moments, moment_sums
 
@@ -87,12 +88,10 @@ class TDWeighting:
         config: TDConfig,
         critic: ValueFunction,
         gives: CriticOutput = "score",
-        reduce: Callable[[Tensor], Tensor] = lambda sums: sums,
     ) -> None:
         """
         critic  see `ValueFunction`
         gives   what its output is; `advantage` (an implicit critic's log-ratios) stands for δ and is used as it is
-        reduce  adds the moments' sums (3,) up over ranks
 
         Raises UserError for options that have no effect on advantages.
         """
@@ -101,7 +100,7 @@ class TDWeighting:
                 f"weighting: a critic that gives advantages has no values for space={config.space} and "
                 f"terminal_reward={config.terminal_reward}: set space=value and leave terminal_reward out"
             )
-        self.config, self.critic, self.gives, self.reduce = config, critic, gives, reduce
+        self.config, self.critic, self.gives = config, critic, gives
         self.bounds = config.bounds
 
     def initial_state(self) -> WeightingState:
@@ -113,7 +112,7 @@ class TDWeighting:
         config, before = self.config, Moments.of(state)
         masks = [batch.response_mask for batch in batches]
         advantages = [gae(self.td_errors(batch), batch.response_mask, config.gamma, config.lam) for batch in batches]
-        sums = self.reduce(moment_sums(advantages, masks))
+        sums = summed(moment_sums(advantages, masks))
         moments = before.updated(sums, config.momentum, config.warmup_steps)
         annealed = min(1.0, float(before.steps) / config.anneal_steps) if config.anneal_steps else 1.0
         strength = (1 - config.floor) * annealed

@@ -1,6 +1,7 @@
 """The order of batches: samples that belong together stay together."""
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 from weighted_mtp.data.batches import TokenStore
@@ -38,3 +39,22 @@ def test_the_first_batches_are_those_of_epoch_0_whatever_was_asked_before() -> N
     stream.at(40)
     assert [batch.sample_ids.tolist() for batch in stream.first(3)] == first
     assert first[:2] == [batch.sample_ids.tolist() for batch in stream.at(0)]
+
+
+@pytest.mark.parametrize("together", [None, PAIRS], ids=["samples", "pairs"])
+@pytest.mark.parametrize("ranks", [2, 3, 4])
+def test_ranks_share_every_step_and_each_sample_is_one_ranks_once_an_epoch(
+    ranks: int, together: NDArray[np.int64] | None
+) -> None:
+    stream = BatchStream(store_of(LENGTHS), 100, 12, seed=5, pad_id=0, together=together)
+    steps, seen, blanks = stream.steps_per_epoch(), [], 0
+    for step in range(steps):
+        shares = [stream.at(step, rank, ranks) for rank in range(ranks)]
+        assert len({len(share) for share in shares}) == 1
+        real = [[batch.sample_ids.tolist() for batch in share if not batch.is_blank] for share in shares]
+        blanks += sum(batch.is_blank for share in shares for batch in share)
+        dealt = [rows for number in range(len(shares[0])) for share in real for rows in share[number : number + 1]]
+        assert dealt == [batch.sample_ids.tolist() for batch in stream.at(step)]
+        seen += [row for rows in dealt for row in rows]
+    assert sorted(seen) == sorted((np.arange(60) if together is None else together).ravel().tolist())
+    assert blanks == -len(stream.first()) % 12 % ranks

@@ -66,6 +66,10 @@ class Remembering(Uniform):
         return weights, {"seen": state["seen"] + len(batches)}
 
 
+def checkpoints(folder: Path, model: MTPForCausalLM, keep: int = 2, best: Best | None = None) -> Checkpoints:
+    return Checkpoints(folder, lambda: model, lambda whole, path: whole.save_pretrained(path), keep, best)
+
+
 def trainer(folder: Path, steps: int = 6, **changes: object) -> Trainer:
     model, store = small_policy(), random_store()
     optim = OptimConfig(warmup_steps=2, lr=1e-2)
@@ -86,7 +90,7 @@ def trainer(folder: Path, steps: int = 6, **changes: object) -> Trainer:
         "device": torch.device("cpu"),
         "forward_context": nullcontext,
         "tracker": Tracker(run, MLflowConfig(enabled=False), state.step),
-        "checkpoints": Checkpoints(run.checkpoints, model.save_pretrained, keep=2),
+        "checkpoints": checkpoints(run.checkpoints, model),
         "seed": 3,
     }
     return Trainer(**{**parts, **changes})
@@ -206,12 +210,15 @@ def test_a_truncated_state_is_one_clear_line(tmp_path: Path) -> None:
 
 
 def test_a_failed_save_leaves_no_checkpoint_behind(tmp_path: Path) -> None:
-    def full(_: Path) -> None:
+    def whole() -> MTPForCausalLM:
+        return run.state.model
+
+    def full(_model: MTPForCausalLM, _path: Path) -> None:
         raise OSError(28, "No space left on device")
 
     run = trainer(tmp_path, steps=1)
-    run = trainer(tmp_path, steps=1, checkpoints=Checkpoints(run.checkpoints.directory, full, 2))
-    with pytest.raises(OSError, match="No space"):
+    run = trainer(tmp_path, steps=1, checkpoints=Checkpoints(run.checkpoints.directory, whole, full, 2))
+    with pytest.raises(UserError, match=r"could not be written .*No space"):
         run.run()
     assert list((tmp_path / "checkpoints").iterdir()) == []
 
@@ -225,10 +232,10 @@ def test_another_configuration_in_the_same_folder_is_refused(tmp_path: Path) -> 
 @pytest.mark.parametrize(("mode", "kept"), [("min", [3, 5, 6]), ("max", [2, 5, 6])])
 def test_the_best_checkpoint_is_kept_beside_the_newest(tmp_path: Path, mode: str, kept: list[int]) -> None:
     state = trainer(tmp_path).state
-    checkpoints = Checkpoints(tmp_path / "checkpoints", state.model.save_pretrained, 2, Best("loss", mode))
+    kept_there = checkpoints(tmp_path / "checkpoints", state.model, best=Best("loss", mode))
     for step, loss in enumerate([2.0, 4.0, 1.0, 3.0, float("nan"), None], start=1):  # None: saved without validation
         state.step = step
-        checkpoints.save(state, None if loss is None else {"loss": loss})
+        kept_there.save(state, None if loss is None else {"loss": loss})
     assert [step_of(path) for path in checkpoints_in(tmp_path / "checkpoints")] == kept
     assert (tmp_path / "checkpoints" / "best").resolve().name == f"step-{kept[0]:08d}"
     assert newest_model(tmp_path / "checkpoints" / "best").is_dir()
@@ -236,17 +243,17 @@ def test_the_best_checkpoint_is_kept_beside_the_newest(tmp_path: Path, mode: str
 
 def test_an_unknown_best_metric_ends_the_run_before_its_first_step(tmp_path: Path) -> None:
     state = trainer(tmp_path).state
-    checkpoints = Checkpoints(tmp_path / "checkpoints", state.model.save_pretrained, 2, Best("accuracy", "max"))
+    told = checkpoints(tmp_path / "checkpoints", state.model, best=Best("accuracy", "max"))
     with pytest.raises(UserError, match=r"training.best_metric=accuracy is no metric .* use one of loss, "):
-        trainer(tmp_path, checkpoints=checkpoints).run()
+        trainer(tmp_path, checkpoints=told).run()
     assert not checkpoints_in(tmp_path / "checkpoints")
 
 
 def test_a_run_keeps_the_checkpoint_of_its_best_validation(tmp_path: Path) -> None:
     run = trainer(tmp_path)
     best = Best("loss", "max")  # the loss falls: the first checkpoint is the one
-    checkpoints = Checkpoints(tmp_path / "checkpoints", run.state.model.save_pretrained, 1, best)
+    told = checkpoints(tmp_path / "checkpoints", run.state.model, 1, best)
     config = run.config.model_copy(update={"save_every": 2})
-    trainer(tmp_path, state=run.state, checkpoints=checkpoints, config=config).run()
+    trainer(tmp_path, state=run.state, checkpoints=told, config=config).run()
     losses = {r["step"]: r["loss"] for r in records(tmp_path) if r["split"] == "validation" and r["step"]}
     assert [step_of(path) for path in checkpoints_in(tmp_path / "checkpoints")] == [max(losses, key=losses.get), 6]

@@ -1,0 +1,173 @@
+"""The ranks of a run, as `torchrun` starts them: what they add up, agree on and say.
+
+In one process without `torchrun`, or with one rank, every function here gives back what it was given, and nothing of
+torch.distributed is touched.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+from torch._C._distributed_c10d import Store
+from torch.distributed.rendezvous import rendezvous
+
+from weighted_mtp.errors import UserError
+from weighted_mtp.progress import console
+from weighted_mtp.runtime.device import RuntimeConfig, pick_device
+
+T = TypeVar("T")
+
+# How the libraries below say that another rank is gone; they raise RuntimeError, or what wraps its message.
+_LOST = ("gloo/transport", "Connection closed by peer", "Connection reset by peer", "NCCL", "Timed out waiting")
+
+_store: Store | None = None
+
+
+class AnotherRankError(UserError):
+    """Another rank failed, and says how itself."""
+
+
+def rank() -> int:
+    """This process among the run's, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def ranks() -> int:
+    """How many processes the run has."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def is_first() -> bool:
+    """Whether this is the rank that writes files and speaks to the user."""
+    return rank() == 0
+
+
+@contextmanager
+def process_group(config: RuntimeConfig) -> Iterator[None]:
+    """Join the ranks that `torchrun` started; a process that it did not start, or alone, stays as it is.
+
+    CPU tensors travel by gloo, CUDA tensors by nccl. Only the first rank's console speaks. Raises UserError where a
+    rank has no GPU of its own, and, whatever an operation between ranks raised, where another rank is lost.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+        yield
+        return
+    global _store
+    device, local = pick_device(config), int(os.environ["LOCAL_RANK"])
+    if device.type == "cuda":
+        if local >= torch.cuda.device_count():
+            raise UserError(
+                f"local rank {local}, but PyTorch sees {torch.cuda.device_count()} GPUs here: "
+                "give torchrun a smaller --nproc_per_node, or set runtime.device=cpu"
+            )
+        torch.cuda.set_device(local)
+    console.quiet = int(os.environ["RANK"]) != 0
+    try:
+        _store, number, world = next(rendezvous("env://"))
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
+            store=_store,
+            rank=number,
+            world_size=world,
+            timeout=timedelta(seconds=config.timeout_seconds),
+        )
+        yield
+        dist.barrier()
+    except BaseException as error:
+        # No farewell: the others may be waiting in an operation that this rank will never join.
+        if _is_loss(error):
+            raise UserError(
+                f"rank {number} lost another rank: it was killed, or did not answer for runtime.timeout_seconds="
+                f"{config.timeout_seconds}; the same command goes on from the newest checkpoint"
+            ) from error
+        raise
+    dist.destroy_process_group()
+
+
+def speaks(message: str) -> bool:
+    """Whether this rank is to show an error: of ranks with the same one, the first to come."""
+    if _store is None:
+        return int(os.environ.get("LOCAL_RANK", "0")) == 0
+    try:
+        return _store.add(f"said/{hashlib.sha256(message.encode()).hexdigest()}", 1) == 1
+    except RuntimeError:  # the rank that keeps the store is gone
+        return True
+
+
+def summed(x: Tensor) -> Tensor:
+    """The sum of all ranks' tensors of one shape, on every rank and where `x` is."""
+    if ranks() == 1:
+        return x
+    total = x.detach().to("cpu", copy=True)
+    dist.all_reduce(total)
+    return total.to(x.device)
+
+
+def gathered(x: Tensor) -> list[Tensor]:
+    """All ranks' tensors (n, …), in the order of ranks, where `x` is; n may differ between ranks."""
+    if ranks() == 1:
+        return [x]
+    counts = summed(torch.eye(ranks(), dtype=torch.int64)[rank()] * len(x)).tolist()
+    padded = torch.zeros((max(counts), *x.shape[1:]), dtype=x.dtype)
+    padded[: len(x)] = x.detach().cpu()
+    parts = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(parts, padded)
+    return [part[:count].to(x.device) for part, count in zip(parts, counts, strict=True)]
+
+
+def gathered_objects(x: T) -> list[T]:
+    """All ranks' objects, in the order of ranks."""
+    if ranks() == 1:
+        return [x]
+    found: list[Any] = [None] * ranks()
+    dist.all_gather_object(found, x)
+    return found
+
+
+def any_rank(flag: bool) -> bool:
+    """Whether the flag is set on any rank: the same answer on all."""
+    return bool(summed(torch.tensor(int(flag))))
+
+
+@contextmanager
+def together() -> Iterator[None]:
+    """Leave on all ranks in the same way: where one fails in what it does alone, the others raise AnotherRankError."""
+    if ranks() == 1:
+        yield
+        return
+    failure: BaseException | None = None
+    try:
+        yield
+    except BaseException as error:
+        if _is_loss(error):
+            raise
+        failure = error
+    failed = [number for number, wrong in enumerate(gathered_objects(failure is not None)) if wrong]
+    if failure is not None:
+        raise failure
+    if failed:
+        raise AnotherRankError(f"rank {failed[0]} failed")
+
+
+def by_first_rank(work: Callable[[], T]) -> T:
+    """What the first rank's `work()` returns, on every rank; where it fails, it fails on every rank."""
+    if ranks() == 1:
+        return work()
+    result: list[Any] = [None]
+    with together():
+        if is_first():
+            result[0] = work()
+    dist.broadcast_object_list(result, src=0)
+    return result[0]
+
+
+def _is_loss(error: BaseException) -> bool:
+    return isinstance(error, dist.DistError) or (
+        not isinstance(error, UserError) and any(sign in str(error) for sign in _LOST)
+    )

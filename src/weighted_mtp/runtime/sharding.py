@@ -1,0 +1,151 @@
+"""A model spread over ranks (FSDP2, `fully_shard`), and gathered again to be written.
+
+Every part that a model names in `parts_to_gather` (its layers and heads) is a group of its own: its parameters are
+gathered before it computes and freed after. What is left (embeddings, final norm, unembedding or value head) is the
+root's group, which stays gathered from a pass' begin to the end of its backward. So the loss may use the unembedding
+outside of any module's forward and take gradients of its parameters itself: they are whole tensors then, what is
+added to their gradients is reduced with all others when the backward ends, and tied embeddings are one parameter of one
+group.
+"""
+
+import copy
+import os
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, ClassVar, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import (
+    CPUOffloadPolicy,
+    FSDPModule,
+    MixedPrecisionPolicy,
+    OffloadPolicy,
+    fully_shard,
+    register_fsdp_forward_method,
+)
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel
+
+from weighted_mtp.errors import UserError
+from weighted_mtp.runtime.device import RuntimeConfig, pick_device, recomputing
+from weighted_mtp.runtime.distributed import is_first, ranks
+
+
+class Shardable(Protocol):
+    """What a model says of itself to be spread over ranks."""
+
+    forward_methods: ClassVar[tuple[str, ...]]
+    """Methods beside `forward` that compute with the model's parameters."""
+
+    def parts_to_gather(self) -> Sequence[nn.Module]:
+        """Modules without common parameters, whose parameters are needed one after the other."""
+        ...
+
+
+WholeModel = Callable[[], PreTrainedModel | None]
+"""The trained model in one piece, on the first rank; None on the others. All ranks must call it."""
+
+
+def placed(model: PreTrainedModel, config: RuntimeConfig) -> WholeModel:
+    """Put a model on its device, in place, and where there are several ranks spread it over them.
+
+    Its parameters are other objects afterwards: optimizers are built after this. Raises UserError for options that
+    have no effect here.
+    """
+    device = pick_device(config)
+    if config.cpu_offload and (device.type == "cpu" or ranks() == 1):
+        raise UserError(
+            f"runtime.cpu_offload=true has no effect on {device.type} with {ranks()} rank(s): "
+            "it empties the memory of several GPUs; leave it out"
+        )
+    if config.activation_checkpointing and any(p.requires_grad for p in model.parameters()):
+        recompute = {"use_reentrant": False, "context_fn": lambda: recomputing(device, config)}
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=recompute)
+    if ranks() == 1:
+        model.to(device)  # type: ignore[arg-type]
+        return lambda: model
+    empty = _without_weights(model) if is_first() else None
+    shard(model, _mesh(device, config.parallel), config, CPUOffloadPolicy() if config.cpu_offload else OffloadPolicy())
+
+    def whole() -> PreTrainedModel | None:
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        weights = get_model_state_dict(model, options=options)
+        if empty is None:
+            return None
+        gathered = copy.deepcopy(empty)
+        gathered.load_state_dict(weights, assign=True)
+        gathered.tie_weights()
+        return gathered
+
+    return whole
+
+
+def placed_frozen(model: PreTrainedModel, config: RuntimeConfig) -> None:
+    """The same for a model that is only asked, in eval mode; under `ddp` every rank holds all of it."""
+    model.eval().requires_grad_(False)
+    if ranks() == 1 or config.parallel == "ddp":
+        model.to(pick_device(config))  # type: ignore[arg-type]
+    else:
+        placed(model, config)
+
+
+def shard(model: Any, mesh: DeviceMesh, config: RuntimeConfig, offload: OffloadPolicy) -> None:
+    """`fully_shard` of a `Shardable`, its parts and then the rest, whose gradients are *summed* over ranks, in fp32.
+
+    Under `bf16` the parts' parameters travel and compute in bf16. The root's stay in fp32, and autocast takes their
+    products in bf16: the unembedding adds up the gradients of all heads and chunks.
+    """
+    in_parts = torch.bfloat16 if config.precision == "bf16" else None
+    for part in model.parts_to_gather():
+        policy = MixedPrecisionPolicy(param_dtype=in_parts, reduce_dtype=torch.float32)
+        fully_shard(part, mesh=mesh, mp_policy=policy, offload_policy=offload)
+    fully_shard(model, mesh=mesh, mp_policy=MixedPrecisionPolicy(reduce_dtype=torch.float32), offload_policy=offload)
+    for name in model.forward_methods:
+        register_fsdp_forward_method(model, name)
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.set_force_sum_reduction_for_comms(True)
+            module.set_gradient_divide_factor(1.0)
+
+
+def reduce_gradients(model: nn.Module, now: bool) -> None:
+    """Whether the next backward adds gradients up over ranks, or only to this rank's own."""
+    if isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(now)
+
+
+def free_root(model: nn.Module) -> None:
+    """Free what a pass without backward leaves gathered."""
+    if isinstance(model, FSDPModule):
+        model.reshard()
+
+
+def whole_tensor(x: Tensor) -> Tensor:
+    """A tensor that may be spread over ranks, in one piece on each; all ranks must call it."""
+    return x.full_tensor() if isinstance(x, DTensor) else x
+
+
+@cache
+def _mesh(device: torch.device, parallel: str) -> DeviceMesh:
+    """Shards over all ranks; over a node's, with copies on the other nodes; or over one, with copies on all others."""
+    if parallel == "full":
+        return init_device_mesh(device.type, (ranks(),), mesh_dim_names=("shard",))
+    within = 1 if parallel == "ddp" else int(os.environ["LOCAL_WORLD_SIZE"])
+    if parallel == "hybrid" and not 1 < within < ranks():
+        raise UserError(
+            f"runtime.parallel=hybrid shards within nodes, but of {ranks()} ranks {within} are on this one: "
+            "use several nodes of several ranks each, or runtime.parallel=full"
+        )
+    return init_device_mesh(device.type, (ranks() // within, within), mesh_dim_names=("copy", "shard"))
+
+
+def _without_weights(model: PreTrainedModel) -> PreTrainedModel:
+    """A copy of the model in which every parameter is a shape without memory, tied ones still one."""
+    hollow = {
+        id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=p.requires_grad)
+        for p in model.parameters()
+    }
+    return copy.deepcopy(model, hollow)

@@ -1,0 +1,79 @@
+"""The training pipelines on a tiny micro benchmark, as functions that a rank can call."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from weighted_mtp.config import load_config
+from weighted_mtp.data.sources.micro.dataset import write_micro
+from weighted_mtp.data.sources.micro.generator import MicroConfig
+from weighted_mtp.pipelines.study_steps import PIPELINES
+from weighted_mtp.runtime.device import RuntimeConfig
+from weighted_mtp.runtime.distributed import process_group
+
+torch.set_num_threads(1)
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "local"
+COMMON = [
+    "mlflow.enabled=false",
+    "runtime.threads=1",
+    "runtime.precision=fp32",
+    "data.max_tokens=512",
+    "training.max_steps=8",
+    "training.gradient_accumulation=4",
+    "training.validate_every=4",
+    "training.validation_batches=3",
+    "training.save_every=100",
+    "optim.lr=1e-3",
+    "optim.warmup_steps=2",
+]
+TINY = ["model.micro.hidden_size=16", "model.micro.num_attention_heads=2", "model.micro.num_hidden_layers=2"]
+
+Case = tuple[str, str, Sequence[str]]
+"""A pipeline, the run's name, and options."""
+
+
+def train(storage: Path, pipeline: str, name: str, options: Sequence[str]) -> Path | None:
+    """One run, on all ranks that there are; its folder."""
+    schema, run = PIPELINES[pipeline]
+    source = [] if pipeline == "critic" else [*TINY, f"model.micro_tokenizer={storage}/datasets/micro/tokenizer"]
+    where = [f"run.name={name}", f"run.root={storage}/runs", f"data.root={storage}/datasets"]
+    config = load_config(schema, CONFIGS / f"{pipeline}_local.yaml", [*where, *COMMON, *source, *options])
+    with process_group(config.runtime):
+        return run(config)
+
+
+def train_all(storage: Path, cases: Sequence[Case]) -> list[Path | None]:
+    """Several runs, one after the other, by the same ranks."""
+    with process_group(RuntimeConfig(device="cpu")):
+        return [train(storage, *case) for case in cases]
+
+
+def prepare(storage: Path) -> None:
+    """Data, a reference, a critic and a policy to start from, made in one process."""
+    write_micro(storage / "datasets", MicroConfig(n_train=16, n_validation=6, n_test=2, n_test_pairs=2))
+    reference = f"value.source={storage / 'runs' / 'reference'}"
+    train(storage, "ref_tuning", "reference", ["training.max_steps=3"])
+    train(storage, "critic", "outcome", [reference, "critic.objective=outcome", "training.max_steps=3"])
+    train(storage, "baseline", "policy", ["training.max_steps=3", "model.source=micro"])
+
+
+def start_of(storage: Path, pipeline: str) -> list[str]:
+    """The options by which a pipeline starts from what `prepare` made."""
+    runs = storage / "runs"
+    policy = f"model.source={runs / 'policy'}"
+    return {
+        "baseline": [policy],
+        "verifiable": [policy, f"critic={runs / 'outcome'}"],
+        "rho1": [policy, f"reference={runs / 'reference'}"],
+        "critic": [f"value.source={runs / 'reference'}"],
+        "ref_tuning": [f"model.source={runs / 'reference'}"],
+    }[pipeline]
+
+
+def records(run: Path, split: str | None = None) -> list[dict]:
+    """What a run logged, without the time it took."""
+    kept = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in r.items() if k != "seconds"} for r in kept if split in (None, r["split"])]

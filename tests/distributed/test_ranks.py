@@ -1,0 +1,104 @@
+"""Several ranks train exactly what one does, sharded or not: losses, metrics, gradients."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from group import run_group, values
+from numpy.typing import NDArray
+from runs import Case, prepare, records, start_of, train_all
+from tiny_models import VOCABULARY, tiny_model
+from torch.distributed.fsdp import OffloadPolicy
+
+from weighted_mtp.data.batches import Batch
+from weighted_mtp.losses.mtp import LossConfig
+from weighted_mtp.losses.objective import PolicyObjective
+from weighted_mtp.models.mtp import MTPForCausalLM
+from weighted_mtp.runtime import sharding
+from weighted_mtp.runtime.device import RuntimeConfig
+from weighted_mtp.runtime.distributed import process_group, rank, ranks
+from weighted_mtp.value_weighting.controls import Uniform
+
+LORA = "{r: 4, alpha: 8}"
+MANY = "training.gradient_accumulation=16"  # more than an epoch's batches: every step is an epoch's remainder
+
+RUNS: dict[str, tuple[str, Sequence[str]]] = {
+    "baseline": ("baseline", []),
+    "verifiable, LoRA": ("verifiable", [f"model.lora={LORA}", "control=shuffled", "weighting.warmup_steps=3", MANY]),
+    "Rho-1": ("rho1", ["control=random_matched", "model.head_warmup_steps=2"]),
+    "critic": ("critic", ["critic.objective=pairwise_ranking"]),
+    "implicit critic, LoRA": ("critic", ["critic.objective=implicit", "value.backbone=lora", MANY]),
+}
+SPREAD = {"2 full": (2, 2, "full"), "4 hybrid": (4, 2, "hybrid"), "2 ddp": (2, 2, "ddp")}
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("storage")
+    prepare(folder)
+    return folder
+
+
+def cases(storage: Path, spread: str, *more: str) -> list[Case]:
+    return [
+        (pipeline, f"{name}, {spread}", [*start_of(storage, pipeline), *options, *more])
+        for name, (pipeline, options) in RUNS.items()
+    ]
+
+
+@pytest.fixture(scope="module")
+def alone(storage: Path) -> None:
+    train_all(storage, cases(storage, "alone"))
+
+
+@pytest.fixture(scope="module", params=SPREAD)
+def spread(storage: Path, alone: None, request: pytest.FixtureRequest) -> str:
+    world, per_node, parallel = SPREAD[request.param]
+    runs = cases(storage, request.param, f"runtime.parallel={parallel}")
+    values(run_group(world, train_all, storage, runs, per_node=per_node))
+    return request.param
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_ranks_train_what_one_does(storage: Path, spread: str, run: str) -> None:
+    one, several = (records(storage / "runs" / f"{run}, {name}") for name in ("alone", spread))
+    assert len(one) > 8
+    for a, b in zip(one, several, strict=True):
+        assert b == {k: v if k == "split" else pytest.approx(v, rel=1e-5, abs=1e-6) for k, v in a.items()}
+
+
+def some_batch(seed: int, n_rows: int) -> Batch:
+    ids = torch.randint(0, VOCABULARY, (n_rows, 9), generator=torch.Generator().manual_seed(seed))
+    response = torch.zeros_like(ids, dtype=torch.bool)
+    response[:, 4:] = True
+    return Batch(ids, torch.ones_like(response), response, torch.arange(n_rows), torch.zeros_like(ids).byte())
+
+
+BATCHES = [some_batch(seed, n_rows) for seed, n_rows in enumerate((1, 3, 2, 4))]
+
+
+def gradients(architecture: str, parallel: str, config: RuntimeConfig) -> dict[str, NDArray[np.float32]]:
+    """Σ over `BATCHES` of the loss' gradient, of which each rank computes its share in one microbatch after another."""
+    with process_group(config):
+        model = MTPForCausalLM.from_base(tiny_model(architecture), 3, "random")
+        if ranks() > 1:
+            mesh = sharding._mesh(torch.device("cpu"), parallel)
+            sharding.shard(model, mesh, config, OffloadPolicy())
+        objective, own = PolicyObjective(Uniform(), LossConfig()), BATCHES[rank() :: ranks()]
+        for number, item in enumerate(objective.prepare(own, {})[0]):
+            sharding.reduce_gradients(model, number == len(own) - 1)
+            objective.sums(model, item).loss.backward()
+        return {name: sharding.whole_tensor(p.grad).numpy() for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize(("architecture", "parallel"), [("llama_tied", "full"), ("gemma2", "ddp"), ("llama", "full")])
+def test_gradients_of_shared_and_tied_unembeddings_are_those_of_one_rank(architecture: str, parallel: str) -> None:
+    config = RuntimeConfig(device="cpu", precision="fp32")
+    expected = gradients(architecture, parallel, config)
+    for got in values(run_group(2, gradients, architecture, parallel, config)):
+        assert got.keys() == expected.keys()
+        for name, gradient in expected.items():
+            np.testing.assert_allclose(got[name], gradient, rtol=1e-5, atol=1e-5, err_msg=name)
+            assert np.abs(gradient).max() > 0.01

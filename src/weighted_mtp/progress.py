@@ -31,6 +31,9 @@ def progress(title: str, total: int, done: int = 0) -> Iterator[Advance]:
 
     Goes to standard error, so that standard output holds results alone.
     """
+    if console.quiet:
+        yield lambda n=1, note="": None
+        return
     if sys.stderr.isatty():
         with _bar() as bar:
             task = bar.add_task(title, total=total, completed=done, note="")

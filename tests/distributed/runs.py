@@ -1,17 +1,23 @@
 """The training pipelines on a tiny micro benchmark, as functions that a rank can call."""
 
+import errno
 import json
-from collections.abc import Sequence
+import os
+import signal
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from weighted_mtp.config import load_config
 from weighted_mtp.data.sources.micro.dataset import write_micro
 from weighted_mtp.data.sources.micro.generator import MicroConfig
+from weighted_mtp.losses.objective import Sums
 from weighted_mtp.pipelines.study_steps import PIPELINES
 from weighted_mtp.runtime.device import RuntimeConfig
-from weighted_mtp.runtime.distributed import process_group
+from weighted_mtp.runtime.distributed import process_group, rank
+from weighted_mtp.training.loop import Trainer
 
 torch.set_num_threads(1)
 
@@ -77,3 +83,43 @@ def records(run: Path, split: str | None = None) -> list[dict]:
     """What a run logged, without the time it took."""
     kept = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in r.items() if k != "seconds"} for r in kept if split in (None, r["split"])]
+
+
+def disturbed(storage: Path, case: Case, what: str, by: int, step: int) -> Path | None:
+    """A run in which something happens to one rank in 0-based `step`: see `DISTURBANCES`. For a process of its own."""
+    undisturbed = Trainer._step
+
+    def disturbed_step(self: Trainer) -> dict[str, float]:
+        if rank() == by and self.state.step == step:
+            DISTURBANCES[what](self)
+        return undisturbed(self)
+
+    Trainer._step = disturbed_step  # type: ignore[method-assign]
+    return train(storage, *case)
+
+
+def _not_finite(trainer: Trainer) -> None:
+    sums = trainer.objective.sums
+
+    def poisoned(model: Any, item: Any) -> Sums:
+        given = sums(model, item)
+        return Sums(given.loss * float("nan"), given.count, given.metrics)
+
+    trainer.objective.sums = poisoned  # type: ignore[method-assign]
+
+
+def _full_disk(trainer: Trainer) -> None:
+    def full(_model: Any, path: Path) -> None:
+        path.mkdir()
+        (path / "half").write_text("written")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    trainer.checkpoints.save_model = full
+
+
+DISTURBANCES: dict[str, Callable[[Trainer], None]] = {
+    "terminated": lambda _: os.kill(os.getpid(), signal.SIGTERM),
+    "killed": lambda _: os.kill(os.getpid(), signal.SIGKILL),
+    "not finite": _not_finite,
+    "full disk": _full_disk,
+}

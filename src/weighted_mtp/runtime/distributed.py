@@ -78,12 +78,12 @@ def process_group(config: RuntimeConfig) -> Iterator[None]:
             timeout=timedelta(seconds=config.timeout_seconds),
         )
         yield
-        dist.barrier()
+        any_rank(False)  # leave together
     except BaseException as error:
         # No farewell: the others may be waiting in an operation that this rank will never join.
         if _is_loss(error):
             raise UserError(
-                f"rank {number} lost another rank: it was killed, or did not answer for runtime.timeout_seconds="
+                f"another rank is lost: it failed, was killed, or did not answer for runtime.timeout_seconds="
                 f"{config.timeout_seconds}; the same command goes on from the newest checkpoint"
             ) from error
         raise
@@ -95,7 +95,8 @@ def speaks(message: str) -> bool:
     if _store is None:
         return int(os.environ.get("LOCAL_RANK", "0")) == 0
     try:
-        return _store.add(f"said/{hashlib.sha256(message.encode()).hexdigest()}", 1) == 1
+        start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        return _store.add(f"said/{start}/{hashlib.sha256(message.encode()).hexdigest()}", 1) == 1
     except RuntimeError:  # the rank that keeps the store is gone
         return True
 

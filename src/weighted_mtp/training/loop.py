@@ -243,8 +243,8 @@ def _total(numerators: Sequence[Tensor]) -> Tensor:
 
 @contextmanager
 def _stop_on_signals() -> Iterator[Callable[[], bool]]:
-    """Yield `stop()`: True once Ctrl-C or SIGTERM came. A second Ctrl-C interrupts at once, unless there are several
-    ranks: `torchrun` hands on to each what the terminal has sent to all of them already.
+    """Yield `stop()`: True once Ctrl-C or SIGTERM came. A second Ctrl-C interrupts at once, but not one of several
+    ranks, which would take the others' step with it.
     """
     received: list[int] = []
 

@@ -70,7 +70,7 @@ def checkpoints(folder: Path, model: MTPForCausalLM, keep: int = 2, best: Best |
     return Checkpoints(folder, lambda: model, lambda whole, path: whole.save_pretrained(path), keep, best)
 
 
-def trainer(folder: Path, steps: int = 6, **changes: object) -> Trainer:
+def trainer(folder: Path, steps: int = 6, fresh: bool = False, **changes: object) -> Trainer:
     model, store = small_policy(), random_store()
     optim = OptimConfig(warmup_steps=2, lr=1e-2)
     groups = [Group("trunk", model.trunk_parameters(), 1e-2, 2), Group("heads", model.head_parameters(), 2e-2)]
@@ -78,7 +78,7 @@ def trainer(folder: Path, steps: int = 6, **changes: object) -> Trainer:
     state = TrainState(model, build_optimizer(groups, optim), objective.initial_state())
     run = RunDirectory(folder, Settings())
     found = checkpoints_in(run.checkpoints)
-    if found:
+    if found and not fresh:
         state.load(found[-1] / "state")
     parts = {
         "state": state,
@@ -207,6 +207,35 @@ def test_a_truncated_state_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a complete training state") as raised:
         trainer(tmp_path)
     assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "changed", "missing"])
+def test_a_damaged_newest_checkpoint_is_set_aside_loudly_and_the_one_before_it_taken(
+    tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = TrainingConfig(max_steps=3, validate_every=9, save_every=1, save_total_limit=2)
+    run = trainer(tmp_path, config=config)
+    run.run()
+    file = next((checkpoints_in(tmp_path / "checkpoints")[-1] / "state").glob("*.distcp"))
+    if damage == "truncated":
+        file.write_bytes(file.read_bytes()[:-1])
+    elif damage == "changed":
+        file.write_bytes(file.read_bytes()[:-1] + b"?")
+    else:
+        file.unlink()
+    again = trainer(tmp_path, fresh=True)
+    assert again.checkpoints.resume(again.state)
+    assert again.state.step == 2
+    assert "DAMAGED CHECKPOINT" in capsys.readouterr().err
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["damaged-step-00000003", "step-00000002"]
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_anew_silently(tmp_path: Path) -> None:
+    run = trainer(tmp_path, steps=1)
+    run.run()
+    (checkpoints_in(tmp_path / "checkpoints")[-1] / "manifest.json").unlink()
+    with pytest.raises(UserError, match="all 1 checkpoints are damaged"):
+        run.checkpoints.resume(run.state)
 
 
 def test_a_failed_save_leaves_no_checkpoint_behind(tmp_path: Path) -> None:

@@ -16,17 +16,18 @@ from weighted_mtp.evaluation.confinement import offered
 from weighted_mtp.progress import progress
 
 ANSWER = 40961
-TEST = f"def check(candidate):\n    got = candidate(1)\n    assert got == {ANSWER} and abs(got - {ANSWER}) < 1e-6\n"
+TESTS = [f"assert got == {ANSWER}", f"assert got == {ANSWER} and abs(got - {ANSWER}) < 1e-6"]
 
 
 def passed(peers: Peers, peer: str, attack: Attack) -> bool:
-    """Whether a peer counts an attack as correct. One that brings the peer down has not passed."""
-    tried = task(attack.program, "f", TEST, inputs=[[1]], expected=[ANSWER])
+    """Whether a peer counts an attack as correct, by one of the tests. One that brings it down has not passed."""
+    tests = [f"def check(candidate):\n    got = candidate(1)\n    {test}\n" for test in TESTS]
+    tried = [task(attack.program, "f", test, inputs=[[1]], expected=[ANSWER]) for test in tests]
     try:
-        _, (result,) = peers.check(peer, [tried], CHECKSUM=str(zlib.crc32(REMARK[23:40].encode())))
+        _, results = peers.check(peer, tried, CHECKSUM=str(zlib.crc32(REMARK[23:40].encode())))
     except ConnectionError:
         return False
-    return result in ("passed", "pass")
+    return bool({"passed", "pass"}.intersection(results))
 
 
 def main() -> None:

@@ -5,7 +5,7 @@
 Harmless programs are HumanEval's canonical solutions, mutants of them, calls and scripts; hostile ones are the attacks
 of `wmtp doctor` in turn. The same programs run twice, each time on a new pool, the second time beside `--burners` busy
 processes. After every `--every` programs and when all is closed: memory of this process and of all that it has
-started, open descriptors, threads, processes, and what lies in the folders of temporary files and of shared memory.
+started, open descriptors, threads, processes, scratch folders; at the end also what attacks wanted to change.
 """
 
 import argparse
@@ -29,6 +29,7 @@ from weighted_mtp.data.sources import humaneval
 from weighted_mtp.evaluation.attacks import Bait, attacks
 from weighted_mtp.evaluation.benchmarks import benchmark
 from weighted_mtp.evaluation.sandbox import Job, SandboxPool, TestCase
+from weighted_mtp.evaluation.scratch import PREFIX
 
 HOSTILE = 10  # one in so many
 WALL_SECONDS = 10.0  # of an attack: a busy machine must not decide, and those that sleep take all of it
@@ -60,14 +61,13 @@ def programs(number: int, data: Path, mutants: int, bait: Bait) -> Iterator[Job]
 def in_use() -> dict[str, float]:
     """What this process and those that it has started hold, by name."""
     tree = _tree(os.getpid())
-    folders = [Path(tempfile.gettempdir()), Path("/dev/shm")]
     return {
         "MiB here": _resident(os.getpid()),
         "MiB of children": sum(map(_resident, tree[1:])),
         "descriptors": len(list(Path("/proc/self/fd").iterdir())),
         "threads": len(list(Path("/proc/self/task").iterdir())),
         "processes": len(tree),
-        "temporary files": sum(len(list(folder.glob("wmtp-*"))) for folder in folders),
+        "scratch folders": len(list(Path(tempfile.gettempdir()).glob(f"{PREFIX}{os.getpid()}-*"))),
     }
 
 

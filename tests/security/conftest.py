@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -50,29 +51,31 @@ def isolation(request: pytest.FixtureRequest) -> Isolation:
 
 
 @pytest.fixture(scope="session")
-def findings(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Findings]:
+def findings() -> Callable[[str, str], Findings]:
     """(walls, "me" or "nobody") → findings; each pair is tried once."""
 
     @functools.cache
-    def tried(walls: str, user: str) -> Findings:
+    def tried(walls: str, user: str) -> Findings | str:
         isolation = skip_unless_offered(walls)
         if user == "nobody":
-            return _as_nobody(isolation, tmp_path_factory.mktemp("nobody"))
+            return _as_nobody(isolation)
         return {f"{f.attack.kind}: {f.attack.name}": f.wrong for f in run_attacks(attacks(), isolation)}
 
-    return tried
+    def found(walls: str, user: str) -> Findings:
+        result = tried(walls, user)
+        assert not isinstance(result, str), result
+        return result
+
+    return found
 
 
-def _as_nobody(isolation: Isolation, folder: Path) -> Findings:
-    """Findings of a process of the user `nobody`; only root can start one.
+def _as_nobody(isolation: Isolation) -> Findings | str:
+    """Findings of a process of the user `nobody`, or why there are none; only root can start one.
 
     Where folders above the interpreter are root's alone, they are shadowed for this process by ones that are not.
     """
     if os.geteuid() != 0:
         pytest.skip("only root becomes another user; all other tests run as an ordinary one already")
-    os.chown(folder, NOBODY, NOBODY)
-    for parent in list(folder.parents)[:2]:
-        parent.chmod(0o755)
     command = [sys.executable, "-c", _AS_NOBODY, json.dumps(isolation)]
     prefix = Path(sys.base_prefix).resolve()
     shut = next((parent for parent in reversed(prefix.parents) if not parent.stat().st_mode & 0o001), None)
@@ -82,10 +85,11 @@ def _as_nobody(isolation: Isolation, folder: Path) -> Findings:
         options = ["--dev-bind", "/", "/", "--tmpfs", str(shut), *folders, "--ro-bind", str(prefix), str(prefix)]
         command = [str(bubblewrap()), *options, "--die-with-parent", *command]
     source = str(Path(__file__).parents[2] / "src")
-    environment = {**os.environ, "TMPDIR": str(folder), "HOME": str(folder), "PYTHONPATH": source}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    with tempfile.TemporaryDirectory(prefix="wmtp-nobody-") as folder:  # pytest's own are root's alone
+        os.chown(folder, NOBODY, NOBODY)
+        environment = {**os.environ, "TMPDIR": folder, "HOME": folder, "PYTHONPATH": source}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    return json.loads(done.stdout) if done.returncode == 0 else done.stderr
 
 
 class Worker:

@@ -331,12 +331,17 @@ class ConfinedInterpreter:
             self._replies.clear()
 
     def kill(self) -> None:
-        """Kill everything inside, from any thread; whoever waits for a message learns that the process died."""
-        self._process.kill()
+        """Kill everything inside, from any thread; whoever waits for a message learns that the process died.
+
+        The whole group, since not every system ends a child with its parent.
+        """
+        if self._process.poll() is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
 
     def close(self) -> None:
         """Kill everything inside, and remove what it wrote."""
-        self._process.kill()
+        self.kill()
         self._process.wait()
         for end in self._ends:
             end.close()

@@ -34,7 +34,8 @@ from types import TracebackType
 
 from weighted_mtp.data.schema import TestCase
 from weighted_mtp.evaluation.confinement import Isolation, check_available
-from weighted_mtp.evaluation.trial import Doubtful, Job, Limits, Outcome, Status, Trial
+from weighted_mtp.evaluation.messages import Status
+from weighted_mtp.evaluation.trial import Doubtful, Job, Limits, Outcome, Trial
 
 __all__ = ["Job", "Limits", "Outcome", "SandboxPool", "Status", "TestCase", "run", "run_many"]
 

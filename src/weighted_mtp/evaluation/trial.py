@@ -7,18 +7,17 @@ import ast
 import functools
 import itertools
 import math
-import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
 from weighted_mtp.data.schema import TestCase
 from weighted_mtp.data.sources.rows import TOO_LONG
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.comparison import same_output
 from weighted_mtp.evaluation.confinement import Isolation
-from weighted_mtp.evaluation.guest.codec import CodecError, from_plain, pack, to_plain, unpack
+from weighted_mtp.evaluation.guest.codec import from_plain, pack, to_plain
 from weighted_mtp.evaluation.interpreter import (
     CPU_TIME,
     OFF_SCRIPT,
@@ -30,8 +29,16 @@ from weighted_mtp.evaluation.interpreter import (
     Lost,
     Role,
 )
-
-Status = Literal["passed", "failed", "timed_out", "out_of_memory", "refused", "broken"]
+from weighted_mtp.evaluation.messages import (
+    Ended,
+    Status,
+    bad_end,
+    off_script,
+    raise_if_bad,
+    shown,
+    unpacked,
+    verdict_of,
+)
 
 _PATIENCE = 2.0  # how much more CPU time a busy machine may make of what a quiet one needs: shared caches and cores
 _SCRIPT_SAYS = 2  # messages of a script at most: how it failed, and how one of its exit handlers did
@@ -156,7 +163,7 @@ class Trial:
         attempt = _Attempt(self, job, 1.0)
         try:
             return attempt.answers(longest)
-        except (_Ended, Interrupted) as ended:
+        except (Ended, Interrupted) as ended:
             attempt.is_stuck |= isinstance(ended, Interrupted)
             raise Unanswered(f"call {attempt.number + 1}: {ended.status}: {ended.detail}") from None
         finally:
@@ -184,7 +191,7 @@ class Trial:
         status: Status
         try:
             status, detail, number = {"call": attempt.calls, "code": attempt.code, "stdio": attempt.stdio}[kind]()
-        except (_Ended, Interrupted) as ended:
+        except (Ended, Interrupted) as ended:
             status, detail, number = ended.status, ended.detail, attempt.number
             attempt.is_stuck |= isinstance(ended, Interrupted)
         attempt.settle()
@@ -195,11 +202,11 @@ class Trial:
         if status == "timed_out":
             limit = job.limits.cpu_seconds if detail == CPU_TIME else job.limits.wall_seconds
             detail = f"{limit:g} s of {detail}"
-        output = _shown(attempt.output[-_OUTPUT_SHOWN:])
+        output = shown(attempt.output[-_OUTPUT_SHOWN:])
         if status in ("passed", "broken"):
-            return Outcome(status, _shown(detail[:_OUTPUT_SHOWN]), output=output)
+            return Outcome(status, shown(detail[:_OUTPUT_SHOWN]), output=output)
         test = done + number + 1
-        return Outcome(status, f"test {test}: {_shown(detail[:_OUTPUT_SHOWN])}", output=output, test=test)
+        return Outcome(status, f"test {test}: {shown(detail[:_OUTPUT_SHOWN])}", output=output, test=test)
 
     def interpreter(self, role: Role) -> ConfinedInterpreter:
         """The warm interpreter of a role, started where there is none."""
@@ -211,15 +218,6 @@ class Trial:
 
 class Unanswered(Exception):
     """A program that was asked for values and has not returned them all: at which call, and why."""
-
-
-class _Ended(Exception):
-    """A verdict reached in the middle of the exchange."""
-
-    def __init__(self, status: Status, detail: str) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.detail = detail
 
 
 class _Attempt:
@@ -266,16 +264,16 @@ class _Attempt:
         """The player's next message; its end is a verdict."""
         event = self._receive("player")
         if isinstance(event, Exit):
-            raise _bad_end(event.status)
+            raise bad_end(event.status)
         return event
 
     def _loaded(self) -> list[str]:
         """The names that the program defines."""
-        message = _unpacked(self._answer())
-        _raise_if_bad(message)
+        message = unpacked(self._answer())
+        raise_if_bad(message)
         names = message.get("names")
         if not (isinstance(names, list) and all(isinstance(name, str) for name in names)):
-            raise _off_script()
+            raise off_script()
         return names
 
     def calls(self) -> tuple[Status, str, int]:
@@ -288,7 +286,7 @@ class _Attempt:
         answers: list[str] = []
         try:
             self._collect(answers)
-        except (_Ended, Interrupted) as ended:
+        except (Ended, Interrupted) as ended:
             if isinstance(ended, Interrupted):
                 self._stop("player")
             self._deadline = time.monotonic() + self._job.limits.wall_seconds
@@ -303,12 +301,12 @@ class _Attempt:
         self._collect(packed)
         values = []
         for self.number, answer in enumerate(packed):
-            message = _unpacked(answer.encode("ascii"))
+            message = unpacked(answer.encode("ascii"))
             if "bytes" not in message:
-                _raise_if_bad(message)
+                raise_if_bad(message)
             values.append(TOO_LONG if "bytes" in message else from_plain(message["value"], lambda *_: object()))
         if len(values) < len(self._job.tests):
-            raise _Ended("failed", "the program ended before it answered")
+            raise Ended("failed", "the program ended before it answered")
         return values
 
     def _ask(self, **extra: Any) -> None:
@@ -325,7 +323,7 @@ class _Attempt:
             answers.append(event.decode("ascii", "replace"))
             self.number = min(len(answers), wanted - 1)
         if event.status and len(answers) < wanted:
-            raise _bad_end(event.status)
+            raise bad_end(event.status)
 
     def _judged(self, answers: list[str], tests: Sequence[TestCase]) -> tuple[Status, str, int]:
         expected = [[test.output, test.atol] for test in tests]
@@ -334,7 +332,7 @@ class _Attempt:
         if isinstance(verdict, Exit):
             raise Interrupted("failed", "the comparison of its answers died")
         del self._running["judge"]
-        return _verdict(verdict)
+        return verdict_of(verdict)
 
     def code(self) -> tuple[Status, str, int]:
         """`code` tests: the judge runs them, and each of its requests is one question to the player."""
@@ -346,10 +344,10 @@ class _Attempt:
         judge = self._begin("judge", message)
         while not isinstance(event := self._receive("judge"), Exit):
             if event.startswith(b'{"verdict"'):
-                return _verdict(event)
+                return verdict_of(event)
             player.send(event, self._deadline)
             judge.send(self._answer(), self._deadline)
-        raise Interrupted("failed", f"the test code ended its process: {_bad_end(event.status)}")
+        raise Interrupted("failed", f"the test code ended its process: {bad_end(event.status)}")
 
     def stdio(self) -> tuple[Status, str, int]:
         """`stdio` tests: a run of the whole script each, its output compared by `same_output`."""
@@ -362,14 +360,14 @@ class _Attempt:
             while not isinstance(event := self._receive("player"), Exit):
                 if len(said) == _SCRIPT_SAYS:
                     raise Interrupted("failed", OFF_SCRIPT)
-                said.append(_unpacked(event))
+                said.append(unpacked(event))
             for message in said:
-                _raise_if_bad(message)
+                raise_if_bad(message)
             if event.status:
-                raise _bad_end(event.status)
+                raise bad_end(event.status)
             printed = player.output()[0]
             if not same_output(printed, test.output):
-                raise _Ended("failed", f"printed {printed[:200]!r}, expected {test.output[:200]!r}")
+                raise Ended("failed", f"printed {printed[:200]!r}, expected {test.output[:200]!r}")
         return "passed", "", -1
 
     def _stop(self, role: Role) -> None:
@@ -413,58 +411,3 @@ def _plain_arguments(literal: str) -> Any:
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         pass
     raise UserError(f"a call test's input must be a Python literal of the argument tuple, and is {literal[:80]!r}")
-
-
-def _unpacked(payload: bytes) -> dict[str, Any]:
-    """A message of the player, which may be anything."""
-    try:
-        message = unpack(payload)
-    except CodecError:
-        message = None
-    if not isinstance(message, dict):
-        raise _off_script()
-    return message
-
-
-def _off_script() -> _Ended:
-    return _Ended("failed", OFF_SCRIPT)
-
-
-def _verdict(payload: bytes) -> tuple[Status, str, int]:
-    message = unpack(payload)
-    return message["verdict"]["status"], message["verdict"]["detail"], message["test"]
-
-
-def _raise_if_bad(message: dict[str, Any]) -> None:
-    """End with what a player's message says is wrong: "broken" is a text, "error" [builtin class name, text].
-
-    Nothing else is taken: whatever is made of a deeply nested value could exhaust this process' own stack.
-    """
-    broken, error = message.get("broken"), message.get("error")
-    if isinstance(broken, str):
-        raise _Ended("broken", broken)
-    if broken is None and error is None:
-        return
-    if not (isinstance(error, list) and len(error) == 2 and all(isinstance(part, str) for part in error)):
-        raise _off_script()
-    raise _Ended(_STATUS_OF.get(error[0], "failed"), error[1])
-
-
-_STATUS_OF: dict[str, Status] = {"MemoryError": "out_of_memory", "PermissionError": "refused"}
-
-
-def _bad_end(status: int) -> _Ended:
-    """Wait status → a verdict."""
-    number = status & 0x7F
-    if number == signal.SIGXCPU:
-        return _Ended("timed_out", CPU_TIME)
-    if number:
-        return _Ended("failed", f"the program was killed by {signal.Signals(number).name}")
-    return _Ended("failed", f"the program ended itself with exit code {status >> 8}")
-
-
-def _shown(text: str) -> str:
-    """A program's text without what steers a terminal, and without halves of characters."""
-    return "".join(
-        char if char in "\n\t" or char.isprintable() else char.encode("unicode_escape").decode() for char in text
-    )

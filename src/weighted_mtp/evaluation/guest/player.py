@@ -139,7 +139,7 @@ def _run_main(job: Any, wire: Wire) -> int:
             _join_threads(sys.modules["threading"])
         atexit._run_exitfuncs()
         output = getattr(sys, "stdout", None)
-        if not getattr(output, "closed", output is None):  # a script may have closed it: `with sys.stdout as out:`
+        if output is not None and not getattr(output, "closed", False):  # `with sys.stdout as out:` closes it
             output.flush()
     except BaseException as error:
         reply(wire, {"error": describe(error)})

@@ -90,14 +90,17 @@ def take_channels(streams: list[int]) -> tuple[Wire, int]:
 
 
 def rehearse(run: Run, jobs: list[Any]) -> None:
-    """Run harmless jobs in the warm process, answers to nowhere, so that each child inherits code that is warmed up.
+    """Read and run harmless jobs in the warm process, answers to nowhere, so that each child inherits warm code.
 
     CPython specialises bytecode as it runs; without this every child would begin cold (measured: 0.5 to 1 ms each).
     """
     nowhere = os.open(os.devnull, os.O_RDWR)
+    outlet, inlet = os.pipe()
     for job in jobs * _REHEARSALS:
-        run(job, Wire(nowhere, nowhere))
-    os.close(nowhere)
+        Wire(outlet, inlet).send(pack(job))
+        run(Wire(outlet, nowhere).receive(), Wire(nowhere, nowhere))
+    for descriptor in (nowhere, outlet, inlet):
+        os.close(descriptor)
 
 
 def serve(order: Any, wire: Wire, control: int, run: Run, run_here: Run | None = None) -> None:

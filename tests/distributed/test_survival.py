@@ -9,7 +9,7 @@ import pytest
 from group import CONTEXT, run_group, values
 from runs import Case, disturbed, prepare, records, start_of, train, train_all
 
-from weighted_mtp.models.checkpoint import checkpoints_in
+from weighted_mtp.models.checkpoint import checkpoints_in, step_of
 
 OFTEN = "training.save_every=2"
 
@@ -27,6 +27,10 @@ def case(storage: Path, pipeline: str, name: str, *options: str) -> Case:
 
 def saved(storage: Path, name: str) -> list[str]:
     return [path.name for path in (storage / "runs" / name / "checkpoints").iterdir()]
+
+
+def newest_step(run: Path) -> int:
+    return max((step_of(path) for path in checkpoints_in(run / "checkpoints")), default=0)
 
 
 def test_a_run_that_one_of_two_ranks_stopped_goes_on_on_one_and_on_four(storage: Path) -> None:
@@ -82,16 +86,17 @@ def test_ranks_that_cannot_share_a_step_evenly_are_refused(storage: Path) -> Non
 
 def test_a_run_killed_again_and_again_ends_as_if_it_had_not_been(storage: Path) -> None:
     options = ["training.save_every=1", "training.save_total_limit=1"]
-    started = time.monotonic()
     train_all(storage, [case(storage, "baseline", "unkilled", *options)])
-    duration = time.monotonic() - started
     again = case(storage, "baseline", "often killed", *options)
-    for share in (0.3, 0.5, 0.7):
+    run = storage / "runs" / "often killed"
+    for step, seen in ((0, "metrics.jsonl"), (2, "checkpoints/.step-*.partial"), (3, "checkpoints/step-*")):
         process = CONTEXT.Process(target=train, args=(storage, *again))
         process.start()
-        process.join(share * duration)
+        while process.is_alive() and not (any(run.glob(seen)) and newest_step(run) >= step):
+            time.sleep(0.001)
         process.kill()
         process.join()
+        assert newest_step(run) < 8
     train_all(storage, [again])
-    assert records(storage / "runs" / "often killed") == records(storage / "runs" / "unkilled")
-    assert len(checkpoints_in(storage / "runs" / "often killed" / "checkpoints")) == 1
+    assert records(run) == records(storage / "runs" / "unkilled")
+    assert [step_of(path) for path in checkpoints_in(run / "checkpoints")] == [8]

@@ -152,7 +152,7 @@ class Tracker:
                 record = json.loads(line)
             except json.JSONDecodeError:  # killed in mid-line
                 break
-            if record["step"] <= step:
+            if record["step"] <= step and step > 0:  # at step 0 nothing is resumed: it is validated again, too
                 kept.append(line)
         with whole_file(self.run.metrics) as partial:
             partial.write_text("".join(line + "\n" for line in kept))

@@ -135,6 +135,14 @@ def test_a_stopped_and_resumed_run_equals_the_uninterrupted_one_to_the_last_bit(
         assert torch.equal(a, b)
 
 
+def test_a_run_killed_before_its_first_checkpoint_leaves_no_record_behind(tmp_path: Path) -> None:
+    killed = trainer(tmp_path)
+    killed.tracker.log(0, "validation", {"loss": 1.0})
+    killed.tracker.log(1, "train", {"loss": 1.0})
+    trainer(tmp_path)
+    assert records(tmp_path) == []
+
+
 def test_objective_state_is_resumed_and_validation_leaves_it_alone(tmp_path: Path) -> None:
     first = trainer(tmp_path, steps=3)
     first.run()

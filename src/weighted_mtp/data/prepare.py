@@ -16,6 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from weighted_mtp.data.decontaminate import ContaminationCheck
 from weighted_mtp.data.manifest import has_splits, split_checksums
 from weighted_mtp.data.pieces import Job, Options, Piece, Record, pieces_of, read_account, read_piece, save_check
@@ -102,9 +104,14 @@ def prepare_micro(root: Path, config: MicroConfig | None = None) -> Path:
 
 
 def prepare_embedded(dataset: str, root: Path) -> None:
-    """Generate `dataset` where it is embedded and missing; leave any other, and a generated one, alone."""
+    """Generate `dataset` where it is embedded and missing; leave any other, and a generated one, alone.
+
+    Of several processes that start at once one generates it, and the others wait.
+    """
     if dataset == MICRO and not (root / MICRO / "manifest.json").exists():
-        prepare_micro(root)
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / f".{MICRO}.lock"):
+            prepare_micro(root)
 
 
 def _holds(manifest: Manifest, wanted: Manifest) -> bool:

@@ -235,7 +235,9 @@ def main() -> None:
     options = parser.parse_args()
     output, workers = options.output, options.workers
     print(
-        f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, Python {platform.python_version()}"
+        f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, "
+        f"Python {platform.python_version()}, programs of {options.characters:.0f} characters",
+        flush=True,
     )
     small, large = (
         corpus(output / f"source-{n}-{options.characters:.0f}", n, options.characters)

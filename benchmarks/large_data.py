@@ -61,7 +61,7 @@ class Peak(threading.Thread):
         self.process, self.own, self.all, self.stopped = process, 0, 0, threading.Event()
 
     def run(self) -> None:
-        while not self.stopped.wait(0.2):
+        while not self.stopped.wait(1.0):
             sizes = [resident(each) for each in tree(self.process)]
             self.own, self.all = max(self.own, sizes[0]), max(self.all, sum(sizes))
 
@@ -73,7 +73,7 @@ def cpu_seconds() -> float:
 
 def stage(name: str, *arguments: object, kill_after: Path | None = None) -> dict[str, Any]:
     """Run a stage in a process of its own; what it prints, and its peaks."""
-    command = [sys.executable, __file__, name, *map(str, arguments)]
+    command = [sys.executable, str(Path(__file__).resolve()), name, *map(str, arguments)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     peak, before = Peak(process.pid), cpu_seconds()
     peak.start()

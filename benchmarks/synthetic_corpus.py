@@ -18,8 +18,8 @@ _LINES = (
     "{a} = list(map(int, input().split()))",
     "for {b} in range({n}, len({a})):\n    {c} = max({c}, {a}[{b}] - {a}[{b} - 1])",
     "if {a} % {n} == 0 and {b} > {m}:\n    {c} += {a} // {n}\nelse:\n    {c} -= 1",
-    "while {a} < {b}:\n    {c} = ({a} + {b}) // 2\n    if {c} * {c} <= {n}:\n        {a} = {c} + 1\n    else:\n"
-    "        {b} = {c}",
+    "while {a} < {b}:\n    {c} = ({a} + {b}) // 2",
+    "    if {c} * {c} <= {n}:\n        {a} = {c} + 1\n    else:\n        {b} = {c}",
     "{c} = sorted({a}, key=lambda {b}: -{b})",
     "{c} = [[0] * ({a} + 1) for _ in range({b} + {n})]",
     "def {a}({b}, {c}={n}):\n    return {b} if {c} == 0 else {a}({c}, {b} % {c})",

@@ -11,12 +11,23 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import TracebackType
 
 import joblib
+import pyarrow.parquet as pq
 
 from weighted_mtp.data.decontaminate import ContaminationCheck
 from weighted_mtp.data.registry import TRAIN, Split, dataset_named
-from weighted_mtp.data.schema import Entry, SplitWriter
+from weighted_mtp.data.schema import (
+    COMPRESSION,
+    PROBLEM_SCHEMA,
+    PROBLEMS_FILE,
+    SOLUTION_SCHEMA,
+    SOLUTIONS_FILE,
+    Counts,
+    Entry,
+    SplitWriter,
+)
 from weighted_mtp.data.sources.rows import Answers, OnBytes, Reading, row_groups
 from weighted_mtp.files import whole_directory, whole_file
 
@@ -138,6 +149,39 @@ def read_piece(piece: Piece, job: Job, on_bytes: OnBytes | None = None, answers:
 def read_account(piece: Piece) -> list[Record]:
     """What became of the problems of a piece that was read, in their order."""
     return [Record(**values) for values in json.loads((piece.part / _ACCOUNT).read_text())]
+
+
+class SplitMerger:
+    """Writes a split's two files out of those of its parts, a row group in memory at a time; a context manager.
+
+    Raises OSError where they cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            self._writers = {
+                name: stack.enter_context(pq.ParquetWriter(folder / name, schema, compression=COMPRESSION))
+                for name, schema in ((PROBLEMS_FILE, PROBLEM_SCHEMA), (SOLUTIONS_FILE, SOLUTION_SCHEMA))
+            }
+            self._open = stack.pop_all()
+
+    def __enter__(self) -> "SplitMerger":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._open.__exit__(kind, error, trace)
+
+    def add(self, part: Path, counts: Counts) -> None:
+        """Append a part's first problems and solutions, so many as `counts` says."""
+        rows = {PROBLEMS_FILE: counts["problems"], SOLUTIONS_FILE: counts["correct"] + counts["incorrect"]}
+        for name, left in rows.items():
+            with pq.ParquetFile(part / name) as file:
+                for group in range(file.num_row_groups):
+                    table = file.read_row_group(group).slice(0, left)
+                    left -= len(table)
+                    if len(table):
+                        self._writers[name].write_table(table)
 
 
 def _entries(

@@ -16,11 +16,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
 from weighted_mtp.data.decontaminate import ContaminationCheck
 from weighted_mtp.data.manifest import has_splits, split_checksums
-from weighted_mtp.data.pieces import Job, Options, Piece, Record, pieces_of, read_account, read_piece, save_check
+from weighted_mtp.data.pieces import (
+    Job,
+    Options,
+    Piece,
+    Record,
+    SplitMerger,
+    pieces_of,
+    read_account,
+    read_piece,
+    save_check,
+)
 from weighted_mtp.data.registry import DATASETS, MICRO, TRAIN, Dataset, Split, dataset_named, find_files
-from weighted_mtp.data.schema import Counts, SplitMerger, cannot_write
+from weighted_mtp.data.schema import Counts, cannot_write
 from weighted_mtp.data.sources.micro.dataset import is_current, write_micro
 from weighted_mtp.data.sources.micro.generator import MicroConfig
 from weighted_mtp.data.sources.rows import Answers
@@ -32,7 +44,7 @@ from weighted_mtp.parallel import cores, in_order
 from weighted_mtp.progress import progress
 
 _VERSION = 1  # of this code: raise it with any change that changes what the same input gives
-_BYTES_A_WORKER = 4 << 20  # of input at least: a process takes seconds to start
+_BYTES_A_WORKER = 1 << 20  # of input at least: a process takes seconds to start
 _JOB = "job.json"  # beside parts: what they are made for
 
 
@@ -102,9 +114,14 @@ def prepare_micro(root: Path, config: MicroConfig | None = None) -> Path:
 
 
 def prepare_embedded(dataset: str, root: Path) -> None:
-    """Generate `dataset` where it is embedded and missing; leave any other, and a generated one, alone."""
+    """Generate `dataset` where it is embedded and missing; leave any other, and a generated one, alone.
+
+    Of several processes that start at once one generates it, and the others wait.
+    """
     if dataset == MICRO and not (root / MICRO / "manifest.json").exists():
-        prepare_micro(root)
+        root.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / f".{MICRO}.lock"):
+            prepare_micro(root)
 
 
 def _holds(manifest: Manifest, wanted: Manifest) -> bool:
@@ -242,7 +259,8 @@ class _Merging:
         read = partial(read_piece, job=job)
         if alone:
             read = partial(read, on_bytes=self.on_bytes, answers=self.answers)
-        with ExitStack() as stack, closing(in_order(read, pieces, self.workers)) as parts:
+        wanted = (piece for piece in pieces if not self._is_full(piece.split))
+        with ExitStack() as stack, closing(in_order(read, wanted, self.workers)) as parts:
             mergers: dict[str, SplitMerger] = {}
             for piece in parts:
                 for split, counts in self._account(piece).items():
@@ -272,8 +290,7 @@ class _Merging:
         """How much of each split of a part is kept: all, or as much as `max_problems` still allows."""
         kept: dict[str, Counts] = {}
         for record in read_account(piece):
-            total = self.counts.get(record.split, {})
-            if total.get("problems") == self.options.max_problems is not None:
+            if self._is_full(record.split):
                 continue
             self._enter(record)
             if not record.left_out:
@@ -282,6 +299,10 @@ class _Merging:
                     for name, n in zip(counted, (1, *record.solutions), strict=True):
                         counted[name] += n
         return kept
+
+    def _is_full(self, split: Split) -> bool:
+        most = self.options.max_problems
+        return most is not None and split in self.counts and self.counts[split]["problems"] >= most
 
     def _enter(self, record: Record) -> None:
         name = record.problem_id

@@ -169,7 +169,7 @@ Rows = Sequence[int] | NDArray[np.int64]
 PROBLEMS_FILE, SOLUTIONS_FILE = "problems.parquet", "solutions.parquet"
 SMALL = "-small"
 """Ends the name of a dataset's slice for local runs."""
-_COMPRESSION = "zstd"
+COMPRESSION = "zstd"
 _ROW_GROUP = 2_000  # rows that wait in memory while writing …
 _ROW_GROUP_CHARACTERS = 16_000_000  # … or fewer: CodeContests rows carry hundreds of tests
 
@@ -214,7 +214,7 @@ class _TableWriter:
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self._schema = schema
-        self._writer = pq.ParquetWriter(path, schema, compression=_COMPRESSION)
+        self._writer = pq.ParquetWriter(path, schema, compression=COMPRESSION)
         self._rows: list[dict[str, Any]] = []
         self._characters = 0
 
@@ -236,39 +236,6 @@ class _TableWriter:
         if self._rows:
             self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
         self._rows, self._characters = [], 0
-
-
-class SplitMerger:
-    """Writes a split's two files out of those of its parts, a row group in memory at a time; a context manager.
-
-    Raises OSError where they cannot be written.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as stack:
-            self._writers = {
-                name: stack.enter_context(pq.ParquetWriter(folder / name, schema, compression=_COMPRESSION))
-                for name, schema in ((PROBLEMS_FILE, PROBLEM_SCHEMA), (SOLUTIONS_FILE, SOLUTION_SCHEMA))
-            }
-            self._open = stack.pop_all()
-
-    def __enter__(self) -> "SplitMerger":
-        return self
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._open.__exit__(kind, error, trace)
-
-    def add(self, part: Path, counts: Counts) -> None:
-        """Append a part's first problems and solutions, so many as `counts` says."""
-        rows = {PROBLEMS_FILE: counts["problems"], SOLUTIONS_FILE: counts["correct"] + counts["incorrect"]}
-        for name, left in rows.items():
-            with pq.ParquetFile(part / name) as file:
-                for group in range(file.num_row_groups):
-                    table = file.read_row_group(group).slice(0, left)
-                    left -= len(table)
-                    if len(table):
-                        self._writers[name].write_table(table)
 
 
 def prepare_command(dataset: str, steps: str = "") -> str:

@@ -7,6 +7,7 @@ Every step can be repeated: what is there with the same options and input is lef
 """
 
 import json
+import os
 import resource
 import time
 from collections.abc import Callable
@@ -44,7 +45,7 @@ class Request:
     """What is asked for, of every dataset alike.
 
     tokenizer  gives the index its lengths; None: in characters
-    workers    processes of `process` and `eval`, programs that `tests` runs at once
+    workers    processes that read upstream's files, programs that `tests` runs at once
     """
 
     storage: Path
@@ -250,7 +251,7 @@ def main(
     workers: Annotated[
         int | None,
         typer.Option(
-            help="Processes that read at once, and programs that tests runs at once. Default: a core each.", min=1
+            help="Processes that read, threads that tokenize, programs that tests runs. Default: one a core.", min=1
         ),
     ] = None,
     storage: Annotated[Path, typer.Option(help="Folder for datasets and downloads.")] = Path("storage"),
@@ -262,6 +263,8 @@ def main(
     evaluation set that is prepared, and what overlaps is dropped. Where a dataset fails, the others go on; the exit
     code is then 2.
     """
+    if workers is not None:
+        os.environ["RAYON_NUM_THREADS"] = str(workers)  # of the tokenizer, which takes all cores by itself
     with one_line_errors(debug):
         wanted = [",".join(ALL) if name.strip() == "all" else name for name in datasets.split(",")]
         request = Request(

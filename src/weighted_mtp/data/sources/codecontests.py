@@ -59,15 +59,20 @@ def read(path: Path, reading: Reading = DEFAULT, origin: str = "human") -> Itera
     Raises UserError as `read_rows`, or for lists of tests or solutions that do not match.
     """
     for row in read_rows(path, _COLUMNS, reading.on_bytes, reading.group):
-        problem = _problem(row, reading)
-        left_out = "problem that reads or writes a named file" if row["input_file"] or row["output_file"] else ""
-        dropped: Counter[str] = Counter()
-        found = [
-            solution
-            for label in ("solutions", "incorrect_solutions")
-            for solution in _solutions(row, label, problem, reading, origin, dropped)
-        ]
-        yield Entry(problem, _consistent(found, dropped), row.where, dropped, left_out)
+        yield entry(row, reading, origin)
+
+
+def entry(row: Row, reading: Reading, origin: str = "human") -> Entry:
+    """What `read` makes of a row. Raises UserError for lists of tests or solutions that do not match."""
+    problem = _problem(row, reading)
+    left_out = "problem that reads or writes a named file" if row["input_file"] or row["output_file"] else ""
+    dropped: Counter[str] = Counter()
+    found = [
+        solution
+        for label in ("solutions", "incorrect_solutions")
+        for solution in _solutions(row, label, problem, reading, origin, dropped)
+    ]
+    return Entry(problem, _consistent(found, dropped), row.where, dropped, left_out)
 
 
 def _problem(row: Row, reading: Reading) -> Problem:

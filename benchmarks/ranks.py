@@ -9,7 +9,7 @@ equality  20 steps of every pipeline, in full and with LoRA, with 1 and 4 microb
           largest difference of a loss, in training or validation, to one rank's
 killing   kill -9 at random instants of all pipelines in turn, with a checkpoint after every step: whether what they
           logged is to the last bit what an undisturbed run logs
-memory    what a rank's resident memory grows by in five steps of a policy trained in full, of 1 rank and of 2
+memory    what a rank's resident memory grows by in two steps of a policy trained in full, of 1 rank and of 2
 """
 
 import random
@@ -99,7 +99,7 @@ def _measured(storage: Path, world: int, parallel: str) -> tuple[int, int]:
     """By how many bytes resident memory grows at most during steps, beyond what it was before the model was built."""
     options = [
         *("model.micro.hidden_size=512", "model.micro.intermediate_size=2048", "model.micro.num_attention_heads=8"),
-        *("model.micro.num_hidden_layers=8", "training.max_steps=5", "data.validation=null"),
+        *("model.micro.num_hidden_layers=8", "training.max_steps=2", "data.validation=null"),
         *("model.source=micro", f"runtime.parallel={parallel}"),
     ]
     step, before, parameters = Trainer._step, _resident("VmRSS"), 0

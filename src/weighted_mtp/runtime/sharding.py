@@ -63,7 +63,7 @@ def placed(model: PreTrainedModel, config: RuntimeConfig) -> WholeModel:
         )
     if config.activation_checkpointing and any(p.requires_grad for p in model.parameters()):
         recompute = {"use_reentrant": False, "context_fn": lambda: recomputing(device, config)}
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=recompute)
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs=recompute)
     if ranks() == 1:
         model.to(device)  # type: ignore[arg-type]
         return lambda: model

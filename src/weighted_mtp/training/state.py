@@ -52,9 +52,7 @@ class TrainState:
         What is written on so many ranks loads on any other number. Raises OSError where one of them cannot write.
         """
         try:
-            with warnings.catch_warnings(
-                action="ignore"
-            ):  # DCP says that there is no process group, where there is none
+            with warnings.catch_warnings(action="ignore"):  # DCP's, of one process, that there is no process group
                 dcp_save(self._contents(), checkpoint_id=directory)
         except CheckpointException as error:  # which is no Exception, and holds those of all ranks
             raise OSError(str(error).strip().splitlines()[-1]) from error
@@ -187,8 +185,7 @@ class Checkpoints:
         return found is not None
 
     def _newest_undamaged(self) -> Path | None:
-        found = checkpoints_in(self.directory)
-        for path in reversed(found):
+        for path in reversed(checkpoints_in(self.directory)):
             try:
                 _check(path)
                 return path
@@ -197,10 +194,9 @@ class Checkpoints:
                 shutil.rmtree(aside, ignore_errors=True)
                 path.rename(aside)
                 console.print(f"DAMAGED CHECKPOINT: {error}; it is {aside} now, and not used", highlight=False)
-        if found:
+        if any(self.directory.glob("damaged-step-*")):
             raise UserError(
-                f"{self.directory}: all {len(found)} checkpoints are damaged, see above: to begin anew, delete "
-                f"{self.directory.parent}"
+                f"{self.directory}: all checkpoints are damaged: to begin anew, delete {self.directory.parent}"
             )
         return None
 

@@ -242,8 +242,9 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_not_begun_anew_silently(tmp_
     run = trainer(tmp_path, steps=1)
     run.run()
     (checkpoints_in(tmp_path / "checkpoints")[-1] / "manifest.json").unlink()
-    with pytest.raises(UserError, match="all 1 checkpoints are damaged"):
-        run.checkpoints.resume(run.state)
+    for _ in range(2):
+        with pytest.raises(UserError, match="all checkpoints are damaged"):
+            run.checkpoints.resume(run.state)
 
 
 def test_a_failed_save_leaves_no_checkpoint_behind(tmp_path: Path) -> None:

@@ -1,0 +1,44 @@
+"""A model put where it is trained, by one rank: activation checkpointing, and options that would have no effect."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+from tiny_models import padded_batch, tiny_model
+from torch import Tensor
+
+from weighted_mtp.errors import UserError
+from weighted_mtp.models.mtp import MTPForCausalLM
+from weighted_mtp.runtime.device import RuntimeConfig, autocast
+from weighted_mtp.runtime.sharding import placed
+
+
+def gradients_and_calls(architecture: str, config: RuntimeConfig) -> tuple[Sequence[Tensor], int]:
+    """Gradients of some loss of all heads, and how often a layer or head was computed for them."""
+    model = MTPForCausalLM.from_base(tiny_model(architecture), 3, "random").train()
+    placed(model, config)
+    calls: list[int] = []
+    for part in model.parts_to_gather():
+        part.self_attn.register_forward_hook(lambda *_: calls.append(1))  # type: ignore[union-attr, operator]
+    with autocast(torch.device("cpu"), config):
+        loss = model.unembed(model.head_states(*padded_batch())).float().square().mean()
+    loss.backward()
+    return [p.grad for p in model.parameters() if p.grad is not None], len(calls)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("architecture", ["llama_tied", "gemma2"])
+def test_activation_checkpointing_computes_every_layer_twice_and_the_same_gradients(
+    architecture: str, precision: str
+) -> None:
+    config = RuntimeConfig(device="cpu", precision=precision)
+    expected, once = gradients_and_calls(architecture, config)
+    got, twice = gradients_and_calls(architecture, config.model_copy(update={"activation_checkpointing": True}))
+    assert (once, twice) == (5, 10)
+    for a, b in zip(expected, got, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_offloading_without_several_gpus_is_refused() -> None:
+    with pytest.raises(UserError, match=r"runtime.cpu_offload=true has no effect on cpu with 1 rank"):
+        placed(tiny_model(), RuntimeConfig(device="cpu", cpu_offload=True))

@@ -132,7 +132,11 @@ class Corpus:
     def _programs(self, n: int) -> dict[str, list[Any]]:
         sizes = np.ceil(self._length(self._characters, 0.7, n) / 55).astype(int)
         chosen = iter(self._rng.integers(len(self._blocks), size=sizes.sum()).tolist())
-        programs = ["\n".join([self._blocks[next(chosen)] for _ in range(size)]) + "\n" for size in sizes.tolist()]
+        firsts = self._rng.integers(10**9, size=n).tolist()  # short programs would be equal otherwise
+        programs = [
+            "\n".join([f"limit = {first}", *(self._blocks[next(chosen)] for _ in range(size)), ""])
+            for first, size in zip(firsts, sizes.tolist(), strict=True)
+        ]
         for number in np.flatnonzero(self._rng.random(n) < 0.1).tolist():
             programs[number] = programs[number].replace("\n", "\r\n")
         for number in np.flatnonzero(self._rng.random(n) < 0.03).tolist():

@@ -27,6 +27,8 @@ class SplitsConfig(Section):
     """Split to validate on, whose problems training never shows; null for none."""
     template: Template = "alpaca"
     """How a problem is asked; `docs/SETUP.md` shows each."""
+    tokens: Path | None = None
+    """Folder for token files; null for `.tokens` under `root`. Another one where that is slow or cannot be written."""
 
 
 class DataConfig(SplitsConfig):
@@ -57,7 +59,7 @@ def _load_split(
 ) -> TokenStore:
     directory = config.root / config.dataset / split
     rows = sample_solutions(read_index(directory), sampling, seed) if sampling is not None else None
-    found = split_tokens(directory, tokenizer, config.template)
+    found = split_tokens(directory, tokenizer, config.template, config.tokens)
     if rows is None:
         rows = np.flatnonzero(found.is_correct)
         if not len(rows):

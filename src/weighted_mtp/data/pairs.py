@@ -54,7 +54,7 @@ def _load_split(
     directory = config.root / config.dataset / split
     sampled = sample_pairs(read_index(directory), chosen, seed)
     rows = np.stack([sampled.correct, sampled.incorrect], axis=1)
-    store = split_tokens(directory, tokenizer, config.template).store
+    store = split_tokens(directory, tokenizer, config.template, config.tokens).store
     kept = rows[(store.lengths[rows] <= config.max_length).all(axis=1)]
     if not len(kept):
         raise UserError(f"{directory}: no pair is within data.max_length={config.max_length}: raise it")

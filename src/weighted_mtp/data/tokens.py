@@ -83,15 +83,20 @@ class _Names(Sequence[str]):
         return self.text[start : self.ends[row]].tobytes().decode()
 
 
-def split_tokens(split_dir: Path, tokenizer: PreTrainedTokenizerBase, template: str) -> SplitTokens:
+def split_tokens(
+    split_dir: Path, tokenizer: PreTrainedTokenizerBase, template: str, root: Path | None = None
+) -> SplitTokens:
     """The tokens of a split, by memory map; made first where they are not there, are damaged, or are of another split.
+
+    root  folder of all token files; None for FOLDER beside the datasets
 
     Several processes may ask at once. Raises UserError as `read_statements`, `encode_responses`, for a solution
     without its problem, and for a place that cannot be written.
     """
     identity, dataset = _identity(tokenizer), split_dir.parent
     wanted = {"version": _VERSION, "template": template, "tokenizer": identity, "made_of": _made_of(split_dir)}
-    folder = dataset.parent / FOLDER / dataset.name / split_dir.name / f"{template}-{identity[:16]}"
+    root = root or dataset.parent / FOLDER
+    folder = root / dataset.name / split_dir.name / f"{template}-{identity[:16]}"
     try:
         if not _is_whole(folder, wanted):
             folder.parent.mkdir(parents=True, exist_ok=True)

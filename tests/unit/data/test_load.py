@@ -9,6 +9,7 @@ from weighted_mtp.data.index import write_index
 from weighted_mtp.data.load import DataConfig, load_stores
 from weighted_mtp.data.sampling import SampleConfig
 from weighted_mtp.data.schema import Records, write_split
+from weighted_mtp.data.tokens import FOLDER
 from weighted_mtp.errors import UserError
 
 
@@ -46,6 +47,13 @@ def test_sampling_chooses_among_the_training_split_alone_by_the_seed(
     again, _ = load_stores(config(root, sampling), micro_tokenizer, seed=0)
     other, _ = load_stores(config(root, sampling), micro_tokenizer, seed=1)
     assert list(train.sample_ids) == list(again.sample_ids) != list(other.sample_ids)
+
+
+def test_tokens_lie_where_the_configuration_says(root: Path, micro_tokenizer: PreTrainedTokenizerFast) -> None:
+    elsewhere = config(root, None).model_copy(update={"tokens": root / "elsewhere"})
+    load_stores(elsewhere, micro_tokenizer, seed=0)
+    assert sorted(path.name for path in (root / "elsewhere" / "micro").iterdir()) == ["train", "validation"]
+    assert not (root / FOLDER).exists()
 
 
 def test_sampling_without_an_index_names_the_command_that_makes_it(

@@ -16,6 +16,7 @@ from weighted_mtp.pipelines import (
     demo,
     doctor,
     label_samples,
+    plan,
     run_baseline,
     run_critic,
     run_evaluation,
@@ -54,6 +55,7 @@ train.command("baseline")(run_baseline.main)
 train.command("verifiable")(run_verifiable.main)
 train.command("rho1")(run_rho1.main)
 train.command("third-party")(run_third_party.main)
+app.command("plan")(plan.main)
 app.command("study")(run_study.main)
 app.command("evaluate")(run_evaluation.main)
 app.command("label")(label_samples.main)

@@ -7,7 +7,7 @@ import difflib
 import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -32,14 +32,18 @@ def load_config(schema: type[T], path: Path | None, overrides: Sequence[str] = (
     Raises `UserError` for a missing or broken file, a circular `extends`, an unknown key (with the nearest known
     one), a wrong type or a failed check: always one line that names the option.
     """
+    return validated(schema, read_options(path, overrides), f"{path or 'configuration'}: ")
+
+
+def read_options(path: Path | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What `path`, what it extends and `overrides` say, merged, not checked. Raises `UserError` as `load_config`."""
     merged = _read_with_bases(path, ()) if path else OmegaConf.create()
     for override in overrides:
         merged = _merge(merged, _parse_override(override), f"--override {override}")
     try:
-        values = OmegaConf.to_container(merged, resolve=True)
+        return cast(dict[str, Any], OmegaConf.to_container(merged, resolve=True))
     except OmegaConfBaseException as error:
         raise UserError(f"{path}: {_first_line(error)}") from error
-    return validated(schema, values, f"{path or 'configuration'}: ")
 
 
 def validated(schema: type[T], values: Any, prefix: str = "") -> T:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -77,7 +78,7 @@ def wmtp(*arguments: str | Path) -> Result:
 def asked(data: Path, model: Path, output: Path, *more: str) -> list[str]:
     """A command that samples 24 completions in batches of 5."""
     options = ["evaluate", "--benchmark", "micro", "--data-root", data, "--checkpoint", model, "--output", output]
-    drawing = ["--n", "2", "--temperature", "1", "--max-new-tokens", "9", "--batch-size", "5"]
+    drawing = ["--n-samples", "2", "--temperature", "1", "--max-new-tokens", "9", "--batch-size", "5"]
     return [str(option) for option in [*options, *drawing, *more]]
 
 
@@ -116,6 +117,47 @@ def test_an_evaluation_killed_at_both_stages_ends_like_one_that_was_not(
     assert whole == resumed
     assert timeless(tmp_path / "whole") == timeless(tmp_path / "out")
     assert not list((tmp_path / "out").glob("*.partial"))
+
+
+def under_torchrun(folder: Path, ranks: int, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """`KILLED` on so many ranks; journals of ranks after the first end in their numbers."""
+    script = folder / "killed.py"
+    script.write_text(KILLED)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run([*torchrun, script, *arguments], capture_output=True, text=True, env=environment)
+
+
+def test_an_evaluation_on_ranks_that_are_killed_ends_like_one_on_a_single_rank(
+    data: Path, model: Path, tmp_path: Path
+) -> None:
+    assert wmtp(*asked(data, model, tmp_path / "whole")).exit_code == 0
+    command = asked(data, model, tmp_path / "out")
+    killed = under_torchrun(tmp_path, 2, "samples.jsonl.partial-1", "7", *command)
+    assert killed.returncode != 0
+    assert (tmp_path / "out" / "samples.jsonl.partial-1").read_bytes().count(b"\n") == 7, killed.stderr
+    assert not (tmp_path / "out" / "samples.jsonl").exists()
+    killed = under_torchrun(tmp_path, 3, "results.jsonl.partial-2", "3", *command)
+    assert killed.returncode != 0
+    assert (tmp_path / "out" / "results.jsonl.partial-2").read_bytes().count(b"\n") == 3, killed.stderr
+    result = wmtp(*command)
+    assert result.exit_code == 0, result.output
+    whole, resumed = ((tmp_path / name / "samples.jsonl").read_bytes() for name in ("whole", "out"))
+    assert whole == resumed
+    assert timeless(tmp_path / "whole") == timeless(tmp_path / "out")
+    assert not list((tmp_path / "out").glob("*.partial*"))
+
+
+def test_ranks_that_nothing_disturbs_report_once(data: Path, samples: Path, tmp_path: Path) -> None:
+    assert scored(data, samples, tmp_path / "whole").exit_code == 0
+    options = ["evaluate", "--benchmark", "micro", "--data-root", data, "--samples", samples]
+    command = [str(option) for option in [*options, "--output", tmp_path / "out"]]
+    done = under_torchrun(tmp_path, 2, "none", "0", *command)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("pass@1") == 1
+    assert timeless(tmp_path / "whole") == timeless(tmp_path / "out")
+    reports = [json.loads((tmp_path / name / "report.json").read_text())["pass_at_k"] for name in ("whole", "out")]
+    assert reports[0] == reports[1]
 
 
 def test_it_says_what_is_done_and_leaves_a_page_of_what_failed_and_why(

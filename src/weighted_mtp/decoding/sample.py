@@ -8,7 +8,7 @@ position): batch size, order and neighbours change a completion only where round
 the batch's shape, decides between tokens.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -110,15 +110,15 @@ def sample_batches(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[list[int]],
     config: SamplingConfig,
-    skip: int = 0,
+    chosen: Iterable[int] | None = None,
     on_progress: Callable[[int], None] | None = None,
 ) -> Iterator[list[Drawn]]:
     """The completions of `sample`, `config.batch_size` at a time, the longest prompts' first.
 
-    skip  batches at the beginning that are left out
+    chosen  numbers of the batches that are drawn, from 0; all where not given
 
-    Which completions are a batch, and hence every bit of its logits, depends on model, prompts and options alone: what
-    follows skipped batches is what follows them when they are drawn.
+    Which completions are a batch, and hence every bit of its logits, depends on model, prompts and options alone: a
+    batch is what it is whichever others are drawn, and by whom.
 
     Raises UserError as `sample`.
     """
@@ -128,8 +128,9 @@ def sample_batches(
     training = model.training
     model.eval()
     try:
-        for start in range(skip * config.batch_size, len(rows), config.batch_size):
-            batch = rows[start : start + config.batch_size]
+        size = config.batch_size
+        for number in range(-(-len(rows) // size)) if chosen is None else chosen:
+            batch = rows[number * size : (number + 1) * size]
             drawn = {}
             for row, finished in _complete(model, batch, config, ends, text):
                 completion = text.completion(row, finished, ends)

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,7 +18,8 @@ from weighted_mtp.data.prompts import encode_prompt, render_prompt
 from weighted_mtp.data.schema import Problem, Solution, read_problems, read_solutions
 from weighted_mtp.decoding.sample import Drawn, SamplingConfig, sample_batches
 from weighted_mtp.evaluation.benchmarks import MBPP_SHOTS, AnswerForm, Benchmark, mbpp_prompt
-from weighted_mtp.evaluation.folder import EvaluationFolder
+from weighted_mtp.evaluation.folder import EvaluationFolder, collect
+from weighted_mtp.evaluation.journal import Journal
 from weighted_mtp.evaluation.problems import ProblemSet
 from weighted_mtp.evaluation.samples import write_jsonl
 from weighted_mtp.files import sha256
@@ -27,6 +29,7 @@ from weighted_mtp.models.checkpoint import Dtype
 from weighted_mtp.models.convert import find_model, load_base
 from weighted_mtp.models.folder import CARD
 from weighted_mtp.progress import Advance, progress
+from weighted_mtp.runtime.distributed import by_first_rank, is_first, of_ranks, rank, ranks, together
 
 
 @dataclass(frozen=True)
@@ -89,7 +92,8 @@ def draw_samples(
 ) -> None:
     """Ask everything that has no answer yet, and write `samples.jsonl`: problems in order, the samples of each in turn.
 
-    Answers are kept a batch at a time. Killed and started again, it writes the bytes that it would have written.
+    Answers are kept a batch at a time, and ranks take the batches in turn. Killed and started again, on any number of
+    ranks, it writes the bytes that one undisturbed rank would have written.
 
     data_root  the prepared datasets: MBPP's own prompt shows problems of another split
 
@@ -99,16 +103,45 @@ def draw_samples(
     prompts = [_prompt(respondent, benchmark, problem, data_root) for problem in problems.statements]
     options = sampling.model_copy(update={"stop": benchmark.stop if form is AnswerForm.COMPLETION else ()})
     with folder.sampling() as journal:
-        total, size = len(prompts) * options.n_samples, options.batch_size
-        if len(journal.records) < total:
-            journal.keep(len(journal.records) // size * size)
-        done = len(journal.records)
-        with progress(f"sampling {benchmark.name}", total, done) as advance:
-            for batch in _timed(sample_batches(model, tokenizer, prompts, options, -(-done // size), advance), advance):
-                journal.add(_record(benchmark, problems.statements[drawn.prompt], drawn, form) for drawn in batch)
-        order = sorted(journal.records, key=lambda record: (problems.row[record["task_id"]], record["sample"]))
-        write_jsonl(folder.samples, order)
-        journal.path.unlink()
+        missing = by_first_rank(lambda: _missing_batches(journal.records, len(prompts), options))
+        mine = missing[rank() :: ranks()]
+        sizes = _batch_sizes(len(prompts), options)
+        total = sum(sizes) - sum(sizes[number] for number in set(missing) - set(mine))
+        done = sum(sizes) - sum(sizes[number] for number in missing)
+        with progress(f"sampling {benchmark.name}{of_ranks()}", total, done) as advance:
+            drawn = sample_batches(model, tokenizer, prompts, options, mine, advance)
+            for number, batch in zip(mine, _timed(drawn, advance), strict=True):
+                journal.add(_record(benchmark, problems.statements[one.prompt], one, form, number) for one in batch)
+    with together():  # every rank is through
+        pass
+    with together():
+        if is_first():
+            _write_samples(journal.path, problems, folder.samples)
+
+
+def _missing_batches(records: Iterable[dict[str, Any]], n_prompts: int, options: SamplingConfig) -> list[int]:
+    """Numbers of the batches of which not every sample is recorded."""
+    found = Counter(batch for batch, _, _ in {_key(record) for record in records})
+    return [number for number, size in enumerate(_batch_sizes(n_prompts, options)) if found[number] < size]
+
+
+def _batch_sizes(n_prompts: int, options: SamplingConfig) -> list[int]:
+    total, size = n_prompts * options.n_samples, options.batch_size
+    return [min(size, total - start) for start in range(0, total, size)]
+
+
+def _key(record: dict[str, Any]) -> tuple[int, str, int]:
+    return record["batch"], record["task_id"], record["sample"]
+
+
+def _write_samples(journal: Path, problems: ProblemSet, samples: Path) -> None:
+    """Every sample once, in order; then the journals go."""
+    collect(journal)
+    with Journal(journal) as whole:
+        once = {(record["task_id"], record["sample"]): record for record in whole.records}
+    order = sorted(once.values(), key=lambda record: (problems.row[record["task_id"]], record["sample"]))
+    write_jsonl(samples, ({k: v for k, v in record.items() if k != "batch"} for record in order))
+    journal.unlink()
 
 
 def _timed(batches: Iterator[list[Drawn]], advance: Advance) -> Iterator[list[Drawn]]:
@@ -121,9 +154,10 @@ def _timed(batches: Iterator[list[Drawn]], advance: Advance) -> Iterator[list[Dr
         start = time.monotonic()
 
 
-def _record(benchmark: Benchmark, problem: Problem, drawn: Drawn, form: AnswerForm) -> dict[str, Any]:
+def _record(benchmark: Benchmark, problem: Problem, drawn: Drawn, form: AnswerForm, batch: int) -> dict[str, Any]:
     completion = drawn.completion
     return {
+        "batch": batch,
         "task_id": problem.problem_id,
         "sample": drawn.sample,
         "completion": benchmark.completion(problem, completion.text, form),

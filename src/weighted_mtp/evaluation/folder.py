@@ -5,7 +5,8 @@
     results.jsonl              the samples with their verdicts
     report.json, report.md     what they add up to
 
-Samples and results grow in `….partial` beside them, a `Journal`, and are there whole or not at all.
+Samples and results grow in `….partial` beside them, a `Journal` (of several ranks each has its own), and are there
+whole or not at all. What a journal of any rank holds counts, however many ranks go on.
 """
 
 import json
@@ -21,6 +22,7 @@ from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.journal import Journal
 from weighted_mtp.files import whole_file
 from weighted_mtp.progress import console
+from weighted_mtp.runtime.distributed import is_first, rank, together
 
 
 class Origin(Section):
@@ -93,14 +95,21 @@ class EvaluationFolder:
         return self._described.execution == execution and self.results.is_file()
 
     def sampling(self) -> Journal:
-        """The samples that are drawn so far."""
-        self._take(self._described)
-        return Journal(_partial(self.samples))
+        """Where this rank's samples go; the first rank's holds those that are drawn so far."""
+        return self._begin(self.samples, self._described)
 
     def execution(self, execution: Execution) -> Journal:
-        """The verdicts that are there so far; those of another execution go."""
-        self._take(_Described(origin=self._described.origin, execution=execution))
-        return Journal(_partial(self.results))
+        """Where this rank's verdicts go; the first rank's holds those that are there so far. Those of another execution
+        are dropped."""
+        return self._begin(self.results, _Described(origin=self._described.origin, execution=execution))
+
+    def _begin(self, file: Path, described: _Described) -> Journal:
+        with together():
+            if is_first():
+                self._take(described)
+                collect(_partial(file))
+        self._described = described
+        return Journal(_partial(file, rank()))
 
     def _take(self, described: _Described) -> None:
         """Keep other processes out, and drop what was made otherwise than described."""
@@ -124,7 +133,7 @@ class EvaluationFolder:
         if before is not None and after is not None:
             changed = "; ".join(differences(before, after))
             console.print(f"{self.path}: executing again, with other options ({changed})", soft_wrap=True)
-        for file in (self.report, self.page, self.results, _partial(self.results)):
+        for file in (self.report, self.page, self.results, *_partials(_partial(self.results))):
             file.unlink(missing_ok=True)
 
     def _read(self) -> _Described | None:
@@ -138,5 +147,20 @@ class EvaluationFolder:
             ) from error
 
 
-def _partial(file: Path) -> Path:
-    return file.with_name(f"{file.name}.partial")
+def collect(first: Path) -> None:
+    """Move what the other ranks' journals hold into the first rank's. Killed in between, some records are in both."""
+    others = [path for path in _partials(first) if path != first]
+    with Journal(first) as journal:
+        for path in others:
+            with Journal(path) as other:
+                journal.add(other.records)
+            path.unlink()
+
+
+def _partials(first: Path) -> list[Path]:
+    """The journals of all ranks there ever were."""
+    return sorted(first.parent.glob(f"{first.name}*"))
+
+
+def _partial(file: Path, number: int = 0) -> Path:
+    return file.with_name(f"{file.name}.partial" + (f"-{number}" if number else ""))

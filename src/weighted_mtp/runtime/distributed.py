@@ -43,6 +43,16 @@ def ranks() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
+def of_ranks() -> str:
+    """Of several ranks, which this one is, in words that follow a title."""
+    return f", rank {rank()} of {ranks()}" if ranks() > 1 else ""
+
+
+def local_ranks() -> int:
+    """How many of the run's processes share this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if ranks() > 1 else 1
+
+
 def is_first() -> bool:
     """Whether this is the rank that writes files and speaks to the user."""
     return rank() == 0

@@ -44,6 +44,8 @@ class TrainingConfig(Section):
     """Newest checkpoints that are kept; the best one is kept beside them."""
     save_lora_only: bool = False
     """Checkpoints hold adapters (and what else is trained) instead of a whole model, in PEFT's form."""
+    upload_to: str | None = None
+    """Folder of runs on another file system, such as `s3://bucket/runs`: checkpoints are copied there meanwhile."""
     best_metric: str | None = None
     """A validation metric, such as `loss`: the checkpoint where it is best is kept, as `checkpoints/best`."""
     best_mode: Literal["min", "max"] = "min"

@@ -104,15 +104,22 @@ class Checkpoints:
     """
 
     def __init__(
-        self, directory: Path, whole: WholeModel, save_model: SaveModel, keep: int, best: Best | None = None
+        self,
+        directory: Path,
+        whole: WholeModel,
+        save_model: SaveModel,
+        keep: int,
+        best: Best | None = None,
+        saved: Callable[[], None] = lambda: None,
     ) -> None:
         """
         whole       gathers the model that is written, on the first rank; see `runtime.sharding`
         save_model  writes it to a folder
         keep        how many of the newest stay; the best one stays beside them
+        saved       called by the first rank after each checkpoint
         """
         self.directory, self.whole, self.save_model = directory, whole, save_model
-        self.keep, self.best = keep, best
+        self.keep, self.best, self.saved = keep, best, saved
 
     def check(self, validation: Mapping[str, float]) -> None:
         """Raise `UserError` where a validation lacks the metric by which the best checkpoint is told."""
@@ -141,6 +148,7 @@ class Checkpoints:
             for old in there[: -self.keep]:
                 if old != best:
                     shutil.rmtree(old)
+            self.saved()
         return path
 
     def _link_best(self, there: Sequence[Path]) -> Path | None:

@@ -1,0 +1,142 @@
+"""The memory that a training run needs on every GPU, before there is one: for each way to share it.
+
+    uv run wmtp plan --config configs/production/verifiable.yaml --gpus 4
+    … --override model.lora=null --override data.max_tokens=8192 --nodes 2
+
+No weights, data or GPU are needed: models are built of shapes, and one microbatch is passed through them.
+"""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich.console import Console
+
+from weighted_mtp.errors import UserError
+from weighted_mtp.pipelines.command import ConfigFile, Debug, Overrides, one_line_errors
+from weighted_mtp.pipelines.planned import Planned, planned
+from weighted_mtp.progress import progress
+from weighted_mtp.report.memory import PlanRow, plan_table
+from weighted_mtp.runtime.device import RuntimeConfig, autocast, has_bf16
+from weighted_mtp.training.footprint import Pass, Weights, asking_pass, hollow, training_pass, weights_of
+from weighted_mtp.training.memory_plan import Layout, footprint
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a run is planned for."""
+
+    gpus: int
+    nodes: int = 1
+
+    @property
+    def ranks(self) -> int:
+        return self.gpus * self.nodes
+
+
+def layout_of(run: Planned, machine: Machine) -> Layout:
+    """How the ranks share the run as it is configured. Raises UserError where they cannot."""
+    runtime, accumulation = run.config.runtime, run.config.training.gradient_accumulation
+    if accumulation % machine.ranks:
+        raise UserError(
+            f"training.gradient_accumulation={accumulation} microbatches of a step cannot be shared evenly by "
+            f"{machine.ranks} ranks: set it to a multiple of {machine.ranks}"
+        )
+    return Layout(
+        ranks=machine.ranks,
+        per_node=machine.gpus,
+        parallel=runtime.parallel,
+        microbatches=accumulation // machine.ranks,
+        precision="bf16" if _in_bf16(runtime) else "fp32",
+        cpu_offload=runtime.cpu_offload,
+        reduce_every_microbatch=runtime.reduce_every_microbatch,
+        on_gpu=runtime.device != "cpu",
+    )
+
+
+def _in_bf16(runtime: RuntimeConfig) -> bool:
+    """Whether products are taken in bf16: `auto` is a matter of the CPU, and any GPU of today has it."""
+    if runtime.precision == "auto":
+        return runtime.device != "cpu" or has_bf16(torch.device("cpu"))
+    return runtime.precision == "bf16"
+
+
+def _layouts(configured: Layout) -> list[Layout]:
+    """The configured one, and the other ways to share."""
+    ways = [configured]
+    if configured.ranks > 1:
+        ways += [replace(configured, parallel=name, cpu_offload=False) for name in ("full", "ddp")]
+        if configured.on_gpu:
+            ways.append(replace(configured, parallel="full", cpu_offload=True))
+    if 1 < configured.per_node < configured.ranks:
+        ways.append(replace(configured, parallel="hybrid", cpu_offload=False))
+    return list(dict.fromkeys(ways))
+
+
+def plan(run: Planned, machine: Machine) -> list[PlanRow]:
+    """One rank's memory in every way to share it, with activation checkpointing and without; the configured one first.
+
+    Raises UserError where the ranks cannot share a step.
+    """
+    configured, checkpointing = layout_of(run, machine), run.config.runtime.activation_checkpointing
+    rows = []
+    with progress("passing a microbatch through", 2 + len(run.asked)) as advance:
+        asked = [_asked(run, name, configured) for name in run.asked]
+        advance(len(asked))
+        for recompute in (checkpointing, not checkpointing):
+            weights, passed = _trained(run, recompute, configured)
+            advance(1)
+            rows += [PlanRow(way, recompute, footprint(weights, passed, asked, way)) for way in _layouts(configured)]
+    return rows
+
+
+def _trained(run: Planned, recompute: bool, layout: Layout) -> tuple[Weights, Pass]:
+    with torch.device("meta"):
+        model = run.trained()
+    if recompute:
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    with hollow(model, _parts_dtype(layout)):
+        passed = training_pass(model, run.batch, lambda: _precision(layout), run.detach_extra_heads)
+    return weights_of(model), passed
+
+
+def _asked(run: Planned, name: str, layout: Layout) -> tuple[Weights, int]:
+    with torch.device("meta"):
+        model = run.asked[name]().requires_grad_(False)
+    with hollow(model, _parts_dtype(layout)):
+        most = asking_pass(model, run.batch, lambda: _precision(layout))
+    return weights_of(model), most
+
+
+def _parts_dtype(layout: Layout) -> torch.dtype:
+    """Of a layer's or head's parameters while they compute: gathered in bf16, or where they lie, in fp32."""
+    return torch.bfloat16 if layout.ranks > 1 and layout.precision == "bf16" else torch.float32
+
+
+def _precision(layout: Layout) -> AbstractContextManager[object]:
+    """The context of a forward pass. Shapes are those of CPU tensors; a GPU's attention needs what a CPU's fp32 one
+    does, not what its bf16 one does."""
+    if layout.on_gpu and layout.precision == "bf16":
+        return torch.autocast("cpu", torch.bfloat16)
+    return autocast(torch.device("cpu"), RuntimeConfig(precision=layout.precision))
+
+
+def main(
+    config: ConfigFile,
+    override: Overrides = None,
+    gpus: Annotated[int, typer.Option(help="GPUs of a node, each with a rank of its own.", min=1)] = 1,
+    nodes: Annotated[int, typer.Option(help="Nodes.", min=1)] = 1,
+    gpu_memory: Annotated[float, typer.Option(help="Memory of a GPU, GB; what is more does not fit.", min=1)] = 80,
+    debug: Debug = False,
+) -> None:
+    """Say what a training run needs on every GPU, for each way to share it; needs no weights, data or GPU."""
+    with one_line_errors(debug):
+        run = planned(Path(config), tuple(override or ()))
+        Console().print(plan_table(plan(run, Machine(gpus, nodes)), run.batch, gpu_memory))
+
+
+if __name__ == "__main__":
+    typer.run(main)

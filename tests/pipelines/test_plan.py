@@ -1,0 +1,127 @@
+"""`wmtp plan`: what it says a rank needs, against what a rank takes, against arithmetic, and against big models."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from weighted_mtp.cli import app
+from weighted_mtp.data.sources.micro.dataset import write_micro
+from weighted_mtp.data.sources.micro.generator import MicroConfig
+from weighted_mtp.errors import UserError
+from weighted_mtp.pipelines.plan import Machine, plan
+from weighted_mtp.pipelines.planned import Planned, planned
+from weighted_mtp.training.footprint import Pass, Weights, weights_of
+from weighted_mtp.training.memory_plan import Layout, footprint
+
+ROOT = Path(__file__).resolve().parents[2]
+PRODUCTION = ROOT / "configs" / "production"
+specification = importlib.util.spec_from_file_location("memory_plan", ROOT / "benchmarks" / "memory_plan.py")
+benchmark = importlib.util.module_from_spec(specification)
+specification.loader.exec_module(benchmark)
+
+WEIGHTS = Weights(total=1000, trained=400, root=100, root_trained=0, part=90, part_trained=40, largest_trained=20)
+PASSED = Pass(kept=3000, moments={0: 5000, 800: 4000, 1600: 1000})
+ALONE = Layout(ranks=1, per_node=1, parallel="full", microbatches=1, precision="fp32")
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("storage")
+    write_micro(folder / "datasets", MicroConfig(n_train=60, n_validation=10, n_test=2, n_test_pairs=2))
+    return folder
+
+
+@pytest.mark.parametrize("more", [[], ["model.lora.r=8"], ["training.gradient_accumulation=2"]])
+def test_the_planned_peak_is_the_measured_one_within_15_percent(storage: Path, more: list[str]) -> None:
+    small = ["model.micro.num_hidden_layers=3", "data.max_tokens=512"]  # of which the data has many batches
+    run = planned(benchmark.CONFIG, (*benchmark.options(storage, f"run-{'-'.join(more)}"), *small, *more))
+    measured = benchmark.measured_peak(run.config)
+    assert plan(run, Machine(1))[0].bytes.peak == pytest.approx(measured, rel=0.15)
+
+
+def test_one_rank_holds_everything_and_its_gradients_as_they_come() -> None:
+    found = footprint(WEIGHTS, PASSED, [], ALONE)
+    assert (found.parameters, found.gradients, found.optimizer, found.gathered) == (4000, 1600, 3200, 0)
+    assert found.peak == 4000 + 3200 + max(5000, 800 + 4000, 1600 + 1000)
+
+
+def test_ranks_share_what_one_holds_and_gather_a_part_at_a_time() -> None:
+    found = footprint(WEIGHTS, PASSED, [], Layout(8, 4, "full", 1, "bf16"))
+    assert (found.parameters, found.gradients, found.optimizer) == (500, 200, 400)
+    assert found.gathered == 4 * 100 + 3 * 2 * 90 + (2 + 4) * 40
+    hybrid, copies = (footprint(WEIGHTS, PASSED, [], Layout(8, 4, way, 1, "bf16")) for way in ("hybrid", "ddp"))
+    assert (hybrid.parameters, copies.parameters) == (1000, 4000)
+    assert found.peak < hybrid.peak < copies.peak
+
+
+def test_microbatches_without_reduction_keep_all_gradients_on_every_rank() -> None:
+    apart, whole = (Layout(4, 4, "full", 2, "bf16", reduce_every_microbatch=each) for each in (True, False))
+    assert footprint(WEIGHTS, PASSED, [], apart).gradients == 400
+    assert footprint(WEIGHTS, PASSED, [], whole).gradients == 1600
+
+
+def test_offloading_moves_what_ranks_share_into_main_memory() -> None:
+    asked = [(WEIGHTS, 700)]
+    here, there = (footprint(WEIGHTS, PASSED, asked, Layout(4, 4, "full", 1, "bf16", off)) for off in (False, True))
+    assert there.host == here.parameters + here.asked + here.gradients + here.optimizer
+    assert there.peak == here.peak - here.parameters - here.asked - here.optimizer
+
+
+@pytest.mark.parametrize(
+    ("file", "billions", "asked"),
+    [
+        ("baseline", 6.74, {}),
+        ("verifiable", 6.74, {"critic": 2.62}),
+        ("rho1", 6.74, {"reference": 2.70}),
+        ("ref_tuning", 2.70, {}),
+        ("critic_mlp", 2.62, {}),
+    ],
+)
+def test_every_production_configuration_is_planned_before_anything_is_there(
+    file: str, billions: float, asked: dict[str, float]
+) -> None:
+    run = planned(PRODUCTION / f"{file}.yaml")
+    with torch.device("meta"):
+        trained, others = run.trained(), {name: build() for name, build in run.asked.items()}
+    whole = sum(p.numel() for name, p in trained.named_parameters() if ".lora_" not in name)
+    assert whole / 1e9 == pytest.approx(billions, abs=0.01)
+    assert {name: weights_of(model).total / 1e9 for name, model in others.items()} == pytest.approx(asked, abs=0.01)
+    assert 0 < weights_of(trained).trained < 0.2e9
+
+
+def test_checkpointing_keeps_less_and_the_command_says_so(storage: Path) -> None:
+    overrides = [f"--override={option}" for option in benchmark.options(storage, "table")]
+    config = ["--config", str(benchmark.CONFIG), "--override=training.gradient_accumulation=2"]
+    result = CliRunner().invoke(app, ["plan", *config, *overrides, "--gpus", "2"], env={"COLUMNS": "120"})
+    assert result.exit_code == 0, result.output
+    found = re.findall(r"^ ((?:full|ddp)(?:, checkpointing)?) +(.*)$", result.stdout, re.MULTILINE)
+    rows = {name: numbers.split() for name, numbers in found}
+    assert list(rows) == ["full", "ddp", "full, checkpointing", "ddp, checkpointing"]
+    assert float(rows["full, checkpointing"][5]) < float(rows["full"][5]) / 2
+    assert float(rows["full"][0]) == pytest.approx(float(rows["ddp"][0]) / 2, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("file", "override", "message"),
+    [
+        ("verifiable", "critic=nowhere", "critic=nowhere: no such run"),
+        ("baseline", "model.source=storage/models/none", "there is no such model folder"),
+    ],
+)
+def test_a_model_of_which_nothing_says_what_it_is_is_one_line(file: str, override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        built(planned(PRODUCTION / f"{file}.yaml", (override,)))
+
+
+def built(run: Planned) -> None:
+    with torch.device("meta"):
+        run.trained()
+
+
+def test_ranks_that_cannot_share_a_step_are_one_line() -> None:
+    with pytest.raises(UserError, match="gradient_accumulation=8 microbatches"):
+        plan(planned(PRODUCTION / "baseline.yaml"), Machine(3))

@@ -64,11 +64,16 @@ def _warn_of_slow_bf16() -> None:
 
 def autocast(device: torch.device, config: RuntimeConfig) -> AbstractContextManager[object]:
     """The context in which forward passes run."""
-    if config.precision == "fp32" or (config.precision == "auto" and not has_bf16(device)):
+    if not in_bf16(device, config):
         return contextlib.nullcontext()
     if device.type == "cpu":
         return _bf16_on_cpu()
     return torch.autocast(device.type, torch.bfloat16)
+
+
+def in_bf16(device: torch.device, config: RuntimeConfig) -> bool:
+    """Whether matrix products are taken in bf16."""
+    return config.precision == "bf16" or (config.precision == "auto" and has_bf16(device))
 
 
 def has_bf16(device: torch.device) -> bool:

@@ -30,7 +30,7 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from weighted_mtp.errors import UserError
-from weighted_mtp.runtime.device import RuntimeConfig, pick_device, recomputing
+from weighted_mtp.runtime.device import RuntimeConfig, in_bf16, pick_device, recomputing
 from weighted_mtp.runtime.distributed import is_first, ranks
 
 
@@ -98,7 +98,7 @@ def shard(model: Any, mesh: DeviceMesh, config: RuntimeConfig, offload: OffloadP
     Under `bf16` the parts' parameters travel and compute in bf16. The root's stay in fp32, and autocast takes their
     products in bf16: the unembedding adds up the gradients of all heads and chunks.
     """
-    in_parts = torch.bfloat16 if config.precision == "bf16" else None
+    in_parts = torch.bfloat16 if in_bf16(pick_device(config), config) else None
     for part in model.parts_to_gather():
         policy = MixedPrecisionPolicy(param_dtype=in_parts, reduce_dtype=torch.float32)
         fully_shard(part, mesh=mesh, mp_policy=policy, offload_policy=offload)

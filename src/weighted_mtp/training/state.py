@@ -1,7 +1,9 @@
 """The training state: everything that a resume needs, nothing else; and its checkpoints."""
 
+import errno
 import json
 import math
+import os
 import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -138,9 +140,10 @@ class Checkpoints:
         try:
             self._write(state, path, validation)
         except (OSError, SafetensorError) as error:
+            full = "the disk is full: " if os.strerror(errno.ENOSPC) in str(error) else ""
             raise UserError(
-                f"{path}: this checkpoint could not be written ({first_line(error)}); those before it are kept: free "
-                "some space, and the same command goes on from the newest"
+                f"{path}: this checkpoint could not be written ({full}{first_line(error)}); those before it are kept: "
+                "mend that, and the same command goes on from the newest"
             ) from error
         if is_first():
             there = checkpoints_in(self.directory)

@@ -46,12 +46,12 @@ def in_order(function: Callable[[Item], Result], items: Iterable[Item], workers:
 
 
 def _call(function: Callable[[Item], Result], item: Item, parent: int) -> Result:
-    _end_with(parent)
+    end_with(parent)
     return function(item)
 
 
 @functools.cache
-def _end_with(parent: int) -> None:
+def end_with(parent: int) -> None:
     """Once a process: a thread that looks whether the parent is still there."""
 
     def watch() -> None:

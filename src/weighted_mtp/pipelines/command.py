@@ -47,7 +47,7 @@ def one_line_errors(debug: bool) -> Iterator[None]:
         console.print("interrupted")
         sys.exit(INTERRUPTED)
     except Exception as error:
-        message = _message(error)
+        message = one_line(error)
         if debug or message is None:
             raise
         if speaks(message) and not isinstance(error, AnotherRankError):
@@ -93,7 +93,8 @@ def finish(run: Path | None) -> None:
         print(run)
 
 
-def _message(error: BaseException) -> str | None:
+def one_line(error: BaseException) -> str | None:
+    """The line of an error that a user can mend, None for a bug."""
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OSError) and error.errno in FIXES:

@@ -2,6 +2,8 @@
 
     uv run wmtp study --config configs/local/study.yaml
     uv run wmtp study --config configs/local/study_own.yaml    # critics on the policy's own failures
+    uv run wmtp study --config configs/local/study.yaml --jobs 2
+    uv run wmtp study --config configs/local/study.yaml --scheduler slurm --override slurm.partition=gpu
 
 Stages (a pretrained policy, a reference, critics, a dataset of the policy's own programs) run once, or once a seed
 (`per_seed: true`); every arm runs once a seed. In their options `{name}` is what the stage of that name made, of the
@@ -11,6 +13,7 @@ run again, so the same command goes on wherever it was stopped, step by step.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -19,8 +22,9 @@ from rich.table import Table
 from weighted_mtp.config import load_config
 from weighted_mtp.files import whole_file
 from weighted_mtp.pipelines.command import INTERRUPTED, ConfigFile, Debug, Overrides, one_line_errors
-from weighted_mtp.pipelines.study import DATASETS, OwnPrograms, StudyConfig
-from weighted_mtp.pipelines.study_steps import Made, evaluate_arm, label_own_programs, train
+from weighted_mtp.pipelines.schedule import SchedulerName, run_steps, scheduling
+from weighted_mtp.pipelines.study import StudyConfig, TrainingStage
+from weighted_mtp.pipelines.study_steps import steps_of
 from weighted_mtp.report.comparison import compare, comparison_markdown, comparison_table
 from weighted_mtp.report.curves import plot_curves, read_metrics
 
@@ -34,49 +38,26 @@ class StudyResult:
     evaluations: dict[str, list[Path]]
 
 
-def run_study(config: StudyConfig, folder: Path) -> StudyResult | None:
+def run_study(
+    config: StudyConfig, folder: Path, scheduler: SchedulerName = "local", jobs: int | None = None
+) -> StudyResult | None:
     """Run what is not finished yet; returns where everything lies, None where it was stopped.
 
-    folder  that `config` paths of steps are relative to
+    folder     that `config` paths of steps are relative to
+    scheduler  runs the steps, at most `jobs` at once; None is one on this machine, elsewhere all that can begin
 
     Raises `UserError` for whatever a pipeline refuses, naming the stage or arm.
     """
-    result = StudyResult({}, {name: [] for name in config.arms}, {name: [] for name in config.arms})
-    shared = _run_stages(config, folder, {DATASETS: str(config.storage / DATASETS)}, None, result)
-    if shared is None:
-        return None
-    for seed in config.seeds:  # seed by seed: stopped early, there is a comparison already
-        made = _run_stages(config, folder, shared, seed, result)
-        if made is None:
+    steps = steps_of(config, folder)
+    most = jobs or (1 if scheduler == "local" else len(steps))
+    with scheduling(config, scheduler, most) as submit:
+        if not run_steps(steps, submit, most):
             return None
-        for name, arm in config.arms.items():
-            run = train(config, folder, f"{name}-seed-{seed}", arm, seed, made)
-            if run is None:
-                return None
-            result.runs[name].append(run)
-            result.evaluations[name].append(evaluate_arm(config, run))
-    return result
-
-
-def _run_stages(config: StudyConfig, folder: Path, before: Made, seed: int | None, result: StudyResult) -> Made | None:
-    """Run the stages of one seed, or with `seed` None those that run once; what they and those before made.
-
-    Notes the runs in `result`. None where one was stopped.
-    """
-    made = dict(before)
-    for name, stage in config.stages.items():
-        if stage.per_seed != (seed is not None):
-            continue
-        place = name if seed is None else f"{name}-seed-{seed}"
-        with_seed = config.seeds[0] if seed is None else seed
-        if isinstance(stage, OwnPrograms):
-            made[name] = label_own_programs(config, place, stage, with_seed, made)
-            continue
-        run = train(config, folder, place, stage, with_seed, made)
-        if run is None:
-            return None
-        made[name], result.stages[place] = str(run), run
-    return made
+    return StudyResult(
+        {step.place: step.run for step in steps if isinstance(step.what, TrainingStage)},
+        {name: [step.run for step in steps if step.name == name] for name in config.arms},
+        {name: [step.evaluation for step in steps if step.name == name] for name in config.arms},
+    )
 
 
 def report(config: StudyConfig, result: StudyResult) -> list[Path]:
@@ -110,11 +91,23 @@ def critic_table(result: StudyResult) -> Table:
     return table
 
 
-def main(config: ConfigFile, override: Overrides = None, debug: Debug = False) -> None:
+def main(
+    config: ConfigFile,
+    override: Overrides = None,
+    scheduler: Annotated[
+        SchedulerName,
+        typer.Option(help="Who runs the steps: this machine, or Slurm with the options in the file's `slurm:`."),
+    ] = "local",
+    jobs: Annotated[
+        int | None,
+        typer.Option(help="Steps at once. Default: one, in this process; with Slurm, all that can begin.", min=1),
+    ] = None,
+    debug: Debug = False,
+) -> None:
     """Compare weightings over several seeds: everything from pretraining to the table, resumed arm by arm."""
     with one_line_errors(debug):
         study = load_config(StudyConfig, config, override or ())
-        result = run_study(study, config.parent)
+        result = run_study(study, config.parent, scheduler, jobs)
         if result is None:
             raise typer.Exit(INTERRUPTED)
         for file in report(study, result):

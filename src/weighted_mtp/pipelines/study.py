@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from string import Formatter
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -78,6 +78,8 @@ class StudyConfig(Section):
     first: int | None = Field(None, ge=1)
     """Only the first N problems."""
     sampling: SamplingConfig = SamplingConfig()
+    slurm: dict[str, Any] = {}  # noqa: RUF012
+    """With `--scheduler slurm`: what a step asks of it, by the names of submitit's `SlurmExecutor` (`partition`)."""
 
     @model_validator(mode="after")
     def _names_are_told_apart(self) -> "StudyConfig":
@@ -102,8 +104,7 @@ class StudyConfig(Section):
     def _check_references(
         self, name: str, step: Training | OwnPrograms, per_seed: dict[str, bool], is_per_seed: bool
     ) -> None:
-        options = (step.checkpoint,) if isinstance(step, OwnPrograms) else (*step.override, *self.override)
-        for reference in _references(options):
+        for reference in self.references(step):
             if reference not in per_seed:
                 raise ValueError(f"{name}: {{{reference}}} is no stage before it; there are: {', '.join(per_seed)}")
             if per_seed[reference] and not is_per_seed:
@@ -112,9 +113,12 @@ class StudyConfig(Section):
                     f"set stages.{name}.per_seed=true"
                 )
 
+    def references(self, step: Training | OwnPrograms) -> Iterator[str]:
+        """The names in braces of a step's options."""
+        return _references((step.checkpoint,) if isinstance(step, OwnPrograms) else (*step.override, *self.override))
+
 
 def _references(options: Sequence[str]) -> Iterator[str]:
-    """The names in braces."""
     for option in options:
         try:
             yield from (name for _, name, _, _ in Formatter().parse(option) if name is not None)

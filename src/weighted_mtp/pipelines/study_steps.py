@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from weighted_mtp.config import load_config
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.labelled import LEARNED_FROM, LabelOptions
 from weighted_mtp.pipelines.critic import CriticConfig
-from weighted_mtp.pipelines.fit import FitConfig
+from weighted_mtp.pipelines.fit import FitConfig, finished
 from weighted_mtp.pipelines.label_samples import label
 from weighted_mtp.pipelines.policy import PolicyConfig
 from weighted_mtp.pipelines.run_baseline import run_baseline
@@ -28,48 +29,114 @@ PIPELINES: dict[Pipeline, tuple[type[FitConfig], Callable[[Any], Path | None]]] 
     "rho1": (Rho1RunConfig, run_rho1),
 }
 
-Made = dict[str, str]
-"""Stage → what its name in braces stands for."""
 
+@dataclass(frozen=True)
+class Step:
+    """A stage, or an arm with its evaluation: what is run at once. Any process that sees the storage can run it.
 
-def train(study: StudyConfig, folder: Path, place: str, step: Training, seed: int, made: Made) -> Path | None:
-    """A training run's folder, None where it was stopped.
-
-    folder  that `step.config` is relative to
-    place   the run's name within the study
-
-    Raises `UserError` for whatever the pipeline refuses, naming the place.
+    folder  that `config` paths of the study are relative to
+    name    of the stage or arm
     """
-    schema, pipeline = PIPELINES[step.pipeline]
-    fixed = [
-        f"run.name={study.name}/{place}",
-        f"run.root={study.storage / 'runs'}",
-        f"run.seed={seed}",
-        f"data.root={study.storage / DATASETS}",
-        f"mlflow.tracking_uri=sqlite:///{study.storage / 'mlflow.db'}",
-    ]
-    with _named(place):
-        own = [option.format(**made) for option in (*step.override, *study.override)]
-        return pipeline(load_config(schema, folder / step.config, [*fixed, *own]))
 
+    study: StudyConfig
+    folder: Path
+    name: str
+    seed: int
 
-def label_own_programs(study: StudyConfig, place: str, stage: OwnPrograms, seed: int, made: Made) -> str:
-    """Sample from a policy, execute and label; returns the dataset's name. Raises `UserError` as `train`."""
-    datasets = study.storage / DATASETS
-    drawn = {
-        "n_samples": stage.n_samples,
-        "temperature": stage.temperature,
-        "seed": seed if stage.seed is None else stage.seed,
-    }
-    dataset = f"{study.name}-{place}"
-    with _named(place):
+    @property
+    def what(self) -> Training | OwnPrograms:
+        return {**self.study.stages, **self.study.arms}[self.name]
+
+    @property
+    def place(self) -> str:
+        """The run's name within the study."""
+        return self._place(self.name)
+
+    @property
+    def run(self) -> Path:
+        """The folder of what it leaves."""
+        return self.study.storage / "runs" / self.study.name / self.place
+
+    @property
+    def evaluation(self) -> Path:
+        """The folder of an arm's evaluation."""
+        return self.run / f"evaluation-{self.study.benchmark}"
+
+    @property
+    def after(self) -> frozenset[str]:
+        """The places of the stages that it starts from."""
+        return frozenset(self._place(name) for name in self.study.references(self.what) if name != DATASETS)
+
+    def is_finished(self) -> bool:
+        """Whether running it would do nothing, as far as that is known without running it. Raises as `__call__`."""
+        with _named(self.place):
+            if isinstance(self.what, OwnPrograms) or finished(self._training(self.what)) is None:
+                return False
+            return self.name in self.study.stages or holds_evaluation(self._evaluation())
+
+    def __call__(self) -> bool:
+        """Run what is not finished of it; False where it was stopped.
+
+        Raises `UserError` for whatever the pipeline refuses, naming the place.
+        """
+        with _named(self.place):
+            if isinstance(self.what, OwnPrograms):
+                self._label_own_programs(self.what)
+                return True
+            if PIPELINES[self.what.pipeline][1](self._training(self.what)) is None:
+                return False
+            if self.name in self.study.arms:
+                _evaluated(self._evaluation())
+            return True
+
+    def _place(self, name: str) -> str:
+        stage = self.study.stages.get(name)
+        return name if stage is not None and not stage.per_seed else f"{name}-seed-{self.seed}"
+
+    def _filled(self, option: str) -> str:
+        """An option with what its names in braces stand for."""
+        made = {DATASETS: str(self.study.storage / DATASETS)}
+        for name, stage in self.study.stages.items():
+            other = replace(self, name=name)
+            made[name] = other._dataset if isinstance(stage, OwnPrograms) else str(other.run)
+        return option.format(**made)
+
+    @property
+    def _dataset(self) -> str:
+        return f"{self.study.name}-{self.place}"
+
+    def _training(self, training: Training) -> FitConfig:
+        study = self.study
+        fixed = [
+            f"run.name={study.name}/{self.place}",
+            f"run.root={study.storage / 'runs'}",
+            f"run.seed={self.seed}",
+            f"data.root={study.storage / DATASETS}",
+            f"mlflow.tracking_uri=sqlite:///{study.storage / 'mlflow.db'}",
+        ]
+        own = [self._filled(option) for option in (*training.override, *study.override)]
+        config = load_config(PIPELINES[training.pipeline][0], self.folder / training.config, [*fixed, *own])
+        if (folder := config.run.root / config.run.name) != self.run:
+            raise UserError(
+                f"its run is {folder}, but a study's steps look for {self.run}: leave out run.name and .root"
+            )
+        return config
+
+    def _label_own_programs(self, stage: OwnPrograms) -> None:
+        """Sample from a policy, execute and label."""
+        study = self.study
+        drawn = {
+            "n_samples": stage.n_samples,
+            "temperature": stage.temperature,
+            "seed": self.seed if stage.seed is None else stage.seed,
+        }
         evaluations = [
             _evaluated(
                 EvaluationConfig(
                     benchmark=stage.benchmark or study.benchmark,
-                    checkpoint=stage.checkpoint.format(**made),
-                    output=study.storage / "runs" / study.name / place / split,
-                    data_root=datasets,
+                    checkpoint=self._filled(stage.checkpoint),
+                    output=self.run / split,
+                    data_root=study.storage / DATASETS,
                     split=split,
                     first=stage.first,
                     sampling=study.sampling.model_copy(update=drawn),
@@ -77,24 +144,30 @@ def label_own_programs(study: StudyConfig, place: str, stage: OwnPrograms, seed:
             )
             for split in LEARNED_FROM
         ]
-        label(evaluations, datasets / dataset, LabelOptions(keep_solutions=stage.keep_solutions))
-    return dataset
+        label(evaluations, study.storage / DATASETS / self._dataset, LabelOptions(keep_solutions=stage.keep_solutions))
 
-
-def evaluate_arm(study: StudyConfig, run: Path) -> Path:
-    """The folder of the evaluation of an arm's run. Raises `UserError` as `train`."""
-    with _named(run.name):
-        return _evaluated(
-            EvaluationConfig(
-                benchmark=study.benchmark,
-                checkpoint=str(run),
-                output=run / f"evaluation-{study.benchmark}",
-                data_root=study.storage / DATASETS,
-                split=study.split,
-                first=study.first,
-                sampling=study.sampling,
-            )
+    def _evaluation(self) -> EvaluationConfig:
+        return EvaluationConfig(
+            benchmark=self.study.benchmark,
+            checkpoint=str(self.run),
+            output=self.evaluation,
+            data_root=self.study.storage / DATASETS,
+            split=self.study.split,
+            first=self.study.first,
+            sampling=self.study.sampling,
         )
+
+
+def steps_of(study: StudyConfig, folder: Path) -> list[Step]:
+    """All steps, each after those that it starts from: stages that run once; then seed by seed stages and arms, so that
+    a study which is stopped early has a comparison already.
+    """
+    once = [name for name, stage in study.stages.items() if not stage.per_seed]
+    per_seed = [name for name in (*study.stages, *study.arms) if name not in once]
+    return [
+        *(Step(study, folder, name, study.seeds[0]) for name in once),
+        *(Step(study, folder, name, seed) for seed in study.seeds for name in per_seed),
+    ]
 
 
 def _evaluated(config: EvaluationConfig) -> Path:

@@ -1,4 +1,4 @@
-"""Who runs the steps of a study: this process, processes of this machine, Slurm (through submitit) or Ray.
+"""Who runs the steps of a study: this process, processes of this machine, or Slurm (through submitit).
 
 A scheduler is a context that yields `submit(step)`. Left by an error or Ctrl-C, it ends what still runs, which saves
 first where it trains.

@@ -1,0 +1,550 @@
+"""How well critics tell correct from incorrect programs that nobody made up, on problems that they never saw.
+
+    uv run python benchmarks/real_pairs.py --model MODEL --data ../shared/data --output storage/real_pairs
+    … --sources codet_humaneval --objectives outcome,implicit --folds 0,1 --steps 60
+
+Each source by itself, each objective with the model as backbone, by the package's own training loop; beside it what
+needs no training: chance, lengths, and the model's own likelihood. Of the backbone its last layers are trained; what
+those before make of a program is computed once, for all objectives and folds, and kept in the output. One JSON record a
+source, fold and ranker; what has one is not done again, so the same command goes on. At the end a table, with intervals
+over problems.
+
+    condefects          human programs, faulty and repaired; its validation and test problems are held out
+    codecontests_pairs  human programs and the same with one synthetic edit: the easiest; held out likewise
+    codet_humaneval     CodeGen-16B's programs for HumanEval, executed; five folds. Evaluation data: the critics of this
+                        study judge nothing but each other, and their folders are not for training policies
+
+Training pairs are METHOD's: unique, some of each problem, balanced by length. Of the problems that are not held out an
+eighth validates: it chooses the checkpoint. Held out are measured
+
+    all       all pairs of a problem, up to --pairs-per-problem drawn at random
+    balanced  METHOD's pairs of them: lengths alone rank half of them right
+    repairs   where programs are repaired: an author's own faulty and repaired program
+
+Accuracies are means over problems. Programs with more than a source's `max_length` tokens, prompt included, are left
+out on all sides alike; of what is left, the first few of each problem and verdict are used.
+"""
+
+import argparse
+import itertools
+import json
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from weighted_mtp.config import validated
+from weighted_mtp.data.batches import Batch, TokenStore, build_store, collate, plan_epoch
+from weighted_mtp.data.index import read_index, write_index
+from weighted_mtp.data.pairs import PairDataConfig, PairStore, load_pairs
+from weighted_mtp.data.prepare import prepare
+from weighted_mtp.data.prompts import encode_solutions
+from weighted_mtp.data.sampling import PairConfig, length_bias, sample_pairs
+from weighted_mtp.data.schema import Problem, Solution, read_problems, read_solutions, write_split
+from weighted_mtp.data.sources.rows import read_rows
+from weighted_mtp.data.stream import BatchStream
+from weighted_mtp.errors import UserError
+from weighted_mtp.evaluation.pass_at_k import Counts, estimate
+from weighted_mtp.files import whole_file
+from weighted_mtp.losses.critic import CriticObjective, ImplicitConfig, implicit_advantages, program_scores
+from weighted_mtp.losses.critic_objective import ImplicitObjective, ValueObjective
+from weighted_mtp.losses.objective import Objective
+from weighted_mtp.losses.token_ce import next_token_cross_entropies
+from weighted_mtp.models.checkpoint import checkpoints_in, load_tokenizer, step_of
+from weighted_mtp.models.convert import convert, load_base, with_heads
+from weighted_mtp.models.mtp import decoder_layers
+from weighted_mtp.models.value import ValueModel
+from weighted_mtp.pipelines.command import comma_list, one_line_errors
+from weighted_mtp.pipelines.fit import FitConfig, Parts, fit
+from weighted_mtp.progress import console, progress
+from weighted_mtp.report.curves import read_metrics
+from weighted_mtp.training.optim import Group
+
+Scores = Mapping[str, float]
+"""Program → what a ranker says of it; the greater, the better."""
+Pairs = dict[str, list[tuple[str, str]]]
+"""Problem → (correct, incorrect) programs of it, by id."""
+Rankers = dict[str, dict[str, Counts]]
+"""Ranker → kind of pairs → problem → (halves there are, halves won): a tie is half a pair."""
+
+UNTRAINED = "untrained"
+OBJECTIVES = ("pairwise_ranking", "lambda_return", "outcome", "implicit")
+SEED = 0
+VALIDATES = 8  # of so many problems one
+CHECKS = 5  # validations of a run, and checkpoints to choose from
+MAX_TOKENS = 2048  # of a microbatch
+PADDING = -1  # no token: what is computed of a row must not depend on how it is padded
+
+
+@dataclass(frozen=True)
+class Task:
+    """A problem with its programs, and the fold that holds it out; None where none does."""
+
+    problem: Problem
+    solutions: tuple[Solution, ...]
+    fold: int | None
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where programs come from, and what of them is used.
+
+    read        (its name, folder of data, storage) → its problems
+    max_length  tokens of prompt and program together; longer ones are left out
+    programs    at most so many correct and so many incorrect ones of a problem
+    repairs     whether correct program number n is the repair of incorrect program number n
+    """
+
+    name: str
+    read: Callable[[str, Path, Path], list[Task]]
+    folds: int
+    max_length: int
+    programs: int
+    repairs: bool = False
+
+
+def own_splits(name: str, data: Path, storage: Path) -> list[Task]:
+    """A dataset of the package, prepared in `storage`; fold 0 holds out what is not in its training split."""
+    prepare(name, storage, data)
+    tasks = []
+    for split in ("train", "validation", "test"):
+        folder = storage / "datasets" / name / split
+        programs: dict[str, list[Solution]] = {}
+        for solution in read_solutions(folder):
+            programs.setdefault(solution.problem_id, []).append(solution)
+        for problem in read_problems(folder):
+            tasks.append(Task(problem, tuple(programs.get(problem.problem_id, ())), None if split == "train" else 0))
+    return tasks
+
+
+def codet_humaneval(name: str, data: Path, _storage: Path) -> list[Task]:
+    """CodeGen-16B's different programs for HumanEval with their verdicts; five folds, drawn by `SEED`."""
+    labels = list(read_rows(data / name / "labels.jsonl", {"task_id": str, "passed": list}))
+    asked = list(read_rows(data / name / "codegen16B_samples.jsonl.gz", {"prompt": str, "samples": list}))
+    fold_of = np.random.default_rng(SEED).permutation(len(labels)) % 5
+    tasks = []
+    for label, row, fold in zip(labels, asked, fold_of.tolist(), strict=True):
+        problem = Problem(label["task_id"], name, "test", description="", starter=row["prompt"])
+        verdicts = dict(zip(row["samples"], label["passed"], strict=True))
+        programs = tuple(
+            Solution(f"{problem.problem_id}/{number}", problem.problem_id, text, bool(passed), origin="model")
+            for number, (text, passed) in enumerate(verdicts.items())
+        )
+        tasks.append(Task(problem, programs, fold))
+    return tasks
+
+
+SOURCES = {
+    source.name: source
+    for source in (
+        Source("condefects", own_splits, folds=1, max_length=384, programs=1, repairs=True),
+        Source("codecontests_pairs", own_splits, folds=1, max_length=384, programs=2),
+        Source("codet_humaneval", codet_humaneval, folds=5, max_length=256, programs=6),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Fold:
+    """A fold's data set, written for the package's own pipelines, and what is measured on its test split.
+
+    store  tokens of the held-out programs
+    pairs  kind → pairs of them
+    """
+
+    root: Path
+    dataset: str
+    store: TokenStore
+    pairs: dict[str, Pairs]
+
+    @cached_property
+    def lengths(self) -> dict[str, int]:
+        """Tokens of each held-out program, without its prompt."""
+        return dict(zip(self.store.sample_ids, (self.store.lengths - self.store.response_start).tolist(), strict=True))
+
+
+def make_fold(source: Source, number: int, options: argparse.Namespace) -> Fold:
+    """Write train, validation and test split of a fold below the output; what is in them is a function of the data."""
+    tokenizer = load_tokenizer(options.output / "model")
+    tasks = [
+        short
+        for task in source.read(source.name, options.data, options.output)
+        if (short := _chosen(_asked(task, options.statements), tokenizer, source)).solutions
+    ]
+    seen = [task for task in tasks if task.fold != number]
+    order = np.random.default_rng([SEED, number]).permutation(len(seen))
+    parts = {
+        "train": [seen[i] for i in sorted(order[len(seen) // VALIDATES :])],
+        "validation": [seen[i] for i in sorted(order[: len(seen) // VALIDATES])],
+        "test": [task for task in tasks if task.fold == number],
+    }
+    root, dataset = options.output / "datasets", f"{source.name}-fold-{number}"
+    for split, part in parts.items():
+        write_split(root / dataset / split, [t.problem for t in part], [s for t in part for s in t.solutions])
+        write_index(root / dataset / split, options.output / "model")
+    held_out = parts["test"]
+    pairs = {"all": all_pairs(held_out, options.pairs_per_problem), "balanced": balanced_pairs(root / dataset / "test")}
+    if source.repairs:
+        pairs["repairs"] = repairs(held_out)
+    examples = encode_solutions(
+        tokenizer, "plain", (t.problem for t in held_out), (s for t in held_out for s in t.solutions)
+    )
+    return Fold(root, dataset, build_store(examples), pairs)
+
+
+def _asked(task: Task, statements: bool) -> Task:
+    """The task as it is asked: without `statements` a contest's problem by its name alone."""
+    if statements or task.problem.starter:
+        return task
+    return replace(task, problem=replace(task.problem, description=task.problem.problem_id.rsplit("/", 1)[-1]))
+
+
+def _chosen(task: Task, tokenizer: PreTrainedTokenizerBase, source: Source) -> Task:
+    """The task with the first programs of each verdict that are not too long together with its prompt."""
+    examples = encode_solutions(tokenizer, "plain", [task.problem], task.solutions)
+    short = {name for name, example in examples if len(example.input_ids) <= source.max_length}
+    fit = [s for s in task.solutions if s.solution_id in short]
+    kept = [[s for s in fit if s.is_correct == label][: source.programs] for label in (True, False)]
+    return replace(task, solutions=tuple(itertools.chain(*kept)) if all(kept) else ())
+
+
+def all_pairs(tasks: Iterable[Task], limit: int) -> Pairs:
+    """Every correct with every incorrect program of a problem; of more than `limit` that many, drawn at random."""
+    pairs = {}
+    for number, task in enumerate(tasks):
+        labelled = ([s.solution_id for s in task.solutions if s.is_correct == label] for label in (True, False))
+        found = list(itertools.product(*labelled))
+        if found:
+            drawn = np.random.default_rng([SEED, number]).permutation(len(found))[:limit]
+            pairs[task.problem.problem_id] = [found[i] for i in sorted(drawn)]
+    return pairs
+
+
+def repairs(tasks: Iterable[Task]) -> Pairs:
+    """Each incorrect program with its own repair, where both are there: programs of one number."""
+    pairs: Pairs = {}
+    for task in tasks:
+        there = {s.solution_id for s in task.solutions}
+        for name in sorted(there):
+            repaired = name.replace("/incorrect/", "/correct/")
+            if repaired != name and repaired in there:
+                pairs.setdefault(task.problem.problem_id, []).append((repaired, name))
+    return pairs
+
+
+def balanced_pairs(split: Path) -> Pairs:
+    """METHOD's pairs of a split, unique and balanced by length."""
+    index, solutions = read_index(split), read_solutions(split)
+    sampled = sample_pairs(index, PairConfig(), SEED)
+    pairs: Pairs = {}
+    for correct, incorrect in zip(sampled.correct, sampled.incorrect, strict=True):
+        pair = (solutions[correct].solution_id, solutions[incorrect].solution_id)
+        pairs.setdefault(solutions[correct].problem_id, []).append(pair)
+    return pairs
+
+
+def won(pairs: Pairs, scores: Scores) -> Counts:
+    """Problem → (twice its pairs, twice those that the scores rank right); equal scores are half right."""
+    return {
+        problem: (2 * len(of), sum(1 + int(np.sign(scores[good] - scores[bad])) for good, bad in of))
+        for problem, of in pairs.items()
+    }
+
+
+class Remembered(nn.Module):
+    """A decoder's embeddings and first layers, frozen: token ids → states, each row computed once and kept in a file.
+
+    Stands where the embeddings did, so that the layers which are left make a whole decoder of it. Rows are padded with
+    `PADDING`, whose states are 0.
+    """
+
+    def __init__(self, decoder: nn.Module, file: Path) -> None:
+        super().__init__()
+        self._decoder = decoder
+        self._width = decoder.config.hidden_size
+        self._rows = sqlite3.connect(file)
+        self._rows.execute("create table if not exists rows (ids blob primary key, states blob)")
+
+    @torch.no_grad()
+    def forward(self, input_ids: Tensor) -> Tensor:
+        """(B, T) int64 → (B, T, D) fp32, of which the file keeps 16 bits."""
+        rows = [row[row != PADDING].to(torch.int32).numpy().tobytes() for row in input_ids]
+        missing = [i for i, ids in enumerate(rows) if self._kept(ids) is None]
+        if missing:
+            computed = self._decoder(input_ids=input_ids[missing].clamp(min=0), use_cache=False).last_hidden_state
+            for i, states in zip(missing, computed, strict=True):
+                kept = states[: len(rows[i]) // 4].to(torch.float16).numpy().tobytes()
+                self._rows.execute("insert or ignore into rows values (?, ?)", (rows[i], kept))
+            self._rows.commit()
+        found = torch.zeros(*input_ids.shape, self._width)
+        for i, ids in enumerate(rows):
+            states = np.frombuffer(self._kept(ids) or b"", dtype=np.float16).reshape(-1, self._width)
+            found[i, : len(states)] = torch.from_numpy(states.astype(np.float32))
+        return found
+
+    def _kept(self, ids: bytes) -> bytes | None:
+        row = self._rows.execute("select states from rows where ids = ?", (ids,)).fetchone()
+        return None if row is None else row[0]
+
+
+def shallow(options: argparse.Namespace) -> PreTrainedModel:
+    """The model with its last layers alone, which are trained; those before are `Remembered`."""
+    model, _ = load_base(str(options.output / "model"), "float32")
+    model.requires_grad_(False)
+    decoder, layers = model.get_decoder(), decoder_layers(model)
+    first, last = layers[: -options.last_layers], layers[-options.last_layers :]
+    bottom = type(decoder)(decoder.config).requires_grad_(False).eval()
+    bottom.embed_tokens, bottom.layers, bottom.norm = decoder.embed_tokens, first, nn.Identity()
+    decoder.layers = last.requires_grad_(True)
+    decoder.config.num_hidden_layers = options.last_layers
+    decoder.embed_tokens = Remembered(bottom, options.output / f"layer-{len(first)}.db")
+    return model
+
+
+def untrained(source: Source, fold: Fold, options: argparse.Namespace) -> Rankers:
+    """What needs no training: chance, lengths (their direction is learned), the model's own likelihood."""
+    names = fold.store.sample_ids
+    chance = dict(zip(names, np.random.default_rng(SEED).random(len(names)).tolist(), strict=True))
+    index = read_index(fold.root / fold.dataset / "train")
+    direction = (
+        -1 if length_bias(index, sample_pairs(index, PairConfig(length_balanced=False), SEED)).shorter_is_right else 1
+    )
+    length = {name: direction * n for name, n in fold.lengths.items()}
+    reference = with_heads(shallow(options), 1).eval()
+    total = score_programs(lambda batch: -next_token_cross_entropies(reference, batch).sum(1), fold.store)
+    mean = {name: total[name] / fold.lengths[name] for name in names}
+    scores = {"chance": chance, "length": length, "likelihood": total, "likelihood, per token": mean}
+    return {name: {kind: won(pairs, s) for kind, pairs in fold.pairs.items()} for name, s in scores.items()}
+
+
+@torch.no_grad()
+def score_programs(ask: Callable[[Batch], Tensor], store: TokenStore) -> dict[str, float]:
+    """One number a program, from a question that gives one a row of a batch."""
+    scores = {}
+    batches = plan_epoch(store.lengths, MAX_TOKENS, SEED, 0)
+    with progress("ranking", len(batches)) as advance:
+        for rows in batches:
+            given = ask(collate(store, rows, PADDING))
+            scores.update(zip((store.sample_ids[row] for row in rows), given.tolist(), strict=True))
+            advance()
+    return scores
+
+
+class CriticFit(FitConfig):
+    """What decides a critic's run."""
+
+    critic: CriticObjective = Field(discriminator="objective")
+
+
+def fit_config(fold: Fold, objective: str, options: argparse.Namespace) -> CriticFit:
+    """The run of one critic."""
+    every = -(-options.steps // CHECKS)
+    return validated(
+        CriticFit,
+        {
+            "run": {"name": f"{fold.dataset}-{objective}", "root": options.output / "runs", "seed": SEED},
+            "critic": {"objective": objective},
+            "optim": {"lr": options.lr, "warmup_steps": options.steps // 10, "weight_decay": 0.01},
+            "training": {
+                "max_steps": options.steps,
+                "validate_every": every,
+                "save_every": every,
+                "save_total_limit": CHECKS,
+            },
+            "runtime": {"threads": options.threads, "precision": "fp32"},
+            "mlflow": {"enabled": False},
+        },
+    )
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A critic of some objective: what learns, by what, and what it then says, batch → (B, T)."""
+
+    model: PreTrainedModel
+    objective: Objective
+    values: Callable[[Batch], Tensor]
+
+
+def learner(critic: CriticObjective, options: argparse.Namespace) -> Learner:
+    """As the package builds them, on the last layers."""
+    base = shallow(options)
+    if isinstance(critic, ImplicitConfig):
+        model, reference = with_heads(base, 1), with_heads(shallow(options), 1).requires_grad_(False).eval()
+
+        def log_probabilities(batch: Batch) -> Tensor:
+            with torch.no_grad():
+                return -next_token_cross_entropies(reference, batch)
+
+        def advantages(batch: Batch) -> Tensor:
+            own = -next_token_cross_entropies(model, batch)
+            return implicit_advantages(own, log_probabilities(batch), batch.response_mask, critic.beta)
+
+        objective = ImplicitObjective(critic, lambda batch: -log_probabilities(batch))
+        return Learner(model, objective, advantages)
+    value = ValueModel.from_base(base, "mlp")
+    return Learner(value, ValueObjective(critic), lambda batch: value(batch.input_ids, batch.attention_mask))
+
+
+def trained(source: Source, fold: Fold, objective: str, options: argparse.Namespace) -> tuple[Rankers, dict[str, Any]]:
+    """A critic of this objective, trained, and what is worth knowing of its run; its checkpoints are deleted."""
+    torch.manual_seed(SEED)
+    config = fit_config(fold, objective, options)
+    critic = learner(config.critic, options)
+    learned = {name: p for name, p in critic.model.named_parameters() if p.requires_grad}
+    data = PairDataConfig(root=fold.root, dataset=fold.dataset, template="plain", max_length=source.max_length)
+    train, validation = load_pairs(data, load_tokenizer(options.output / "model"), SEED)
+
+    def stream(pairs: PairStore) -> BatchStream:
+        return BatchStream(pairs.store, MAX_TOKENS, 1, SEED, PADDING, together=pairs.pairs)
+
+    def save(_model: PreTrainedModel, folder: Path) -> None:
+        folder.mkdir()
+        torch.save({name: p.detach() for name, p in learned.items()}, folder / "learned.pt")
+
+    groups = [Group("critic", learned.values(), config.optim.lr)]
+    batches = stream(train), stream(validation).first()
+    run = fit(config, Parts(critic.model, lambda: critic.model, groups, critic.objective, *batches, save))
+    if run is None:
+        raise KeyboardInterrupt
+    checks = [record for record in read_metrics(run) if record["split"] == "validation"]
+    step = best_step(checks)
+    chosen = next(path for path in checkpoints_in(run / "checkpoints") if step_of(path) == step)
+    for name, best in torch.load(chosen / "model" / "learned.pt").items():
+        learned[name].data.copy_(best)
+    critic.model.eval()
+    scores = score_programs(
+        lambda batch: program_scores(critic.values(batch), batch.response_mask, config.critic), fold.store
+    )
+    shutil.rmtree(run)
+    rankers = {objective: {kind: won(pairs, scores) for kind, pairs in fold.pairs.items()}}
+    return rankers, {"step": step, "validation": [[check["step"], check["pair_accuracy"]] for check in checks]}
+
+
+def best_step(checks: Sequence[Mapping[str, Any]]) -> int:
+    """The step after the first whose validation ranks most pairs right, of equals the last."""
+    return int(max((check for check in checks if check["step"]), key=lambda c: (c["pair_accuracy"], c["step"]))["step"])
+
+
+def measured(source: Source, number: int, options: argparse.Namespace) -> Iterator[Path]:
+    """The records of a fold, made where they are missing."""
+    missing = []
+    for objective in (UNTRAINED, *options.objectives):
+        record = options.output / "records" / f"{source.name}-{number}-{objective}.json"
+        if record.exists():
+            _check_same(record, options)
+            yield record
+        else:
+            missing.append((objective, record))
+    fold = make_fold(source, number, options) if missing else None
+    for objective, record in missing:
+        console.print(f"{record.stem}", highlight=False)
+        started = time.monotonic()
+        if objective == UNTRAINED:
+            rankers, notes = untrained(source, fold, options), {}
+        else:
+            rankers, notes = trained(source, fold, objective, options)
+        found = {**_identity(options), "seconds": round(time.monotonic() - started, 1), **notes, "rankers": rankers}
+        with whole_file(record) as partial:
+            partial.write_text(json.dumps(found) + "\n")
+        yield record
+
+
+def _identity(options: argparse.Namespace) -> dict[str, Any]:
+    """The options that a record's numbers depend on."""
+    names = ("model", "last_layers", "steps", "lr", "pairs_per_problem", "statements")
+    return {"options": {name: str(vars(options)[name]) for name in names}}
+
+
+def _check_same(record: Path, options: argparse.Namespace) -> None:
+    there, wanted = json.loads(record.read_text())["options"], _identity(options)["options"]
+    if differing := [name for name in wanted if there[name] != wanted[name]]:
+        name = differing[0]
+        raise UserError(
+            f"{record} was made with --{name.replace('_', '-')} {there[name]}, not {wanted[name]}: "
+            "give the same, or another --output"
+        )
+
+
+def merged(records: Iterable[Path]) -> Rankers:
+    """The counts of several folds together: each problem is held out by one of them."""
+    together: Rankers = {}
+    for record in records:
+        for ranker, kinds in json.loads(record.read_text())["rankers"].items():
+            for kind, counts in kinds.items():
+                together.setdefault(ranker, {}).setdefault(kind, {}).update(
+                    {problem: (n, c) for problem, (n, c) in counts.items()}
+                )
+    return together
+
+
+def table(found: Mapping[str, Rankers]) -> str:
+    """Markdown: a row a source and ranker, a column a kind of pairs, accuracies with 95 % intervals over problems."""
+    kinds = ("all", "balanced", "repairs")
+    lines = [f"| source | ranker | {' | '.join(kinds)} |", "|---" * (len(kinds) + 2) + "|"]
+    for source, rankers in found.items():
+        any_ranker = next(iter(rankers.values()))
+        sizes = [_size(any_ranker[kind]) if kind in any_ranker else "–" for kind in kinds]
+        lines.append(f"| {source} | *problems, pairs* | {' | '.join(sizes)} |")
+        for ranker, of in rankers.items():
+            cells = [_cell(of[kind]) if kind in of else "–" for kind in kinds]
+            lines.append(f"| | {ranker} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _size(counts: Counts) -> str:
+    return f"{len(counts)}, {sum(n for n, _ in counts.values()) // 2}"
+
+
+def _cell(counts: Counts) -> str:
+    accuracy = estimate(counts, (1,))[1]
+    return f"{accuracy.value:.3f} ({accuracy.low:.3f}–{accuracy.high:.3f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="backbone: model folder, .gguf file or hub id")
+    parser.add_argument("--data", type=Path, required=True, help="folder with a folder of each source")
+    parser.add_argument("--output", type=Path, default=Path("storage/real_pairs"))
+    parser.add_argument("--sources", help=f"comma-separated, of {', '.join(SOURCES)}")
+    parser.add_argument("--objectives", help=f"comma-separated, of {', '.join(OBJECTIVES)}")
+    parser.add_argument("--folds", help="comma-separated numbers; all of a source's where not given")
+    parser.add_argument("--last-layers", type=int, default=2, help="of the backbone, which are trained")
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--lr", type=float, default=2e-4)
+    parser.add_argument("--pairs-per-problem", type=int, default=64)
+    parser.add_argument("--statements", action="store_true", help="contest problems are asked with their statement")
+    parser.add_argument("--threads", type=int, default=2)
+    with one_line_errors(debug=False):
+        run(parser.parse_args())
+
+
+def run(options: argparse.Namespace) -> None:
+    """Make the records that are missing, and print the table."""
+    options.objectives = comma_list("--objectives", options.objectives, OBJECTIVES)
+    sources = [SOURCES[name] for name in comma_list("--sources", options.sources, tuple(SOURCES))]
+    if not (options.output / "model").is_dir():
+        convert(options.model, options.output / "model", heads=None)
+    torch.set_num_threads(options.threads)
+    found = {}
+    for source in sources:
+        folds = range(source.folds) if options.folds is None else map(int, options.folds.split(","))
+        found[source.name] = merged(record for fold in folds for record in measured(source, fold, options))
+    text = table(found)
+    with whole_file(options.output / "table.md") as partial:
+        partial.write_text(text + "\n", encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,7 +1,6 @@
 """Samples → executed programs → results.jsonl and pass@k."""
 
 import itertools
-import os
 from collections import Counter
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -19,8 +18,9 @@ from weighted_mtp.evaluation.samples import Sample, read_samples, write_jsonl
 from weighted_mtp.evaluation.sandbox import Job, SandboxPool
 from weighted_mtp.evaluation.verdicts import Report, Verdict, summarise, verdict
 from weighted_mtp.files import sha256
+from weighted_mtp.parallel import cores
 from weighted_mtp.progress import progress
-from weighted_mtp.runtime.distributed import by_first_rank, is_first, local_ranks, of_ranks, rank, ranks, together
+from weighted_mtp.runtime.distributed import by_first_rank, is_first, of_ranks, rank, ranks, together
 
 _DEFAULT_KS = (1, 10, 100)
 _WALL_PER_CPU_SECOND = 6.0  # at least: a busy machine must not decide
@@ -75,12 +75,6 @@ def score(
     if not by_first_rank(lambda: folder.has_results(execution)):
         _execute(benchmark, problems, read, folder, execution, workers or cores())
     return summarise(benchmark.name, folder.results, problems, chosen)
-
-
-def cores() -> int:
-    """CPU cores that this process may use: of several ranks on a machine, each takes its share."""
-    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, found // local_ranks())
 
 
 def _check_complete(path: Path, problems: ProblemSet, sampled: Counter[str], partial: bool) -> None:

@@ -20,7 +20,7 @@ from weighted_mtp.pipelines.command import ConfigFile, Debug, Overrides, one_lin
 from weighted_mtp.pipelines.planned import Planned, planned
 from weighted_mtp.progress import progress
 from weighted_mtp.report.memory import PlanRow, plan_table
-from weighted_mtp.runtime.device import RuntimeConfig, autocast, has_bf16
+from weighted_mtp.runtime.device import RuntimeConfig, autocast, in_bf16
 from weighted_mtp.training.footprint import Pass, Weights, asking_pass, hollow, training_pass, weights_of
 from weighted_mtp.training.memory_plan import Layout, footprint
 
@@ -59,9 +59,8 @@ def layout_of(run: Planned, machine: Machine) -> Layout:
 
 def _in_bf16(runtime: RuntimeConfig) -> bool:
     """Whether products are taken in bf16: `auto` is a matter of the CPU, and any GPU of today has it."""
-    if runtime.precision == "auto":
-        return runtime.device != "cpu" or has_bf16(torch.device("cpu"))
-    return runtime.precision == "bf16"
+    on_gpu = runtime.precision == "auto" and runtime.device != "cpu"
+    return on_gpu or in_bf16(torch.device("cpu"), runtime)
 
 
 def _layouts(configured: Layout) -> list[Layout]:

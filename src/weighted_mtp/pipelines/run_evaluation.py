@@ -27,10 +27,11 @@ from weighted_mtp.evaluation.benchmarks import BENCHMARKS, benchmark
 from weighted_mtp.evaluation.confinement import check_available, offered
 from weighted_mtp.evaluation.folder import EvaluationFolder, Origin
 from weighted_mtp.evaluation.problems import ProblemSet
-from weighted_mtp.evaluation.score import cores, score
+from weighted_mtp.evaluation.score import score
 from weighted_mtp.evaluation.verdicts import Report
 from weighted_mtp.files import sha256, whole_file
 from weighted_mtp.models.convert import find_model
+from weighted_mtp.parallel import cores
 from weighted_mtp.pipelines.command import Debug, one_line_errors
 from weighted_mtp.progress import console
 from weighted_mtp.report.evaluation import failures, failures_table, report_markdown, report_table, summary

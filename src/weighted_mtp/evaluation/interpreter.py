@@ -27,6 +27,7 @@ WALL_TIME, CPU_TIME = "wall time", "CPU time"  # which limit an interruption is 
 OFF_SCRIPT = "the program wrote on the sandbox's own channel"
 _THREADS = 256  # of one program
 _TICK_SECONDS = 0.05  # how often a running program's CPU time, threads and scratch folder are looked at
+_QUICK_SECONDS = 0.02  # what most programs take at most
 _START_SECONDS = 60.0
 _STOP_SECONDS = 5.0  # for a killed child to be gone
 _HEADER_BYTES = 4
@@ -214,6 +215,10 @@ class ConfinedInterpreter:
                 self._check_use(cpu_seconds)
                 last_look = time.monotonic()
 
+    def let_end(self) -> None:
+        """Wait for the child's end, but no longer than most take: what it says until then is read at once."""
+        _poll([(self._says, select.POLLIN)], _QUICK_SECONDS)
+
     def _wait(self, until: float) -> None:
         """Until either channel has something to read, at most to a time."""
         _poll([(channel, select.POLLIN) for channel in (self._answers, self._says)], until - time.monotonic())
@@ -292,8 +297,12 @@ class ConfinedInterpreter:
 
     def output(self) -> tuple[str, str]:
         """What the program wrote: (standard output, standard error)."""
-        out, err = (os.pread(file.fileno(), self._file_bytes, 0) for file in self._files[1:])
+        out, err = (self._written(file.fileno()) for file in self._files[1:])
         return out.decode(errors="replace"), err.decode(errors="replace")
+
+    def _written(self, file: int) -> bytes:
+        size = min(os.fstat(file).st_size, self._file_bytes)
+        return os.pread(file, size, 0) if size else b""
 
     def clear(self) -> None:
         """Make ready for the next job once the child has ended: drop what nobody read."""

@@ -7,7 +7,8 @@ from typing import Any
 from weighted_mtp.data.schema import TestCase
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.confinement import check_available
-from weighted_mtp.evaluation.trial import Job, Limits, Trial, Unanswered
+from weighted_mtp.evaluation.jobs import Job, Limits
+from weighted_mtp.evaluation.trial import Trial, Unanswered
 
 _LONGEST = 1_000_000  # bytes
 _LIMITS = Limits(cpu_seconds=300, wall_seconds=1800, memory_mb=4096, output_bytes=1 << 30)

@@ -34,8 +34,9 @@ from types import TracebackType
 
 from weighted_mtp.data.schema import TestCase
 from weighted_mtp.evaluation.confinement import Isolation, check_available
+from weighted_mtp.evaluation.jobs import Job, Limits, Outcome
 from weighted_mtp.evaluation.messages import Status
-from weighted_mtp.evaluation.trial import Doubtful, Job, Limits, Outcome, Trial
+from weighted_mtp.evaluation.trial import Doubtful, Trial
 
 __all__ = ["Job", "Limits", "Outcome", "SandboxPool", "Status", "TestCase", "run", "run_many"]
 

@@ -3,7 +3,7 @@
 import re
 from decimal import Decimal
 
-from weighted_mtp.evaluation.trial import Outcome
+from weighted_mtp.evaluation.jobs import Outcome
 
 _MARK = "####"
 _NUMBER = re.compile(r"-?\$?(?:\d[\d,]*(?:\.\d+)?|\.\d+)", re.ASCII)

@@ -29,7 +29,9 @@ LIMITS = Limits(cpu_seconds=0.5, wall_seconds=3.0, memory_mb=256, output_bytes=1
 
 _ANSWER = 40961
 _CALL = TestCase("call", "(1,)", str(_ANSWER))
-_CODE = TestCase("code", "", f"got = f(1)\nassert got == {_ANSWER} and abs(got - {_ANSWER}) < 1e-6")
+_CODE = f"assert got == {_ANSWER} and abs(got - {_ANSWER}) < 1e-6"
+_ASSERTIONS = TestCase("code", "", f"got = f(1)\n{_CODE}")
+_CONVERSATION = TestCase("code", "", f"for argument in [1]:\n    got = f(argument)\n{_CODE}")
 _SCRIPT = TestCase("stdio", "1\n", f"{_ANSWER}\n")
 _STUB = "def f(x):\n    'the stub'\n"
 
@@ -62,11 +64,11 @@ class Attack:
     program: str
 
     def jobs(self, bait: "Bait") -> list[Job]:
-        """One job, or two of which the second has test code instead of a call."""
+        """One job, or three: a call, and test code whose calls are known beforehand or are not."""
         program = bait.inserted(self.program)
         if self.name.endswith("[script]"):
             return [Job(program, "", [_SCRIPT], LIMITS)]
-        tests = (_CALL, _CODE) if self.kind == "forgery" else (_CALL,)
+        tests = (_CALL, _ASSERTIONS, _CONVERSATION) if self.kind == "forgery" else (_CALL,)
         return [Job(program, "f", [test], LIMITS, _STUB) for test in tests]
 
 

@@ -18,9 +18,19 @@ from .server import Wire, describe, rehearse, reply, serve, take_channels
 # Raised as they are, these would steer the test's own control flow instead of failing it.
 _CONTROL_FLOW = ("StopIteration", "StopAsyncIteration", "GeneratorExit", "SystemExit", "KeyboardInterrupt")
 
+_PASSED: dict[str, Any] = {"verdict": {"status": "passed", "detail": ""}, "test": -1}
+
 
 class ProgramGone(BaseException):
     """The harness says that the program no longer runs: there is nobody to call."""
+
+
+class Unplanned(BaseException):
+    """The test code does something else than was planned for it: it is to be run before the program itself."""
+
+
+class Unanswered(BaseException):
+    """The program came to its end before it answered this call."""
 
 
 class Handle:
@@ -89,6 +99,36 @@ class Program:
         return from_plain(_value_of(answer), self.handle)
 
 
+class RecordedProgram(Program):
+    """A program that has answered all calls of a test beforehand, up to its end.
+
+    calls    the argument tuples that were planned, in the codec's plain form
+    answers  what the program said to them, packed; there may be fewer
+    """
+
+    def __init__(self, calls: list[Any], answers: list[str]) -> None:
+        super().__init__(Wire(-1, -1))
+        self._calls = calls
+        self._answers = answers
+        self._made = 0
+
+    def ask(self, operation: str, *arguments: Any) -> Any:
+        """The recorded value. Raises what the program raised, Unplanned for any other question, Unanswered."""
+        if operation != "call" or self._made == len(self._calls) or arguments[2]:
+            raise Unplanned
+        if repr(tuple(arguments[1])) != repr(from_plain(self._calls[self._made], self.handle)):
+            raise Unplanned
+        if self._made == len(self._answers):
+            raise Unanswered
+        self._made += 1
+        return from_plain(_value_of(unpack(self._answers[self._made - 1].encode("ascii"))), self.handle)
+
+    def check_all_made(self) -> None:
+        """Raises Unplanned where a planned call was not made."""
+        if self._made < len(self._calls):
+            raise Unplanned
+
+
 def _value_of(answer: Any) -> Any:
     """The plain value in a program's answer. Raises what the program raised, or CodecError for nonsense."""
     if not isinstance(answer, dict) or not answer.keys() & {"value", "error"}:
@@ -149,10 +189,15 @@ class Namespace(dict):
 
 def _run_test(job: Any, program: Program, setup: str, test: str) -> None:
     namespace = Namespace(program, job["names"], job["entry_point"])
-    exec(compile(job["context"], "<context>", "exec", dont_inherit=True), namespace)
+    exec(_compiled(job["context"], "<context>"), namespace)
     namespace.bind_entry_point()
-    exec(compile(setup, "<setup>", "exec", dont_inherit=True), namespace)
-    exec(compile(test, "<test>", "exec", dont_inherit=True), namespace)
+    exec(_compiled(setup, "<setup>"), namespace)
+    exec(_compiled(test, "<test>"), namespace)
+
+
+@functools.lru_cache(maxsize=1024)
+def _compiled(source: str, name: str) -> Any:
+    return compile(source, name, "exec", dont_inherit=True)
 
 
 def _verdict(error: BaseException, test: str) -> dict[str, str]:
@@ -175,13 +220,36 @@ def run(job: Any, wire: Wire) -> int:
         except BaseException as error:
             reply(wire, {"verdict": _verdict(error, test), "test": number})
             return 0
-    reply(wire, {"verdict": {"status": "passed", "detail": ""}, "test": -1})
+    reply(wire, _PASSED)
     return 0
 
 
-def compare(job: Any, wire: Wire) -> None:
-    """`call` tests, {"expected", "answers"} → a {"verdict", "test"} message; in the warm process."""
-    reply(wire, _compared(job["expected"], job["answers"]))
+def decide(job: Any, wire: Wire) -> None:
+    """What is decided by a program's answers alone, in the warm process → a message.
+
+    `call` tests        {"expected", "answers"} → {"verdict", "test"}
+    planned assertions  {"tests", "entry_point", "calls", "answers"}, calls test by test → the same, or {"unplanned"},
+                        or {"unanswered"} where the program's end decides; both are numbers of a test
+    """
+    reply(wire, _asserted(job) if "tests" in job else _compared(job["expected"], job["answers"]))
+
+
+def _asserted(job: Any) -> dict[str, Any]:
+    context = {"context": "", "entry_point": job["entry_point"], "names": [job["entry_point"]]}
+    answers = job["answers"]
+    for number, ((setup, test), calls) in enumerate(zip(job["tests"], job["calls"], strict=True)):
+        program = RecordedProgram(calls, answers[: len(calls)])
+        answers = answers[len(calls) :]
+        try:
+            _run_test(context, program, setup, test)
+            program.check_all_made()
+        except Unplanned:
+            return {"unplanned": number}
+        except Unanswered:
+            return {"unanswered": number}
+        except Exception as error:
+            return {"verdict": _verdict(error, test), "test": number}
+    return _PASSED
 
 
 class ProgramObject:
@@ -208,7 +276,7 @@ def _compared(expected: list[tuple[str, float]], answers: list[str]) -> dict[str
                 raise AssertionError(f"returned {repr(value)[:300]}, expected {literal[:300]}")
     except Exception as error:
         return {"verdict": _verdict(error, ""), "test": number}
-    return {"verdict": {"status": "passed", "detail": ""}, "test": -1}
+    return _PASSED
 
 
 def _agrees(value: Any, expected: Any, atol: float) -> bool:
@@ -231,4 +299,4 @@ def start(order: Any) -> None:
     sys.set_int_max_str_digits(0)
     test = {"context": "def f(x):\n    return x\n", "entry_point": "f", "names": ["f", "g"]}
     rehearse(run, [{"tests": [["", "def check(c):\n    assert c(1) == [1]\n\ncheck(f)"]], **test}])
-    serve(order, wire, control, run, compare)
+    serve(order, wire, control, run, decide)

@@ -3,9 +3,10 @@
     uv run python benchmarks/sandbox_soak.py --data ../shared/data --programs 50000
 
 Harmless programs are HumanEval's canonical solutions, mutants of them, calls and scripts; hostile ones are the attacks
-of `wmtp doctor` in turn. The same programs run twice, each time on a new pool, the second time beside `--burners` busy
-processes. After every `--every` programs and when all is closed: memory of this process and of all that it has
-started, open descriptors, threads, processes, scratch folders; at the end also what attacks wanted to change.
+of `wmtp doctor` in turn, those that last until a limit in one round of ten. The same programs run twice, each time on a
+new pool, the second time beside `--burners` busy processes. After every `--every` programs and when all is closed:
+memory of this process and of all that it has started, open descriptors, threads, processes, scratch folders; at the end
+also what attacks wanted to change.
 """
 
 import argparse
@@ -17,9 +18,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import replace
-from itertools import cycle, islice
+from collections.abc import Iterable, Iterator
+from itertools import count, cycle, islice
 from pathlib import Path
 
 from mutants import completions
@@ -32,7 +32,8 @@ from weighted_mtp.evaluation.sandbox import Job, SandboxPool, TestCase
 from weighted_mtp.evaluation.scratch import PREFIX
 
 HOSTILE = 10  # one in so many
-WALL_SECONDS = 10.0  # of an attack: a busy machine must not decide, and those that sleep take all of it
+LASTING = 0.5  # seconds, from which on an attack lasts
+LASTING_ROUNDS = 10  # one in so many has those that last
 MIB = 1 << 20
 
 
@@ -50,12 +51,35 @@ def harmless(data: Path, mutants: int) -> list[Job]:
     return jobs
 
 
-def programs(number: int, data: Path, mutants: int, bait: Bait) -> Iterator[Job]:
+@contextlib.contextmanager
+def bait() -> Iterator[Bait]:
+    """What attacks are after."""
+    with tempfile.TemporaryDirectory(prefix="wmtp-bait-") as folder, contextlib.closing(Bait(Path(folder))) as laid:
+        yield laid
+
+
+def tried(laid: Bait) -> list[Job]:
+    """All attacks, each in all its ways."""
+    return [job for attack in attacks() for job in attack.jobs(laid)]
+
+
+def lasting(workers: int) -> set[int]:
+    """Which of them last."""
+    with bait() as laid, SandboxPool(workers) as pool:
+        return {place for place, outcome in pool.outcomes(tried(laid)) if outcome.seconds >= LASTING}
+
+
+def hostile(laid: Bait, slow: set[int]) -> Iterator[Job]:
+    """Attacks without end."""
+    jobs = tried(laid)
+    for number in count():
+        yield from (job for place, job in enumerate(jobs) if place not in slow or number % LASTING_ROUNDS == 0)
+
+
+def programs(number: int, peaceful: Iterable[Job], attacking: Iterator[Job]) -> Iterator[Job]:
     """`number` jobs, every tenth an attack."""
-    tried = [job for attack in attacks() for job in attack.jobs(bait)]
-    hostile = cycle([replace(job, limits=replace(job.limits, wall_seconds=WALL_SECONDS)) for job in tried])
-    peaceful = cycle(harmless(data, mutants))
-    return (next(hostile if place % HOSTILE == HOSTILE - 1 else peaceful) for place in range(number))
+    others = cycle(peaceful)
+    return (next(attacking if place % HOSTILE == HOSTILE - 1 else others) for place in range(number))
 
 
 def in_use() -> dict[str, float]:
@@ -93,20 +117,20 @@ def show(done: int, start: float, used: dict[str, float]) -> None:
     print(f"{done:>7,} in {seconds:.0f} s ({done / seconds:.0f} a second): {amounts}", flush=True)
 
 
-def run(number: int, every: int, data: Path, mutants: int) -> list[tuple[str, int | None]]:
+def run(number: int, every: int, workers: int, peaceful: list[Job], slow: set[int]) -> list[tuple[str, int | None]]:
     """All programs once → (status, failing test) of each. Raises SystemExit where an attack has succeeded."""
     verdicts: list[tuple[str, int | None]] = [("", None)] * number
     before, start = in_use(), time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="wmtp-bait-") as folder, contextlib.closing(Bait(Path(folder))) as bait:
-        with SandboxPool(2) as pool:
-            finished = pool.outcomes(programs(number, data, mutants, bait))
+    with bait() as laid:
+        with SandboxPool(workers) as pool:
+            finished = pool.outcomes(programs(number, peaceful, hostile(laid, slow)))
             for done, (place, outcome) in enumerate(finished, 1):
                 verdicts[place] = outcome.status, outcome.test
                 if place % HOSTILE == HOSTILE - 1 and outcome.status == "passed":
                     raise SystemExit(f"program {place}, an attack, passed")
                 if done % every == 0:
                     show(done, start, in_use())
-        if harm := bait.harm():
+        if harm := laid.harm():
             raise SystemExit(f"attacks succeeded: {harm}")
     left = in_use()
     show(number, start, left)
@@ -122,15 +146,19 @@ def main() -> None:
     parser.add_argument("--programs", type=int, default=50_000)
     parser.add_argument("--mutants", type=int, default=1000)
     parser.add_argument("--every", type=int, default=5_000)
+    parser.add_argument("--workers", type=int, default=2, help="more than cores, since attacks that sleep use none")
     parser.add_argument("--burners", type=int, default=2, help="busy processes beside the second run")
     options = parser.parse_args()
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
-    first = run(options.programs, options.every, options.data, options.mutants)
+    slow, peaceful = lasting(options.workers), harmless(options.data, options.mutants)
+    print(f"{len(slow)} attacks last {LASTING} s or longer")
+    arguments = options.programs, options.every, options.workers, peaceful, slow
+    first = run(*arguments)
     print("statuses:", dict(Counter(status for status, _ in first).most_common()))
     burners = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(options.burners)]
     try:
         print(f"again, beside {options.burners} busy processes; load {os.getloadavg()[0]:.1f}")
-        second = run(options.programs, options.every, options.data, options.mutants)
+        second = run(*arguments)
     finally:
         for burner in burners:
             burner.kill()

@@ -13,6 +13,8 @@ from weighted_mtp.cli import app
 from weighted_mtp.data.schema import read_problems, read_solutions
 from weighted_mtp.data.sources.micro.dataset import write_micro
 from weighted_mtp.data.sources.micro.generator import MicroConfig
+from weighted_mtp.pipelines.study import StudyConfig
+from weighted_mtp.pipelines.study_steps import steps_of
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "local"
 TINY = ["model.micro.hidden_size=32", "model.micro.num_attention_heads=2", "model.micro.num_hidden_layers=2"]
@@ -43,6 +45,7 @@ STUDY: dict[str, Any] = {
     },
     "override": ["training.max_steps=2", "training.save_every=2", "training.validate_every=2", "mlflow.enabled=false"],
     "sampling": {"max_new_tokens": 8},
+    "further_temperatures": [0.5],
 }
 
 
@@ -128,6 +131,24 @@ def test_the_same_command_again_runs_nothing_and_says_the_same(storage: Path) ->
         assert fact in result.stdout
 
 
+def test_arms_are_evaluated_and_compared_at_each_temperature(storage: Path) -> None:
+    arm = storage / "runs" / "s" / "weighted-seed-5"
+    temperatures = {
+        folder.name: json.loads((folder / "report.json").read_text())["config"]["sampling"]["temperature"]
+        for folder in arm.glob("evaluation-*")
+    }
+    assert temperatures == {"evaluation-micro": 0.0, "evaluation-micro-t0.5": 0.5}
+    comparison = (storage / "runs" / "s" / "comparison.md").read_text()
+    assert comparison.index("## Sampled at temperature 0\n") < comparison.index("## Sampled at temperature 0.5\n")
+    assert comparison.count("weighted |") == 2
+
+
+def test_what_runs_once_has_what_the_first_seed_made(tmp_path: Path) -> None:
+    config = StudyConfig.model_validate(changed("own", per_seed=False) | {"storage": tmp_path})
+    own = next(step for step in steps_of(config, CONFIGS) if step.name == "own")
+    assert (own.place, own.after) == ("own", {"policy-seed-3"})
+
+
 def changed(stage: str, **options: Any) -> dict[str, Any]:
     return {**STUDY, "stages": {**STUDY["stages"], stage: {**STUDY["stages"][stage], **options}}}
 
@@ -135,7 +156,6 @@ def changed(stage: str, **options: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
-        (changed("own", per_seed=False), "stages.own runs once, and {policy}, which it names, once a seed"),
         (changed("own", checkpoint="{polcy}"), "own: {polcy} is no stage before it; there are: datasets, reference, p"),
         (changed("policy", override=["model.source={own}"]), "policy: {own} is no stage before it; there are: data"),
         (changed("policy", override=["model.lora={r: 2}"]), "policy: {r} is no stage before it"),

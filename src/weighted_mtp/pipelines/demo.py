@@ -54,7 +54,7 @@ def _run(storage: Path, steps: int | None, seed: int) -> None:
     source = run_source(result.runs["verifiable"][0])
     picture = write_weights(source, storage / "datasets" / "micro" / "validation", SHOWN, weights)
     console.print(f"token weights: {weights} and {picture}", soft_wrap=True)
-    for arm, folders in result.evaluations.items():
+    for arm, folders in result.evaluations[config.sampling.temperature].items():
         console.print(f"{arm}: every program and its verdict in {folders[0] / 'results.jsonl'}", soft_wrap=True)
     console.print(f"MLflow: uv run mlflow ui --backend-store-uri sqlite:///{storage / 'mlflow.db'}", soft_wrap=True)
     console.print(f"{time.monotonic() - started:.0f} s in all")

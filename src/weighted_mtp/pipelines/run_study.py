@@ -31,11 +31,11 @@ from weighted_mtp.report.curves import plot_curves, read_metrics
 
 @dataclass(frozen=True)
 class StudyResult:
-    """Folders of what a study ran: stage (and seed) → run; arm → runs and evaluations, seed by seed."""
+    """Folders of what a study ran, seed by seed: stage → run; arm → runs; temperature → arm → evaluations."""
 
     stages: dict[str, Path]
     runs: dict[str, list[Path]]
-    evaluations: dict[str, list[Path]]
+    evaluations: dict[float, dict[str, list[Path]]]
 
 
 def run_study(
@@ -56,7 +56,12 @@ def run_study(
     return StudyResult(
         {step.place: step.run for step in steps if isinstance(step.what, TrainingStage)},
         {name: [step.run for step in steps if step.name == name] for name in config.arms},
-        {name: [step.evaluation for step in steps if step.name == name] for name in config.arms},
+        {
+            temperature: {
+                name: [step.evaluations[temperature] for step in steps if step.name == name] for name in config.arms
+            }
+            for temperature in (config.sampling.temperature, *config.further_temperatures)
+        },
     )
 
 
@@ -66,14 +71,17 @@ def report(config: StudyConfig, result: StudyResult) -> list[Path]:
     console = Console()
     console.print(critic_table(result))
     files = []
-    if len(result.evaluations) > 1:
-        comparison = compare(result.evaluations)
-        console.print(comparison_table(comparison))
-        for note in comparison.notes:
-            console.print(note, highlight=False)
+    if len(config.arms) > 1:
         files.append(folder / "comparison.md")
+        tables = {temperature: compare(evaluations) for temperature, evaluations in result.evaluations.items()}
+        for temperature, comparison in tables.items():
+            console.print(f"\nsampled at temperature {temperature:g}", highlight=False)
+            console.print(comparison_table(comparison))
+            for note in comparison.notes:
+                console.print(note, highlight=False)
         with whole_file(files[-1]) as file:
-            file.write_text(comparison_markdown(comparison), encoding="utf-8")
+            parts = (f"## Sampled at temperature {t:g}\n\n{comparison_markdown(c)}" for t, c in tables.items())
+            file.write_text("\n".join(parts), encoding="utf-8")
     files.append(plot_curves(result.runs, "ce/head1", folder / "curves.png"))
     return files
 

@@ -30,7 +30,7 @@ class TrainingStage(Training):
     """A training run that others start from; `{name}` is its folder."""
 
     per_seed: bool = False
-    """Run once a seed, in `name-seed-N`; what then refers to it runs once a seed, too, and has that seed's."""
+    """Run once a seed, in `name-seed-N`: what runs once a seed has that seed's, what runs once the first seed's."""
 
 
 class OwnPrograms(Section):
@@ -78,6 +78,8 @@ class StudyConfig(Section):
     first: int | None = Field(None, ge=1)
     """Only the first N problems."""
     sampling: SamplingConfig = SamplingConfig()
+    further_temperatures: tuple[Annotated[float, Field(ge=0)], ...] = ()
+    """Arms are evaluated at these, too, and compared in a table each."""
     slurm: dict[str, Any] = {}  # noqa: RUF012
     """With `--scheduler slurm`: what a step asks of it, by the names of submitit's `SlurmExecutor` (`partition`)."""
 
@@ -93,25 +95,18 @@ class StudyConfig(Section):
 
     @model_validator(mode="after")
     def _what_is_named_is_there(self) -> "StudyConfig":
-        per_seed = {DATASETS: False}
+        earlier = [DATASETS]
         for name, stage in self.stages.items():
-            self._check_references(name, stage, per_seed, stage.per_seed)
-            per_seed[name] = stage.per_seed
+            self._check_references(name, stage, earlier)
+            earlier.append(name)
         for name, arm in self.arms.items():
-            self._check_references(name, arm, per_seed, True)
+            self._check_references(name, arm, earlier)
         return self
 
-    def _check_references(
-        self, name: str, step: Training | OwnPrograms, per_seed: dict[str, bool], is_per_seed: bool
-    ) -> None:
+    def _check_references(self, name: str, step: Training | OwnPrograms, earlier: Sequence[str]) -> None:
         for reference in self.references(step):
-            if reference not in per_seed:
-                raise ValueError(f"{name}: {{{reference}}} is no stage before it; there are: {', '.join(per_seed)}")
-            if per_seed[reference] and not is_per_seed:
-                raise ValueError(
-                    f"stages.{name} runs once, and {{{reference}}}, which it names, once a seed: "
-                    f"set stages.{name}.per_seed=true"
-                )
+            if reference not in earlier:
+                raise ValueError(f"{name}: {{{reference}}} is no stage before it; there are: {', '.join(earlier)}")
 
     def references(self, step: Training | OwnPrograms) -> Iterator[str]:
         """The names in braces of a step's options."""

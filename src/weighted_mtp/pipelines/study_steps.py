@@ -32,7 +32,7 @@ PIPELINES: dict[Pipeline, tuple[type[FitConfig], Callable[[Any], Path | None]]] 
 
 @dataclass(frozen=True)
 class Step:
-    """A stage, or an arm with its evaluation: what is run at once. Any process that sees the storage can run it.
+    """A stage, or an arm with its evaluations: what is run at once. Any process that sees the storage can run it.
 
     folder  that `config` paths of the study are relative to
     name    of the stage or arm
@@ -58,9 +58,13 @@ class Step:
         return self.study.storage / "runs" / self.study.name / self.place
 
     @property
-    def evaluation(self) -> Path:
-        """The folder of an arm's evaluation."""
-        return self.run / f"evaluation-{self.study.benchmark}"
+    def evaluations(self) -> dict[float, Path]:
+        """The folders of an arm's evaluations, by temperature; the study's own comes first."""
+        folder = f"evaluation-{self.study.benchmark}"
+        further = {
+            temperature: self.run / f"{folder}-t{temperature:g}" for temperature in self.study.further_temperatures
+        }
+        return {self.study.sampling.temperature: self.run / folder} | further
 
     @property
     def after(self) -> frozenset[str]:
@@ -72,7 +76,7 @@ class Step:
         with _named(self.place):
             if isinstance(self.what, OwnPrograms) or finished(self._training(self.what)) is None:
                 return False
-            return self.name in self.study.stages or holds_evaluation(self._evaluation())
+            return self.name in self.study.stages or all(map(holds_evaluation, self._evaluations()))
 
     def __call__(self) -> bool:
         """Run what is not finished of it; False where it was stopped.
@@ -86,7 +90,8 @@ class Step:
             if PIPELINES[self.what.pipeline][1](self._training(self.what)) is None:
                 return False
             if self.name in self.study.arms:
-                _evaluated(self._evaluation())
+                for evaluation in self._evaluations():
+                    _evaluated(evaluation)
             return True
 
     def _place(self, name: str) -> str:
@@ -146,16 +151,19 @@ class Step:
         ]
         label(evaluations, study.storage / DATASETS / self._dataset, LabelOptions(keep_solutions=stage.keep_solutions))
 
-    def _evaluation(self) -> EvaluationConfig:
-        return EvaluationConfig(
-            benchmark=self.study.benchmark,
-            checkpoint=str(self.run),
-            output=self.evaluation,
-            data_root=self.study.storage / DATASETS,
-            split=self.study.split,
-            first=self.study.first,
-            sampling=self.study.sampling,
-        )
+    def _evaluations(self) -> list[EvaluationConfig]:
+        return [
+            EvaluationConfig(
+                benchmark=self.study.benchmark,
+                checkpoint=str(self.run),
+                output=folder,
+                data_root=self.study.storage / DATASETS,
+                split=self.study.split,
+                first=self.study.first,
+                sampling=self.study.sampling.model_copy(update={"temperature": temperature}),
+            )
+            for temperature, folder in self.evaluations.items()
+        ]
 
 
 def steps_of(study: StudyConfig, folder: Path) -> list[Step]:

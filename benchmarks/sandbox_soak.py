@@ -3,10 +3,10 @@
     uv run python benchmarks/sandbox_soak.py --data ../shared/data --programs 50000
 
 Harmless programs are HumanEval's canonical solutions, mutants of them, calls and scripts; hostile ones are the attacks
-of `wmtp doctor` in turn, those that last until a limit in one round of ten. The same programs run twice, each time on a
-new pool, the second time beside `--burners` busy processes. After every `--every` programs and when all is closed:
-memory of this process and of all that it has started, open descriptors, threads, processes, scratch folders; at the end
-also what attacks wanted to change.
+of `wmtp doctor`. Each kind comes in rounds, and what lasts (a mutant that never ends, an attack that sleeps) is in one
+round of ten. The same programs run twice, each time on a new pool, the second time beside `--burners` busy processes.
+After every `--every` programs and when all is closed: memory of this process and of all that it has started, open
+descriptors, threads, processes, scratch folders; at the end also what attacks wanted to change.
 """
 
 import argparse
@@ -18,9 +18,11 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from itertools import count, cycle, islice
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import count, islice
 from pathlib import Path
+from typing import NamedTuple
 
 from mutants import completions
 
@@ -32,9 +34,17 @@ from weighted_mtp.evaluation.sandbox import Job, SandboxPool, TestCase
 from weighted_mtp.evaluation.scratch import PREFIX
 
 HOSTILE = 10  # one in so many
-LASTING = 0.5  # seconds, from which on an attack lasts
+CPU_SECONDS = 2.0  # of a harmless program
+LASTING = 0.5  # seconds, from which on a program lasts
 LASTING_ROUNDS = 10  # one in so many has those that last
 MIB = 1 << 20
+
+
+class Slow(NamedTuple):
+    """Places of the programs that last."""
+
+    harmless: set[int]
+    attacks: set[int]
 
 
 def harmless(data: Path, mutants: int) -> list[Job]:
@@ -48,7 +58,7 @@ def harmless(data: Path, mutants: int) -> list[Job]:
         script = TestCase("stdio", f"{number}\n", f"{number + 1}\n")
         jobs += [Job("def add(a, b): return a + b", "add", [call]), Job("print(int(input()) + 1)", "", [script])]
     random.Random(0).shuffle(jobs)
-    return jobs
+    return [replace(job, limits=replace(job.limits, cpu_seconds=CPU_SECONDS)) for job in jobs]
 
 
 @contextlib.contextmanager
@@ -63,23 +73,21 @@ def tried(laid: Bait) -> list[Job]:
     return [job for attack in attacks() for job in attack.jobs(laid)]
 
 
-def lasting(workers: int) -> set[int]:
-    """Which of them last."""
-    with bait() as laid, SandboxPool(workers) as pool:
-        return {place for place, outcome in pool.outcomes(tried(laid)) if outcome.seconds >= LASTING}
+def lasting(jobs: list[Job], workers: int) -> set[int]:
+    """Places of those that last."""
+    with SandboxPool(workers) as pool:
+        return {place for place, outcome in pool.outcomes(jobs) if outcome.seconds >= LASTING}
 
 
-def hostile(laid: Bait, slow: set[int]) -> Iterator[Job]:
-    """Attacks without end."""
-    jobs = tried(laid)
+def rounds(jobs: list[Job], slow: set[int]) -> Iterator[Job]:
+    """The jobs again and again, without end."""
     for number in count():
         yield from (job for place, job in enumerate(jobs) if place not in slow or number % LASTING_ROUNDS == 0)
 
 
-def programs(number: int, peaceful: Iterable[Job], attacking: Iterator[Job]) -> Iterator[Job]:
+def programs(number: int, harmless: Iterator[Job], hostile: Iterator[Job]) -> Iterator[Job]:
     """`number` jobs, every tenth an attack."""
-    others = cycle(peaceful)
-    return (next(attacking if place % HOSTILE == HOSTILE - 1 else others) for place in range(number))
+    return (next(hostile if place % HOSTILE == HOSTILE - 1 else harmless) for place in range(number))
 
 
 def in_use() -> dict[str, float]:
@@ -117,13 +125,15 @@ def show(done: int, start: float, used: dict[str, float]) -> None:
     print(f"{done:>7,} in {seconds:.0f} s ({done / seconds:.0f} a second): {amounts}", flush=True)
 
 
-def run(number: int, every: int, workers: int, peaceful: list[Job], slow: set[int]) -> list[tuple[str, int | None]]:
+def run(number: int, every: int, workers: int, peaceful: list[Job], slow: Slow) -> list[tuple[str, int | None]]:
     """All programs once → (status, failing test) of each. Raises SystemExit where an attack has succeeded."""
     verdicts: list[tuple[str, int | None]] = [("", None)] * number
     before, start = in_use(), time.perf_counter()
     with bait() as laid:
         with SandboxPool(workers) as pool:
-            finished = pool.outcomes(programs(number, peaceful, hostile(laid, slow)))
+            finished = pool.outcomes(
+                programs(number, rounds(peaceful, slow.harmless), rounds(tried(laid), slow.attacks))
+            )
             for done, (place, outcome) in enumerate(finished, 1):
                 verdicts[place] = outcome.status, outcome.test
                 if place % HOSTILE == HOSTILE - 1 and outcome.status == "passed":
@@ -150,8 +160,10 @@ def main() -> None:
     parser.add_argument("--burners", type=int, default=2, help="busy processes beside the second run")
     options = parser.parse_args()
     print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
-    slow, peaceful = lasting(options.workers), harmless(options.data, options.mutants)
-    print(f"{len(slow)} attacks last {LASTING} s or longer")
+    peaceful = harmless(options.data, options.mutants)
+    with bait() as laid:
+        slow = Slow(lasting(peaceful, options.workers), lasting(tried(laid), options.workers))
+    print(f"{len(slow.harmless)} of {len(peaceful)} harmless programs and {len(slow.attacks)} attacks last {LASTING} s")
     arguments = options.programs, options.every, options.workers, peaceful, slow
     first = run(*arguments)
     print("statuses:", dict(Counter(status for status, _ in first).most_common()))

@@ -6,8 +6,9 @@ A drawn corpus (synthetic_corpus.py) is prepared in processes of their own. Thei
 what they need; workers start, and import, while it runs.
 
 rates   solutions read a second at `--compared` solutions, here and with `datasets.map` (plain_map.py), in turn for
-        `--rounds` rounds, with as many processes. Medians, lowest and highest; so the ratios, taken round by round.
-        Once more with `datasets.map` that calls our search for overlaps. The programs that come out must be the same.
+        `--rounds` rounds, with as many processes (here only one where the files are small). Medians, lowest and
+        highest; so the ratios, taken round by round. `datasets.map` once searches for overlaps by itself, and once it
+        calls our search. The programs that come out must be the same.
 bytes   whether 1, 2 and 4 workers, and a preparation that is killed (SIGKILL) half-way and given again, write the
         same, at `--small` solutions
 memory  peaks at `--small` and at `--solutions` solutions: resident memory of the largest process, and the sum over all
@@ -157,23 +158,21 @@ def start(storage: Path, tokenizer: Path) -> Found:
 STAGES: dict[str, Callable[..., Found]] = {"ours": ours, "plain": plain, "start": start}
 
 
-def rates(source: Path, output: Path, n: int, rounds: int, workers: int) -> None:
-    sides = {
-        "wmtp data": lambda: stage("ours", source, output / "rates", workers),
-        "datasets.map": lambda: stage("plain", source, output / "rates", workers, "own"),
-        "datasets.map, our search": lambda: stage("plain", source, output / "rates", workers, "ours"),
-    }
+def rates(source: Path, output: Path, n: int, rounds: int, workers: int, searches: list[str]) -> None:
+    sides = {"wmtp data": ("ours", source, output / "rates", workers)}
+    for search in searches:
+        sides[f"datasets.map, search: {search}"] = ("plain", source, output / "rates", workers, search)
     runs: dict[str, list[Found]] = {name: [] for name in sides}
     for _ in range(rounds):
-        for name, run in sides.items():
-            runs[name].append(run())
+        for name, side in sides.items():
+            runs[name].append(stage(*side))
             shutil.rmtree(output / "rates")
     if (
         len({tuple(found[key] for key in ("problems", "programs", "content")) for r in runs.values() for found in r})
         > 1
     ):
         raise SystemExit(f"not the same programs: {runs}")
-    print(f"{n:,} solutions, {workers} processes, the same {runs['wmtp data'][0]['programs']:,} programs kept")
+    print(f"{n:,} solutions, up to {workers} processes, the same {runs['wmtp data'][0]['programs']:,} programs kept")
     for name, found in runs.items():
         times = {key: [each[key] for each in found] for key in ("seconds", "cpu")}
         more = {key: spread([b / a[key] for a, b in zip(runs["wmtp data"], values, strict=True)])
@@ -270,6 +269,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder for the corpus and what is made of it")
     parser.add_argument("--parts", default="rates,bytes,memory,start")
     parser.add_argument("--compared", type=int, default=20_000)
+    parser.add_argument("--searches", default="own,ours", help="for overlaps, that datasets.map calls")
     parser.add_argument("--small", type=int, default=100_000)
     parser.add_argument("--solutions", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=5)
@@ -283,7 +283,7 @@ def main() -> None:
     )
     if "rates" in parts:
         compared = corpus(output, options.compared)
-        rates(compared, output, options.compared, options.rounds, options.workers)
+        rates(compared, output, options.compared, options.rounds, options.workers, options.searches.split(","))
     if "bytes" in parts:
         same_bytes(corpus(output, options.small), output)
     if "memory" in parts:

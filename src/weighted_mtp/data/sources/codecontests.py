@@ -138,7 +138,7 @@ def _solutions(
 
 def _matched(row: Row, column: str, values: dict[str, Any], kinds: dict[str, type]) -> Iterator[tuple[Any, ...]]:
     """The items of parallel lists, side by side."""
-    lists = [values.get(name) for name in kinds]
+    lists: list[Any] = [values.get(name) for name in kinds]
     if not all(isinstance(items, list) for items in lists) or len({len(items or ()) for items in lists}) > 1:
         raise UserError(
             f"{row.where}: column {column!r} must hold {', '.join(kinds)} as lists of one length; "

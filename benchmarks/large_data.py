@@ -1,14 +1,19 @@
 """Data of CodeContests' size: preparation against a plain `datasets.map` of the same work, and a training run's start.
 
-    uv run python benchmarks/large_data.py --output DIR [--solutions 1000000] [--small 100000] [--workers 2]
+    uv run python benchmarks/large_data.py --output DIR [--parts rates,bytes,memory,start]
 
-A drawn corpus (synthetic_corpus.py) is prepared in processes of their own, so that each has its own peak of memory:
+A drawn corpus (synthetic_corpus.py) is prepared in processes of their own. Their clock starts when they have imported
+what they need; workers start, and import, while it runs.
 
-- rows a second (solutions read) of `process` and `metadata`: parsed, filtered, decontaminated, written, lengths in
-  tokens; against one `datasets.map` that calls the same functions row by row, with one process and with `--workers`;
-- the peak of resident memory, of the process and of all its processes together, at `--small` and at `--solutions`;
-- whether 1, 2 and 4 workers, and a preparation killed half-way and given again, write the same bytes (at `--small`);
-- seconds to the first batch of a run, when the tokens are made and when they are there.
+rates   solutions read a second at `--compared` solutions, here and with `datasets.map` (plain_map.py), in turn for
+        `--rounds` rounds, with as many processes (here only one where the files are small). Medians, lowest and
+        highest; so the ratios, taken round by round. `datasets.map` once searches for overlaps by itself, and once it
+        calls our search. The programs that come out must be the same.
+bytes   whether 1, 2 and 4 workers, and a preparation that is killed (SIGKILL) half-way and given again, write the
+        same, at `--small` solutions
+memory  peaks at `--small` and at `--solutions` solutions: resident memory of the largest process, and the sum over all
+        processes, in which a page that several share counts once
+start   seconds to the first batch of a run on what `memory` prepared last, when tokens are made and when they are there
 """
 
 import argparse
@@ -18,19 +23,22 @@ import os
 import platform
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from synthetic_corpus import Corpus
 
-STAGES = ("ours", "plain", "start")
+Found = dict[str, Any]
+"""What a stage tells of itself, and "cpu" seconds without its imports, "largest" and "all" megabytes."""
 
 
-def tree(root: int) -> list[int]:
+def processes(root: int) -> list[int]:
     """A process and all below it."""
     parents: dict[int, list[int]] = {}
     for folder in Path("/proc").glob("[0-9]*"):
@@ -45,25 +53,27 @@ def tree(root: int) -> list[int]:
     return found
 
 
-def resident(process: int) -> int:
+def megabytes(process: int, file: str, line: str) -> float:
+    """A line of a process's accounts, such as VmHWM of `status`; 0 where the process has ended."""
     try:
-        lines = Path(f"/proc/{process}/status").read_text().splitlines()
-        return sum(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) >> 10
+        lines = Path(f"/proc/{process}/{file}").read_text().splitlines()
     except OSError:
         return 0
+    return next((int(each.split()[1]) / 1024 for each in lines if each.startswith(f"{line}:")), 0)
 
 
 class Peak(threading.Thread):
-    """Megabytes that a process held at most, and it and its children together."""
+    """Megabytes that the largest of a process and its children held at most, and that all held together."""
 
     def __init__(self, process: int) -> None:
         super().__init__(daemon=True)
-        self.process, self.own, self.all, self.stopped = process, 0, 0, threading.Event()
+        self.process, self.largest, self.all, self.stopped = process, 0.0, 0.0, threading.Event()
 
     def run(self) -> None:
-        while not self.stopped.wait(1.0):
-            sizes = [resident(each) for each in tree(self.process)]
-            self.own, self.all = max(self.own, sizes[0]), max(self.all, sum(sizes))
+        while not self.stopped.wait(0.5):
+            each = processes(self.process)
+            self.largest = max(self.largest, *(megabytes(process, "status", "VmHWM") for process in each))
+            self.all = max(self.all, sum(megabytes(process, "smaps_rollup", "Pss") for process in each))
 
 
 def cpu_seconds() -> float:
@@ -71,80 +81,65 @@ def cpu_seconds() -> float:
     return times.children_user + times.children_system
 
 
-def stage(name: str, *arguments: object, kill_after: Path | None = None) -> dict[str, Any]:
-    """Run a stage in a process of its own; what it prints, and its peaks."""
+def stage(name: str, *arguments: object, kill_when: Callable[[], bool] | None = None) -> Found:
+    """Run one of STAGES in a process of its own, and kill it when told to."""
+    before = cpu_seconds()
     command = [sys.executable, str(Path(__file__).resolve()), name, *map(str, arguments)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    peak, before = Peak(process.pid), cpu_seconds()
+    peak = Peak(process.pid)
     peak.start()
-    if kill_after is not None:
-        while process.poll() is None and len(list(kill_after.rglob("account.json"))) < 5:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
+    while kill_when is not None and process.poll() is None:
+        if kill_when():
+            process.send_signal(signal.SIGKILL)
+        time.sleep(0.01)
     out = process.communicate()[0]
     peak.stopped.set()
-    if kill_after is None and process.returncode != 0:
-        raise SystemExit(f"{command} failed")
-    return {**(json.loads(out.splitlines()[-1]) if process.returncode == 0 else {}), "own": peak.own, "all": peak.all,
-            "cpu": cpu_seconds() - before}  # fmt: skip
+    if process.returncode != (0 if kill_when is None else -signal.SIGKILL):
+        raise SystemExit(f"{command} ended with {process.returncode}")
+    found = json.loads(out.splitlines()[-1]) if kill_when is None else {}
+    cpu = cpu_seconds() - before - found.get("not work", 0)
+    return {**found, "cpu": cpu, "largest": peak.largest, "all": peak.all}
 
 
-def ours(source: Path, storage: Path, tokenizer: Path, workers: int) -> dict[str, float]:
-    os.environ["RAYON_NUM_THREADS"] = str(workers)
-    from weighted_mtp.data.index import write_index
+def ours(source: Path, storage: Path, workers: str) -> Found:
+    import pyarrow.parquet as pq
+
     from weighted_mtp.data.prepare import prepare
 
-    start = time.monotonic()
-    manifest, _ = prepare("codecontests", storage, source, workers=workers)
-    middle = time.monotonic()
-    for split in manifest["splits"]:
-        write_index(storage / "datasets" / "codecontests" / split, tokenizer)
-    return {"seconds": time.monotonic() - start, "process": middle - start}
+    begin, imports = time.monotonic(), time.process_time()
+    manifest, _ = prepare("codecontests", storage, source, workers=int(workers))
+    seconds, work = time.monotonic() - begin, time.process_time()
+
+    def programs() -> Iterator[tuple[str, str, bool]]:
+        file = storage / "datasets" / "codecontests" / "train" / "solutions.parquet"
+        for batch in pq.ParquetFile(file).iter_batches(2_000, columns=["problem_id", "code", "is_correct"]):
+            for row in batch.to_pylist():
+                yield row["problem_id"].removeprefix("codecontests/codeforces/"), row["code"], row["is_correct"]
+
+    kept = manifest["splits"]["train"]
+    found = {"seconds": seconds, "problems": kept["problems"], "programs": kept["correct"] + kept["incorrect"]}
+    return {**found, "content": content(programs()), "not work": imports + time.process_time() - work}
 
 
-def plain(source: Path, cache: Path, tokenizer: Path, workers: int) -> dict[str, float]:
-    os.environ["RAYON_NUM_THREADS"] = str(workers)
-    from datasets import disable_progress_bars, load_dataset
-    from transformers import AutoTokenizer
+def plain(source: Path, cache: Path, workers: str, search: str) -> Found:
+    import plain_map
 
-    from weighted_mtp.data.decontaminate import ContaminationCheck
-    from weighted_mtp.data.sources import codecontests
-    from weighted_mtp.data.sources.rows import Reading, Row
-
-    disable_progress_bars()
-    start = time.monotonic()
-    counted = AutoTokenizer.from_pretrained(str(tokenizer))
-    files = {s: sorted(map(str, (source / "data").glob(f"{s}-*"))) for s in ("train", "valid", "test")}
-    data = load_dataset("parquet", data_files=files, cache_dir=str(cache))
-    reading = Reading("codecontests", "train")
-    evaluated = [codecontests.entry(Row(0, row, ""), reading) for s in ("valid", "test") for row in data[s]]
-    check = ContaminationCheck((e.problem for e in evaluated), (s for e in evaluated for s in e.solutions))
-
-    def work(row: dict[str, Any]) -> dict[str, Any]:
-        entry = codecontests.entry(Row(0, row, ""), reading)
-        solutions = entry.solutions
-        if check.find(entry.problem, solutions) is not None:
-            solutions = []
-        codes = [solution.code for solution in solutions]
-        lengths = [len(ids) for ids in counted(codes, add_special_tokens=False)["input_ids"]] if codes else []
-        tests = [vars(test) for test in entry.problem.tests]
-        return {
-            **{name: value for name, value in vars(entry.problem).items() if name != "tests"},
-            "tests": tests,
-            "programs": [{**vars(s), "spans": []} for s in solutions],
-            "lengths": lengths,
-        }
-
-    kept = data["train"].map(
-        work,
-        remove_columns=data["train"].column_names,
-        num_proc=workers if workers > 1 else None,
-        writer_batch_size=100,
-    )
-    return {"seconds": time.monotonic() - start, "kept": sum(map(len, kept["lengths"]))}
+    begin, imports = time.monotonic(), time.process_time()
+    kept = plain_map.prepare(source, cache, int(workers), search)
+    seconds, work = time.monotonic() - begin, time.process_time()
+    programs = ((row["name"], p["code"], p["is_correct"]) for row in kept for p in row["programs"])
+    found = {"seconds": seconds, "problems": len(kept), "programs": sum(map(len, kept["programs"]))}
+    return {**found, "content": content(programs), "not work": imports + time.process_time() - work}
 
 
-def start(storage: Path, tokenizer: Path) -> dict[str, float]:
+def content(programs: Iterable[tuple[str, str, bool]]) -> str:
+    digest = hashlib.sha256()
+    for program in programs:
+        digest.update(repr(program).encode())
+    return digest.hexdigest()
+
+
+def start(storage: Path, tokenizer: Path) -> Found:
     begin = time.monotonic()
     from transformers import AutoTokenizer
 
@@ -155,48 +150,94 @@ def start(storage: Path, tokenizer: Path) -> dict[str, float]:
     config = DataConfig(root=storage / "datasets", dataset="codecontests", max_tokens=8192)
     train, _ = load_stores(config, AutoTokenizer.from_pretrained(str(tokenizer)), seed=0)
     loaded = time.monotonic()
-    batches = BatchStream(train, config.max_tokens, 4, 0, 0).at(0)
-    done = time.monotonic()
-    return {
-        "imports": imported - begin,
-        "load": loaded - imported,
-        "first batch": done - loaded,
-        "samples": len(train),
-        "rows": sum(len(batch.input_ids) for batch in batches),
-    }
+    BatchStream(train, config.max_tokens, 4, 0, 0).at(0)
+    times = {"imports": imported - begin, "stores": loaded - imported, "first step": time.monotonic() - loaded}
+    return {**times, "samples": len(train)}
+
+
+STAGES: dict[str, Callable[..., Found]] = {"ours": ours, "plain": plain, "start": start}
+
+
+def rates(source: Path, output: Path, n: int, rounds: int, workers: int, searches: list[str]) -> None:
+    sides = {"wmtp data": ("ours", source, output / "rates", workers)}
+    for search in searches:
+        sides[f"datasets.map, search: {search}"] = ("plain", source, output / "rates", workers, search)
+    runs: dict[str, list[Found]] = {name: [] for name in sides}
+    for _ in range(rounds):
+        for name, side in sides.items():
+            runs[name].append(stage(*side))
+            shutil.rmtree(output / "rates")
+    if (
+        len({tuple(found[key] for key in ("problems", "programs", "content")) for r in runs.values() for found in r})
+        > 1
+    ):
+        raise SystemExit(f"not the same programs: {runs}")
+    print(f"{n:,} solutions, up to {workers} processes, the same {runs['wmtp data'][0]['programs']:,} programs kept")
+    for name, found in runs.items():
+        times = {key: [each[key] for each in found] for key in ("seconds", "cpu")}
+        more = {key: spread([b / a[key] for a, b in zip(runs["wmtp data"], values, strict=True)])
+                for key, values in times.items()}  # fmt: skip
+        print(
+            f"{name:26} {spread([n / s for s in times['seconds']], 0)} a second, {spread(times['cpu'])} s of CPU; "
+            f"takes {more['seconds']} times as long, {more['cpu']} times the CPU",
+            flush=True,
+        )
+
+
+def spread(values: list[float], digits: int = 1) -> str:
+    low, middle, high = (f"{value:,.{digits}f}" for value in (min(values), statistics.median(values), max(values)))
+    return f"{middle} ({low}–{high})"
+
+
+def same_bytes(source: Path, output: Path) -> None:
+    storage, seen = output / "same", {}
+    prepared, parts = (storage / "datasets" / name for name in ("codecontests", ".codecontests.parts"))
+
+    def finished() -> int:
+        return len(list(parts.rglob("account.json")))
+
+    for workers in (1, 2, 4):
+        stage("ours", source, storage, workers)
+        seen[f"{workers} workers"] = digest(prepared)
+        shutil.rmtree(storage)
+    half = len(list((source / "data").iterdir())) // 2
+    stage("ours", source, storage, 2, kill_when=lambda: finished() >= half)
+    left = f"{finished()} of {2 * half} parts" + (" and a whole dataset" if prepared.exists() else "")
+    stage("ours", source, storage, 2)
+    seen[f"killed with {left}, given again"] = digest(prepared)
+    shutil.rmtree(storage)
+    for name, found in seen.items():
+        print(f"{name:45} sha256 {found[:16]}")
+    print("the same bytes" if len(set(seen.values())) == 1 else "DIFFERENT BYTES", flush=True)
 
 
 def digest(folder: Path) -> str:
     sums = hashlib.sha256()
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            sums.update(f"{path.relative_to(folder)} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        sums.update(f"{path.relative_to(folder)} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
     return sums.hexdigest()
 
 
-def same_bytes(source: Path, output: Path, tokenizer: Path) -> None:
-    seen = {}
-    for workers in (1, 2, 4):
-        stage("ours", source, output / "same", tokenizer, workers)
-        seen[f"{workers} workers"] = digest(output / "same" / "datasets" / "codecontests")
-        shutil.rmtree(output / "same")
-    parts = output / "same" / "datasets" / ".codecontests.parts"
-    stage("ours", source, output / "same", tokenizer, 2, kill_after=parts)
-    finished = len(list(parts.rglob("account.json")))
-    stage("ours", source, output / "same", tokenizer, 2)
-    seen[f"killed after {finished} parts, given again"] = digest(output / "same" / "datasets" / "codecontests")
-    for name, found in seen.items():
-        print(f"{name:40} sha256 {found[:16]}")
-    print("the same bytes" if len(set(seen.values())) == 1 else "DIFFERENT BYTES", flush=True)
-    shutil.rmtree(output / "same")
+def memory(sources: dict[int, Path], output: Path, workers: int) -> None:
+    before: Found = {}
+    for n, source in sources.items():
+        shutil.rmtree(output / "storage", ignore_errors=True)
+        found = stage("ours", source, output / "storage", workers)
+        growth = ", ".join(f"{key} {found[key] / before[key] - 1:+.1%}" for key in ("largest", "all")) if before else ""
+        print(
+            f"{n:,} solutions, {workers} workers: {found['seconds']:.0f} s, {n / found['seconds']:,.0f} a second, "
+            f"{found['cpu']:.0f} s of CPU; peak {found['largest']:.0f} MB, all {found['all']:.0f} MB {growth}",
+            flush=True,
+        )
+        before = found
 
 
-def corpus(folder: Path, solutions: int, characters: float) -> Path:
-    if not folder.exists():
-        shutil.rmtree(folder.with_name("partial"), ignore_errors=True)
-        Corpus(characters=characters).write(folder.with_name("partial"), solutions)
-        folder.with_name("partial").rename(folder)
-    return folder
+def starts(source: Path, output: Path) -> None:
+    tokenizer = train_tokenizer(source, output / "tokenizer")
+    for title in ("tokens are made", "tokens are there", "tokens are there"):
+        found = stage("start", output / "storage", tokenizer)
+        parts = ", ".join(f"{name} {found[name]:.1f} s" for name in ("imports", "stores", "first step"))
+        print(f"start, {title}: {found['samples']:,} samples, {parts}; peak {found['largest']:.0f} MB", flush=True)
 
 
 def train_tokenizer(source: Path, folder: Path) -> Path:
@@ -209,54 +250,46 @@ def train_tokenizer(source: Path, folder: Path) -> Path:
     return folder
 
 
-def show(title: str, n: int, found: dict[str, Any]) -> float:
-    rate = n / found["seconds"]
-    print(
-        f"{title:40} {n:9,} rows {found['seconds']:7.1f} s {rate:8,.0f} rows/s, {found['cpu']:6.0f} s of CPU, "
-        f"peak {found['own']:5} MB, {found['all']:5} MB with children",
-        flush=True,
-    )
-    return rate
+def corpus(output: Path, solutions: int) -> Path:
+    folder = output / f"source-{solutions}"
+    if not folder.exists():
+        partial = output / "partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        Corpus().write(partial, solutions)
+        partial.rename(folder)
+    return folder
 
 
 def main() -> None:
     if sys.argv[1:2] and sys.argv[1] in STAGES:
-        paths = [Path(each) for each in sys.argv[2:]]
-        run = {"ours": ours, "plain": plain}.get(sys.argv[1])
-        print(json.dumps(run(*paths[:3], int(sys.argv[5])) if run else start(*paths)))
+        name, first, second, *more = sys.argv[1:]
+        print(json.dumps(STAGES[name](Path(first), Path(second), *more)))
         return
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, required=True, help="folder for the corpus and what is made of it")
-    parser.add_argument("--solutions", type=int, default=1_000_000)
+    parser.add_argument("--parts", default="rates,bytes,memory,start")
+    parser.add_argument("--compared", type=int, default=20_000)
+    parser.add_argument("--searches", default="own,ours", help="for overlaps, that datasets.map calls")
     parser.add_argument("--small", type=int, default=100_000)
-    parser.add_argument("--characters", type=float, default=500, help="of a program, the median")
-    parser.add_argument("--peer", choices=("small", "both"), default="both", help="sizes that datasets.map does, too")
+    parser.add_argument("--solutions", type=int, default=1_000_000)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
-    output, workers = options.output, options.workers
+    output, parts = options.output, options.parts.split(",")
     print(
         f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, "
-        f"Python {platform.python_version()}, programs of {options.characters:.0f} characters",
+        f"Python {platform.python_version()}",
         flush=True,
     )
-    small, large = (
-        corpus(output / f"source-{n}-{options.characters:.0f}", n, options.characters)
-        for n in (options.small, options.solutions)
-    )
-    tokenizer = train_tokenizer(small, output / "tokenizer")
-    same_bytes(small, output, tokenizer)
-    for n, source in ((options.small, small), (options.solutions, large)):
-        shutil.rmtree(output / "storage", ignore_errors=True)
-        rate = show(f"wmtp data, {workers} workers", n, stage("ours", source, output / "storage", tokenizer, workers))
-        for processes in sorted({1, workers}) if n == options.small or options.peer == "both" else ():
-            peer = stage("plain", source, output / "cache", tokenizer, processes)
-            shutil.rmtree(output / "cache")
-            ratio = rate / show(f"datasets.map, {processes} processes", n, peer)
-            print(f"    wmtp data is {ratio:.2f} times as fast", flush=True)
-    for title in ("tokens are made", "tokens are there", "tokens are there"):
-        found = stage("start", output / "storage", tokenizer)
-        parts = ", ".join(f"{name} {found[name]:.1f} s" for name in ("imports", "load", "first batch"))
-        print(f"start, {title}: {found['samples']:,} samples, {parts}; peak {found['own']} MB", flush=True)
+    if "rates" in parts:
+        compared = corpus(output, options.compared)
+        rates(compared, output, options.compared, options.rounds, options.workers, options.searches.split(","))
+    if "bytes" in parts:
+        same_bytes(corpus(output, options.small), output)
+    if "memory" in parts:
+        memory({n: corpus(output, n) for n in (options.small, options.solutions)}, output, options.workers)
+    if "start" in parts:
+        starts(corpus(output, options.small), output)
 
 
 if __name__ == "__main__":

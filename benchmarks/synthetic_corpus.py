@@ -107,7 +107,7 @@ class Corpus:
         self._characters, self._number = characters, 0
         self._blocks = [self._block() for _ in range(8_000)]
 
-    def write(self, folder: Path, n_solutions: int, rows_a_shard: int = 100, evaluated: int = 40) -> int:
+    def write(self, folder: Path, n_solutions: int, rows_a_shard: int = 20, evaluated: int = 40) -> int:
         """Shards of some 270 solutions a problem until there are `n_solutions` to train on; returns their number."""
         (folder / "data").mkdir(parents=True)
         n_problems = max(1, n_solutions // 270)

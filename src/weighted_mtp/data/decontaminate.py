@@ -11,16 +11,15 @@ section 8). The same holds for programs and their authors' templates.
 Not found: paraphrases, translations, and programs with other names in them.
 """
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import repeat
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from weighted_mtp.data.fingerprints import Fingerprints, Prints, of_programs, of_statements, tokens, words
 from weighted_mtp.data.schema import Problem, Solution, read_solutions, read_statements
 
 Kind = Literal["exact statement", "statement n-gram", "exact solution", "solution n-gram"]
@@ -37,17 +36,7 @@ PROGRAM_SHARE = 0.7
 _TRIVIAL = 20  # tokens below which two programs are equal by chance
 _COMMON = 10  # n-grams of more evaluation problems than this are boilerplate, and would only cost time
 _SPARSE = 16  # places an n-gram in the table that spares most searches
-_BASE = 0x9E3779B97F4A7C15  # of the polynomial: odd, so that it has an inverse
-_SPREAD = np.uint64(0xBF58476D1CE4E5B9)
 _SHOWN = 240  # characters of the shared text in a report
-
-_WORD = re.compile(r"[^\W_]+")
-# What is dropped stands before the one group: comments, and in Python texts in triple quotes.
-_PYTHON = re.compile(
-    r"""#[^\n]*|[rbuRBUfF]{0,2}(?:\"{3}[\s\S]*?(?:\"{3}|\Z)|'{3}[\s\S]*?(?:'{3}|\Z))"""
-    r"""|([rbuRBUfF]{0,2}(?:"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*')|\w+|[^\w\s\\])"""
-)
-_OTHER = re.compile(r"""/\*[\s\S]*?(?:\*/|\Z)|//[^\n]*|("(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|\w+|[^\w\s])""")
 
 
 @dataclass(frozen=True)
@@ -60,17 +49,22 @@ class Overlap:
 
 
 class ContaminationCheck:
-    """Compares training problems with evaluation splits, whose statements and correct programs it holds in memory."""
+    """Compares training problems with evaluation splits, of whose statements and correct programs it holds n-grams."""
 
     def __init__(self, problems: Iterable[Problem], solutions: Iterable[Solution]) -> None:
+        problems, programs = list(problems), [solution for solution in solutions if solution.is_correct]
         self._statements = _Texts(
-            ((p.problem_id, words(p.description)) for p in problems), STATEMENT_WORDS, STATEMENT_SHARE, of_longer=False
+            [problem.problem_id for problem in problems],
+            of_statements(problem.description for problem in problems),
+            *(STATEMENT_WORDS, STATEMENT_SHARE),
+            of_longer=False,
         )
-        programs = ((s.problem_id, tokens(s.code, s.language)) for s in solutions if s.is_correct)
         self._programs = _Texts(
-            ((name, program) for name, program in programs if len(program) >= _TRIVIAL),
+            [program.problem_id for program in programs],
+            of_programs((program.code, program.language) for program in programs),
             *(PROGRAM_TOKENS, PROGRAM_SHARE),
             of_longer=True,
+            least=_TRIVIAL,
         )
 
     @classmethod
@@ -87,98 +81,113 @@ class ContaminationCheck:
 
         Incorrect solutions count, too: one may be an evaluation problem's program with a fault put in.
         """
-        found = self._statements.overlap(words(problem.description))
-        if found is not None:
-            name, exact, text = found
-            return Overlap(name, "exact statement" if exact else "statement n-gram", text)
-        for solution in solutions:
-            program = tokens(solution.code, solution.language)
-            if len(program) >= _TRIVIAL and (found := self._programs.overlap(program)) is not None:
-                name, exact, text = found
-                return Overlap(name, "exact solution" if exact else "solution n-gram", text)
+        if (shared := self._statements.first(of_statements([problem.description]))) is not None:
+            return shared.overlap("statement", words(problem.description))
+        programs = of_programs((solution.code, solution.language) for solution in solutions)
+        if (shared := self._programs.first(programs)) is not None:
+            solution = solutions[shared.text]
+            return shared.overlap("solution", tokens(solution.code, solution.language))
         return None
 
 
-def words(text: str) -> list[str]:
-    """Normalised words of a statement: lower case, letters and digits, no punctuation."""
-    return _WORD.findall(text.lower())
+@dataclass(frozen=True)
+class _Shared:
+    """What one of some texts shares with an evaluation text."""
 
+    text: int  # its number
+    name: str  # of the evaluation text
+    is_all: bool  # whether the two are equal
+    run: slice  # of its words, the longest that is shared
 
-def tokens(code: str, language: str) -> list[str]:
-    """Tokens of a program without comments and white space; of a Python one also without docstrings (any triple quote).
-
-    By a regular expression, which takes every program, also one that does not parse, at many times the speed of
-    `tokenize`. Python's block structure goes with the white space.
-    """
-    return list(filter(None, (_PYTHON if language.startswith("python") else _OTHER).findall(code)))
+    def overlap(self, of: Literal["statement", "solution"], text: Sequence[str]) -> Overlap:
+        kinds: dict[str, tuple[Kind, Kind]] = {
+            "statement": ("exact statement", "statement n-gram"),
+            "solution": ("exact solution", "solution n-gram"),
+        }
+        return Overlap(self.name, kinds[of][0 if self.is_all else 1], _beginning(text[self.run]))
 
 
 class _Texts:
     """Evaluation texts, and which of them shares the most with a given one.
 
-    A text is the numbers of its words in a vocabulary that holds the evaluation side's alone (0 for others), an n-gram
-    a polynomial of its scrambled numbers, modulo 2**64: a stable hash in 8 bytes, by differences of prefix sums at the
-    same cost whatever n (Karp and Rabin 1987). With its text's number and its places in a table that makes looking up
-    quick, that is 28 to 44 bytes an n-gram.
+    Of an n-gram it holds the fingerprint, the number of its text, and its places in a table that makes looking up
+    quick: 28 to 44 bytes.
     """
 
-    def __init__(self, texts: Iterable[tuple[str, Sequence[str]]], n: int, share: float, *, of_longer: bool) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        texts: Iterable[Fingerprints],
+        n: int,
+        share: float,
+        *,
+        of_longer: bool,
+        least: int = 1,
+    ) -> None:
+        """`names` are the problems of `texts`; a text of fewer than `least` words is left out."""
         self.n, self.share, self.of_longer = n, share, of_longer
-        self._powers = self._inverses = np.ones(1, np.uint64)
-        self._vocabulary: dict[str, int] = {}
-        self._whole: dict[bytes, str] = {}
-        names: list[str] = []
+        self._whole: dict[int, str] = {}  # fingerprint of a text → its name
+        kept: list[str] = []
         lengths: list[int] = []
-        grams: list[NDArray[np.uint64]] = []
-        for name, text in texts:
-            for word in text:
-                self._vocabulary.setdefault(word, len(self._vocabulary) + 1)
-            numbers = self._numbers(text)
-            if len(text) and numbers.tobytes() not in self._whole:
-                self._whole[numbers.tobytes()] = name
-                names.append(name)
-                lengths.append(len(text))
-                grams.append(np.unique(self._hashes(numbers)))
-        self._names, self._lengths = names, np.asarray(lengths, dtype=np.int64)
+        grams: list[Prints] = []
+        name = iter(names)
+        for some in texts:
+            for whole, runs, length in some.each(n):
+                problem = next(name)
+                if length >= least and whole not in self._whole:
+                    self._whole[whole] = problem
+                    kept.append(problem)
+                    lengths.append(length)
+                    grams.append(np.unique(runs))
+        self._names, self._lengths = kept, np.asarray(lengths, dtype=np.int64)
         self._grams, self._homes = self._sorted(grams)
         self._maybe = np.zeros(1 << (_SPARSE * len(self._grams)).bit_length(), np.bool_)
         self._maybe[self._slot(self._grams)] = True
 
-    def overlap(self, text: Sequence[str]) -> tuple[str, bool, str] | None:
-        """(name of the evaluation text, whether it is equal, shared words), or None."""
-        numbers = self._numbers(text)
-        if (same := self._whole.get(numbers.tobytes())) is not None:
-            return same, True, _beginning(text)
-        homes, positions = self._shared(numbers)
+    def first(self, texts: Iterable[Fingerprints]) -> _Shared | None:
+        """What the first of the texts that overlaps an evaluation text shares with it; None where none does."""
+        before = 0
+        for some in texts:
+            wholes, runs = some.of_texts(), some.of_runs(self.n)
+            for number in self._suspects(some, wholes, runs).tolist():
+                start, end = some.starts[number], some.ends[number]
+                own = runs[start : max(start, end - self.n + 1)]
+                if (found := self._overlap(int(wholes[number]), own, int(end - start))) is not None:
+                    return _Shared(before + number, *found)
+            before += len(some.ends)
+        return None
+
+    def _suspects(self, texts: Fingerprints, wholes: Prints, runs: Prints) -> NDArray[np.int64]:
+        """Texts that equal one here, or might overlap one if all that they share with any were shared with it."""
+        equal = np.fromiter(map(self._whole.__contains__, wholes.tolist()), np.bool_, len(wholes))
+        hits, _ = self._found(runs)
+        text = np.searchsorted(texts.ends, hits, side="right")
+        within = hits + self.n <= texts.ends[text]
+        text, hits = text[within], hits[within]
+        covered = np.bincount(text, self._steps(text, hits), minlength=len(wholes))
+        enough = self.share * (texts.ends - texts.starts) if self.of_longer else 1
+        return np.flatnonzero(equal | (covered > 0) & (covered >= enough))
+
+    def _overlap(self, whole: int, runs: Prints, length: int) -> tuple[str, bool, slice] | None:
+        """(name of the evaluation text, whether it is equal, where the shared words are), or None."""
+        if (same := self._whole.get(whole)) is not None:
+            return same, True, slice(None)
+        homes, positions = self._shared(runs)
         if not len(homes):
             return None
         covered = np.bincount(homes, self._steps(homes, positions), minlength=len(self._names))
-        base = (np.maximum if self.of_longer else np.minimum)(self._lengths, len(text))
+        base = (np.maximum if self.of_longer else np.minimum)(self._lengths, length)
         best = int(np.argmax(covered / base))
         if covered[best] < self.share * base[best]:
             return None
-        return self._names[best], False, _beginning(self._longest_run(text, positions[homes == best]))
+        return self._names[best], False, self._longest_run(positions[homes == best])
 
-    def _numbers(self, text: Sequence[str]) -> NDArray[np.uint64]:
-        return np.fromiter(map(self._vocabulary.get, text, repeat(0)), np.uint64, len(text))
-
-    def _hashes(self, numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
-        if len(numbers) < self.n:
-            return np.empty(0, np.uint64)
-        if len(numbers) > len(self._powers):
-            self._powers, self._inverses = (_powers(base, 2 * len(numbers)) for base in (_BASE, pow(_BASE, -1, 2**64)))
-        scrambled = (numbers + np.uint64(1)) * _SPREAD
-        scrambled ^= scrambled >> np.uint64(29)
-        sums = np.zeros(len(numbers) + 1, np.uint64)
-        np.cumsum(scrambled * self._powers[: len(numbers)], out=sums[1:])
-        return (sums[self.n :] - sums[: -self.n]) * self._inverses[: len(sums) - self.n]
-
-    def _slot(self, hashes: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    def _slot(self, grams: Prints) -> Prints:
         """Place in the table that tells most n-grams which are not there from those which may be; by the upper bits,
         on which all words have their say."""
-        return hashes >> np.uint64(65 - len(self._maybe).bit_length())
+        return grams >> np.uint64(65 - len(self._maybe).bit_length())
 
-    def _sorted(self, grams: list[NDArray[np.uint64]]) -> tuple[NDArray[np.uint64], NDArray[np.int32]]:
+    def _sorted(self, grams: list[Prints]) -> tuple[Prints, NDArray[np.int32]]:
         """All n-grams in order with the numbers of their texts, without those of too many problems."""
         problem = np.unique(np.asarray(self._names, dtype=object), return_inverse=True)[1]
         homes = np.repeat(np.arange(len(grams), dtype=np.int32), [len(g) for g in grams])
@@ -191,11 +200,17 @@ class _Texts:
         kept = np.bincount(gram, new_problem)[gram] <= _COMMON
         return flat[kept], homes[kept]
 
-    def _shared(self, numbers: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def _found(self, runs: Prints) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(position in `runs`, first place among all n-grams) of every n-gram that an evaluation text has, too."""
+        here = np.flatnonzero(self._maybe[self._slot(runs)])
+        place = np.searchsorted(self._grams, runs[here])
+        is_there = self._grams.take(place, mode="clip") == runs[here]
+        return here[is_there], place[is_there]
+
+    def _shared(self, runs: Prints) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(number of an evaluation text, position in this text) of every shared n-gram, in order."""
-        hashes = self._hashes(numbers)
-        here = np.flatnonzero(self._maybe[self._slot(hashes)])
-        first, last = (np.searchsorted(self._grams, hashes[here], side) for side in ("left", "right"))
+        here, first = self._found(runs)
+        last = np.searchsorted(self._grams, runs[here], side="right")
         count = last - first
         position = np.repeat(here, count)
         within = np.arange(len(position)) - np.repeat(np.cumsum(count) - count, count)
@@ -208,17 +223,10 @@ class _Texts:
         same = np.diff(homes, prepend=-1) == 0
         return np.where(same, np.minimum(np.diff(positions, prepend=0), self.n), self.n)
 
-    def _longest_run(self, text: Sequence[str], positions: NDArray[np.int64]) -> Sequence[str]:
+    def _longest_run(self, positions: NDArray[np.int64]) -> slice:
         runs = np.split(positions, np.flatnonzero(np.diff(positions) != 1) + 1)
         longest = max(runs, key=len)
-        return text[longest[0] : longest[-1] + self.n]
-
-
-def _powers(base: int, n: int) -> NDArray[np.uint64]:
-    """(n,) base**0 … base**(n - 1) modulo 2**64."""
-    factors = np.full(n, base, np.uint64)
-    factors[0] = 1
-    return np.cumprod(factors)
+        return slice(longest[0], longest[-1] + self.n)
 
 
 def _beginning(text: Sequence[str]) -> str:

@@ -44,7 +44,7 @@ from weighted_mtp.parallel import cores, in_order
 from weighted_mtp.progress import progress
 
 _VERSION = 1  # of this code: raise it with any change that changes what the same input gives
-_BYTES_A_WORKER = 1 << 20  # of input at least: a process takes seconds to start
+_BYTES_A_WORKER = 4 << 20  # of input at least: a process takes a second to start, and as long for these
 _JOB = "job.json"  # beside parts: what they are made for
 
 

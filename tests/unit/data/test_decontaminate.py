@@ -1,13 +1,14 @@
 """Copies of evaluation problems are found; what merely sounds alike is not."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weighted_mtp.data.decontaminate import _COMMON, ContaminationCheck, Overlap, _Texts, tokens, words
+from weighted_mtp.data.decontaminate import _COMMON, ContaminationCheck, Overlap, _Texts
+from weighted_mtp.data.fingerprints import of_programs, tokens, words
 from weighted_mtp.data.schema import Problem, Solution, records, write_split
 from weighted_mtp.data.sources import mbpp
 
@@ -125,21 +126,6 @@ def test_programs_of_other_languages_are_compared_without_their_comments() -> No
     assert found.kind == "exact solution"
 
 
-@pytest.mark.parametrize(
-    ("language", "code", "expected"),
-    [
-        ("python3", "a//b  # c\n", ["a", "/", "/", "b"]),
-        ("python3", "x = '# no' + \"it's\\\"\"", ["x", "=", "'# no'", "+", '"it\'s\\""']),
-        ("python3", 'r"""doc # x"""\nf(1)\n"""never closed', ["f", "(", "1", ")"]),
-        ("python3", "print 'unclosed\ny", ["print", "'", "unclosed", "y"]),
-        ("cpp", 'a // b\n"//"/**/c', ["a", '"//"', "c"]),
-        ("text", "48/2 = <<48/2=24>>24", ["48", "/", "2", "=", "<", "<", "48", "/", "2", "=", "24", ">", ">", "24"]),
-    ],
-)
-def test_tokens(language: str, code: str, expected: list[str]) -> None:
-    assert tokens(code, language) == expected
-
-
 def test_prepared_splits_are_read(tmp_path: Path) -> None:
     for name, statement in (("one", STATEMENT), ("two", filler(40))):
         solution = Solution("0", f"{name}/1", PROGRAM if name == "two" else "pass", True)
@@ -176,20 +162,31 @@ letters = st.text("abc", min_size=1, max_size=16)
 @settings(max_examples=300, deadline=None)
 def test_overlap_is_that_of_a_slow_loop(texts: list[str], text: str, of_longer: bool) -> None:
     n, share = 3, 0.6
-    found = _Texts([(str(k), other) for k, other in enumerate(texts)], n, share, of_longer=of_longer).overlap(text)
+    names, evaluated = list(map(str, range(len(texts)))), of_programs((" ".join(other), "text") for other in texts)
+    found = _Texts(names, evaluated, n, share, of_longer=of_longer).first(of_programs([(" ".join(text), "text")]))
     shares = shares_by_hand(texts, text, n, of_longer)
     if text in texts:
-        assert found == (str(texts.index(text)), True, " ".join(text))
+        assert found is not None
+        assert (found.name, found.is_all, text[found.run]) == (str(texts.index(text)), True, text)
     elif max(shares) >= share:
         assert found is not None
-        name, exact, shown = found
-        assert not exact
-        assert shares[int(name)] == max(shares)
-        run = shown.replace(" ", "")
-        assert len(run) >= n
-        assert run in text
+        assert not found.is_all
+        assert shares[int(found.name)] == max(shares)
+        assert len(text[found.run]) >= n
     else:
         assert found is None
+
+
+def test_the_first_of_many_programs_that_overlaps_is_told() -> None:
+    others = [
+        Solution(f"train/1/{k}", "train/1", f"def f{k}(x):\n    return {filler(400)!r} + str(x * {k})\n" * 8, True)
+        for k in range(200)
+    ]
+    copy = Solution("", "train/1", PROGRAM, True)
+    nearly = replace(copy, code=PROGRAM.replace("if stack else 0", "if stack else 1"))
+    found = check_of("", PROGRAM).find(problem(""), [*others, nearly, copy, *others])
+    assert found is not None
+    assert found.kind == "solution n-gram"
 
 
 def test_n_grams_of_too_many_problems_are_boilerplate() -> None:

@@ -138,20 +138,20 @@ def _solutions(
 
 def _matched(row: Row, column: str, values: dict[str, Any], kinds: dict[str, type]) -> Iterator[tuple[Any, ...]]:
     """The items of parallel lists, side by side."""
-    lists = [values.get(name) for name in kinds]
+    lists: list[Any] = [values.get(name) for name in kinds]
     if not all(isinstance(items, list) for items in lists) or len({len(items or ()) for items in lists}) > 1:
         raise UserError(
             f"{row.where}: column {column!r} must hold {', '.join(kinds)} as lists of one length; "
             "give the file in its upstream form"
         )
-    for items in zip(*lists, strict=True):
-        for item, (name, kind) in zip(items, kinds.items(), strict=True):
+    for items, (name, kind) in zip(lists, kinds.items(), strict=True):
+        for item in items:
             if not isinstance(item, kind):
                 raise UserError(
                     f"{row.where}: column {column!r} has {str(item)[:40]!r} among {name!r}, which is no "
                     f"{kind.__name__}; give the file in its upstream form"
                 )
-        yield items
+    return zip(*lists, strict=True)
 
 
 def _consistent(solutions: list[Solution], dropped: Counter[str]) -> list[Solution]:

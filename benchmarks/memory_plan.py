@@ -124,7 +124,9 @@ def _resident(name: str) -> int:
 def main(runs: Annotated[str, typer.Option(help="Which, by what they begin with.")] = "") -> None:
     storage = Path(tempfile.mkdtemp())
     values(run_group(1, prepare, storage, PROBLEMS))
-    print(f"torch {torch.__version__}, 1 thread a rank; MiB of the rank that takes most\n")
+    print(
+        f"torch {torch.__version__}, 1 thread a rank; MiB, resident of each rank, tensors of the one that takes most\n"
+    )
     print("| run | ranks | planned | tensors | resident, loading | resident, step | planned / tensors |")
     print("|" + "---|" * 7)
     for name, more in RUNS.items():
@@ -132,9 +134,13 @@ def main(runs: Annotated[str, typer.Option(help="Which, by what they begin with.
             run = baseline(storage, f"{name} {ranks} {parallel}", ranks, *more, f"runtime.parallel={parallel}")
             says, takes = planned_peak(run, ranks), max(values(run_group(ranks, tensors_peak, *run)))
             grown = values(run_group(ranks, resident_peaks, *run))
-            loading, step = max(r.loading for r in grown), max(r.step for r in grown)
-            numbers = " | ".join([f"{x / 2**20:,.0f}" for x in (says, takes, loading, step)])
+            loading, step = [r.loading for r in grown], [r.step for r in grown]
+            numbers = " | ".join(_mebibytes(x) for x in ([says], [takes], loading, step))
             print(f"| {name} | {ranks} {parallel} | {numbers} | {says / takes:.2f} |", flush=True)
+
+
+def _mebibytes(numbers: Sequence[float]) -> str:
+    return ", ".join(f"{x / 2**20:,.0f}" for x in numbers)
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ def footprint(weights: Weights, passed: Pass, asked: Sequence[tuple[Weights, int
     gradients = trained if layout.keeps_gradients_whole else trained / share
     gathered = _gathered(weights, layout)
     learning = gradients + passed.most if layout.microbatches > 1 else passed.most_with_gradients(share)
-    asking = max((_gathered(held, layout) + most for held, most in asked), default=0.0)
+    asking = max((_gathered(held, layout) * (share > 1) + most for held, most in asked), default=0.0)
     always = 0.0 if off else parameters + optimizer + frozen
     return Footprint(
         parameters=0.0 if off else parameters,

@@ -1,49 +1,88 @@
-"""`wmtp plan` against the memory that the same run takes, on the CPU: peak of one rank in its second optimizer step.
+"""The memory of a training run on the CPU, by rank: what `wmtp plan` says and what it takes, on one rank and on two.
 
-    uv run python benchmarks/memory_plan.py [--storage DIR]
+    export PYTHONPATH=tests/distributed OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=1048576
+    uv run python benchmarks/memory_plan.py
 
-Measured by PyTorch's profiler, which sees every allocation and release of the CPU allocator: their sum since before the
-model was built, at its highest within the step. A plan is of full microbatches all of whose tokens are responses; the
-batches here are the micro benchmark's, as they come.
+planned    peak of a rank's tensors: parameters, gradients, optimizer, and what a step needs for the moment
+tensors    the same as PyTorch's profiler sees it, every allocation and release of the CPU allocator since before the
+           model was built: the highest sum within the second optimizer step
+resident   what the process grows by, without the profiler: at most while the model is built and spread over ranks, and
+           at most in the second step. Python, gloo and what malloc does not give back come on top of tensors; the
+           variable above makes it give back all that is larger than a mebibyte
+
+The plan is of full microbatches all of whose tokens are responses; the batches here are the micro benchmark's.
 """
 
-import argparse
 import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any
 
 import torch
+import typer
+from group import run_group, values
+from runs import CONFIGS, overrides, prepare, train
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from weighted_mtp.pipelines.plan import Machine, plan
 from weighted_mtp.pipelines.planned import planned
-from weighted_mtp.pipelines.run_baseline import run_baseline
 from weighted_mtp.training.loop import Trainer
 
-CONFIG = Path(__file__).parents[1] / "configs" / "local" / "baseline_local.yaml"
-SIZE = ("hidden_size=256", "intermediate_size=1024", "num_hidden_layers=8", "num_attention_heads=8")
-RUNS = {
-    "full parameters, fp32": [],
-    "full parameters, bf16": ["runtime.precision=bf16"],
-    "two microbatches a step": ["training.gradient_accumulation=2"],
-    "LoRA, r 16": ["model.lora.r=16"],
-    "small microbatches": ["data.max_tokens=512"],
+WIDE = [  # 104 M parameters, of which a step of 256 tokens needs more than activations
+    *("model.micro.hidden_size=768", "model.micro.intermediate_size=3072", "model.micro.num_attention_heads=12"),
+    *("model.micro.num_hidden_layers=8", "data.max_tokens=256"),
+]
+BUSY = [  # 11.7 M parameters and more than as much of activations
+    *("model.micro.hidden_size=256", "model.micro.intermediate_size=1024", "model.micro.num_attention_heads=8"),
+    *("model.micro.num_hidden_layers=8", "data.max_tokens=1024"),
+]
+TWO_STEPS = ["model.source=micro", "training.max_steps=2", "data.validation=null", "runtime.device=cpu"]
+RUNS: dict[str, Sequence[str]] = {
+    "full": [*WIDE],
+    "full, reduced every microbatch": [*WIDE, "runtime.reduce_every_microbatch=true"],
+    "LoRA, r 16": [*WIDE, "model.lora.r=16"],
+    "small, full": [*BUSY],
+    "small, LoRA, r 16": [*BUSY, "model.lora.r=16"],
+    "small, full, checkpointing": [*BUSY, "runtime.activation_checkpointing=true"],
 }
+SPREAD = ((1, "full"), (2, "full"), (2, "ddp"))
+PROBLEMS = 64  # so that no step is a short epoch's remainder
 
 
-def measured_peak(config) -> int:
-    """Bytes at the highest moment of the last optimizer step of a baseline run."""
+Run = tuple[Path, str, str, Sequence[str]]
+"""Arguments of `runs.train`."""
+
+
+@dataclass(frozen=True)
+class Resident:
+    """Bytes that a rank's process grew by, at most."""
+
+    loading: int
+    step: int
+
+
+def baseline(storage: Path, name: str, ranks: int, *more: str) -> Run:
+    """Two steps of a policy, of two microbatches a rank each."""
+    return storage, "baseline", name, [*TWO_STEPS, f"training.gradient_accumulation={2 * ranks}", *more]
+
+
+def planned_peak(run: Run, ranks: int) -> float:
+    """Bytes of one rank."""
+    return plan(planned(CONFIGS / "baseline_local.yaml", tuple(overrides(*run))), Machine(ranks))[0].bytes.peak
+
+
+def tensors_peak(*run: Any) -> int:
+    """Bytes of this rank's tensors at the highest moment of the last step of a `Run`. For a process of its own."""
     step = Trainer._step
 
-    def marked(self):
+    def marked(self: Trainer) -> dict[str, float]:
         with record_function("optimizer step"):
             return step(self)
 
-    Trainer._step = marked
-    try:
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-            run_baseline(config)
-    finally:
-        Trainer._step = step
+    Trainer._step, Trainer._save = marked, _not_saved  # type: ignore[method-assign]
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        train(*run)
     events = profiler.profiler.kineto_results.events()
     last = max((e for e in events if e.name() == "optimizer step"), key=lambda e: e.start_ns())
     now = most = 0
@@ -54,34 +93,55 @@ def measured_peak(config) -> int:
     return most
 
 
-def options(storage: Path, name: str) -> tuple[str, ...]:
-    return (
-        f"run.root={storage}/runs",
-        f"run.name={name}",
-        f"data.root={storage}/datasets",
-        f"model.micro_tokenizer={storage}/datasets/micro/tokenizer",
-        "model.source=micro",
-        "mlflow.enabled=false",
-        "runtime.device=cpu",
-        "training.max_steps=2",
-        "training.validation_batches=1",
-        "data.max_length=160",
-        *(f"model.micro.{size}" for size in SIZE),
+def resident_peaks(*run: Any) -> Resident:
+    """By what this rank's process grows in a `Run`. For a process of its own."""
+    step, before, peaks = Trainer._step, _resident("VmRSS"), []
+    _forget_peak()
+
+    def watched(self: Trainer) -> dict[str, float]:
+        peaks.append(_resident("VmHWM") - before)
+        _forget_peak()
+        return step(self)
+
+    Trainer._step, Trainer._save = watched, _not_saved  # type: ignore[method-assign]
+    train(*run)
+    return Resident(loading=peaks[0], step=_resident("VmHWM") - before)
+
+
+def _not_saved(*_: object) -> None:
+    pass
+
+
+def _forget_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def _resident(name: str) -> int:
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{name}:")]
+    return int(line.split()[1]) * 1024
+
+
+def main(runs: Annotated[str, typer.Option(help="Which, by what they begin with.")] = "") -> None:
+    storage = Path(tempfile.mkdtemp())
+    values(run_group(1, prepare, storage, PROBLEMS))
+    print(
+        f"torch {torch.__version__}, 1 thread a rank; MiB, resident of each rank, tensors of the one that takes most\n"
     )
+    print("| run | ranks | planned | tensors | resident, loading | resident, step | planned / tensors |")
+    print("|" + "---|" * 7)
+    for name, more in RUNS.items():
+        for ranks, parallel in SPREAD if name.startswith(runs) else ():
+            run = baseline(storage, f"{name} {ranks} {parallel}", ranks, *more, f"runtime.parallel={parallel}")
+            says, takes = planned_peak(run, ranks), max(values(run_group(ranks, tensors_peak, *run)))
+            grown = values(run_group(ranks, resident_peaks, *run))
+            loading, step = [r.loading for r in grown], [r.step for r in grown]
+            numbers = " | ".join(_mebibytes(x) for x in ([says], [takes], loading, step))
+            print(f"| {name} | {ranks} {parallel} | {numbers} | {says / takes:.2f} |", flush=True)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--storage", type=Path, default=None, help="folder with datasets; a temporary one by default")
-    storage = parser.parse_args().storage or Path(tempfile.mkdtemp())
-    torch.set_num_threads(1)
-    print(f"torch {torch.__version__}, 1 thread\n\n| run | planned MB | measured MB | ratio |\n|---|---|---|---|")
-    for number, (name, more) in enumerate(RUNS.items()):
-        run = planned(CONFIG, (*options(storage, f"plan-{number}"), *more))
-        measured = measured_peak(run.config)
-        peak = plan(run, Machine(1))[0].bytes.peak
-        print(f"| {name} | {peak / 1e6:.1f} | {measured / 1e6:.1f} | {peak / measured:.2f} |", flush=True)
+def _mebibytes(numbers: Sequence[float]) -> str:
+    return ", ".join(f"{x / 2**20:,.0f}" for x in numbers)
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

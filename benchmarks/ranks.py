@@ -1,15 +1,14 @@
-"""Training on several ranks against training on one: equal losses, runs that are killed, memory. gloo, one machine.
+"""Training on several ranks against training on one: equal losses, runs that are killed. gloo, one machine.
 
     export PYTHONPATH=tests/distributed OMP_NUM_THREADS=1
     uv run python benchmarks/ranks.py equality [--pipelines baseline,rho1]
     uv run python benchmarks/ranks.py killing [--kills 30]
-    uv run python benchmarks/ranks.py memory
 
-equality  20 steps of every pipeline, in full and with LoRA, with 1 and 4 microbatches a rank and step on 4 ranks: the
-          largest difference of a loss, in training or validation, to one rank's
+equality  20 steps of every pipeline, in full and with LoRA, of 4 and of 8 microbatches over all ranks (what 4 ranks can
+          share: 1 and 2 each; 2 ranks take 2 and 4): the largest difference of a loss, in training or validation, to
+          one rank's; and of anything else that is logged, such as the weights that the moments give, relative to it
 killing   kill -9 at random instants of all pipelines in turn, with a checkpoint after every step: whether what they
           logged is to the last bit what an undisturbed run logs
-memory    what a rank's resident memory grows by in two steps of a policy trained in full, of 1 rank and of 2
 """
 
 import random
@@ -25,7 +24,6 @@ from runs import Case, prepare, records, start_of, train, train_all
 
 from weighted_mtp.models.checkpoint import checkpoints_in, step_of
 from weighted_mtp.progress import Advance, progress
-from weighted_mtp.training.loop import Trainer
 
 PIPELINES = ("baseline", "verifiable", "rho1", "critic", "ref_tuning")
 GROUPS = {"2 full": (2, "full"), "2 ddp": (2, "ddp"), "4 full": (4, "full"), "4 ddp": (4, "ddp")}
@@ -35,25 +33,24 @@ app = typer.Typer(help=__doc__)
 @app.command()
 def equality(pipelines: Annotated[str, typer.Option(help="Of which pipelines.")] = ",".join(PIPELINES[:4])) -> None:
     """Losses of 20 steps on 1, 2 and 4 ranks."""
-    storage = _prepared()
-    names = pipelines.split(",")
-    _quietly(1, storage, [_case(storage, "alone", *key) for key in _keys(names)])
+    storage, names = _prepared(64), pipelines.split(",")  # an epoch has more microbatches than a step
     print("| pipeline | trained | microbatches | " + " | ".join(GROUPS) + " |\n|---|---|---|" + "---|" * len(GROUPS))
-    with progress("runs", len(GROUPS)) as advance:
-        for spread, (world, parallel) in GROUPS.items():
-            more = f"runtime.parallel={parallel}"
-            _quietly(world, storage, [_case(storage, spread, *key, more) for key in _keys(names)])
-            advance()
-    for key in _keys(names):
-        one = _losses(storage, "alone", key)
-        worst = [max(abs(a - b) for a, b in zip(one, _losses(storage, spread, key), strict=True)) for spread in GROUPS]
-        print(f"| {key[0]} | {key[1]} | {key[2]} | " + " | ".join(f"{d:.1e}" for d in worst) + " |")
+    with progress("runs", len(names) * (1 + len(GROUPS))) as advance:
+        for name in names:
+            for spread, (world, parallel) in {"alone": (1, "full"), **GROUPS}.items():
+                more = f"runtime.parallel={parallel}"
+                _quietly(world, storage, [_case(storage, spread, key, more) for key in _keys(name)])
+                advance()
+            for key in _keys(name):
+                cells = [_differences(storage, spread, key) for spread in GROUPS]
+                row = [*map(str, key), *(f"{a:.0e}, {b:.0e}" for a, b in cells)]
+                print(f"| {' | '.join(row)} |", flush=True)
 
 
 @app.command()
 def killing(kills: Annotated[int, typer.Option(help="How many.")] = 30, seed: int = 0) -> None:
     """kill -9 at random instants."""
-    storage, draw, left = _prepared(), random.Random(seed), kills
+    storage, draw, left = _prepared(16), random.Random(seed), kills
     options = ["training.save_every=1", "training.max_steps=10"]
     with progress("kills", kills) as advance:
         for number, pipeline in enumerate(PIPELINES):
@@ -85,48 +82,9 @@ def _killed_within_a_save(storage: Path, case: Case, pace: float, draw: random.R
     return any(folder.glob(".step-*.partial"))
 
 
-@app.command()
-def memory() -> None:
-    """Resident memory of a rank, 1 against 2."""
-    storage = _prepared()
-    for world, parallel in ((1, "full"), (2, "full"), (2, "ddp")):
-        grown, parameters = zip(*values(run_group(world, _measured, storage, world, parallel)), strict=True)
-        each = ", ".join(f"{g / 2**20:.0f} MiB" for g in grown)
-        print(f"{world} rank(s), {parallel}: {each}; {parameters[0] / 1e6:.1f} M parameters")
-
-
-def _measured(storage: Path, world: int, parallel: str) -> tuple[int, int]:
-    """By how many bytes resident memory grows at most during steps, beyond what it was before the model was built."""
-    options = [
-        *("model.micro.hidden_size=512", "model.micro.intermediate_size=2048", "model.micro.num_attention_heads=8"),
-        *("model.micro.num_hidden_layers=8", "training.max_steps=2", "data.validation=null"),
-        *("model.source=micro", f"runtime.parallel={parallel}"),
-    ]
-    step, before, parameters = Trainer._step, _resident("VmRSS"), 0
-
-    def measured(self: Trainer) -> dict[str, float]:
-        nonlocal parameters
-        if self.state.step == 0:
-            parameters = sum(p.numel() for p in self.state.model.parameters())
-            Path("/proc/self/clear_refs").write_text("5")  # the peak until here is of building the model
-        return step(self)
-
-    def not_saved(_: Trainer) -> None:
-        pass
-
-    Trainer._step, Trainer._save = measured, not_saved  # type: ignore[method-assign]
-    train(storage, "baseline", f"memory-{world}-{parallel}", options)
-    return _resident("VmHWM") - before, parameters
-
-
-def _resident(name: str) -> int:
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name)]
-    return int(line.split()[1]) * 1024
-
-
-def _prepared() -> Path:
+def _prepared(problems: int) -> Path:
     storage = Path(tempfile.mkdtemp())
-    values(run_group(1, prepare, storage))
+    values(run_group(1, prepare, storage, problems))
     return storage
 
 
@@ -138,8 +96,8 @@ Key = tuple[str, str, int]
 """Pipeline, what of it is trained, microbatches of a step."""
 
 
-def _keys(pipelines: Sequence[str]) -> list[Key]:
-    return [(p, trained, n) for p in pipelines for trained in ("full", "LoRA") for n in (4, 16)]
+def _keys(pipeline: str) -> list[Key]:
+    return [(pipeline, trained, n) for trained in ("full", "LoRA") for n in (4, 8)]
 
 
 def _name(spread: str, key: Key) -> str:
@@ -149,12 +107,20 @@ def _name(spread: str, key: Key) -> str:
 def _case(storage: Path, spread: str, key: Key, *more: str) -> Case:
     pipeline, trained, n = key
     lora = (["value.backbone=lora"] if pipeline == "critic" else ["model.lora.r=8"]) if trained == "LoRA" else []
-    steps = ["training.max_steps=20", f"training.gradient_accumulation={n}"]
-    return pipeline, _name(spread, key), [*start_of(storage, pipeline), *steps, *lora, *more]
+    steps = ["training.max_steps=20", "training.validate_every=10", f"training.gradient_accumulation={n}"]
+    fast = ["optim.lr=1e-2", "data.max_tokens=256"]
+    return pipeline, _name(spread, key), [*start_of(storage, pipeline), *steps, *fast, *lora, *more]
 
 
-def _losses(storage: Path, spread: str, key: Key) -> list[float]:
-    return [record["loss"] for record in records(storage / "runs" / _name(spread, key))]
+def _differences(storage: Path, spread: str, key: Key) -> tuple[float, float]:
+    """To one rank's run, at most: of a loss, and of any other value, relative where it is above 1."""
+    one, several = (records(storage / "runs" / _name(name, key)) for name in ("alone", spread))
+    losses, others = [0.0], [0.0]
+    for a, b in zip(one, several, strict=True):
+        for name in a.keys() - {"split"}:
+            found = losses if name == "loss" else others
+            found.append(abs(a[name] - b[name]) / (1 if name == "loss" else max(1, abs(a[name]))))
+    return max(losses), max(others)
 
 
 if __name__ == "__main__":

@@ -41,12 +41,17 @@ Case = tuple[str, str, Sequence[str]]
 """A pipeline, the run's name, and options."""
 
 
+def overrides(storage: Path, pipeline: str, name: str, options: Sequence[str]) -> list[str]:
+    """What a run changes in its pipeline's local configuration."""
+    source = [] if pipeline == "critic" else [*TINY, f"model.micro_tokenizer={storage}/datasets/micro/tokenizer"]
+    where = [f"run.name={name}", f"run.root={storage}/runs", f"data.root={storage}/datasets"]
+    return [*where, *COMMON, *source, *options]
+
+
 def train(storage: Path, pipeline: str, name: str, options: Sequence[str]) -> Path | None:
     """One run, on all ranks that there are; its folder."""
     schema, run = PIPELINES[pipeline]
-    source = [] if pipeline == "critic" else [*TINY, f"model.micro_tokenizer={storage}/datasets/micro/tokenizer"]
-    where = [f"run.name={name}", f"run.root={storage}/runs", f"data.root={storage}/datasets"]
-    config = load_config(schema, CONFIGS / f"{pipeline}_local.yaml", [*where, *COMMON, *source, *options])
+    config = load_config(schema, CONFIGS / f"{pipeline}_local.yaml", overrides(storage, pipeline, name, options))
     with process_group(config.runtime):
         return run(config)
 
@@ -57,9 +62,9 @@ def train_all(storage: Path, cases: Sequence[Case]) -> list[Path | None]:
         return [train(storage, *case) for case in cases]
 
 
-def prepare(storage: Path) -> None:
-    """Data, a reference, a critic and a policy to start from, made in one process."""
-    write_micro(storage / "datasets", MicroConfig(n_train=16, n_validation=6, n_test=2, n_test_pairs=2))
+def prepare(storage: Path, problems: int = 16) -> None:
+    """Data of so many problems, a reference, a critic and a policy to start from, made in one process."""
+    write_micro(storage / "datasets", MicroConfig(n_train=problems, n_validation=6, n_test=2, n_test_pairs=2))
     reference = f"value.source={storage / 'runs' / 'reference'}"
     train(storage, "ref_tuning", "reference", ["training.max_steps=3"])
     train(storage, "critic", "outcome", [reference, "critic.objective=outcome", "training.max_steps=3"])

@@ -16,6 +16,7 @@ from torch.distributed.fsdp import OffloadPolicy
 from weighted_mtp.data.batches import Batch
 from weighted_mtp.losses.mtp import LossConfig
 from weighted_mtp.losses.objective import PolicyObjective
+from weighted_mtp.models.adapters import LoraSettings, apply_lora
 from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.runtime import sharding
 from weighted_mtp.runtime.device import RuntimeConfig
@@ -118,3 +119,35 @@ def test_gradients_of_shared_and_tied_unembeddings_are_those_of_one_rank(archite
         for name, gradient in expected.items():
             np.testing.assert_allclose(got[name], gradient, rtol=1e-5, atol=1e-5, err_msg=name)
             assert np.abs(gradient).max() > 0.01
+
+
+def sent_on(architecture: str, parallel: str, adapters: bool) -> tuple[bool, dict[str, NDArray[np.float32]]]:
+    """Whether this rank has no weights at first, and those that it has of the whole in the end."""
+    config = RuntimeConfig(device="cpu", precision="fp32", parallel=parallel)
+
+    def build() -> tuple[MTPForCausalLM, str]:
+        assert rank() == 0
+        model = MTPForCausalLM.from_base(tiny_model(architecture), 3, "random")
+        return apply_lora(model, LoraSettings(r=2)) if adapters else model, "tokenizer"
+
+    with process_group(config):
+        model, companion = sharding.from_first_rank(build)
+        assert companion == "tokenizer"
+        empty = all(p.is_meta for p in model.parameters())
+        sharding.placed(model, config)
+        return empty, {name: sharding.whole_tensor(p.detach()).numpy() for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "parallel", "adapters"), [("llama_tied", "full", True), ("gemma2", "ddp", False)]
+)
+def test_one_rank_builds_the_model_and_all_get_its_weights(architecture: str, parallel: str, adapters: bool) -> None:
+    (builds, built), (waits, got) = values(run_group(2, sent_on, architecture, parallel, adapters))
+    assert (builds, waits) == (False, True)
+    assert built.keys() == got.keys()
+    for name, weight in built.items():
+        np.testing.assert_array_equal(got[name], weight, err_msg=name)
+    one = MTPForCausalLM.from_base(tiny_model(architecture), 3, "random")
+    plain = {name: p.detach().numpy() for name, p in one.named_parameters()}
+    for name, weight in plain.items():
+        assert any(np.array_equal(weight, found) for found in got.values()), name

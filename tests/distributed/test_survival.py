@@ -84,6 +84,13 @@ def test_ranks_that_cannot_share_a_step_evenly_are_refused(storage: Path) -> Non
         assert "training.gradient_accumulation=3 microbatches of a step cannot be shared evenly by 2" in end.error
 
 
+def test_a_model_that_the_first_rank_cannot_read_ends_all_ranks(storage: Path) -> None:
+    first, second = run_group(2, train, storage, *case(storage, "baseline", "none", "model.source=/no/such/model"))
+    assert first.error is not None
+    assert first.error.startswith("UserError: /no/such/model: no such path")
+    assert second.error == "AnotherRankError: rank 0 failed"
+
+
 def test_a_run_killed_again_and_again_ends_as_if_it_had_not_been(storage: Path) -> None:
     options = ["training.save_every=1", "training.save_total_limit=1"]
     train_all(storage, [case(storage, "baseline", "unkilled", *options)])

@@ -6,6 +6,7 @@ import signal
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
@@ -13,9 +14,14 @@ from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
 from typer.testing import CliRunner, Result
 
 from weighted_mtp.cli import app
+from weighted_mtp.config import load_config
 from weighted_mtp.data.sources.micro.dataset import write_micro
 from weighted_mtp.data.sources.micro.generator import MicroConfig
+from weighted_mtp.files import describe_files
+from weighted_mtp.models.build import save_policy
 from weighted_mtp.models.convert import load_base
+from weighted_mtp.models.mtp import MTPForCausalLM
+from weighted_mtp.pipelines.policy import PolicyConfig
 from weighted_mtp.training.tracking import Tracker
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "local"
@@ -193,6 +199,23 @@ def test_uniform_weights_are_the_baseline_to_the_last_bit(storage: Storage) -> N
         assert weights(run) == weights(baseline)
 
 
+def stopped_after_three(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch, pipeline: str, name: str, *options: str
+) -> None:
+    """A run that SIGTERM stops after its third step."""
+    log = Tracker.log
+
+    def stop_after_three(self: Tracker, step: int, split: str, values: Mapping[str, float]) -> None:
+        log(self, step, split, values)
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Tracker, "log", stop_after_three)
+        assert storage.command(pipeline, name, *options).exit_code == 130
+    assert [c.name for c in (storage.run(name) / "checkpoints").iterdir()] == ["step-00000003"]
+
+
 @pytest.mark.parametrize("pipeline", ["verifiable", "critic"])
 def test_a_stopped_and_resumed_run_equals_the_uninterrupted_one_to_the_last_bit(
     storage: Storage, pipeline: str, monkeypatch: pytest.MonkeyPatch
@@ -203,21 +226,43 @@ def test_a_stopped_and_resumed_run_equals_the_uninterrupted_one_to_the_last_bit(
         "critic": [f"value.source={storage.run('reference')}", lambda_schedule],
     }[pipeline]
     whole = storage.train(pipeline, f"{pipeline}-whole", *options)
-    log = Tracker.log
-
-    def stop_after_three(self: Tracker, step: int, split: str, values: Mapping[str, float]) -> None:
-        log(self, step, split, values)
-        if step == 3:
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with monkeypatch.context() as patched:
-        patched.setattr(Tracker, "log", stop_after_three)
-        assert storage.command(pipeline, f"{pipeline}-parts", *options).exit_code == 130
-    assert [c.name for c in (storage.run(f"{pipeline}-parts") / "checkpoints").iterdir()] == ["step-00000003"]
+    stopped_after_three(storage, monkeypatch, pipeline, f"{pipeline}-parts", *options)
     parts = storage.train(pipeline, f"{pipeline}-parts", *options)
     assert records(parts) == records(whole)
     assert weights(parts) == weights(whole)
     assert objective_state(parts) == objective_state(whole)
+
+
+def test_a_run_with_adapters_does_not_go_on_on_a_model_that_was_trained_anew(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base = storage.folder / "base"
+    load_and_save(storage.run("policy"), base, change=0.0)
+    options = [f"model.source={base}", "model.lora.r=4"]
+    stopped_after_three(storage, monkeypatch, "baseline", "adapted", *options)
+    load_and_save(base, base, change=1e-3)
+    message = "the model that it trains on has other weights than when the run began"
+    assert message in error_of(storage.command("baseline", "adapted", *options))
+    load_and_save(storage.run("policy"), base, change=0.0)
+    storage.train("baseline", "adapted", *options)
+
+
+def load_and_save(source: Path, folder: Path, change: float) -> None:
+    """A policy's folder, copied with a change of its embeddings."""
+    model, tokenizer = load_base(str(source))
+    model.get_input_embeddings().weight.data += change
+    save_policy(cast(MTPForCausalLM, model), tokenizer, folder)
+
+
+def test_checkpoints_are_on_the_other_file_system_when_a_run_ends(storage: Storage) -> None:
+    there = storage.folder / "there"
+    options = [f"training.upload_to=file://{there}", "training.save_every=2"]
+    run = storage.train("baseline", "copied", *storage.from_policy(), *options)
+    for step in ("step-00000002", "step-00000004"):
+        copied, own = (folder / "checkpoints" / step for folder in (there / "copied", run))
+        assert describe_files(copied) == describe_files(own)
+        assert "model/model.safetensors" in describe_files(copied)
+    assert load_config(PolicyConfig, there / "copied" / "config.yaml") == load_config(PolicyConfig, run / "config.yaml")
 
 
 def test_validation_leaves_the_moments_alone(storage: Storage) -> None:

@@ -5,11 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tiny_models import byte_tokenizer
 from typer.testing import CliRunner
 
 from weighted_mtp.cli import app
 from weighted_mtp.data.index import write_index
 from weighted_mtp.data.schema import Problem, Solution, TestCase, write_split
+from weighted_mtp.data.tokens import split_tokens
 from weighted_mtp.manifest import write_manifest
 
 PROBLEMS = {
@@ -104,3 +106,17 @@ def test_a_folder_that_no_command_makes_is_to_be_removed(tmp_path: Path) -> None
     code, output = verify(tmp_path)
     assert code == 1
     assert "run `rm -r /datasets/strange`" in output
+
+
+def test_tokens_that_were_changed_are_found(tmp_path: Path) -> None:
+    folder = dataset(tmp_path, PROBLEMS, SOLUTIONS)
+    split_tokens(folder / "train", byte_tokenizer(), "plain")
+    assert "2 solutions, " in verify(tmp_path)[1]
+    (file,) = (tmp_path / "datasets" / ".tokens").rglob("ids")
+    file.write_bytes(bytes(file.stat().st_size))
+    code, output = verify(tmp_path)
+    assert (code, "another SHA-256" in output, "run `rm -r /datasets/.tokens/mbpp/train/plain-" in output) == (
+        1,
+        True,
+        True,
+    )

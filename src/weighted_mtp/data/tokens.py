@@ -37,8 +37,8 @@ from weighted_mtp.data.schema import (
     read_statements,
 )
 from weighted_mtp.errors import UserError
-from weighted_mtp.files import sha256, whole_file
-from weighted_mtp.manifest import Manifest, are_there, read_manifest, write_manifest
+from weighted_mtp.files import check_files, sha256, whole_file
+from weighted_mtp.manifest import MANIFEST, Manifest, are_there, read_manifest, write_manifest
 from weighted_mtp.progress import console, progress
 
 FOLDER = ".tokens"
@@ -106,6 +106,19 @@ def split_tokens(
     except OSError as error:
         raise cannot_write(folder, error) from error
     return _open(folder)
+
+
+def check_tokens(folder: Path) -> str:
+    """Compare all contents of one folder of tokens with its manifest; returns what it holds, in a line.
+
+    A run at its start compares small files only. Raises UserError for the first thing that is wrong.
+    """
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise UserError(f"{folder}: has no {MANIFEST}")
+    check_files(folder, manifest["files"])
+    tokens = _open(folder)
+    return f"{len(tokens.is_correct):,} solutions, {len(tokens.store.ids):,} tokens"
 
 
 def _identity(tokenizer: PreTrainedTokenizerBase) -> str:

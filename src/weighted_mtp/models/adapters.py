@@ -2,7 +2,7 @@
 
 A folder of adapters holds what was trained and nothing else, in PEFT's own form: `PeftModel.from_pretrained(model,
 folder)` reads it, where `model` is what was trained, before (a policy with its heads, a value model). `config.json`
-says what that is.
+says what that is, and a fingerprint beside the weights tells whether it has changed since.
 """
 
 import copy
@@ -24,10 +24,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from weighted_mtp.config import Section
 from weighted_mtp.errors import UserError
 from weighted_mtp.models.checkpoint import READ_ERRORS, first_line, load_tokenizer, save_tokenizer
+from weighted_mtp.models.fingerprint import fingerprint
 from weighted_mtp.models.folder import model_folder, refuse_existing
 from weighted_mtp.models.mtp import MTPForCausalLM, decoder_layers
 
 _PEFT = "base_model.model."  # before every name in PEFT's files
+_BASE = "frozen_weights"  # their fingerprint, in the metadata of adapters
 Adapted = TypeVar("Adapted", bound=PreTrainedModel)  # a policy, or anything else around a decoder
 
 
@@ -128,7 +130,9 @@ def save_adapters(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, so
     config.inference_mode = True
     config.save_pretrained(str(directory))
     model.config.save_pretrained(directory)
-    save_file(weights, directory / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})
+    frozen = ((n.replace(".base_layer.", "."), p) for n, p in model.named_parameters() if not p.requires_grad)
+    about = {"format": "pt", _BASE: fingerprint(frozen)}
+    save_file(weights, directory / SAFETENSORS_WEIGHTS_NAME, metadata=about)
     save_tokenizer(tokenizer, directory)
 
 
@@ -173,11 +177,12 @@ def merge_saved(model: Adapted, folder: Path) -> Adapted:
 
     model  what `adapted_source` says, with the heads that it had in training
 
-    Raises UserError where the folder is damaged, or its adapters are not of this model.
+    Raises UserError where the folder is damaged, or its adapters were trained on other weights.
     """
     try:
         with safe_open(folder / SAFETENSORS_WEIGHTS_NAME, framework="pt") as file:
-            stored = set(file.keys())
+            stored, base = set(file.keys()), (file.metadata() or {}).get(_BASE)
+        found = fingerprint((name, p) for name, p in model.named_parameters() if _PEFT + name not in stored)
         with warnings.catch_warnings(action="ignore"):  # of what is missing, which is an error below
             adapted = PeftModel.from_pretrained(model, str(folder))
         wanted = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
@@ -189,6 +194,11 @@ def merge_saved(model: Adapted, folder: Path) -> Adapted:
         odd = sorted(stored ^ wanted)
         raise UserError(
             f"{folder}: {len(odd)} weights are in the adapters or in {adapted_source(folder)} alone, the first {odd[0]}"
+        )
+    if found != base:
+        raise UserError(
+            f"{folder}: {adapted_source(folder)} has other weights than these adapters were trained on: "
+            "put back the model that it was, or train them anew"
         )
     return adapted.merge_and_unload().requires_grad_(True)
 

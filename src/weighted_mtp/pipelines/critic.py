@@ -34,7 +34,7 @@ from weighted_mtp.models.value import (
 from weighted_mtp.pipelines.fit import FitConfig, Parts, pad_id
 from weighted_mtp.runtime.device import RuntimeConfig, autocast, pick_device
 from weighted_mtp.runtime.distributed import by_first_rank
-from weighted_mtp.runtime.sharding import WholeModel, free_root, placed, placed_frozen
+from weighted_mtp.runtime.sharding import WholeModel, free_root, from_first_rank, placed, placed_frozen
 from weighted_mtp.training.optim import Group
 from weighted_mtp.training.state import SaveModel
 from weighted_mtp.value_weighting.td import CriticOutput, ValueFunction
@@ -107,7 +107,7 @@ def critic_parts(config: CriticConfig) -> Parts:
 
 def _value_model(config: CriticConfig, critic: ValueObjectiveConfig) -> _Learner:
     """A backbone with a value head."""
-    model, tokenizer = build_value_model(config.value, config.run.seed)
+    model, tokenizer = from_first_rank(lambda: build_value_model(config.value, config.run.seed))
     whole = placed(model, config.runtime)
     groups = [
         Group("backbone", model.backbone_parameters(), config.optim.lr),
@@ -119,9 +119,14 @@ def _value_model(config: CriticConfig, critic: ValueObjectiveConfig) -> _Learner
 
 def _policy_copy(config: CriticConfig, critic: ImplicitConfig) -> _Learner:
     """The copy of the reference that DPO moves away from it, with one head."""
-    base, tokenizer = load_base(config.value.source, "float32")
-    model = with_heads(without_heads(base), 1)
-    choose_trained(model, config.value)
+
+    def copied() -> tuple[MTPForCausalLM, PreTrainedTokenizerBase]:
+        base, tokenizer = load_base(config.value.source, "float32")
+        model = with_heads(without_heads(base), 1)
+        choose_trained(model, config.value)
+        return model, tokenizer
+
+    model, tokenizer = from_first_rank(copied)
     whole = placed(model, config.runtime)
     reference, _ = load_reference(config.value.source, config.runtime)
     groups = [Group("policy copy", model.parameters(), config.optim.lr)]
@@ -168,7 +173,7 @@ def load_critic(run: Path, runtime: RuntimeConfig) -> Critic:
         ) from error
     folder = newest_model(run)
     if not isinstance(config.critic, ImplicitConfig):
-        model, tokenizer = load_value_model(folder, "float32")
+        model, tokenizer = from_first_rank(lambda: load_value_model(folder, "float32"))
         values = _asking(model, lambda batch: model(batch.input_ids, batch.attention_mask), runtime)
         return Critic(values, model.gives, tokenizer)
     beta = config.critic.beta
@@ -186,8 +191,12 @@ def load_reference(source: str, runtime: RuntimeConfig) -> tuple[ValueFunction, 
 
     source  a run, a model folder, a .gguf file or a hub id; of a policy, trunk and head 1
     """
-    model, tokenizer = load_base(source, "float32")
-    policy: MTPForCausalLM = model if isinstance(model, MTPForCausalLM) else with_heads(model, 1)
+
+    def loaded() -> tuple[MTPForCausalLM, PreTrainedTokenizerBase]:
+        model, tokenizer = load_base(source, "float32")
+        return model if isinstance(model, MTPForCausalLM) else with_heads(model, 1), tokenizer
+
+    policy, tokenizer = from_first_rank(loaded)
     return _asking(policy, lambda batch: next_token_cross_entropies(policy, batch), runtime), tokenizer
 
 

@@ -16,10 +16,11 @@ from weighted_mtp.data.stream import BatchStream
 from weighted_mtp.errors import UserError
 from weighted_mtp.losses.objective import Objective
 from weighted_mtp.models.checkpoint import checkpoints_in, step_of
+from weighted_mtp.models.fingerprint import fingerprint
 from weighted_mtp.progress import console
 from weighted_mtp.runtime.device import RuntimeConfig, autocast, pick_device
-from weighted_mtp.runtime.distributed import is_first, ranks
-from weighted_mtp.runtime.sharding import WholeModel
+from weighted_mtp.runtime.distributed import by_first_rank, is_first, ranks
+from weighted_mtp.runtime.sharding import WholeModel, whole_tensor
 from weighted_mtp.training.loop import Trainer, TrainingConfig
 from weighted_mtp.training.optim import Group, OptimConfig, build_optimizer
 from weighted_mtp.training.state import Best, Checkpoints, SaveModel, TrainState
@@ -80,7 +81,8 @@ def finished(config: FitConfig) -> Path | None:
 def fit(config: FitConfig, parts: Parts) -> Path | None:
     """Train (or go on training); returns the run's folder, None where it was stopped.
 
-    Raises `UserError` where the folder holds a run of another configuration, and where ranks cannot share a step.
+    Raises `UserError` where the folder holds a run of another configuration or of other frozen weights, and where ranks
+    cannot share a step.
     """
     _check_shares(config.training.gradient_accumulation)
     device = pick_device(config.runtime)
@@ -90,8 +92,12 @@ def fit(config: FitConfig, parts: Parts) -> Path | None:
     uploads = _uploads(config, run)
     saved = uploads.start if uploads is not None else (lambda: None)
     checkpoints = Checkpoints(run.checkpoints, parts.whole, parts.save_model, keep, best, saved)
+    frozen = _frozen(parts.model)
     if checkpoints.resume(state):
+        by_first_rank(lambda: _check_frozen(run, frozen))
         console.print(f"{run.path}: going on from step {state.step}")
+    else:
+        by_first_rank(lambda: run.remember(frozen_weights=frozen))
     stream = parts.stream
     console.print(
         f"{run.path}: {len(stream.together)} samples, {stream.steps_per_epoch()} steps an epoch, "
@@ -114,6 +120,21 @@ def fit(config: FitConfig, parts: Parts) -> Path | None:
             reduce_every_microbatch=config.runtime.reduce_every_microbatch,
         )
         return run.path if trainer.run() else None
+
+
+def _frozen(model: nn.Module) -> str:
+    """The fingerprint of what is not trained; all ranks must call it."""
+    return fingerprint((name, whole_tensor(p.detach())) for name, p in model.named_parameters() if not p.requires_grad)
+
+
+def _check_frozen(run: RunDirectory, frozen: str) -> None:
+    """Refuse to go on where the model that the run began with has become another one: a checkpoint's state holds what
+    is trained alone."""
+    if run.manifest().get("frozen_weights", frozen) != frozen:
+        raise UserError(
+            f"{run.path}: the model that it trains on has other weights than when the run began: put back the model "
+            "that it was, or give this run another run.name"
+        )
 
 
 def _best(config: FitConfig, parts: Parts) -> Best | None:

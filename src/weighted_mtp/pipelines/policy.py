@@ -19,7 +19,7 @@ from weighted_mtp.models.convert import adapter_base
 from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.pipelines.fit import FitConfig, Parts, finished, fit, pad_id
 from weighted_mtp.runtime.distributed import by_first_rank
-from weighted_mtp.runtime.sharding import placed
+from weighted_mtp.runtime.sharding import from_first_rank, placed
 from weighted_mtp.training.optim import Group
 from weighted_mtp.value_weighting.base import TokenWeighting
 from weighted_mtp.value_weighting.controls import RandomMatched, Shuffled
@@ -63,7 +63,7 @@ def train_policy(config: PolicyConfig, weighting: WeightingFactory) -> Path | No
     if run := finished(config):
         return run
     by_first_rank(lambda: prepare_embedded(config.data.dataset, config.data.root))
-    model, tokenizer = build_policy(config.model, config.run.seed)
+    model, tokenizer = from_first_rank(lambda: build_policy(config.model, config.run.seed))
     whole = placed(model, config.runtime)
     training, validation = load_stores(config.data, tokenizer, config.run.seed)
 

@@ -18,9 +18,12 @@ from rich.table import Column, Table
 
 from weighted_mtp.data.registry import NAMES
 from weighted_mtp.data.schema import SMALL, prepare_command
+from weighted_mtp.data.tokens import FOLDER as TOKENS
+from weighted_mtp.data.tokens import check_tokens
 from weighted_mtp.data.verify import check_dataset
 from weighted_mtp.errors import UserError
 from weighted_mtp.files import whole_file
+from weighted_mtp.manifest import MANIFEST
 from weighted_mtp.models.catalog import setup_command
 from weighted_mtp.models.folder import check_model
 from weighted_mtp.pipelines.command import Debug, one_line_errors
@@ -41,12 +44,16 @@ class Check:
 
 
 def verify(storage: Path, what: Literal["all", "models", "datasets"]) -> list[Check]:
-    """Check every model and dataset folder. Raises UserError where there is none to check."""
+    """Check every model and dataset folder, and what was tokenized of datasets.
+
+    Raises UserError where there is none to check.
+    """
     jobs: list[tuple[Path, Callable[[Path], str], Callable[[Path], str]]] = []
     if what in ("all", "models"):
         jobs += [(folder, check_model, _model_remedy) for folder in _folders(storage / "models")]
     if what in ("all", "datasets"):
         jobs += [(folder, check_dataset, _dataset_remedy) for folder in _folders(storage / "datasets")]
+        jobs += [(folder, check_tokens, _tokens_remedy) for folder in _token_folders(storage / "datasets")]
     if not jobs:
         raise UserError(
             f"--storage {storage}: holds nothing to check; fill it with `uv run wmtp models setup`, `uv run wmtp data`"
@@ -67,6 +74,11 @@ def _folders(root: Path) -> Iterator[Path]:
         yield from sorted(folder for folder in root.iterdir() if folder.is_dir() and not folder.name.startswith("."))
 
 
+def _token_folders(datasets: Path) -> Iterator[Path]:
+    """Datasets as tokens, `<dataset>/<split>/<template>-<tokenizer>`; not those in the making."""
+    yield from sorted(manifest.parent for manifest in (datasets / TOKENS).glob(f"*/*/*/{MANIFEST}"))
+
+
 def _model_remedy(folder: Path) -> str:
     return f"rm -r {folder} && {setup_command(folder.name)}{_storage(folder)}"
 
@@ -75,6 +87,10 @@ def _dataset_remedy(folder: Path) -> str:
     if folder.name.removesuffix(SMALL) not in NAMES:
         return f"rm -r {folder}"  # no command makes it
     return f"rm -r {folder} && {prepare_command(folder.name)}{_storage(folder)}"
+
+
+def _tokens_remedy(folder: Path) -> str:
+    return f"rm -r {folder}"  # whoever needs them next makes them anew
 
 
 def _storage(folder: Path) -> str:

@@ -1,4 +1,7 @@
-"""A model spread over ranks (FSDP2, `fully_shard`), and gathered again to be written.
+"""A model built by one rank, spread over all (FSDP2, `fully_shard`), and gathered again to be written.
+
+The first rank alone holds the whole model while it is built. The others get its shapes, and then its weights part by
+part, of which they keep their share before the next one comes.
 
 Every part that a model names in `parts_to_gather` (its layers and heads) is a group of its own: its parameters are
 gathered before it computes and freed after. What is left (embeddings, final norm, unembedding or value head) is the
@@ -10,12 +13,13 @@ group.
 
 import copy
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch import distributed as dist
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import (
@@ -31,7 +35,7 @@ from transformers import PreTrainedModel
 
 from weighted_mtp.errors import UserError
 from weighted_mtp.runtime.device import RuntimeConfig, in_bf16, pick_device, recomputing
-from weighted_mtp.runtime.distributed import is_first, ranks
+from weighted_mtp.runtime.distributed import by_first_rank, is_first, ranks
 
 
 class Shardable(Protocol):
@@ -47,6 +51,26 @@ class Shardable(Protocol):
 
 WholeModel = Callable[[], PreTrainedModel | None]
 """The trained model in one piece, on the first rank; None on the others. All ranks must call it."""
+
+Model = TypeVar("Model", bound=PreTrainedModel)
+Companion = TypeVar("Companion")
+
+
+def from_first_rank(build: Callable[[], tuple[Model, Companion]]) -> tuple[Model, Companion]:
+    """What `build` gives, called by the first rank alone: a model, and what goes with it (its tokenizer).
+
+    On the other ranks the model's parameters are shapes without memory, until `placed` or `placed_frozen` brings the
+    weights. Where `build` fails, this fails on every rank.
+    """
+    built: list[tuple[Model, Companion]] = []
+
+    def first() -> tuple[Model, Companion]:
+        built.append(build())
+        model, companion = built[0]
+        return (model if ranks() == 1 else _without_weights(model)), companion
+
+    hollow = by_first_rank(first)
+    return built[0] if built else hollow
 
 
 def placed(model: PreTrainedModel, config: RuntimeConfig) -> WholeModel:
@@ -87,7 +111,9 @@ def placed_frozen(model: PreTrainedModel, config: RuntimeConfig) -> None:
     """The same for a model that is only asked, in eval mode; under `ddp` every rank holds all of it."""
     model.eval().requires_grad_(False)
     if ranks() == 1 or config.parallel == "ddp":
-        model.to(pick_device(config))  # type: ignore[arg-type]
+        device = pick_device(config)
+        _receive(model.parameters(), device)
+        model.to(device)  # type: ignore[arg-type]
     else:
         placed(model, config)
 
@@ -95,13 +121,18 @@ def placed_frozen(model: PreTrainedModel, config: RuntimeConfig) -> None:
 def shard(model: Any, mesh: DeviceMesh, config: RuntimeConfig, offload: OffloadPolicy) -> None:
     """`fully_shard` of a `Shardable`, its parts and then the rest, whose gradients are *summed* over ranks, in fp32.
 
+    The weights are the first rank's; those that the others have, if any, are dropped.
+
     Under `bf16` the parts' parameters travel and compute in bf16. The root's stay in fp32, and autocast takes their
     products in bf16: the unembedding adds up the gradients of all heads and chunks.
     """
-    in_parts = torch.bfloat16 if in_bf16(pick_device(config), config) else None
+    device = pick_device(config)
+    in_parts = torch.bfloat16 if in_bf16(device, config) else None
     for part in model.parts_to_gather():
         policy = MixedPrecisionPolicy(param_dtype=in_parts, reduce_dtype=torch.float32)
+        _receive(part.parameters(), device)
         fully_shard(part, mesh=mesh, mp_policy=policy, offload_policy=offload)
+    _receive((p for p in model.parameters() if not isinstance(p, DTensor)), device)
     fully_shard(model, mesh=mesh, mp_policy=MixedPrecisionPolicy(reduce_dtype=torch.float32), offload_policy=offload)
     for name in model.forward_methods:
         register_fsdp_forward_method(model, name)
@@ -142,7 +173,20 @@ def _mesh(device: torch.device, parallel: str) -> DeviceMesh:
     return init_device_mesh(device.type, (ranks() // within, within), mesh_dim_names=("copy", "shard"))
 
 
-def _without_weights(model: PreTrainedModel) -> PreTrainedModel:
+def _receive(parameters: Iterable[nn.Parameter], device: torch.device) -> None:
+    """Put the first rank's values of some parameters on every rank's device; in place, so that tied ones stay one."""
+    if ranks() == 1:
+        return
+    for parameter in parameters:
+        if is_first():
+            parameter.data = parameter.data.to(device)
+        else:
+            empty = torch.empty_like(parameter, device=device)
+            torch.utils.swap_tensors(parameter, nn.Parameter(empty, parameter.requires_grad))
+        dist.broadcast(parameter.data, src=0)
+
+
+def _without_weights(model: Model) -> Model:
     """A copy of the model in which every parameter is a shape without memory, tied ones still one."""
     hollow = {
         id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=p.requires_grad)

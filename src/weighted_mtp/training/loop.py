@@ -128,7 +128,6 @@ class Trainer:
         batches = self.stream.at(state.step, rank(), ranks())
         factor = schedule(state.step, self.config.max_steps, self.optim)
         items, objective_state = self.objective.prepare(self._to_device(batches), state.objective)
-        state.optimizer.zero_grad()
         own = []
         for number, (item, batch) in enumerate(zip(items, batches, strict=True)):
             self._seed(number * ranks() + rank())
@@ -144,6 +143,7 @@ class Trainer:
         if not (math.isfinite(values["loss"]) and math.isfinite(norm)):
             self._refuse(values["loss"], norm, own, batches)
         state.optimizer.step()
+        state.optimizer.zero_grad()  # not in the next step: critics are asked, and checkpoints written, without them
         state.objective = objective_state
         state.step += 1
         tokens = sum(int(batch.response_mask.sum()) for batch in batches)

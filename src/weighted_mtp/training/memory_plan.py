@@ -78,8 +78,8 @@ def footprint(weights: Weights, passed: Pass, asked: Sequence[tuple[Weights, int
     frozen = sum(FP32 * held.total for held, _ in asked) / share
     gradients = trained if layout.keeps_gradients_whole else trained / share
     gathered = _gathered(weights, layout)
-    learning = trained + passed.most if layout.keeps_gradients_whole else passed.most_with_gradients(share)
-    asking = max((_gathered(held, layout) + most for held, most in asked), default=0.0)
+    learning = gradients + passed.most if layout.microbatches > 1 else passed.most_with_gradients(share)
+    asking = max((_gathered(held, layout) * (share > 1) + most for held, most in asked), default=0.0)
     always = 0.0 if off else parameters + optimizer + frozen
     return Footprint(
         parameters=0.0 if off else parameters,
@@ -95,12 +95,12 @@ def footprint(weights: Weights, passed: Pass, asked: Sequence[tuple[Weights, int
 
 
 def _gathered(weights: Weights, layout: Layout) -> float:
-    """The root's group whole; of the parts the one that computes, the next, and the buffer that it arrives in; and the
-    largest part's trained gradients, as they are computed and in the fp32 in which they travel."""
+    """The root's group whole; of the parts the one that computes, and where ranks share, the next and the buffer it
+    arrives in; and the largest part's trained gradients, as they are computed and in the fp32 in which they travel."""
     if layout.ranks == 1:
         return 0.0
-    parameter = layout.gathered_bytes
-    return FP32 * weights.root + 3 * parameter * weights.part + (parameter + FP32) * weights.part_trained
+    parameter, parts = layout.gathered_bytes, 3 if layout.shards > 1 else 1
+    return FP32 * weights.root + parts * parameter * weights.part + (parameter + FP32) * weights.part_trained
 
 
 def _update(weights: Weights, layout: Layout) -> float:

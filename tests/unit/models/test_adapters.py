@@ -217,6 +217,16 @@ def test_adapters_without_the_model_they_were_put_on_are_refused(tmp_path: Path)
         load_base(str(tmp_path / "adapters"))
 
 
+def test_adapters_are_refused_on_a_model_that_was_trained_further(tmp_path: Path) -> None:
+    saved_policy(saved_plain(tmp_path / "plain"), tmp_path / "adapters")
+    base, _ = load_base(str(tmp_path / "plain"))
+    with torch.no_grad():
+        next(base.parameters())[0, 0] += 1e-3
+    base.save_pretrained(tmp_path / "plain")
+    with pytest.raises(UserError, match="plain has other weights than these adapters were trained on"):
+        load_base(str(tmp_path / "adapters"))
+
+
 @pytest.mark.parametrize("head", ["mlp", "sigmoid"])
 def test_a_critics_saved_adapters_give_the_trained_critic_again(tmp_path: Path, head: str) -> None:
     plain = saved_plain(tmp_path / "plain")

@@ -28,13 +28,13 @@ from mutants import completions
 
 from weighted_mtp.data.schema import records
 from weighted_mtp.data.sources import humaneval
-from weighted_mtp.evaluation.attacks import Bait, attacks
+from weighted_mtp.evaluation.attacks import LIMITS, Bait, attacks
 from weighted_mtp.evaluation.benchmarks import benchmark
 from weighted_mtp.evaluation.sandbox import Job, SandboxPool, TestCase
 from weighted_mtp.evaluation.scratch import PREFIX
 
 HOSTILE = 10  # one in so many
-CPU_SECONDS = 2.0  # of a harmless program
+PATIENT = replace(LIMITS, cpu_seconds=2.0, wall_seconds=30.0)  # other memory would be another confinement, started anew
 LASTING = 0.5  # seconds, from which on a program lasts
 LASTING_ROUNDS = 10  # one in so many has those that last
 MIB = 1 << 20
@@ -58,7 +58,7 @@ def harmless(data: Path, mutants: int) -> list[Job]:
         script = TestCase("stdio", f"{number}\n", f"{number + 1}\n")
         jobs += [Job("def add(a, b): return a + b", "add", [call]), Job("print(int(input()) + 1)", "", [script])]
     random.Random(0).shuffle(jobs)
-    return [replace(job, limits=replace(job.limits, cpu_seconds=CPU_SECONDS)) for job in jobs]
+    return [replace(job, limits=PATIENT) for job in jobs]
 
 
 @contextlib.contextmanager

@@ -140,7 +140,7 @@ def test_arms_are_evaluated_and_compared_at_each_temperature(storage: Path) -> N
     assert temperatures == {"evaluation-micro": 0.0, "evaluation-micro-t0.5": 0.5}
     comparison = (storage / "runs" / "s" / "comparison.md").read_text()
     assert comparison.index("## Sampled at temperature 0\n") < comparison.index("## Sampled at temperature 0.5\n")
-    assert comparison.count("weighted |") == 2
+    assert comparison.count("pass@1 on 4 problems") == 2
 
 
 def test_what_runs_once_has_what_the_first_seed_made(tmp_path: Path) -> None:

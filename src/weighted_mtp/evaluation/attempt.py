@@ -164,8 +164,8 @@ class Attempt:
         message = {"entry_point": self._job.entry_point, "tests": self._tests(), "calls": calls, "answers": answers}
         payload = self._decided(message)
         said = unpacked(payload)
-        if "unplanned" in said:
-            self.is_late = False  # it will run once more
+        if "unplanned" in said or (end is not None and end.status == "refused" and "unanswered" in said):
+            self.is_late = False  # it will run once more, where each answer may be as large as here all together
             return None
         if "unanswered" in said:
             end = end or _no_answer()

@@ -89,6 +89,11 @@ COUNTING = "calls = []\ndef f(x):\n    calls.append(x)\n    return len(calls)\n"
         "an entry point that is missing": ("def g(x): return 1", "assert f(1) == 1", "failed"),
         "no program": ("def f(x) return 1", "assert f(1) == 1", "broken"),
         "too large an answer": ("def f(x): return 'a' * 2000000", "assert len(f(1)) == 2000000", "failed"),
+        "large answers": (
+            "def f(x): return 'a' * 700000",
+            "assert len(f(1)) == 700000\nassert len(f(2)) == 700000",
+            "passed",
+        ),
         "the test's own mistake": ("def f(x): return [x]", "assert f(1)[3] == 1", "failed"),
         "a test that would not end": ("def f(x): return 10 ** 18", "assert sum(range(f(1))) == 0", "timed_out"),
     }.values(),

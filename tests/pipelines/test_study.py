@@ -164,6 +164,11 @@ def changed(stage: str, **options: Any) -> dict[str, Any]:
         (changed("own", temperature=0.0), "stages.own.own_programs.temperature"),
         ({**STUDY, "arms": {"own": STUDY["arms"]["weighted"]}}, "own is the name of a stage and of an arm"),
         ({**STUDY, "stages": {"datasets": POLICY}}, "stages.datasets: that name is taken"),
+        ({**STUDY, "further_temperatures": [0.5, 0]}, "further_temperatures: one of them is there twice, or is the sa"),
+        (
+            {**STUDY, "sampling": {"temperature": 0.5, "n_samples": 2}, "further_temperatures": [0]},
+            "n_samples=2",
+        ),
     ],
 )
 def test_a_study_that_cannot_run_is_one_line_before_anything_runs(

@@ -60,7 +60,7 @@ def run_study(
             temperature: {
                 name: [step.evaluations[temperature] for step in steps if step.name == name] for name in config.arms
             }
-            for temperature in (config.sampling.temperature, *config.further_temperatures)
+            for temperature in config.samplings
         },
     )
 

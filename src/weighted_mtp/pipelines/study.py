@@ -93,6 +93,19 @@ class StudyConfig(Section):
             raise ValueError("arms: give at least one")
         return self
 
+    @property
+    def samplings(self) -> dict[float, SamplingConfig]:
+        """How arms are sampled, by temperature; the study's own comes first. Raises ValueError where that cannot be."""
+        own = self.sampling.model_dump()
+        temperatures = (self.sampling.temperature, *self.further_temperatures)
+        return {t: SamplingConfig.model_validate({**own, "temperature": t}) for t in temperatures}
+
+    @model_validator(mode="after")
+    def _each_temperature_can_be(self) -> "StudyConfig":
+        if len(self.samplings) <= len(self.further_temperatures):
+            raise ValueError("further_temperatures: one of them is there twice, or is the sampling's own: leave it out")
+        return self
+
     @model_validator(mode="after")
     def _what_is_named_is_there(self) -> "StudyConfig":
         earlier = [DATASETS]

@@ -59,12 +59,10 @@ class Step:
 
     @property
     def evaluations(self) -> dict[float, Path]:
-        """The folders of an arm's evaluations, by temperature; the study's own comes first."""
+        """The folders of an arm's evaluations, by temperature; only the study's own has none in its name."""
+        own, *further = self.study.samplings
         folder = f"evaluation-{self.study.benchmark}"
-        further = {
-            temperature: self.run / f"{folder}-t{temperature:g}" for temperature in self.study.further_temperatures
-        }
-        return {self.study.sampling.temperature: self.run / folder} | further
+        return {own: self.run / folder} | {t: self.run / f"{folder}-t{t:g}" for t in further}
 
     @property
     def after(self) -> frozenset[str]:
@@ -160,7 +158,7 @@ class Step:
                 data_root=self.study.storage / DATASETS,
                 split=self.study.split,
                 first=self.study.first,
-                sampling=self.study.sampling.model_copy(update={"temperature": temperature}),
+                sampling=self.study.samplings[temperature],
             )
             for temperature, folder in self.evaluations.items()
         ]

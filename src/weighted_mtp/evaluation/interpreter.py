@@ -11,13 +11,13 @@ import tempfile
 import time
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation import confinement
 from weighted_mtp.evaluation.guest.codec import pack
 from weighted_mtp.evaluation.guest.server import FORK, HERE, MARKER_BYTES
+from weighted_mtp.evaluation.processes import children, cpu_clock, innermost, threads
 from weighted_mtp.evaluation.scratch import ScratchFolder, folder_bytes
 
 Role = Literal["player", "judge"]
@@ -120,7 +120,7 @@ class ConfinedInterpreter:
         except BaseException:
             self.close()
             raise
-        self._warm = _innermost(self._process.pid)
+        self._warm = innermost(self._process.pid)
         self._scratch = path or confinement.scratch_of(self._warm)
 
     def _boot(self, role: Role, confined: Confinement) -> None:
@@ -162,7 +162,7 @@ class ConfinedInterpreter:
         self._runs_here = here
         self._has_begun, self._child, self._exit = self._runs_here, None, None
         if self._runs_here:
-            self._child, self._here_since = self._warm, _cpu_clock(self._warm)
+            self._child, self._here_since = self._warm, cpu_clock(self._warm)
         self._write(self._marker + (HERE if here else FORK) + _framed(pack(job)), deadline)
 
     def _fill_streams(self, stdin: str) -> None:
@@ -284,13 +284,13 @@ class ConfinedInterpreter:
             raise Interrupted("timed_out", WALL_TIME)
 
     def _check_use(self, cpu_seconds: float) -> None:
-        child = self._child = self._child or next(iter(_children(self._warm)), None)
+        child = self._child = self._child or next(iter(children(self._warm)), None)
         if child is None:
             return
         self._has_begun = True
-        if _cpu_clock(child) - (self._here_since if self._runs_here else 0.0) > cpu_seconds:
+        if cpu_clock(child) - (self._here_since if self._runs_here else 0.0) > cpu_seconds:
             raise Interrupted("timed_out", CPU_TIME)
-        if _threads(child) > _THREADS:
+        if threads(child) > _THREADS:
             raise Interrupted("refused", f"started more than {_THREADS} threads")
         if folder_bytes(self._scratch, confinement.SCRATCH_MB << 20) > confinement.SCRATCH_MB << 20:
             raise Interrupted("refused", f"wrote more than {confinement.SCRATCH_MB} MiB of files")
@@ -327,10 +327,10 @@ class ConfinedInterpreter:
         return self._exit.is_clean
 
     def _kill_child(self) -> None:
-        for child in _children(self._warm):
+        for child in children(self._warm):
             descriptor = os.pidfd_open(child)
             try:
-                if child in _children(self._warm):  # else the number may be another process' by now
+                if child in children(self._warm):  # else the number may be another process' by now
                     signal.pidfd_send_signal(descriptor, signal.SIGKILL)
             finally:
                 os.close(descriptor)
@@ -373,34 +373,3 @@ def _poll(events: list[tuple[int, int]], seconds: float) -> bool:
     for descriptor, event in events:
         poller.register(descriptor, event)
     return bool(poller.poll(max(0.0, seconds) * 1000))
-
-
-def _cpu_clock(pid: int) -> float:
-    """CPU seconds of a process by the kernel's clock of it (clock_getcpuclockid(3)); 0 when it has just ended."""
-    try:
-        return time.clock_gettime((~pid << 3) | 2)
-    except OSError:
-        return 0.0
-
-
-def _children(pid: int) -> list[int]:
-    """Process ids of a process' children; none where the kernel does not say."""
-    try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
-        return []
-
-
-def _innermost(pid: int) -> int:
-    """The last of a chain of processes of which each has started the next."""
-    while children := _children(pid):
-        pid = children[-1]
-    return pid
-
-
-def _threads(pid: int) -> int:
-    """How many threads a process has, by the links to their folder; 0 when it has just ended."""
-    try:
-        return os.stat(f"/proc/{pid}/task").st_nlink - 2  # noqa: PTH116 - called in a loop
-    except OSError:
-        return 0

@@ -11,7 +11,7 @@ from weighted_mtp.config import Section
 from weighted_mtp.errors import UserError
 from weighted_mtp.models.adapters import LoraSettings, apply_lora, merge_lora
 from weighted_mtp.models.checkpoint import load_tokenizer, quiet, save_tokenizer
-from weighted_mtp.models.convert import load_base
+from weighted_mtp.models.convert import load_base, with_heads
 from weighted_mtp.models.micro import MicroSize, random_micro
 from weighted_mtp.models.mtp import HeadInit, MTPForCausalLM
 
@@ -22,7 +22,8 @@ class ModelConfig(Section):
     """Which policy to train."""
 
     source: str = MICRO
-    """`micro` (a new one), a policy folder, or a causal LM to put heads on: hub id, folder or .gguf file."""
+    """`micro` (a new one), a policy or its run, or a causal LM to put heads on: hub id, folder, .gguf file, a run with
+    one head."""
     n_future_tokens: int = 4
     head_init: HeadInit = "copy"
     """Extra heads of a causal LM: copies of its last layer, or fresh."""
@@ -66,9 +67,9 @@ def build_policy(config: ModelConfig, seed: int) -> tuple[MTPForCausalLM, PreTra
 
 def _from_source(config: ModelConfig) -> tuple[MTPForCausalLM, PreTrainedTokenizerBase]:
     model, tokenizer = load_base(config.source, "float32")
-    if isinstance(model, MTPForCausalLM):
+    if isinstance(model, MTPForCausalLM) and model.config.n_future_tokens > 1:
         return model, tokenizer
-    return MTPForCausalLM.from_base(model, config.n_future_tokens, config.head_init), tokenizer
+    return with_heads(model, config.n_future_tokens, config.head_init), tokenizer
 
 
 def _new_micro(config: ModelConfig) -> tuple[MTPForCausalLM, PreTrainedTokenizerBase]:

@@ -127,10 +127,14 @@ def with_heads(
 ) -> MTPForCausalLM:
     """A causal LM as a policy of so many heads, of which `model` becomes a part; a policy that has them, itself.
 
-    Raises UserError for a policy with another number of heads, and for what `MTPForCausalLM.from_base` refuses.
+    A policy of one head is a causal LM, too, and gets further heads as a copy. Raises UserError for one with several
+    heads and not as many, and for what `MTPForCausalLM.from_base` refuses.
     """
-    if isinstance(model, MTPForCausalLM) and heads in ("as stored", model.config.n_future_tokens):
-        return model
+    if isinstance(model, MTPForCausalLM):
+        if heads in ("as stored", model.config.n_future_tokens):
+            return model
+        if model.config.n_future_tokens == 1:
+            model = to_plain(model)
     return MTPForCausalLM.from_base(model, DEFAULT_HEADS if heads == "as stored" else heads, head_init)
 
 

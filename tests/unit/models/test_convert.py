@@ -15,6 +15,7 @@ from tiny_models import ARCHITECTURES, byte_tokenizer, padded_batch, tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from weighted_mtp.errors import UserError
+from weighted_mtp.models.build import ModelConfig, build_policy
 from weighted_mtp.models.convert import convert, export_plain, load_base, to_plain
 from weighted_mtp.models.mtp import MTPForCausalLM, load_policy
 
@@ -95,6 +96,17 @@ def test_a_policy_keeps_its_heads_or_loses_them_all(plain: Path, tmp_path: Path)
     assert torch.equal(logits(none), logits(tiny_model()))
     with pytest.raises(UserError, match="already has n_future_tokens = 3"):
         convert(str(tmp_path / "policy"), tmp_path / "more", 5)
+
+
+def test_a_policy_of_one_head_is_a_causal_lm_to_put_heads_on(plain: Path, tmp_path: Path) -> None:
+    convert(str(plain), tmp_path / "one", 1)
+    convert(str(tmp_path / "one"), tmp_path / "three", 3)
+    convert(str(plain), tmp_path / "expected", 3)
+    built, _ = build_policy(ModelConfig(source=str(tmp_path / "one"), n_future_tokens=3), seed=0)
+    expected = load_policy(tmp_path / "expected")[0].state_dict()
+    for found in (built, load_policy(tmp_path / "three")[0]):
+        assert found.state_dict().keys() == expected.keys()
+        assert all(torch.equal(value, expected[name]) for name, value in found.state_dict().items())
 
 
 def test_export_writes_what_auto_classes_load_with_head_1s_logits(plain: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """`wmtp study` as a user types it: what runs once, what once a seed, and a dataset of the policy's own programs."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,8 @@ STUDY: dict[str, Any] = {
     },
     "arms": {
         "on-own": training("baseline", "model.source={policy}", "data.dataset={own}"),
-        "weighted": training("verifiable", "model.source={policy}", "critic={critic}"),
+        "weighted": training("verifiable", "model.source={policy}", "critic={critic}", against="shuffled"),
+        "shuffled": training("verifiable", "model.source={policy}", "critic={critic}", "control=shuffled"),
     },
     "override": ["training.max_steps=2", "training.save_every=2", "training.validate_every=2", "mlflow.enabled=false"],
     "sampling": {"max_new_tokens": 8},
@@ -84,7 +86,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_stage_runs_once_or_once_a_seed_and_others_start_from_their_own_seeds(storage: Path) -> None:
     runs = storage / "runs" / "s"
-    per_seed = ("policy", "own", "critic", "on-own", "weighted")
+    per_seed = ("policy", "own", "critic", "on-own", "weighted", "shuffled")
     expected = {"reference", *(f"{name}-seed-{seed}" for name in per_seed for seed in (3, 5))}
     assert {path.name for path in runs.iterdir() if path.is_dir()} == expected
     assert options(runs / "reference")["run"]["seed"] == 3
@@ -141,6 +143,26 @@ def test_arms_are_evaluated_and_compared_at_each_temperature(storage: Path) -> N
     comparison = (storage / "runs" / "s" / "comparison.md").read_text()
     assert comparison.index("## Sampled at temperature 0\n") < comparison.index("## Sampled at temperature 0.5\n")
     assert comparison.count("pass@1 on 4 problems") == 2
+    assert comparison.count("| weighted | shuffled |") == 2
+
+
+def test_what_was_made_from_a_stage_that_is_made_anew_is_not_taken_for_finished(storage: Path, tmp_path: Path) -> None:
+    def deleted(*places: str) -> None:
+        for place in places:
+            shutil.rmtree(tmp_path / "runs" / "s" / place)
+
+    shutil.copytree(storage / "datasets", tmp_path / "datasets")
+    stages = {name: stage for name, stage in STUDY["stages"].items() if name in ("reference", "policy")}
+    arm = training("baseline", "model.source={policy}", "data.validation=null")
+    config = {**STUDY, "seeds": [3], "stages": stages, "arms": {"arm": arm}}
+    assert study(tmp_path, config).exit_code == 0
+    deleted("policy-seed-3")
+    line = error_of(study(tmp_path, config))
+    assert "arm-seed-3: it was made from another policy-seed-3 than is there now" in line
+    deleted("arm-seed-3")
+    result = study(tmp_path, config)
+    assert result.exit_code == 0, result.output
+    assert "no learning curves: an arm has no validation split" in result.stdout
 
 
 def test_what_runs_once_has_what_the_first_seed_made(tmp_path: Path) -> None:
@@ -164,6 +186,12 @@ def changed(stage: str, **options: Any) -> dict[str, Any]:
         (changed("own", temperature=0.0), "stages.own.own_programs.temperature"),
         ({**STUDY, "arms": {"own": STUDY["arms"]["weighted"]}}, "own is the name of a stage and of an arm"),
         ({**STUDY, "stages": {"datasets": POLICY}}, "stages.datasets: that name is taken"),
+        ({**STUDY, "seeds": [3, 3]}, "seeds=(3, 3): one of them is there twice"),
+        ({**STUDY, "seeds": [-1]}, "seeds.0"),
+        (
+            {**STUDY, "arms": {**STUDY["arms"], "weighted": {**STUDY["arms"]["weighted"], "against": "shufled"}}},
+            "arms.weighted.against=shufled is no other arm: give one of ['on-own', 'weighted', 'shuffled']",
+        ),
         ({**STUDY, "further_temperatures": [0.5, 0]}, "further_temperatures: one of them is there twice, or is the sa"),
         (
             {**STUDY, "sampling": {"temperature": 0.5, "n_samples": 2}, "further_temperatures": [0]},

@@ -26,7 +26,7 @@ from weighted_mtp.pipelines.schedule import SchedulerName, run_steps, scheduling
 from weighted_mtp.pipelines.study import StudyConfig, TrainingStage
 from weighted_mtp.pipelines.study_steps import steps_of
 from weighted_mtp.report.comparison import compare, comparison_markdown, comparison_table
-from weighted_mtp.report.curves import plot_curves, read_metrics
+from weighted_mtp.report.curves import Record, plot_curves, read_metrics
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,8 @@ def report(config: StudyConfig, result: StudyResult) -> list[Path]:
     files = []
     if len(config.arms) > 1:
         files.append(folder / "comparison.md")
-        tables = {temperature: compare(evaluations) for temperature, evaluations in result.evaluations.items()}
+        against = {name: arm.against for name, arm in config.arms.items() if arm.against is not None}
+        tables = {temperature: compare(arms, against=against) for temperature, arms in result.evaluations.items()}
         for temperature, comparison in tables.items():
             console.print(f"\nsampled at temperature {temperature:g}", highlight=False)
             console.print(comparison_table(comparison))
@@ -82,8 +83,15 @@ def report(config: StudyConfig, result: StudyResult) -> list[Path]:
         with whole_file(files[-1]) as file:
             parts = (f"## Sampled at temperature {t:g}\n\n{comparison_markdown(c)}" for t, c in tables.items())
             file.write_text("\n".join(parts), encoding="utf-8")
-    files.append(plot_curves(result.runs, "ce/head1", folder / "curves.png"))
+    if all(_validations(run) for runs in result.runs.values() for run in runs):
+        files.append(plot_curves(result.runs, "ce/head1", folder / "curves.png"))
+    else:
+        console.print("no learning curves: an arm has no validation split")
     return files
+
+
+def _validations(run: Path) -> list[Record]:
+    return [record for record in read_metrics(run) if record["split"] == "validation"]
 
 
 def critic_table(result: StudyResult) -> Table:
@@ -93,7 +101,7 @@ def critic_table(result: StudyResult) -> Table:
     for column in ("critic", *names):
         table.add_column(column.replace("_", " "), justify="left" if column == "critic" else "right")
     for name, run in result.stages.items():
-        records = [r for r in read_metrics(run) if r["split"] == "validation" and "pair_accuracy" in r]
+        records = [record for record in _validations(run) if "pair_accuracy" in record]
         if records:
             table.add_row(name, *(f"{records[-1][key]:.3f}" if key in records[-1] else "–" for key in names))
     return table

@@ -26,6 +26,13 @@ class Training(Section):
     """Options a.b=value; in a value, `{name}` is what the stage of that name made, `{datasets}` the data's folder."""
 
 
+class Arm(Training):
+    """A training run that is evaluated and compared."""
+
+    against: str | None = None
+    """Another arm that it is compared to, beside the first (its own control)."""
+
+
 class TrainingStage(Training):
     """A training run that others start from; `{name}` is its folder."""
 
@@ -65,13 +72,13 @@ class StudyConfig(Section):
 
     name: str
     storage: Path = Path("storage")
-    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1)
     """Every arm runs once a seed; stages run with the first, or once a seed."""
     override: tuple[str, ...] = ()
     """Options of all training runs, after their own."""
     stages: dict[str, Stage] = {}  # noqa: RUF012  # pydantic copies it
     """What the arms start from, in this order; `{name}` in an option is what an earlier stage made."""
-    arms: dict[str, Training]
+    arms: dict[str, Arm]
     """What is compared; the first is the baseline of every difference."""
     benchmark: str = "micro"
     split: str = "test"
@@ -91,6 +98,8 @@ class StudyConfig(Section):
             raise ValueError(f"stages.{DATASETS}: that name is taken, for the folder of all datasets: rename it")
         if not self.arms:
             raise ValueError("arms: give at least one")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds={self.seeds}: one of them is there twice, and would be one run; leave it out")
         return self
 
     @property
@@ -114,6 +123,8 @@ class StudyConfig(Section):
             earlier.append(name)
         for name, arm in self.arms.items():
             self._check_references(name, arm, earlier)
+            if arm.against is not None and (arm.against not in self.arms or arm.against == name):
+                raise ValueError(f"arms.{name}.against={arm.against} is no other arm: give one of {[*self.arms]}")
         return self
 
     def _check_references(self, name: str, step: Training | OwnPrograms, earlier: Sequence[str]) -> None:

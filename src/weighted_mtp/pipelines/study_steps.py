@@ -1,14 +1,17 @@
 """The steps of a study: train, label a policy's own programs, evaluate. What is finished is not run again."""
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from weighted_mtp.config import load_config
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.labelled import LEARNED_FROM, LabelOptions
+from weighted_mtp.files import whole_file
 from weighted_mtp.pipelines.critic import CriticConfig
 from weighted_mtp.pipelines.fit import FitConfig, finished
 from weighted_mtp.pipelines.label_samples import label
@@ -74,6 +77,9 @@ class Step:
         with _named(self.place):
             if isinstance(self.what, OwnPrograms) or finished(self._training(self.what)) is None:
                 return False
+            if not self._record.exists():
+                return False
+            self._check_sources()
             return self.name in self.study.stages or all(map(holds_evaluation, self._evaluations()))
 
     def __call__(self) -> bool:
@@ -82,6 +88,7 @@ class Step:
         Raises `UserError` for whatever the pipeline refuses, naming the place.
         """
         with _named(self.place):
+            self._remember_sources()
             if isinstance(self.what, OwnPrograms):
                 self._label_own_programs(self.what)
                 return True
@@ -91,6 +98,32 @@ class Step:
                 for evaluation in self._evaluations():
                     _evaluated(evaluation)
             return True
+
+    @property
+    def _record(self) -> Path:
+        """When it was begun, and when were the stages that it starts from: what was made anew since is told by that."""
+        return self.run / "step.json"
+
+    def _sources(self) -> dict[str, str | None]:
+        records = {place: self.run.parent / place / self._record.name for place in sorted(self.after)}
+        return {place: _begun(record) for place, record in records.items()}
+
+    def _check_sources(self) -> None:
+        """Refuse to go on with what was made from stages that are there no more."""
+        remembered = json.loads(self._record.read_text())["sources"]
+        for place, begun in self._sources().items():
+            if remembered.get(place) != begun:
+                raise UserError(
+                    f"it was made from another {place} than is there now: delete {self.run} to make it anew"
+                )
+
+    def _remember_sources(self) -> None:
+        if self._record.exists():
+            self._check_sources()
+            return
+        self.run.mkdir(parents=True, exist_ok=True)
+        with whole_file(self._record) as partial:
+            partial.write_text(json.dumps({"begun": datetime.now(UTC).isoformat(), "sources": self._sources()}) + "\n")
 
     def _place(self, name: str) -> str:
         stage = self.study.stages.get(name)
@@ -162,6 +195,10 @@ class Step:
             )
             for temperature, folder in self.evaluations.items()
         ]
+
+
+def _begun(record: Path) -> str | None:
+    return json.loads(record.read_text())["begun"] if record.exists() else None
 
 
 def steps_of(study: StudyConfig, folder: Path) -> list[Step]:

@@ -110,6 +110,17 @@ def test_counts_of_solved_problems_are_those_of_meeting_every_sample_with_every_
     assert (tally[1, 0] - tally[0, 1]) / 6 == pytest.approx(found.difference.value)
 
 
+def test_an_arm_is_compared_to_another_than_the_baseline_as_that_one_would_as_the_baseline() -> None:
+    arms = {name: [random_counts(n), random_counts(n + 10)] for n, name in enumerate(("a", "b", "c"))}
+    found = compare(arms, against={"c": "b"})
+    (own,) = found.further
+    assert (own.name, own.other) == ("c", "b")
+    assert own.difference == compare({"b": arms["b"], "c": arms["c"]}).arms[1].difference
+    assert own.difference != found.arms[2].difference
+    assert f"| c | b | {own.difference.value:+.3f} [" in comparison_markdown(found)
+    assert "further differences" not in comparison_markdown(compare(arms))
+
+
 def test_problems_are_matched_by_name_not_by_place() -> None:
     a = random_counts(2)
     found = compare({"a": [a], "b": [dict(reversed(a.items()))]}).arms[1]

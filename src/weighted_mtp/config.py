@@ -18,9 +18,9 @@ from weighted_mtp.errors import UserError
 
 
 class Section(BaseModel):
-    """A part of the configuration: immutable, and without keys that nobody reads."""
+    """A part of the configuration: immutable, without keys that nobody reads, and of finite numbers."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 T = TypeVar("T", bound=Section)

@@ -162,6 +162,9 @@ def broken_yaml(folder: Path) -> Path:
         ("data.max_tokens=16", "max_tokens 16"),
         ("runtime.device=cuda", "runtime.device"),
         ("loss.head_coefficients=[1,1]", "head_coefficients has 2 entries"),
+        ("loss.head_coefficients=[0,0,0,0]", "must be 0 or more, and not all 0"),
+        ("loss.head_coefficients=[1,-1,1,1]", "must be 0 or more, and not all 0"),
+        ("optim.lr=.nan", "optim.lr"),
         ("mlflow.tracking_uri=nonsense://x", "mlflow.tracking_uri=nonsense://x"),
     ],
 )

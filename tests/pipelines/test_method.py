@@ -21,7 +21,9 @@ from weighted_mtp.files import describe_files
 from weighted_mtp.models.build import save_policy
 from weighted_mtp.models.convert import load_base
 from weighted_mtp.models.mtp import MTPForCausalLM
+from weighted_mtp.pipelines.critic import load_critic
 from weighted_mtp.pipelines.policy import PolicyConfig
+from weighted_mtp.runtime.device import RuntimeConfig
 from weighted_mtp.training.tracking import Tracker
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "local"
@@ -321,6 +323,36 @@ def test_an_implicit_critic_with_an_option_it_cannot_use_is_one_line(
     storage: Storage, option: str, expected: str
 ) -> None:
     assert expected in error_of(storage.command("critic", "x", "critic.objective=implicit", option))
+
+
+REWARDED = ("weighting.space=probability", "weighting.terminal_reward=1")
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "options", "expected"),
+    [
+        ("rho1", ["loss.alignment=source"], "Rho-1 selects tokens as the ones predicted; set it to target"),
+        ("verifiable", ["weighting.head_strengths=[1,0]"], "has 2 entries, but the policy has 4 heads: give 4"),
+        ("verifiable", ["data.template=chat"], "was trained with plain: use one template for both"),
+        ("verifiable", ["weighting.terminal_reward=1"], "set weighting.space=probability"),
+        ("verifiable", [*REWARDED, "data.too_long=truncate"], "so that all are whole correct programs"),
+        ("verifiable", [*REWARDED, "data.sampling={labels: all}"], "so that all are whole correct programs"),
+    ],
+)
+def test_what_would_weight_other_tokens_than_it_says_is_one_line(
+    storage: Storage, pipeline: str, options: list[str], expected: str
+) -> None:
+    of = f"reference={storage.run('reference')}" if pipeline == "rho1" else f"critic={storage.run('outcome')}"
+    assert expected in error_of(storage.command(pipeline, "x", *storage.from_policy(), of, *options))
+    assert not storage.run("x").exists()
+
+
+def test_values_regressed_on_outcomes_are_probabilities(storage: Storage) -> None:
+    source = f"value.source={storage.run('reference')}"
+    run = storage.train("critic", "regressed", "critic.objective=lambda_return", source)
+    assert load_critic(run, RuntimeConfig()).gives == "probability"
+    message = error_of(storage.command("critic", "x", "critic.objective=lambda_return", "value.base_rate=0.9", source))
+    assert "set value.head=sigmoid, or leave base_rate out" in message
 
 
 THEIRS = """

@@ -12,9 +12,17 @@ from weighted_mtp.cli import app
 from weighted_mtp.config import load_config
 from weighted_mtp.data.sources.micro.dataset import write_micro
 from weighted_mtp.data.sources.micro.generator import MicroConfig
+from weighted_mtp.errors import UserError
 from weighted_mtp.models.checkpoint import load_tokenizer
 from weighted_mtp.pipelines.run_verifiable import VerifiableConfig
-from weighted_mtp.pipelines.token_weights import END, chosen_programs, run_source, shown_programs, token_texts
+from weighted_mtp.pipelines.token_weights import (
+    END,
+    chosen_programs,
+    critic_source,
+    run_source,
+    shown_programs,
+    token_texts,
+)
 from weighted_mtp.value_weighting.moments import Moments
 from weighted_mtp.value_weighting.td import exponential_weights, gae, whitened
 
@@ -116,12 +124,21 @@ def test_a_character_of_several_tokens_belongs_to_the_last(storage: Path) -> Non
         (("--run", "critic"), "not a run with token weights"),
         (("--critic", "weighted"), "not the run of a critic"),
         (("--critic", "nowhere"), "holds no config.yaml"),
+        (("--critic", "broken"), "not valid YAML"),
         (("--critic", "critic", "--output", "w.png"), "the page is HTML; give a name that ends in .html"),
     ],
 )
 def test_mistakes_are_one_line(storage: Path, arguments: tuple[str, ...], message: str) -> None:
-    runs = {name: str(storage / "runs" / name) for name in ("critic", "weighted", "policy", "nowhere")}
+    broken = storage / "runs" / "broken"
+    broken.mkdir(exist_ok=True)
+    (broken / "config.yaml").write_text("run: {name: x\n")
+    runs = {name: str(storage / "runs" / name) for name in ("critic", "weighted", "policy", "nowhere", "broken")}
     result = wmtp("weights", *(runs.get(a, a) for a in arguments), "--data-root", storage / "datasets")
     assert result.exit_code == 2
     (line,) = result.stderr.splitlines()
     assert message in line
+
+
+def test_a_critics_weights_need_a_correct_program_for_their_scale(storage: Path) -> None:
+    with pytest.raises(UserError, match=r"no correct program of the problems shown is within its data.max_length"):
+        critic_source(storage / "runs" / "critic").weights([], [])

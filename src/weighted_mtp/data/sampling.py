@@ -96,7 +96,8 @@ class PairConfig(ProblemMix):
     max_pairs_per_problem: int | None = Field(16, ge=1)
     """Without a limit a few popular problems with thousands of solutions would be most of what a critic sees."""
     length_balanced: bool = True
-    """Pair programs of about one length, the incorrect one as often the longer as the shorter."""
+    """Pair programs of about one length, the incorrect one as often the longer as the shorter. Lengths are the index's:
+    of tokens, but of characters for micro and for datasets of a policy's own programs."""
     length_ratio: float = Field(1.25, ge=1.02)
     """Width of a length bin: its longest program is at most so many times as long as its shortest."""
 

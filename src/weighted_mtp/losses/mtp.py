@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from pydantic import model_validator
 from torch import Tensor
 
 from weighted_mtp.config import Section
@@ -31,7 +32,15 @@ class LossConfig(Section):
     head_coefficients: tuple[float, ...] | None = None
     """c_k, one a head; all 1 where not given."""
     detach_extra_heads: bool = False
-    """Heads 2 … H learn, but send no gradient into the trunk."""
+    """Heads 2 … H learn, but send no gradient through the trunk's layers; the final norm and the unembedding, which all
+    heads share, go on learning from all."""
+
+    @model_validator(mode="after")
+    def _some_head_counts(self) -> "LossConfig":
+        given = self.head_coefficients
+        if given is not None and (any(c < 0 for c in given) or not any(given)):
+            raise ValueError(f"head_coefficients={given} must be 0 or more, and not all 0")
+        return self
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,16 @@ from weighted_mtp.config import load_config
 from weighted_mtp.data.batches import Batch
 from weighted_mtp.data.pairs import PairDataConfig, PairStore, load_pairs
 from weighted_mtp.data.prepare import prepare_embedded
+from weighted_mtp.data.prompts import Template
 from weighted_mtp.data.stream import BatchStream
 from weighted_mtp.errors import UserError
-from weighted_mtp.losses.critic import CriticObjective, ImplicitConfig, OutcomeConfig, implicit_advantages
+from weighted_mtp.losses.critic import (
+    CriticObjective,
+    ImplicitConfig,
+    LambdaReturnConfig,
+    OutcomeConfig,
+    implicit_advantages,
+)
 from weighted_mtp.losses.critic_objective import ImplicitObjective, ValueObjective, ValueObjectiveConfig
 from weighted_mtp.losses.objective import Objective
 from weighted_mtp.losses.token_ce import next_token_cross_entropies
@@ -52,6 +59,16 @@ class CriticConfig(FitConfig):
         if self.training.save_lora_only and self.value.backbone != "lora":
             raise ValueError(
                 f"training.save_lora_only needs adapters, and value.backbone={self.value.backbone}: set it to lora"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _starts_where_values_lie(self) -> "CriticConfig":
+        regressed = isinstance(self.critic, LambdaReturnConfig) and self.value.head != "sigmoid"
+        if regressed and self.value.base_rate != ValueConfig.model_fields["base_rate"].default:
+            raise ValueError(
+                f"value.base_rate={self.value.base_rate} starts V at log-odds, and critic.objective=lambda_return "
+                "learns probabilities: set value.head=sigmoid, or leave base_rate out"
             )
         return self
 
@@ -153,11 +170,13 @@ class Critic:
     values     batch → (B, T); see `ValueFunction`
     gives      what `values` returns
     tokenizer  the one whose tokens it judges
+    template   how problems were asked in its training
     """
 
     values: ValueFunction
     gives: CriticOutput
     tokenizer: PreTrainedTokenizerBase
+    template: Template
 
 
 def load_critic(run: Path, runtime: RuntimeConfig) -> Critic:
@@ -175,7 +194,8 @@ def load_critic(run: Path, runtime: RuntimeConfig) -> Critic:
     if not isinstance(config.critic, ImplicitConfig):
         model, tokenizer = from_first_rank(lambda: load_value_model(folder, "float32"))
         values = _asking(model, lambda batch: model(batch.input_ids, batch.attention_mask), runtime)
-        return Critic(values, model.gives, tokenizer)
+        gives = "probability" if isinstance(config.critic, LambdaReturnConfig) else model.gives
+        return Critic(values, gives, tokenizer, config.data.template)
     beta = config.critic.beta
     moved, tokenizer = load_reference(str(folder), runtime)
     reference, _ = load_reference(config.value.source, runtime)
@@ -183,7 +203,7 @@ def load_critic(run: Path, runtime: RuntimeConfig) -> Critic:
     def advantages(batch: Batch) -> Tensor:
         return implicit_advantages(-moved(batch), -reference(batch), batch.response_mask, beta)
 
-    return Critic(advantages, "advantage", tokenizer)
+    return Critic(advantages, "advantage", tokenizer, config.data.template)
 
 
 def load_reference(source: str, runtime: RuntimeConfig) -> tuple[ValueFunction, PreTrainedTokenizerBase]:

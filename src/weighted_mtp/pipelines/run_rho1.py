@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 import typer
+from pydantic import model_validator
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -33,6 +34,14 @@ class Rho1RunConfig(PolicyConfig):
     """Run of `run_ref_tuning`, model folder, .gguf file or hub id, with the policy's tokenizer."""
     rho1: Rho1Config = Rho1Config()
     control: Control = "none"
+
+    @model_validator(mode="after")
+    def _targets_are_selected(self) -> "Rho1RunConfig":
+        if self.loss.alignment != "target":
+            raise ValueError(
+                f"loss.alignment={self.loss.alignment}: Rho-1 selects tokens as the ones predicted; set it to target"
+            )
+        return self
 
 
 def run_rho1(config: Rho1RunConfig) -> Path | None:

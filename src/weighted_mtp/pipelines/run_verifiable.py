@@ -10,11 +10,13 @@ Stopped by Ctrl-C, SIGTERM or a crash, the same command goes on from the newest 
 from pathlib import Path
 
 import typer
+from pydantic import model_validator
 from transformers import PreTrainedTokenizerBase
 
+from weighted_mtp.errors import UserError
 from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.pipelines.command import ConfigFile, Debug, Overrides, train
-from weighted_mtp.pipelines.critic import check_same_tokens, load_critic
+from weighted_mtp.pipelines.critic import Critic, check_same_tokens, load_critic
 from weighted_mtp.pipelines.policy import Control, PolicyConfig, controlled, train_policy
 from weighted_mtp.value_weighting.base import TokenWeighting
 from weighted_mtp.value_weighting.td import TDConfig, TDWeighting
@@ -28,16 +30,46 @@ class VerifiableConfig(PolicyConfig):
     weighting: TDConfig = TDConfig()
     control: Control = "none"
 
+    @model_validator(mode="after")
+    def _every_sample_ends_in_the_reward(self) -> "VerifiableConfig":
+        sampling = self.data.sampling
+        unlike = self.data.too_long == "truncate" or (sampling is not None and sampling.labels == "all")
+        if self.weighting.terminal_reward is not None and unlike:
+            raise ValueError(
+                "weighting.terminal_reward is that of every sample: leave it out, or set data.sampling.labels=correct "
+                "and data.too_long=drop, so that all are whole correct programs"
+            )
+        return self
+
 
 def run_verifiable(config: VerifiableConfig) -> Path | None:
     """Train with a critic's token weights; returns the run's folder, None where it was stopped."""
     critic = load_critic(config.critic, config.runtime)
 
-    def weighting(_policy: MTPForCausalLM, tokenizer: PreTrainedTokenizerBase) -> TokenWeighting:
+    def weighting(policy: MTPForCausalLM, tokenizer: PreTrainedTokenizerBase) -> TokenWeighting:
         check_same_tokens(tokenizer, critic.tokenizer, f"critic={config.critic}")
+        _check_same_questions(config, critic)
+        _check_head_strengths(config, policy)
         return controlled(TDWeighting(config.weighting, critic.values, critic.gives), config.control, config.run.seed)
 
     return train_policy(config, weighting)
+
+
+def _check_same_questions(config: VerifiableConfig, critic: Critic) -> None:
+    """Refuse a critic whose values are conditioned on prompts of another kind."""
+    if critic.template != config.data.template:
+        raise UserError(
+            f"data.template={config.data.template}, but critic={config.critic} was trained with {critic.template}: "
+            "use one template for both"
+        )
+
+
+def _check_head_strengths(config: VerifiableConfig, policy: MTPForCausalLM) -> None:
+    given, heads = config.weighting.head_strengths, policy.config.n_future_tokens
+    if given is not None and len(given) != heads:
+        raise UserError(
+            f"weighting.head_strengths has {len(given)} entries, but the policy has {heads} heads: give {heads}"
+        )
 
 
 def main(config: ConfigFile, override: Overrides = None, debug: Debug = False) -> None:

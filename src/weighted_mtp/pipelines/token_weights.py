@@ -15,13 +15,12 @@ from typing import Annotated, cast
 import numpy as np
 import torch
 import typer
-import yaml
 from tokenizers.decoders import DecodeStream
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from transformers import PreTrainedTokenizerBase
 
-from weighted_mtp.config import load_config
+from weighted_mtp.config import load_config, read_options
 from weighted_mtp.data.batches import Batch, TokenStore, build_store, collate, within
 from weighted_mtp.data.index import read_index
 from weighted_mtp.data.prepare import prepare_embedded
@@ -86,6 +85,11 @@ def critic_source(run: Path) -> Source:
 
     def weights(batches: Sequence[Batch], correct: Sequence[bool]) -> list[Tensor]:
         learned_from = [batch for batch, is_correct in zip(batches, correct, strict=True) if is_correct]
+        if not learned_from:
+            raise UserError(
+                f"--critic {run}: no correct program of the problems shown is within its data.max_length="
+                f"{data.max_length}, and those set the scale of its weights; show more problems, or another --dataset"
+            )
         _, state = weighting(learned_from, weighting.initial_state())
         return shown(batches, state)[0]
 
@@ -176,7 +180,7 @@ def _config_of(run: Path) -> Path:
 
 
 def _section(run: Path, name: str) -> bool:
-    return name in yaml.safe_load(_config_of(run).read_text())
+    return name in read_options(_config_of(run))
 
 
 def chosen_programs(directory: Path, n_problems: int) -> tuple[list[Problem], list[Solution]]:

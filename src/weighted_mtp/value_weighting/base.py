@@ -16,7 +16,8 @@ class TokenWeighting(Protocol):
     It sees all microbatches of the step at once, because moments and quantiles belong to the whole batch, never to a
     microbatch: those of its own rank, to which `runtime.distributed` (`summed`, `gathered`) adds what the others have,
     on all ranks equally often. It is pure: what it must remember (running moments) goes in and comes out as `state`, is
-    part of the training state, equal on all ranks, and is thrown away after validation.
+    part of the training state, equal on all ranks, and is thrown away after validation, whose batches are weighted like
+    a step's: by moments that have them in, mostly theirs where the run's own are of few steps.
 
     One that clips says between which weights by an attribute `bounds`; see `bounds_of`.
     """

@@ -27,7 +27,8 @@ ValueFunction = Callable[[Batch], Tensor]
 """batch → a critic's output (B, T); what it holds on padding is never looked at. It sees to eval mode itself."""
 
 CriticOutput = Literal["score", "probability", "advantage"]
-"""`score`: any real number, a logit if the critic is calibrated. `probability`: in [0, 1]. `advantage`: δ itself."""
+"""`score`: any real number, a logit if the critic is calibrated. `probability`: in [0, 1], or about there where it is
+regressed on outcomes. `advantage`: δ itself."""
 
 EPSILON = 1e-6  # added to σ: a critic that says the same everywhere gives weights of 1
 EDGE = 1e-6  # probabilities are kept this far from 0 and 1 before log-odds are taken of them
@@ -93,12 +94,17 @@ class TDWeighting:
         critic  see `ValueFunction`
         gives   what its output is; `advantage` (an implicit critic's log-ratios) stands for δ and is used as it is
 
-        Raises UserError for options that have no effect on advantages.
+        Raises UserError for options that have no effect on advantages, and for a terminal reward among scores.
         """
         if gives == "advantage" and (config.space != "value" or config.terminal_reward is not None):
             raise UserError(
                 f"weighting: a critic that gives advantages has no values for space={config.space} and "
                 f"terminal_reward={config.terminal_reward}: set space=value and leave terminal_reward out"
+            )
+        if gives == "score" and config.terminal_reward is not None and config.space != "probability":
+            raise UserError(
+                f"weighting.terminal_reward={config.terminal_reward} is a probability and this critic gives scores: "
+                "set weighting.space=probability, or leave the reward out"
             )
         self.config, self.critic, self.gives = config, critic, gives
         self.bounds = config.bounds

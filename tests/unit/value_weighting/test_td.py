@@ -1,5 +1,6 @@
 """TD errors, GAE, whitening and weights against slow loops and METHOD's identities."""
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -142,7 +143,7 @@ def test_weights_are_the_clipped_exponential_of_the_whitened_advantage() -> None
     assert torch.equal(weights[~mask], torch.ones(int((~mask).sum())))
 
 
-@pytest.mark.parametrize("config", [TDConfig(), TDConfig(lam=1.0, terminal_reward=1.0), TDConfig(space="probability")])
+@pytest.mark.parametrize("config", [TDConfig(), TDConfig(lam=1.0, space="probability", terminal_reward=1.0)])
 def test_splitting_into_microbatches_changes_neither_weights_nor_moments(config: TDConfig) -> None:
     weighting = TDWeighting(config, critic)
     results = []
@@ -254,6 +255,8 @@ def test_a_batch_without_response_gives_ones() -> None:
     [
         ({"w_min": 3.0, "w_max": 3.0}, "w_min=3.0 must be less than w_max=3.0"),
         ({"terminal_reward": 1.0, "space": "log_odds"}, "terminal_reward is a probability"),
+        ({"beta": math.inf}, "beta.*finite"),
+        ({"terminal_reward": math.nan}, "terminal_reward.*finite"),
         ({"head_strengths": (1.0, 1.5)}, r"head_strengths=\(1.0, 1.5\) must lie between 0 and 1"),
     ],
 )
@@ -266,3 +269,12 @@ def test_options_that_do_not_agree_are_refused(options: dict, message: str) -> N
 def test_options_without_effect_on_advantages_are_refused(config: TDConfig) -> None:
     with pytest.raises(UserError, match="a critic that gives advantages has no values"):
         TDWeighting(config, critic, gives="advantage")
+
+
+@pytest.mark.parametrize("space", ["value", "log_odds"])
+def test_a_terminal_reward_ends_no_scores(space: str) -> None:
+    """A sure and right critic, V = 4, would else call the end of a correct program wrong: R − V = −3."""
+    config = TDConfig.model_construct(**{**dict(TDConfig(terminal_reward=1.0)), "space": space})
+    with pytest.raises(UserError, match=r"set weighting.space=probability"):
+        TDWeighting(config, critic)
+    TDWeighting(TDConfig(terminal_reward=1.0), critic, gives="probability")

@@ -333,7 +333,7 @@ REWARDED = ("weighting.space=probability", "weighting.terminal_reward=1")
     [
         ("rho1", ["loss.alignment=source"], "Rho-1 selects tokens as the ones predicted; set it to target"),
         ("verifiable", ["weighting.head_strengths=[1,0]"], "has 2 entries, but the policy has 4 heads: give 4"),
-        ("verifiable", ["data.template=chat"], "was trained with plain: use one template for both"),
+        ("verifiable", ["data.template=alpaca"], "was trained with plain: use one template for both"),
         ("verifiable", ["weighting.terminal_reward=1"], "set weighting.space=probability"),
         ("verifiable", [*REWARDED, "data.too_long=truncate"], "so that all are whole correct programs"),
         ("verifiable", [*REWARDED, "data.sampling={labels: all}"], "so that all are whole correct programs"),

@@ -1,6 +1,6 @@
 """A critic as a training run: its options, its parts, and its use once it is trained."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,10 +26,9 @@ from weighted_mtp.losses.critic import (
 from weighted_mtp.losses.critic_objective import ImplicitObjective, ValueObjective, ValueObjectiveConfig
 from weighted_mtp.losses.objective import Objective
 from weighted_mtp.losses.token_ce import next_token_cross_entropies
-from weighted_mtp.models.adapters import save_adapters
 from weighted_mtp.models.build import save_policy
 from weighted_mtp.models.checkpoint import newest_model
-from weighted_mtp.models.convert import adapter_base, load_base, with_heads, without_heads
+from weighted_mtp.models.convert import load_base, with_heads, without_heads
 from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.models.value import (
     ValueConfig,
@@ -38,7 +37,7 @@ from weighted_mtp.models.value import (
     load_value_model,
     save_value_model,
 )
-from weighted_mtp.pipelines.fit import FitConfig, Parts, pad_id
+from weighted_mtp.pipelines.fit import FitConfig, Parts, pad_id, saving
 from weighted_mtp.runtime.device import RuntimeConfig, autocast, pick_device
 from weighted_mtp.runtime.distributed import by_first_rank
 from weighted_mtp.runtime.sharding import WholeModel, free_root, from_first_rank, placed, placed_frozen
@@ -130,7 +129,7 @@ def _value_model(config: CriticConfig, critic: ValueObjectiveConfig) -> _Learner
         Group("backbone", model.backbone_parameters(), config.optim.lr),
         Group("value head", model.head_parameters(), config.value.head_lr or config.optim.lr),
     ]
-    save = _saves(config, tokenizer, save_value_model)
+    save = saving(config, tokenizer, config.value.source, save_value_model)
     return _Learner(model, tokenizer, whole, groups, ValueObjective(critic), save)
 
 
@@ -147,20 +146,8 @@ def _policy_copy(config: CriticConfig, critic: ImplicitConfig) -> _Learner:
     whole = placed(model, config.runtime)
     reference, _ = load_reference(config.value.source, config.runtime)
     groups = [Group("policy copy", model.parameters(), config.optim.lr)]
-    save = _saves(config, tokenizer, save_policy)
+    save = saving(config, tokenizer, config.value.source, save_policy)
     return _Learner(model, tokenizer, whole, groups, ImplicitObjective(critic, reference), save)
-
-
-def _saves(config: CriticConfig, tokenizer: PreTrainedTokenizerBase, whole: Callable[..., None]) -> SaveModel:
-    """How the gathered model is written: by `whole`, or its adapters alone."""
-
-    def save(model: PreTrainedModel, directory: Path) -> None:
-        if config.training.save_lora_only:
-            save_adapters(model, tokenizer, adapter_base(config.value.source), directory)
-        else:
-            whole(model, tokenizer, directory)
-
-    return save
 
 
 @dataclass(frozen=True)

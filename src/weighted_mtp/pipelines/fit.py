@@ -1,6 +1,6 @@
 """What every training run shares: its folder, its options, and the way from the parts of a method to a finished run."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -8,14 +8,16 @@ from pathlib import Path
 
 from pydantic import Field
 from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from weighted_mtp.config import Section
 from weighted_mtp.data.batches import Batch
 from weighted_mtp.data.stream import BatchStream
 from weighted_mtp.errors import UserError
 from weighted_mtp.losses.objective import Objective
+from weighted_mtp.models.adapters import save_adapters
 from weighted_mtp.models.checkpoint import checkpoints_in, step_of
+from weighted_mtp.models.convert import adapter_base
 from weighted_mtp.models.fingerprint import fingerprint
 from weighted_mtp.progress import console
 from weighted_mtp.runtime.device import RuntimeConfig, autocast, pick_device
@@ -157,6 +159,22 @@ def _check_shares(accumulation: int) -> None:
             f"training.gradient_accumulation={accumulation} microbatches of a step cannot be shared evenly by "
             f"{ranks()} ranks: set it to a multiple of {ranks()}, or start another number of ranks"
         )
+
+
+def saving(config: FitConfig, tokenizer: PreTrainedTokenizerBase, source: str, whole: Callable[..., None]) -> SaveModel:
+    """How the gathered model is written: by `whole`, or its adapters alone, which remember what they were put on.
+
+    source  of the model that is trained, as `load_base` takes it
+    whole   (model, tokenizer, directory)
+    """
+
+    def save(model: PreTrainedModel, directory: Path) -> None:
+        if config.training.save_lora_only:
+            save_adapters(model, tokenizer, adapter_base(source), directory)
+        else:
+            whole(model, tokenizer, directory)
+
+    return save
 
 
 def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, cast
+from typing import Literal
 
 from pydantic import model_validator
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from weighted_mtp.data.batches import TokenStore
 from weighted_mtp.data.load import DataConfig, load_stores
@@ -13,11 +13,9 @@ from weighted_mtp.data.prepare import prepare_embedded
 from weighted_mtp.data.stream import BatchStream
 from weighted_mtp.losses.mtp import LossConfig
 from weighted_mtp.losses.objective import PolicyObjective
-from weighted_mtp.models.adapters import save_adapters
 from weighted_mtp.models.build import MICRO, ModelConfig, build_policy, save_policy
-from weighted_mtp.models.convert import adapter_base
 from weighted_mtp.models.mtp import MTPForCausalLM
-from weighted_mtp.pipelines.fit import FitConfig, Parts, finished, fit, pad_id
+from weighted_mtp.pipelines.fit import FitConfig, Parts, finished, fit, pad_id, saving
 from weighted_mtp.runtime.distributed import by_first_rank
 from weighted_mtp.runtime.sharding import from_first_rank, placed
 from weighted_mtp.training.optim import Group
@@ -70,12 +68,6 @@ def train_policy(config: PolicyConfig, weighting: WeightingFactory) -> Path | No
     def stream(store: TokenStore, accumulation: int, seed: int) -> BatchStream:
         return BatchStream(store, config.data.max_tokens, accumulation, seed, pad_id(tokenizer))
 
-    def save(policy: PreTrainedModel, directory: Path) -> None:
-        if config.training.save_lora_only:
-            save_adapters(policy, tokenizer, adapter_base(config.model.source), directory)
-        else:
-            save_policy(cast(MTPForCausalLM, policy), tokenizer, directory)
-
     parts = Parts(
         model=model,
         whole=whole,
@@ -83,7 +75,7 @@ def train_policy(config: PolicyConfig, weighting: WeightingFactory) -> Path | No
         objective=PolicyObjective(weighting(model, tokenizer), config.loss),
         stream=stream(training, config.training.gradient_accumulation, config.run.seed),
         validation=stream(validation, 1, 0).first(config.training.validation_batches) if validation else [],
-        save_model=save,
+        save_model=saving(config, tokenizer, config.model.source, save_policy),
     )
     return fit(config, parts)
 

@@ -112,18 +112,18 @@ class Step:
         """Refuse to go on with what was made from stages that are there no more."""
         remembered = json.loads(self._record.read_text())["sources"]
         for place, begun in self._sources().items():
-            if remembered.get(place) != begun:
+            if remembered.get(place, begun) != begun:
                 raise UserError(
                     f"it was made from another {place} than is there now: delete {self.run} to make it anew"
                 )
 
     def _remember_sources(self) -> None:
-        if self._record.exists():
+        if begun := _begun(self._record):
             self._check_sources()
-            return
         self.run.mkdir(parents=True, exist_ok=True)
+        facts = {"begun": begun or datetime.now(UTC).isoformat(), "sources": self._sources()}
         with whole_file(self._record) as partial:
-            partial.write_text(json.dumps({"begun": datetime.now(UTC).isoformat(), "sources": self._sources()}) + "\n")
+            partial.write_text(json.dumps(facts) + "\n")
 
     def _place(self, name: str) -> str:
         stage = self.study.stages.get(name)

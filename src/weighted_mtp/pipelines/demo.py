@@ -37,7 +37,7 @@ def main(
     seed: Annotated[int, typer.Option(help="Of weights, order and sampling.", min=0)] = 0,
     debug: Debug = False,
 ) -> None:
-    """Run the whole method once on the embedded micro benchmark; some ten minutes on two CPU cores, no download."""
+    """Run the whole method once on the embedded micro benchmark; a quarter of an hour on two CPU cores, no download."""
     with one_line_errors(debug):
         _run(storage, steps, seed)
 

@@ -105,8 +105,11 @@ def _coefficients(config: LossConfig, n_heads: int) -> Sequence[float]:
     given = config.head_coefficients
     if given is None:
         return [1.0] * n_heads
-    if len(given) != n_heads:
-        raise UserError(
-            f"loss.head_coefficients has {len(given)} entries, but the policy has {n_heads} heads: give {n_heads}"
-        )
+    check_one_a_head("loss.head_coefficients", given, n_heads)
     return given
+
+
+def check_one_a_head(option: str, given: Sequence[float], n_heads: int) -> None:
+    """Refuse another number of values than the policy has heads."""
+    if len(given) != n_heads:
+        raise UserError(f"{option} has {len(given)} entries, but the policy has {n_heads} heads: give {n_heads}")

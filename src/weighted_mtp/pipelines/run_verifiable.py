@@ -14,6 +14,7 @@ from pydantic import model_validator
 from transformers import PreTrainedTokenizerBase
 
 from weighted_mtp.errors import UserError
+from weighted_mtp.losses.mtp import check_one_a_head
 from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.pipelines.command import ConfigFile, Debug, Overrides, train
 from weighted_mtp.pipelines.critic import Critic, check_same_tokens, load_critic
@@ -49,7 +50,8 @@ def run_verifiable(config: VerifiableConfig) -> Path | None:
     def weighting(policy: MTPForCausalLM, tokenizer: PreTrainedTokenizerBase) -> TokenWeighting:
         check_same_tokens(tokenizer, critic.tokenizer, f"critic={config.critic}")
         _check_same_questions(config, critic)
-        _check_head_strengths(config, policy)
+        if (strengths := config.weighting.head_strengths) is not None:
+            check_one_a_head("weighting.head_strengths", strengths, policy.config.n_future_tokens)
         return controlled(TDWeighting(config.weighting, critic.values, critic.gives), config.control, config.run.seed)
 
     return train_policy(config, weighting)
@@ -61,14 +63,6 @@ def _check_same_questions(config: VerifiableConfig, critic: Critic) -> None:
         raise UserError(
             f"data.template={config.data.template}, but critic={config.critic} was trained with {critic.template}: "
             "use one template for both"
-        )
-
-
-def _check_head_strengths(config: VerifiableConfig, policy: MTPForCausalLM) -> None:
-    given, heads = config.weighting.head_strengths, policy.config.n_future_tokens
-    if given is not None and len(given) != heads:
-        raise UserError(
-            f"weighting.head_strengths has {len(given)} entries, but the policy has {heads} heads: give {heads}"
         )
 
 

@@ -77,7 +77,7 @@ class Step:
         with _named(self.place):
             if isinstance(self.what, OwnPrograms) or finished(self._training(self.what)) is None:
                 return False
-            if not self._record.exists():
+            if not self._record.exists():  # trained by hand: what starts from it has to know when
                 return False
             self._check_sources()
             return self.name in self.study.stages or all(map(holds_evaluation, self._evaluations()))

@@ -143,7 +143,10 @@ def test_weights_are_the_clipped_exponential_of_the_whitened_advantage() -> None
     assert torch.equal(weights[~mask], torch.ones(int((~mask).sum())))
 
 
-@pytest.mark.parametrize("config", [TDConfig(), TDConfig(lam=1.0, space="probability", terminal_reward=1.0)])
+@pytest.mark.parametrize(
+    "config",
+    [TDConfig(), TDConfig(space="probability"), TDConfig(lam=1.0, space="probability", terminal_reward=1.0)],
+)
 def test_splitting_into_microbatches_changes_neither_weights_nor_moments(config: TDConfig) -> None:
     weighting = TDWeighting(config, critic)
     results = []

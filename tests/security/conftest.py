@@ -72,24 +72,32 @@ def findings() -> Callable[[str, str], Findings]:
 def _as_nobody(isolation: Isolation) -> Findings | str:
     """Findings of a process of the user `nobody`, or why there are none; only root can start one.
 
-    Where folders above the interpreter are root's alone, they are shadowed for this process by ones that are not.
+    Where folders above the interpreter, its environment or these sources are root's alone, they are shadowed for this
+    process by ones that are not.
     """
     if os.geteuid() != 0:
         pytest.skip("only root becomes another user; all other tests run as an ordinary one already")
+    source = Path(__file__).resolve().parents[2] / "src"
+    needed = {path: _shut_above(path) for path in (Path(sys.base_prefix).resolve(), Path(sys.prefix).resolve(), source)}
+    shadowed = {path: shut for path, shut in needed.items() if shut is not None}
+    options = [word for shut in dict.fromkeys(shadowed.values()) for word in ("--tmpfs", str(shut))]
+    for path, shut in shadowed.items():
+        between = reversed([parent for parent in path.parents if shut in parent.parents])
+        options += [word for parent in between for word in ("--perms", "0755", "--dir", str(parent))]
+        options += ["--ro-bind", str(path), str(path)]
     command = [sys.executable, "-c", _AS_NOBODY, json.dumps(isolation)]
-    prefix = Path(sys.base_prefix).resolve()
-    shut = next((parent for parent in reversed(prefix.parents) if not parent.stat().st_mode & 0o001), None)
-    if shut is not None:
-        between = reversed([parent for parent in prefix.parents if shut in parent.parents])
-        folders = [word for parent in between for word in ("--perms", "0755", "--dir", str(parent))]
-        options = ["--dev-bind", "/", "/", "--tmpfs", str(shut), *folders, "--ro-bind", str(prefix), str(prefix)]
-        command = [str(bubblewrap()), *options, "--die-with-parent", *command]
-    source = str(Path(__file__).parents[2] / "src")
+    if shadowed:
+        command = [str(bubblewrap()), "--dev-bind", "/", "/", *options, "--die-with-parent", *command]
     with tempfile.TemporaryDirectory(prefix="wmtp-nobody-") as folder:  # pytest's own are root's alone
         os.chown(folder, NOBODY, NOBODY)
-        environment = {**os.environ, "TMPDIR": folder, "HOME": folder, "PYTHONPATH": source}
+        environment = {**os.environ, "TMPDIR": folder, "HOME": folder, "PYTHONPATH": str(source)}
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
     return json.loads(done.stdout) if done.returncode == 0 else done.stderr
+
+
+def _shut_above(path: Path) -> Path | None:
+    """The outermost folder above a path that is not everybody's."""
+    return next((parent for parent in reversed(path.parents) if not parent.stat().st_mode & 0o001), None)
 
 
 class Worker:

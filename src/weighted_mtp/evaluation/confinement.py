@@ -30,7 +30,7 @@ from weighted_mtp.evaluation.guest.lockdown import MACHINES
 SCRATCH_MB = 16  # all of a program's files together
 _OPEN_FILES = 64
 _INTERPRETER_MB = 128  # address space of a warm interpreter itself
-_SCRATCH = "/scratch"  # its path where there are namespaces
+_SCRATCH, _PACKAGES = "/scratch", "/packages"  # where it and `sandlock` lie where there are namespaces
 _LANDLOCK_ABI = 3  # from here on it governs truncation; what later ones add, seccomp forbids
 _ENVIRONMENT = {"PYTHONHASHSEED": "0", "PYTHONUTF8": "1"}
 _TRIAL_SECONDS = 30.0
@@ -160,7 +160,7 @@ def start(source: str, isolation: Isolation, scratch: Path | None, streams: Sequ
     folder = _SCRATCH if isolation.namespaces else str(scratch)
     command = [_interpreter(), "-s", "-S", "-P", "-B", "-c", source, f"sandbox of {os.getpid()}"]
     if isolation.landlock:
-        command = _under_landlock(command, folder)
+        command = _under_landlock(command, folder, _PACKAGES if isolation.namespaces else str(_packages()))
     if isolation.namespaces:
         command = _in_namespaces(command)
     with contextlib.ExitStack() as inner:
@@ -218,9 +218,9 @@ def _packages() -> Path:
     return Path(spec.origin).parent.parent
 
 
-def _under_landlock(command: list[str], scratch: str) -> list[str]:
+def _under_landlock(command: list[str], scratch: str, packages: str) -> list[str]:
     options = {
-        "packages": str(_packages()),
+        "packages": packages,
         "readable": [*_readable(), *_DEVICES],
         "writable": ["/dev/null", scratch],
         "command": command,
@@ -242,8 +242,7 @@ def _in_namespaces(command: list[str]) -> list[str]:
     """A command in namespaces of its own, in which there is nothing but what it needs to run."""
     visible = [option for path in _readable() for option in ("--ro-bind", path, path)]
     if find_spec("sandlock") is not None:
-        package = str(_packages() / "sandlock")
-        visible += ["--ro-bind", package, package]
+        visible += ["--ro-bind", str(_packages() / "sandlock"), f"{_PACKAGES}/sandlock"]
     devices = [option for path in _DEVICES for option in ("--dev-bind", path, path)]
     unshared = ("user-try", "ipc", "pid", "net", "uts", "cgroup-try")
     return [

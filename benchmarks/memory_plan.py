@@ -5,9 +5,11 @@
 
 planned    peak of a rank's tensors: parameters, gradients, optimizer, and what a step needs for the moment
 tensors    the same as PyTorch's profiler sees it, every allocation and release of the CPU allocator since before the
-           model was built: the highest sum within the second optimizer step
+           model was built: the sum before the second optimizer step and the most that one of the steps since then adds.
+           What other threads release (gloo's, of gathered layers) the profiler does not see, so that its sum rises
+           from step to step while the process does not grow
 resident   what the process grows by, without the profiler: at most while the model is built and spread over ranks, and
-           at most in the second step. Python, gloo and what malloc does not give back come on top of tensors; the
+           at most in a later step. Python, gloo and what malloc does not give back come on top of tensors; the
            variable above makes it give back all that is larger than a mebibyte
 
 The plan is of full microbatches all of whose tokens are responses; the batches here are the micro benchmark's.
@@ -16,6 +18,7 @@ The plan is of full microbatches all of whose tokens are responses; the batches 
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,7 +40,8 @@ BUSY = [  # 11.7 M parameters and more than as much of activations
     *("model.micro.hidden_size=256", "model.micro.intermediate_size=1024", "model.micro.num_attention_heads=8"),
     *("model.micro.num_hidden_layers=8", "data.max_tokens=1024"),
 ]
-TWO_STEPS = ["model.source=micro", "training.max_steps=2", "data.validation=null", "runtime.device=cpu"]
+STEPS = 6
+STEPPED = ["model.source=micro", f"training.max_steps={STEPS}", "data.validation=null", "runtime.device=cpu"]
 RUNS: dict[str, Sequence[str]] = {
     "full": [*WIDE],
     "full, reduced every microbatch": [*WIDE, "runtime.reduce_every_microbatch=true"],
@@ -63,8 +67,8 @@ class Resident:
 
 
 def baseline(storage: Path, name: str, ranks: int, *more: str) -> Run:
-    """Two steps of a policy, of two microbatches a rank each."""
-    return storage, "baseline", name, [*TWO_STEPS, f"training.gradient_accumulation={2 * ranks}", *more]
+    """`STEPS` steps of a policy, of two microbatches a rank each."""
+    return storage, "baseline", name, [*STEPPED, f"training.gradient_accumulation={2 * ranks}", *more]
 
 
 def planned_peak(run: Run, ranks: int) -> float:
@@ -73,7 +77,7 @@ def planned_peak(run: Run, ranks: int) -> float:
 
 
 def tensors_peak(*run: Any) -> int:
-    """Bytes of this rank's tensors at the highest moment of the last step of a `Run`. For a process of its own."""
+    """Bytes of this rank's tensors at the highest moment of a step of a `Run`. For a process of its own."""
     step = Trainer._step
 
     def marked(self: Trainer) -> dict[str, float]:
@@ -84,13 +88,12 @@ def tensors_peak(*run: Any) -> int:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         train(*run)
     events = profiler.profiler.kineto_results.events()
-    last = max((e for e in events if e.name() == "optimizer step"), key=lambda e: e.start_ns())
-    now = most = 0
-    for event in sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns()):
-        now += event.nbytes()
-        if last.start_ns() <= event.start_ns() <= last.start_ns() + last.duration_ns():
-            most = max(most, now)
-    return most
+    steps = sorted((e.start_ns(), e.start_ns() + e.duration_ns()) for e in events if e.name() == "optimizer step")
+    memory = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
+    sums = dict(zip((at for at, _ in memory), accumulate(change for _, change in memory), strict=True))
+    before = [[total for at, total in sums.items() if at < start][-1] for start, _ in steps[1:]]
+    most = [max(total for at, total in sums.items() if start <= at <= end) for start, end in steps[1:]]
+    return before[0] + max(m - b for m, b in zip(most, before, strict=True))
 
 
 def resident_peaks(*run: Any) -> Resident:

@@ -22,6 +22,24 @@ _NO_SAMPLE, _BLANK_LENGTH = -1, 8  # of blank batches
 _MAX_PADDING = 0.2  # a microbatch ends before a sample would be padded by more than this share
 
 
+class _Joined:
+    """Arrays one after the other, indexed as one without being copied: they may be maps of files."""
+
+    def __init__(self, parts: Sequence[Any]) -> None:
+        self.parts = parts
+        self.ends = np.cumsum([len(part) for part in parts])
+
+    def __len__(self) -> int:
+        return int(self.ends[-1])
+
+    def __getitem__(self, places: NDArray[np.int64]) -> NDArray[Any]:
+        of = np.searchsorted(self.ends, places, side="right")
+        found = np.empty(places.shape, self.parts[0].dtype)
+        for i, part in enumerate(self.parts):
+            found[of == i] = part[places[of == i] - (self.ends[i] - len(part))]
+        return found
+
+
 @dataclass(frozen=True)
 class TokenStore:
     """Examples as places in flat arrays, which may be maps of files: 1e6 samples cost no Python objects.
@@ -30,8 +48,8 @@ class TokenStore:
     `lengths[i]` tokens: samples of one problem share their prompt.
     """
 
-    ids: NDArray[np.int32]  # (tokens,)
-    marks: NDArray[np.uint8]  # (tokens,), bits of `prompts.MARKS`
+    ids: NDArray[np.int32] | _Joined  # (tokens,)
+    marks: NDArray[np.uint8] | _Joined  # (tokens,), bits of `prompts.MARKS`
     prompt_at: NDArray[np.int64]  # (N,)
     response_at: NDArray[np.int64]  # (N,)
     response_start: NDArray[np.int64]  # (N,) within the row
@@ -115,6 +133,24 @@ def build_store(examples: Iterable[tuple[str, Example]]) -> TokenStore:
         np.asarray([example.response_start for example in found]),
         np.asarray([len(example.input_ids) for example in found]),
         names,
+    )
+
+
+def join(stores: Sequence[TokenStore]) -> TokenStore:
+    """The rows of all stores, store after store; no token is copied."""
+    if len(stores) == 1:
+        return stores[0]
+    before = np.cumsum([0, *(len(store.ids) for store in stores[:-1])])
+    return TokenStore(
+        ids=_Joined([store.ids for store in stores]),
+        marks=_Joined([store.marks for store in stores]),
+        prompt_at=np.concatenate([store.prompt_at + b for store, b in zip(stores, before, strict=True)]),
+        response_at=np.concatenate([store.response_at + b for store, b in zip(stores, before, strict=True)]),
+        response_start=np.concatenate([store.response_start for store in stores]),
+        lengths=np.concatenate([store.lengths for store in stores]),
+        sample_ids=[name for store in stores for name in store.sample_ids],
+        n_dropped=sum(store.n_dropped for store in stores),
+        n_truncated=sum(store.n_truncated for store in stores),
     )
 
 

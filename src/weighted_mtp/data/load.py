@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 from transformers import PreTrainedTokenizerBase
 
 from weighted_mtp.config import Section
-from weighted_mtp.data.batches import TokenStore, TooLong, within
+from weighted_mtp.data.batches import TokenStore, TooLong, join, within
 from weighted_mtp.data.index import read_index
 from weighted_mtp.data.prompts import Template
 from weighted_mtp.data.sampling import SampleConfig, sample_solutions
@@ -17,10 +17,11 @@ from weighted_mtp.progress import console
 
 
 class SplitsConfig(Section):
-    """Which dataset to learn from, and how its problems are asked."""
+    """Which datasets to learn from, and how their problems are asked."""
 
     root: Path = Path("storage/datasets")
-    dataset: str = "micro"
+    dataset: str | tuple[str, ...] = "micro"
+    """Its name, or several, [mbpp, codecontests_pairs], learned from together: all samples of each, once an epoch."""
     train: str = "train"
     """Split to train on."""
     validation: str | None = "validation"
@@ -29,6 +30,17 @@ class SplitsConfig(Section):
     """How a problem is asked; `docs/SETUP.md` shows each."""
     tokens: Path | None = None
     """Folder for token files; null for `.tokens` under `root`. Another one where that is slow or cannot be written."""
+
+    @property
+    def datasets(self) -> tuple[str, ...]:
+        """The names in `dataset`."""
+        return (self.dataset,) if isinstance(self.dataset, str) else self.dataset
+
+    @model_validator(mode="after")
+    def _each_dataset_once(self) -> "SplitsConfig":
+        if not 0 < len(set(self.datasets)) == len(self.datasets):
+            raise ValueError(f"dataset={list(self.datasets)}: give at least one, and each once")
+        return self
 
 
 class DataConfig(SplitsConfig):
@@ -40,7 +52,7 @@ class DataConfig(SplitsConfig):
     max_tokens: int = Field(8192, ge=8)
     """Padded tokens of a microbatch."""
     sampling: SampleConfig | None = None
-    """Which of the training split's solutions, by its index; null for all correct ones."""
+    """Which of a training split's solutions, by its index; null for all correct ones. Of several datasets, of each."""
 
 
 def load_stores(
@@ -50,14 +62,22 @@ def load_stores(
 
     Raises `UserError` for a dataset that is missing or empty, and for an index that is needed and missing.
     """
-    train = _load_split(config, config.train, tokenizer, config.sampling, seed)
-    return train, _load_split(config, config.validation, tokenizer, None, seed) if config.validation else None
+
+    def joined(split: str, sampling: SampleConfig | None) -> TokenStore:
+        return join([_load_split(config, dataset, split, tokenizer, sampling, seed) for dataset in config.datasets])
+
+    return joined(config.train, config.sampling), joined(config.validation, None) if config.validation else None
 
 
 def _load_split(
-    config: DataConfig, split: str, tokenizer: PreTrainedTokenizerBase, sampling: SampleConfig | None, seed: int
+    config: DataConfig,
+    dataset: str,
+    split: str,
+    tokenizer: PreTrainedTokenizerBase,
+    sampling: SampleConfig | None,
+    seed: int,
 ) -> TokenStore:
-    directory = config.root / config.dataset / split
+    directory = config.root / dataset / split
     rows = sample_solutions(read_index(directory), sampling, seed) if sampling is not None else None
     found = split_tokens(directory, tokenizer, config.template, config.tokens)
     if rows is None:
@@ -69,7 +89,7 @@ def _load_split(
     store = within(found.store.at(rows), config.max_length, config.too_long)
     if store.n_dropped or store.n_truncated:
         console.print(
-            f"{config.dataset}/{split}: {store.n_dropped} samples dropped and {store.n_truncated} cut, "
+            f"{dataset}/{split}: {store.n_dropped} samples dropped and {store.n_truncated} cut, "
             f"longer than data.max_length={config.max_length}"
         )
     return store

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from transformers import PreTrainedTokenizerBase
 
-from weighted_mtp.data.batches import TokenStore
+from weighted_mtp.data.batches import TokenStore, join
 from weighted_mtp.data.index import read_index
 from weighted_mtp.data.load import SplitsConfig
 from weighted_mtp.data.sampling import PairConfig, sample_pairs
@@ -24,6 +24,7 @@ class PairDataConfig(SplitsConfig):
     max_tokens: int = Field(8192, ge=16)
     """Padded tokens of a microbatch."""
     pairs: PairConfig = PairConfig()
+    """Which pairs; of several datasets, of each."""
 
 
 @dataclass(frozen=True)
@@ -41,17 +42,25 @@ def load_pairs(
 
     Raises `UserError` for a dataset or index that is missing, and for a split without pairs.
     """
-    train = _load_split(config, config.train, config.pairs, tokenizer, seed)
-    if config.validation is None:
-        return train, None
+
+    def joined(split: str, chosen: PairConfig) -> PairStore:
+        store = join([_load_split(config, dataset, split, chosen, tokenizer, seed) for dataset in config.datasets])
+        return PairStore(store, np.arange(len(store)).reshape(-1, 2))
+
     held_out = config.pairs.model_copy(update={"portion": (0.0, 1.0)})
-    return train, _load_split(config, config.validation, held_out, tokenizer, seed)
+    return joined(config.train, config.pairs), joined(config.validation, held_out) if config.validation else None
 
 
 def _load_split(
-    config: PairDataConfig, split: str, chosen: PairConfig, tokenizer: PreTrainedTokenizerBase, seed: int
-) -> PairStore:
-    directory = config.root / config.dataset / split
+    config: PairDataConfig,
+    dataset: str,
+    split: str,
+    chosen: PairConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    seed: int,
+) -> TokenStore:
+    """Correct and incorrect program of each pair, one after the other."""
+    directory = config.root / dataset / split
     sampled = sample_pairs(read_index(directory), chosen, seed)
     rows = np.stack([sampled.correct, sampled.incorrect], axis=1)
     store = split_tokens(directory, tokenizer, config.template, config.tokens).store
@@ -60,7 +69,7 @@ def _load_split(
         raise UserError(f"{directory}: no pair is within data.max_length={config.max_length}: raise it")
     if len(kept) < len(rows):
         console.print(
-            f"{config.dataset}/{split}: {len(rows) - len(kept)} of {len(rows)} pairs dropped, "
+            f"{dataset}/{split}: {len(rows) - len(kept)} of {len(rows)} pairs dropped, "
             f"with a program longer than data.max_length={config.max_length}"
         )
-    return PairStore(store.at(kept.ravel()), np.arange(kept.size).reshape(kept.shape))
+    return store.at(kept.ravel())

@@ -113,12 +113,12 @@ def prepare_micro(root: Path, config: MicroConfig | None = None) -> Path:
         return write_micro(root, config, advance)
 
 
-def prepare_embedded(dataset: str, root: Path) -> None:
-    """Generate `dataset` where it is embedded and missing; leave any other, and a generated one, alone.
+def prepare_embedded(*datasets: str, root: Path) -> None:
+    """Generate the embedded one of `datasets` where it is missing; leave any other, and a generated one, alone.
 
     Of several processes that start at once one generates it, and the others wait.
     """
-    if dataset == MICRO and not (root / MICRO / "manifest.json").exists():
+    if MICRO in datasets and not (root / MICRO / "manifest.json").exists():
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / f".{MICRO}.lock"):
             prepare_micro(root)

@@ -100,7 +100,7 @@ class _Learner:
 
 def critic_parts(config: CriticConfig) -> Parts:
     """The parts of a critic's run; what lies in them is a function of `config`."""
-    by_first_rank(lambda: prepare_embedded(config.data.dataset, config.data.root))
+    by_first_rank(lambda: prepare_embedded(*config.data.datasets, root=config.data.root))
     torch.manual_seed(config.run.seed)
     critic = config.critic
     learner = _policy_copy(config, critic) if isinstance(critic, ImplicitConfig) else _value_model(config, critic)

@@ -60,7 +60,7 @@ def train_policy(config: PolicyConfig, weighting: WeightingFactory) -> Path | No
     """Train (or go on training) the policy that `config` describes; returns the run's folder, None where stopped."""
     if run := finished(config):
         return run
-    by_first_rank(lambda: prepare_embedded(config.data.dataset, config.data.root))
+    by_first_rank(lambda: prepare_embedded(*config.data.datasets, root=config.data.root))
     model, tokenizer = from_first_rank(lambda: build_policy(config.model, config.run.seed))
     whole = placed(model, config.runtime)
     training, validation = load_stores(config.data, tokenizer, config.run.seed)

@@ -106,7 +106,7 @@ def evaluate(config: EvaluationConfig) -> Report:
     chosen = benchmark(config.benchmark)
     if not chosen.is_text:
         check_available(config.unsafe_execution)  # refused before hours of sampling, not after
-    by_first_rank(lambda: prepare_embedded(config.benchmark, config.data_root))
+    by_first_rank(lambda: prepare_embedded(config.benchmark, root=config.data_root))
     problems = ProblemSet(config.data_root / config.benchmark / config.split, config.first)
     source = config.checkpoint
     model = by_first_rank(lambda: find_model(source)) if source is not None else None

@@ -134,7 +134,7 @@ def create_micro(request: Request, kind: Kind, init: MicroInit, seed: int) -> Pa
     output = request.storage / "models" / f"micro-{kind}"
     torch.manual_seed(seed)
     if init == "random":
-        prepare_embedded(MICRO, request.storage / "datasets")
+        prepare_embedded(MICRO, root=request.storage / "datasets")
         tokenizer = load_tokenizer(request.storage / "datasets" / MICRO / "tokenizer")
         heads = (request.n_future_tokens or DEFAULT_HEADS) if kind == "mtp" else None
         model = random_micro(MicroSize(), tokenizer, heads)

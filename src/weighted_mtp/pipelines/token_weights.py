@@ -318,7 +318,7 @@ def main(
             raise UserError("give either --critic (the run of a critic) or --run (a verifiable or Rho-1 run)")
         if output.suffix != ".html":
             raise UserError(f"--output {output}: the page is HTML; give a name that ends in .html")
-        prepare_embedded(dataset, data_root)
+        prepare_embedded(dataset, root=data_root)
         source = critic_source(critic) if critic else run_source(cast(Path, run))
         picture = write_weights(source, data_root / dataset / split, problems, output)
         print(f"page:    {output}\npicture: {picture}")

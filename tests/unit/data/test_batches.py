@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weighted_mtp.data.batches import TokenStore, build_store, collate, padding_share, plan_epoch, within
+from weighted_mtp.data.batches import TokenStore, build_store, collate, join, padding_share, plan_epoch, within
 from weighted_mtp.data.prompts import Example, encode_solutions
 from weighted_mtp.data.schema import Records
 from weighted_mtp.errors import UserError
@@ -185,3 +185,13 @@ def test_marks_stand_beside_their_tokens(store: TokenStore) -> None:
         [0, 0, 0, 2],
         [0, 1, 0, 0],
     ]
+
+
+def test_joined_stores_are_read_as_one() -> None:
+    together = build_store([EXAMPLES[2], *EXAMPLES])
+    joined = join([build_store(EXAMPLES[2:]), build_store(EXAMPLES)])
+    rows = np.array([3, 0, 2, 1])
+    assert list(joined.sample_ids) == ["c", "a", "b", "c"]
+    for name, value in vars(collate(together, rows, 99)).items():
+        assert torch.equal(getattr(collate(joined, rows, 99), name), value), name
+    assert within(joined, 4).n_dropped == 1

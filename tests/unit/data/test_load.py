@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from weighted_mtp.config import validated
 from weighted_mtp.data.index import write_index
 from weighted_mtp.data.load import DataConfig, load_stores
+from weighted_mtp.data.pairs import PairDataConfig, load_pairs
 from weighted_mtp.data.sampling import SampleConfig
 from weighted_mtp.data.schema import Records, write_split
 from weighted_mtp.data.tokens import FOLDER
@@ -61,3 +63,44 @@ def test_sampling_without_an_index_names_the_command_that_makes_it(
 ) -> None:
     with pytest.raises(UserError, match=r"wmtp data --datasets micro --steps metadata"):
         load_stores(config(root, SampleConfig()), micro_tokenizer, seed=0)
+
+
+def test_several_datasets_are_learned_from_together_each_sampled_by_itself(
+    root: Path, small_micro: dict[str, Records], micro_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    problems, solutions = small_micro["train"]
+    for split, kept in (("train", problems[:5]), ("validation", problems[5:8])):
+        ids = {problem.problem_id for problem in kept}
+        write_split(root / "other" / split, kept, [s for s in solutions if s.problem_id in ids])
+    write_index(root / "micro" / "train")
+    write_index(root / "other" / "train")
+    both = config(root, SampleConfig(max_per_problem=1)).model_copy(update={"dataset": ("other", "micro")})
+    train, validation = load_stores(both, micro_tokenizer, seed=0)
+    assert len(train) == 5 + len(problems)
+    assert validation is not None
+    assert len(validation) > sum(s.is_correct for s in small_micro["validation"][1])
+
+
+@pytest.mark.parametrize("datasets", [(), ("micro", "micro")])
+def test_no_dataset_or_one_twice_is_refused(datasets: tuple[str, ...]) -> None:
+    with pytest.raises(UserError, match=r"dataset=\[.*\]: give at least one, and each once"):
+        validated(DataConfig, {"dataset": datasets})
+
+
+def test_pairs_of_several_datasets_keep_their_programs_together(
+    root: Path, small_micro: dict[str, Records], micro_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    for dataset, origin in (("micro", None), ("other", "validation")):
+        for split in ("train", "validation"):
+            write_split(root / dataset / split, *small_micro[origin or split])
+            write_index(root / dataset / split)
+    home = {s.solution_id: (s.problem_id, s.is_correct) for of in small_micro.values() for s in of[1]}
+    both = PairDataConfig(root=root, dataset=("micro", "other"), template="plain", max_length=2048)
+    train, _ = load_pairs(both, micro_tokenizer, seed=0)
+    alone, _ = load_pairs(both.model_copy(update={"dataset": "micro"}), micro_tokenizer, seed=0)
+    assert len(train.pairs) > len(alone.pairs)
+    assert sorted(train.pairs.ravel()) == list(range(len(train.store)))
+    for good, bad in train.pairs:
+        problem = home[train.store.sample_ids[good]][0]
+        assert home[train.store.sample_ids[good]] == (problem, True)
+        assert home[train.store.sample_ids[bad]] == (problem, False)

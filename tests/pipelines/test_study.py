@@ -14,6 +14,7 @@ from weighted_mtp.cli import app
 from weighted_mtp.data.schema import read_problems, read_solutions
 from weighted_mtp.data.sources.micro.dataset import write_micro
 from weighted_mtp.data.sources.micro.generator import MicroConfig
+from weighted_mtp.pipelines.run_study import StudyResult, time_table
 from weighted_mtp.pipelines.study import StudyConfig
 from weighted_mtp.pipelines.study_steps import steps_of
 
@@ -144,6 +145,24 @@ def test_arms_are_evaluated_and_compared_at_each_temperature(storage: Path) -> N
     assert comparison.index("## Sampled at temperature 0\n") < comparison.index("## Sampled at temperature 0.5\n")
     assert comparison.count("pass@1 on 4 problems") == 2
     assert comparison.count("| weighted | shuffled |") == 2
+
+
+def test_the_time_of_a_step_is_told_for_each_arm_and_to_the_first(tmp_path: Path) -> None:
+    runs = {}
+    for name, seconds in (("uniform", [[9, 2, 2], [2, 2, 2]]), ("weighted", [[3, 3], [3, 90]])):
+        runs[name] = [tmp_path / f"{name}-{seed}" for seed in range(2)]
+        for run, of in zip(runs[name], seconds, strict=True):
+            records = [{"step": 0, "split": "validation"}]
+            records += [{"step": i, "split": "train", "seconds": s} for i, s in enumerate(of, start=1)]
+            run.mkdir()
+            (run / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    columns = time_table(StudyResult({}, runs, {})).columns
+    assert [list(column.cells) for column in columns] == [
+        ["uniform", "weighted"],
+        ["3", "2"],
+        ["2", "3"],
+        ["1.00", "1.50"],
+    ]
 
 
 def test_what_was_made_from_a_stage_that_is_made_anew_is_not_taken_for_finished(storage: Path, tmp_path: Path) -> None:

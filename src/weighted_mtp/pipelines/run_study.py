@@ -13,6 +13,7 @@ run again, so the same command goes on wherever it was stopped, step by step.
 
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Annotated
 
 import typer
@@ -66,10 +67,11 @@ def run_study(
 
 
 def report(config: StudyConfig, result: StudyResult) -> list[Path]:
-    """Print critics and the comparison, and write comparison and learning curves; returns the files."""
+    """Print critics, times and the comparison, and write comparison and learning curves; returns the files."""
     folder = config.storage / "runs" / config.name
     console = Console()
     console.print(critic_table(result))
+    console.print(time_table(result))
     files = []
     if len(config.arms) > 1:
         files.append(folder / "comparison.md")
@@ -104,6 +106,20 @@ def critic_table(result: StudyResult) -> Table:
         records = [record for record in _validations(run) if "pair_accuracy" in record]
         if records:
             table.add_row(name, *(f"{records[-1][key]:.3f}" if key in records[-1] else "–" for key in names))
+    return table
+
+
+def time_table(result: StudyResult) -> Table:
+    """Seconds of each arm's steps, the median over its runs, and how often the first arm's that is."""
+    table = Table(title="training", title_justify="left")
+    for column in ("arm", "steps", "seconds a step", "to the first arm's"):
+        table.add_column(column, justify="left" if column == "arm" else "right")
+    baseline = None
+    for name, runs in result.runs.items():
+        steps = [record for run in runs for record in read_metrics(run) if record["split"] == "train"]
+        seconds = median(step["seconds"] for step in steps)
+        baseline = baseline or seconds
+        table.add_row(name, f"{steps[-1]['step']:,}", f"{seconds:.3g}", f"{seconds / baseline:.2f}")
     return table
 
 

@@ -51,6 +51,7 @@ class Arm:
     """One line of the comparison.
 
     value       mean pass@k over seeds and problems
+    by_seed     (S,) pass@k of each evaluation, in the order given
     difference  to the baseline; None for the baseline itself
     paired      whether the difference is taken seed by seed
     solved      against the baseline; None for the baseline itself
@@ -59,6 +60,7 @@ class Arm:
     name: str
     seeds: int
     value: Estimate
+    by_seed: tuple[float, ...]
     difference: Estimate | None = None
     paired: bool = True
     solved: Solved | None = None
@@ -119,13 +121,15 @@ def compare(
     _check_same_benchmark(options)
     values, first_try = _values(counts, k), _values(counts, 1)
     (baseline, first), *others = values.items()
-    found = [Arm(baseline, len(first), hierarchical_interval(first, None, seed, resamples, confidence))]
+    whole = hierarchical_interval(first, None, seed, resamples, confidence)
+    found = [Arm(baseline, len(first), whole, _by_seed(first))]
     for name, own in others:
         found.append(
             Arm(
                 name,
                 len(own),
                 value=hierarchical_interval(own, None, seed, resamples, confidence),
+                by_seed=_by_seed(own),
                 difference=hierarchical_interval(own, first, seed, resamples, confidence),
                 paired=len(own) == len(first),
                 solved=_solved(first_try[name], first_try[baseline]),
@@ -137,6 +141,10 @@ def compare(
         for name, other in (against or {}).items()
     )
     return Comparison(k, base, first.shape[1], confidence, tuple(found), notes, further)
+
+
+def _by_seed(values: Values) -> tuple[float, ...]:
+    return tuple(values.mean(axis=1).tolist())
 
 
 def _solved(own: Values, base: Values) -> Solved:
@@ -237,6 +245,12 @@ def _parts(comparison: Comparison) -> Iterator[tuple[str, tuple[str, ...], list[
         header,
         [(_name(arm), _interval(arm.value, ""), _interval(arm.difference, "+")) for arm in comparison.arms],
     )
+    most = max(arm.seeds for arm in comparison.arms)
+    if most > 1:
+        numbers = tuple(str(number) for number in range(1, most + 1))
+        by_seed = [(arm.name, *(f"{value:.3f}" for value in arm.by_seed)) for arm in comparison.arms]
+        title = f"pass@{comparison.k} of each evaluation, in the order given"
+        yield title, ("arm", *numbers), [(*row, *[""] * (most + 1 - len(row))) for row in by_seed]
     solved = [(_name(arm), *map(_number, astuple(arm.solved))) for arm in comparison.arms if arm.solved is not None]
     if comparison.further:
         yield (

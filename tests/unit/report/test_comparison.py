@@ -121,6 +121,13 @@ def test_an_arm_is_compared_to_another_than_the_baseline_as_that_one_would_as_th
     assert "further differences" not in comparison_markdown(compare(arms))
 
 
+def test_each_seed_has_a_number_of_its_own() -> None:
+    found = compare({"a": [counts(1, 0), counts(1, 1)], "b": [counts(0, 0)]})
+    assert [arm.by_seed for arm in found.arms] == [(0.5, 1.0), (0.0,)]
+    assert "| a | 0.500 | 1.000 |\n| b | 0.000 |  |" in comparison_markdown(found)
+    assert "of each evaluation" not in comparison_markdown(compare({"a": [counts(1)], "b": [counts(0)]}))
+
+
 def test_problems_are_matched_by_name_not_by_place() -> None:
     a = random_counts(2)
     found = compare({"a": [a], "b": [dict(reversed(a.items()))]}).arms[1]

@@ -4,7 +4,8 @@
     … --sources codet_humaneval --objectives outcome,implicit --folds 0,1 --steps 60
 
 Each source by itself, each objective with the model as backbone, by the package's own training loop; beside it what
-needs no training: chance, lengths, and the model's own likelihood. Of the backbone its last layers are trained; what
+needs no training: chance, lengths, and the model's own likelihood. `frozen` is no critic but a linear ranker of the
+states that a critic's last layers would get (`frozen_states.py`). Of the backbone its last layers are trained; what
 those before make of a program is computed once, for all objectives and folds, and kept in the output. One JSON record a
 source, fold and ranker; what has one is not done again, so the same command goes on. At the end a table, with intervals
 over problems.
@@ -37,6 +38,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from frozen_states import MAX_TOKENS, PADDING, frozen_scores
 from pydantic import Field
 from real_programs import SEED, SOURCES, Fold, Pairs, Source, make_fold
 from torch import Tensor, nn
@@ -71,10 +73,9 @@ Rankers = dict[str, dict[str, Counts]]
 """Ranker → kind of pairs → problem → (halves there are, halves won): a tie is half a pair."""
 
 UNTRAINED = "untrained"
-OBJECTIVES = ("pairwise_ranking", "lambda_return", "outcome", "implicit")
+FROZEN = "frozen"
+OBJECTIVES = ("pairwise_ranking", "lambda_return", "outcome", "implicit", FROZEN)
 CHECKS = 5  # validations of a run, and checkpoints to choose from
-MAX_TOKENS = 2048  # of a microbatch
-PADDING = -1  # no token: what is computed of a row must not depend on how it is padded
 
 
 def won(pairs: Pairs, scores: Scores) -> Counts:
@@ -162,6 +163,13 @@ def score_programs(ask: Callable[[Batch], Tensor], store: TokenStore) -> dict[st
             scores.update(zip((store.sample_ids[row] for row in rows), given.tolist(), strict=True))
             advance()
     return scores
+
+
+def frozen(fold: Fold, options: argparse.Namespace) -> tuple[Rankers, dict[str, Any]]:
+    """A linear ranker of what the frozen layers say, and what was chosen for it."""
+    states = shallow(options).get_decoder().embed_tokens
+    scores, chosen = frozen_scores(states, fold, load_tokenizer(options.output / "model"))
+    return {FROZEN: {kind: won(pairs, scores) for kind, pairs in fold.pairs.items()}}, {"chosen": chosen}
 
 
 class CriticFit(FitConfig):
@@ -276,6 +284,8 @@ def measured(source: Source, number: int, options: argparse.Namespace) -> Iterat
         started = time.monotonic()
         if objective == UNTRAINED:
             rankers, notes = untrained(source, fold, options), {}
+        elif objective == FROZEN:
+            rankers, notes = frozen(fold, options)
         else:
             rankers, notes = trained(source, fold, objective, options)
         found = {**_identity(options), "seconds": round(time.monotonic() - started, 1), **notes, "rankers": rankers}

@@ -51,7 +51,7 @@ from weighted_mtp.data.pairs import PairDataConfig, PairStore, load_pairs
 from weighted_mtp.data.sampling import PairConfig, length_bias, sample_pairs
 from weighted_mtp.data.stream import BatchStream
 from weighted_mtp.errors import UserError
-from weighted_mtp.evaluation.pass_at_k import Counts, estimate
+from weighted_mtp.evaluation.pass_at_k import Counts, estimate, paired_difference
 from weighted_mtp.files import whole_file
 from weighted_mtp.losses.critic import CriticObjective, ImplicitConfig, implicit_advantages, program_scores
 from weighted_mtp.losses.critic_objective import ImplicitObjective, ValueObjective
@@ -73,6 +73,7 @@ Rankers = dict[str, dict[str, Counts]]
 """Ranker → kind of pairs → problem → (halves there are, halves won): a tie is half a pair."""
 
 UNTRAINED = "untrained"
+LENGTH = "length"
 FROZEN = "frozen"
 OBJECTIVES = ("pairwise_ranking", "lambda_return", "outcome", "implicit", FROZEN)
 CHECKS = 5  # validations of a run, and checkpoints to choose from
@@ -148,7 +149,7 @@ def untrained(source: Source, fold: Fold, options: argparse.Namespace) -> Ranker
     reference = with_heads(shallow(options), 1).eval()
     total = score_programs(lambda batch: -next_token_cross_entropies(reference, batch).sum(1), fold.store)
     mean = {name: total[name] / fold.lengths[name] for name in names}
-    scores = {"chance": chance, "length": length, "likelihood": total, "likelihood, per token": mean}
+    scores = {"chance": chance, LENGTH: length, "likelihood": total, "likelihood, per token": mean}
     return {name: {kind: won(pairs, s) for kind, pairs in fold.pairs.items()} for name, s in scores.items()}
 
 
@@ -323,15 +324,20 @@ def merged(records: Iterable[Path]) -> Rankers:
 
 
 def table(found: Mapping[str, Rankers]) -> str:
-    """Markdown: a row a source and ranker, a column a kind of pairs, accuracies with 95 % intervals over problems."""
+    """Markdown: a row a source and ranker, a column a kind of pairs, accuracies with 95 % intervals over problems.
+
+    The last column is the difference to lengths alone on all pairs, paired by problem.
+    """
     kinds = ("all", "balanced", "repairs")
-    lines = [f"| source | ranker | {' | '.join(kinds)} |", "|---" * (len(kinds) + 2) + "|"]
+    lines = [f"| source | ranker | {' | '.join(kinds)} | all, over length |", "|---" * (len(kinds) + 3) + "|"]
     for source, rankers in found.items():
         any_ranker = next(iter(rankers.values()))
         sizes = [_size(any_ranker[kind]) if kind in any_ranker else "–" for kind in kinds]
-        lines.append(f"| {source} | *problems, pairs* | {' | '.join(sizes)} |")
+        lines.append(f"| {source} | *problems, pairs* | {' | '.join(sizes)} | – |")
         for ranker, of in rankers.items():
             cells = [_cell(of[kind]) if kind in of else "–" for kind in kinds]
+            over = paired_difference(rankers[LENGTH]["all"], of["all"], 1)
+            cells.append(f"{over.value:+.3f} ({over.low:+.3f} to {over.high:+.3f})")
             lines.append(f"| | {ranker} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -5,7 +5,8 @@ of `solutions.parquet`.
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,6 +102,16 @@ def write_index(
     except OSError as error:
         raise cannot_write(path, error) from error
     return path
+
+
+@contextmanager
+def sampling_from(split_dir: Path) -> Iterator[SolutionIndex]:
+    """The index of a split, as `read_index`; what is wrong with sampling from it is told with the split's name."""
+    index = read_index(split_dir)
+    try:
+        yield index
+    except UserError as error:
+        raise UserError(f"{split_dir}: {error}") from error
 
 
 def read_index(split_dir: Path) -> SolutionIndex:

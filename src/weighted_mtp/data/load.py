@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerBase
 
 from weighted_mtp.config import Section
 from weighted_mtp.data.batches import TokenStore, TooLong, join, within
-from weighted_mtp.data.index import read_index
+from weighted_mtp.data.index import sampling_from
 from weighted_mtp.data.prompts import Template
 from weighted_mtp.data.sampling import SampleConfig, sample_solutions
 from weighted_mtp.data.tokens import split_tokens
@@ -78,7 +78,10 @@ def _load_split(
     seed: int,
 ) -> TokenStore:
     directory = config.root / dataset / split
-    rows = sample_solutions(read_index(directory), sampling, seed) if sampling is not None else None
+    rows = None
+    if sampling is not None:
+        with sampling_from(directory) as index:
+            rows = sample_solutions(index, sampling, seed)
     found = split_tokens(directory, tokenizer, config.template, config.tokens)
     if rows is None:
         rows = np.flatnonzero(found.is_correct)

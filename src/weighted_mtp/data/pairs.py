@@ -8,7 +8,7 @@ from pydantic import Field
 from transformers import PreTrainedTokenizerBase
 
 from weighted_mtp.data.batches import TokenStore, join
-from weighted_mtp.data.index import read_index
+from weighted_mtp.data.index import sampling_from
 from weighted_mtp.data.load import SplitsConfig
 from weighted_mtp.data.sampling import PairConfig, sample_pairs
 from weighted_mtp.data.tokens import split_tokens
@@ -61,7 +61,8 @@ def _load_split(
 ) -> TokenStore:
     """Correct and incorrect program of each pair, one after the other."""
     directory = config.root / dataset / split
-    sampled = sample_pairs(read_index(directory), chosen, seed)
+    with sampling_from(directory) as index:
+        sampled = sample_pairs(index, chosen, seed)
     rows = np.stack([sampled.correct, sampled.incorrect], axis=1)
     store = split_tokens(directory, tokenizer, config.template, config.tokens).store
     kept = rows[(store.lengths[rows] <= config.max_length).all(axis=1)]

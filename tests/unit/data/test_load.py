@@ -81,6 +81,23 @@ def test_several_datasets_are_learned_from_together_each_sampled_by_itself(
     assert len(validation) > sum(s.is_correct for s in small_micro["validation"][1])
 
 
+def test_where_nothing_is_to_be_sampled_the_split_is_named(
+    root: Path, small_micro: dict[str, Records], micro_tokenizer: PreTrainedTokenizerFast
+) -> None:
+    problems, solutions = small_micro["train"]
+    right = [solution for solution in solutions if solution.is_correct]
+    write_split(root / "right" / "train", problems, right)
+    write_split(root / "wrong" / "train", problems, [s for s in solutions if s not in right])
+    for name in ("right", "wrong"):
+        write_index(root / name / "train")
+    pairs = PairDataConfig(root=root, dataset="right", validation=None)
+    with pytest.raises(UserError, match=r"right/train: no pair to sample"):
+        load_pairs(pairs, micro_tokenizer, seed=0)
+    programs = config(root, SampleConfig()).model_copy(update={"dataset": "wrong", "validation": None})
+    with pytest.raises(UserError, match=r"wrong/train: "):
+        load_stores(programs, micro_tokenizer, seed=0)
+
+
 @pytest.mark.parametrize("datasets", [(), ("micro", "micro")])
 def test_no_dataset_or_one_twice_is_refused(datasets: tuple[str, ...]) -> None:
     with pytest.raises(UserError, match=r"dataset=\[.*\]: give at least one, and each once"):

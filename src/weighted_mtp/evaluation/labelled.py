@@ -7,7 +7,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, product
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,14 @@ from weighted_mtp.data.manifest import require_manifest, split_checksums
 from weighted_mtp.data.registry import NAMES, TRAIN
 from weighted_mtp.data.schema import (
     SMALL,
+    SOLUTION_SCHEMA,
+    SOLUTIONS_FILE,
     Counts,
     Problem,
     Solution,
     SplitWriter,
     cannot_write,
+    opened_table,
     read_statements,
     read_verdicts,
     stream_problems,
@@ -176,6 +179,24 @@ def _labelled_before(folder: Path) -> Manifest:
 
 def _described(evaluation: Evaluation) -> dict[str, Any]:
     return {"folder": str(evaluation.folder), "sha256": sha256(evaluation.results), "config": evaluation.config}
+
+
+def authors_differ(split: Path) -> float:
+    """The share of a split's pairs in which one program is a policy's and the other is not.
+
+    A critic of such pairs alone need not look at correctness: it can tell who wrote them (docs/LOG.md).
+    """
+    found: Counter[tuple[str, bool, bool]] = Counter()
+    columns = ["problem_id", "is_correct", "origin"]
+    with opened_table(split / SOLUTIONS_FILE, SOLUTION_SCHEMA) as file:
+        for batch in file.iter_batches(columns=columns):
+            rows = zip(*(batch[name].to_pylist() for name in columns), strict=True)
+            found.update((problem, is_correct, origin == "model") for problem, is_correct, origin in rows)
+    pairs: Counter[bool] = Counter()
+    for problem in {problem for problem, _, _ in found}:
+        for good, bad in product((True, False), repeat=2):
+            pairs[good != bad] += found[problem, True, good] * found[problem, False, bad]
+    return pairs[True] / pairs.total() if pairs.total() else 0.0
 
 
 class _Copying:

@@ -16,10 +16,13 @@ import typer
 from rich.console import Console
 
 from weighted_mtp.errors import UserError
-from weighted_mtp.evaluation.labelled import LEARNED_FROM, LabelOptions, read_evaluation, write_labelled
+from weighted_mtp.evaluation.labelled import LEARNED_FROM, LabelOptions, authors_differ, read_evaluation, write_labelled
 from weighted_mtp.pipelines.command import Debug, one_line_errors
 from weighted_mtp.pipelines.setup_datasets import describe
 from weighted_mtp.report.datasets import account
+
+MOSTLY = 0.9
+"""Share of pairs by two authors above which it is said: where weights harmed it was 0.98, where they helped 0.48."""
 
 
 def label(evaluations: Sequence[Path], folder: Path, options: LabelOptions) -> None:
@@ -33,6 +36,13 @@ def label(evaluations: Sequence[Path], folder: Path, options: LabelOptions) -> N
     for line in (f"{folder}: {state}", *(f"  {line}" for line in account(manifest))):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     describe(folder)
+    for split in (path for path in sorted(folder.iterdir()) if path.is_dir()):
+        if (share := authors_differ(split)) > MOSTLY:
+            note = (
+                f"{share:.0%} of its pairs are of a policy's program and another's: a critic may learn who wrote them"
+            )
+            remedy = "sample more programs a problem, or from a policy that passes more often, for pairs of its own"
+            console.print(f"{split.name}: {note}; {remedy}", markup=False, highlight=False, soft_wrap=True)
 
 
 def main(

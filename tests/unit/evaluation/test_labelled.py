@@ -20,9 +20,10 @@ from weighted_mtp.data.schema import (
 )
 from weighted_mtp.data.verify import check_dataset
 from weighted_mtp.errors import UserError
-from weighted_mtp.evaluation.labelled import LabelOptions, read_evaluation, write_labelled
+from weighted_mtp.evaluation.labelled import LabelOptions, authors_differ, read_evaluation, write_labelled
 from weighted_mtp.files import check_files, sha256
 from weighted_mtp.manifest import Manifest, write_manifest
+from weighted_mtp.pipelines.label_samples import label
 
 TESTS = (TestCase("call", "(1,)", "2"),)
 SPLITS = {"train": "abc", "validation": "v", "test": "t"}
@@ -137,6 +138,26 @@ def test_the_datasets_own_solutions_come_along_where_asked(datasets: Path) -> No
         *(("b/False", False), ("b/True", True)),
         *(("c/False", False), ("c/True", True), ("c/sampled/0", False)),
     ]
+
+
+def test_pairs_of_two_authors_are_counted(datasets: Path) -> None:
+    records = [
+        sampled("a", "    return 5\n", True),
+        sampled("a", "    return 6\n", False),
+        sampled("b", "    return 7\n", False),
+    ]
+    labelled(datasets, evaluation(datasets, "train", records), keep_solutions=True)
+    assert authors_differ(datasets / "own" / "train") == 3 / 6  # of a's four pairs two, of b's two one
+    assert authors_differ(datasets / "micro" / "train") == 0
+
+
+@pytest.mark.parametrize(("failures", "is_said"), [(12, True), (3, False)])
+def test_it_is_said_where_a_critic_could_learn_who_wrote(
+    datasets: Path, capsys: pytest.CaptureFixture[str], failures: int, is_said: bool
+) -> None:
+    records = [sampled("c", f"    return {10 + number}\n", False) for number in range(failures)]
+    label([evaluation(datasets, "train", records)], datasets / "own", LabelOptions(keep_solutions=True))
+    assert ("train: 92% of its pairs are of a policy's program and another's" in capsys.readouterr().out) == is_said
 
 
 def test_a_whole_program_and_a_text_answer_are_taken_as_they_are(datasets: Path) -> None:

@@ -76,7 +76,9 @@ def losses(storage: Path, place: str) -> list[float]:
 
 
 def table(result: Result) -> list[str]:
-    return [line for line in result.stdout.splitlines() if "uniform" in line or "faster" in line]
+    """The comparison's lines, without those of the time that steps took."""
+    compared = result.stdout[result.stdout.index("sampled at temperature") :]
+    return [line for line in compared.splitlines() if "uniform" in line or "faster" in line]
 
 
 def with_data(storage: Path) -> Path:

@@ -16,6 +16,7 @@ The plan is of full microbatches all of whose tokens are responses; the batches 
 """
 
 import tempfile
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -90,10 +91,10 @@ def tensors_peak(*run: Any) -> int:
     events = profiler.profiler.kineto_results.events()
     steps = sorted((e.start_ns(), e.start_ns() + e.duration_ns()) for e in events if e.name() == "optimizer step")
     memory = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
-    sums = dict(zip((at for at, _ in memory), accumulate(change for _, change in memory), strict=True))
-    before = [[total for at, total in sums.items() if at < start][-1] for start, _ in steps[1:]]
-    most = [max(total for at, total in sums.items() if start <= at <= end) for start, end in steps[1:]]
-    return before[0] + max(m - b for m, b in zip(most, before, strict=True))
+    times = [at for at, _ in memory]
+    sums = [0, *accumulate(change for _, change in memory)]  # before the first event, and after each
+    spans = [(bisect_left(times, start), bisect_right(times, end)) for start, end in steps[1:]]
+    return sums[spans[0][0]] + max(max(sums[first : last + 1]) - sums[first] for first, last in spans)
 
 
 def resident_peaks(*run: Any) -> Resident:

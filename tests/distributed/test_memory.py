@@ -14,7 +14,7 @@ specification.loader.exec_module(benchmark)
 
 SMALL = [
     *("model.micro.hidden_size=256", "model.micro.intermediate_size=1024", "model.micro.num_attention_heads=8"),
-    *("model.micro.num_hidden_layers=3", "data.max_tokens=256"),
+    *("model.micro.num_hidden_layers=6", "data.max_tokens=256"),  # so that a gathered layer is a small part of it
 ]
 
 
@@ -27,9 +27,10 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("more", [[], ["model.lora.r=8"]], ids=["full", "LoRA"])
 @pytest.mark.parametrize(("ranks", "parallel"), benchmark.SPREAD)
-def test_the_planned_peak_is_the_measured_one_nearly(storage: Path, ranks: int, parallel: str, more: list[str]) -> None:
+def test_the_planned_peak_is_the_measured_one_within_15_percent(
+    storage: Path, ranks: int, parallel: str, more: list[str]
+) -> None:
     name = f"{ranks}-{parallel}-{'-'.join(more)}"
     run = benchmark.baseline(storage, name, ranks, *SMALL, f"runtime.parallel={parallel}", *more)
     measured = max(values(run_group(ranks, benchmark.tensors_peak, *run)))
-    early = 0.2 if ranks > 1 and parallel == "full" else 0.15  # idle ranks give gathered layers back before they must
-    assert 0.85 * measured <= benchmark.planned_peak(run, ranks) <= (1 + early) * measured
+    assert benchmark.planned_peak(run, ranks) == pytest.approx(measured, rel=0.15)

@@ -11,27 +11,24 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from real_programs import SEED, Fold
+from real_programs import SEED, Fold, asked
 from torch import Tensor
 from torch.nn.functional import softplus
 from transformers import PreTrainedTokenizerBase
 
-from weighted_mtp.data.batches import TokenStore, collate, plan_epoch
+from weighted_mtp.data.batches import Batch, TokenStore
 from weighted_mtp.data.index import read_index
 from weighted_mtp.data.tokens import split_tokens
-from weighted_mtp.progress import progress
 
 States = Callable[[Tensor], Tensor]
-"""Token ids, rows padded with `PADDING`, (B, T) → (B, T, D)."""
+"""Token ids, padded with `real_programs.PADDING`, (B, T) → (B, T, D)."""
 Pooled = dict[str, Tensor]
 """Pooling → (N, D), a row a program."""
 Pairs = list[Tensor]
 """Of each problem (M, 2) rows, correct and incorrect."""
 
-PADDING = -1  # no token: what is computed of a row must not depend on how it is padded
 PENALTIES = (1e-2, 1e-3, 1e-4)  # times the squared norm, beside a mean loss
 PARTS = 4  # of the cross-validation
-MAX_TOKENS = 2048  # of a microbatch
 
 
 def frozen_scores(states: States, fold: Fold, tokenizer: PreTrainedTokenizerBase) -> tuple[dict[str, float], str]:
@@ -67,17 +64,12 @@ def _labelled(split: Path, tokenizer: PreTrainedTokenizerBase) -> tuple[TokenSto
 
 def _pooled(states: States, store: TokenStore) -> Pooled:
     """The vectors of all programs of a store."""
-    mean, most = (torch.zeros(len(store), 0) for _ in range(2))
-    batches = plan_epoch(store.lengths, MAX_TOKENS, SEED, 0)
-    with progress("asking the frozen layers", len(batches)) as advance:
-        for rows in batches:
-            batch = collate(store, rows, PADDING)
-            of, mask = states(batch.input_ids), batch.response_mask[..., None]
-            if not mean.numel():
-                mean, most = (torch.zeros(len(store), of.shape[-1]) for _ in range(2))
-            mean[rows] = (of * mask).sum(1) / mask.sum(1)
-            most[rows] = of.masked_fill(~mask, -torch.inf).amax(1)
-            advance()
+
+    def ask(batch: Batch) -> Tensor:
+        of, mask = states(batch.input_ids), batch.response_mask[..., None]
+        return torch.stack([(of * mask).sum(1) / mask.sum(1), of.masked_fill(~mask, -torch.inf).amax(1)], dim=1)
+
+    mean, most = asked(ask, store, "asking the frozen layers").unbind(1)
     return {"mean": mean, "maximum": most}
 
 

@@ -38,14 +38,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from frozen_states import MAX_TOKENS, PADDING, frozen_scores
+from frozen_states import frozen_scores
 from pydantic import Field
-from real_programs import SEED, SOURCES, Fold, Pairs, Source, make_fold
+from real_programs import MAX_TOKENS, PADDING, SEED, SOURCES, Fold, Pairs, Source, asked, make_fold
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from weighted_mtp.config import validated
-from weighted_mtp.data.batches import Batch, TokenStore, collate, plan_epoch
+from weighted_mtp.data.batches import Batch, TokenStore
 from weighted_mtp.data.index import read_index
 from weighted_mtp.data.pairs import PairDataConfig, PairStore, load_pairs
 from weighted_mtp.data.sampling import PairConfig, length_bias, sample_pairs
@@ -63,7 +63,7 @@ from weighted_mtp.models.mtp import decoder_layers
 from weighted_mtp.models.value import ValueModel
 from weighted_mtp.pipelines.command import comma_list, one_line_errors
 from weighted_mtp.pipelines.fit import FitConfig, Parts, fit
-from weighted_mtp.progress import console, progress
+from weighted_mtp.progress import console
 from weighted_mtp.report.curves import read_metrics
 from weighted_mtp.training.optim import Group
 
@@ -153,17 +153,9 @@ def untrained(source: Source, fold: Fold, options: argparse.Namespace) -> Ranker
     return {name: {kind: won(pairs, s) for kind, pairs in fold.pairs.items()} for name, s in scores.items()}
 
 
-@torch.no_grad()
 def score_programs(ask: Callable[[Batch], Tensor], store: TokenStore) -> dict[str, float]:
     """One number a program, from a question that gives one a row of a batch."""
-    scores = {}
-    batches = plan_epoch(store.lengths, MAX_TOKENS, SEED, 0)
-    with progress("ranking", len(batches)) as advance:
-        for rows in batches:
-            given = ask(collate(store, rows, PADDING))
-            scores.update(zip((store.sample_ids[row] for row in rows), given.tolist(), strict=True))
-            advance()
-    return scores
+    return dict(zip(store.sample_ids, asked(ask, store, "ranking").tolist(), strict=True))
 
 
 def frozen(fold: Fold, options: argparse.Namespace) -> tuple[Rankers, dict[str, Any]]:

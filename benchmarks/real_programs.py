@@ -8,9 +8,11 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from weighted_mtp.data.batches import TokenStore, build_store
+from weighted_mtp.data.batches import Batch, TokenStore, build_store, collate, plan_epoch
 from weighted_mtp.data.index import read_index, write_index
 from weighted_mtp.data.prepare import prepare
 from weighted_mtp.data.prompts import encode_solutions
@@ -18,11 +20,14 @@ from weighted_mtp.data.sampling import PairConfig, sample_pairs
 from weighted_mtp.data.schema import Problem, Solution, read_problems, read_solutions, write_split
 from weighted_mtp.data.sources.rows import read_rows
 from weighted_mtp.models.checkpoint import load_tokenizer
+from weighted_mtp.progress import progress
 
 Pairs = dict[str, list[tuple[str, str]]]
 """Problem → (correct, incorrect) programs of it, by id."""
 
 SEED = 0
+MAX_TOKENS = 2048  # of a microbatch
+PADDING = -1  # no token: what is computed of a row must not depend on how it is padded
 VALIDATES = 8  # of so many problems one
 
 
@@ -191,3 +196,15 @@ def balanced_pairs(split: Path) -> Pairs:
         pair = (solutions[correct].solution_id, solutions[incorrect].solution_id)
         pairs.setdefault(solutions[correct].problem_id, []).append(pair)
     return pairs
+
+
+@torch.no_grad()
+def asked(ask: Callable[[Batch], Tensor], store: TokenStore, title: str) -> Tensor:
+    """(N, …): what a question that gives (B, …) of a batch, padded with `PADDING`, says of a store's programs."""
+    batches = plan_epoch(store.lengths, MAX_TOKENS, SEED, 0)
+    given = []
+    with progress(title, len(batches)) as advance:
+        for rows in batches:
+            given.append(ask(collate(store, rows, PADDING)))
+            advance()
+    return torch.cat(given)[torch.from_numpy(np.argsort(np.concatenate(batches)))]

@@ -31,6 +31,10 @@ class SplitsConfig(Section):
     tokens: Path | None = None
     """Folder for token files; null for `.tokens` under `root`. Another one where that is slow or cannot be written."""
 
+    def folders(self, split: str) -> list[Path]:
+        """Where that split of each dataset lies."""
+        return [self.root / dataset / split for dataset in self.datasets]
+
     @property
     def datasets(self) -> tuple[str, ...]:
         """The names in `dataset`."""
@@ -64,20 +68,14 @@ def load_stores(
     """
 
     def joined(split: str, sampling: SampleConfig | None) -> TokenStore:
-        return join([_load_split(config, dataset, split, tokenizer, sampling, seed) for dataset in config.datasets])
+        return join([_load_split(config, folder, tokenizer, sampling, seed) for folder in config.folders(split)])
 
     return joined(config.train, config.sampling), joined(config.validation, None) if config.validation else None
 
 
 def _load_split(
-    config: DataConfig,
-    dataset: str,
-    split: str,
-    tokenizer: PreTrainedTokenizerBase,
-    sampling: SampleConfig | None,
-    seed: int,
+    config: DataConfig, directory: Path, tokenizer: PreTrainedTokenizerBase, sampling: SampleConfig | None, seed: int
 ) -> TokenStore:
-    directory = config.root / dataset / split
     rows = None
     if sampling is not None:
         with sampling_from(directory) as index:
@@ -92,7 +90,7 @@ def _load_split(
     store = within(found.store.at(rows), config.max_length, config.too_long)
     if store.n_dropped or store.n_truncated:
         console.print(
-            f"{dataset}/{split}: {store.n_dropped} samples dropped and {store.n_truncated} cut, "
+            f"{directory.parent.name}/{directory.name}: {store.n_dropped} samples dropped and {store.n_truncated} cut, "
             f"longer than data.max_length={config.max_length}"
         )
     return store

@@ -1,6 +1,7 @@
 """Pairs of a correct and an incorrect program for the same problem, tokenized: what critics learn from."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +45,7 @@ def load_pairs(
     """
 
     def joined(split: str, chosen: PairConfig) -> PairStore:
-        store = join([_load_split(config, dataset, split, chosen, tokenizer, seed) for dataset in config.datasets])
+        store = join([_load_split(config, folder, chosen, tokenizer, seed) for folder in config.folders(split)])
         return PairStore(store, np.arange(len(store)).reshape(-1, 2))
 
     held_out = config.pairs.model_copy(update={"portion": (0.0, 1.0)})
@@ -52,15 +53,9 @@ def load_pairs(
 
 
 def _load_split(
-    config: PairDataConfig,
-    dataset: str,
-    split: str,
-    chosen: PairConfig,
-    tokenizer: PreTrainedTokenizerBase,
-    seed: int,
+    config: PairDataConfig, directory: Path, chosen: PairConfig, tokenizer: PreTrainedTokenizerBase, seed: int
 ) -> TokenStore:
     """Correct and incorrect program of each pair, one after the other."""
-    directory = config.root / dataset / split
     with sampling_from(directory) as index:
         sampled = sample_pairs(index, chosen, seed)
     rows = np.stack([sampled.correct, sampled.incorrect], axis=1)
@@ -70,7 +65,7 @@ def _load_split(
         raise UserError(f"{directory}: no pair is within data.max_length={config.max_length}: raise it")
     if len(kept) < len(rows):
         console.print(
-            f"{dataset}/{split}: {len(rows) - len(kept)} of {len(rows)} pairs dropped, "
+            f"{directory.parent.name}/{directory.name}: {len(rows) - len(kept)} of {len(rows)} pairs dropped, "
             f"with a program longer than data.max_length={config.max_length}"
         )
     return store.at(kept.ravel())

@@ -373,12 +373,14 @@ def read_solutions(directory: Path, rows: Rows | None = None) -> list[Solution]:
     return [Solution(**{**row, "spans": tuple(Span(**span) for span in row["spans"])}) for row in found]
 
 
-def read_verdicts(directory: Path) -> Iterator[tuple[str, bool]]:
-    """(problem_id, is_correct) of every solution of a split, in order; no program is read, so millions need no memory.
+def read_verdicts(directory: Path, *more: str) -> Iterator[tuple[Any, ...]]:
+    """(problem_id, is_correct) of every solution of a split, in order, and `more` of its columns, but for `code`.
+
+    No program is read, so that millions need no memory.
 
     Raises UserError as `read_solutions`.
     """
-    columns = ["problem_id", "is_correct"]
+    columns = ["problem_id", "is_correct", *more]
     with opened_table(directory / SOLUTIONS_FILE, SOLUTION_SCHEMA) as file:
         for batch in file.iter_batches(columns=columns):
             yield from zip(*(batch.column(name).to_pylist() for name in columns), strict=True)

@@ -16,14 +16,11 @@ from weighted_mtp.data.manifest import require_manifest, split_checksums
 from weighted_mtp.data.registry import NAMES, TRAIN
 from weighted_mtp.data.schema import (
     SMALL,
-    SOLUTION_SCHEMA,
-    SOLUTIONS_FILE,
     Counts,
     Problem,
     Solution,
     SplitWriter,
     cannot_write,
-    opened_table,
     read_statements,
     read_verdicts,
     stream_problems,
@@ -186,12 +183,8 @@ def authors_differ(split: Path) -> float:
 
     A critic of such pairs alone need not look at correctness: it can tell who wrote them (docs/LOG.md).
     """
-    found: Counter[tuple[str, bool, bool]] = Counter()
-    columns = ["problem_id", "is_correct", "origin"]
-    with opened_table(split / SOLUTIONS_FILE, SOLUTION_SCHEMA) as file:
-        for batch in file.iter_batches(columns=columns):
-            rows = zip(*(batch[name].to_pylist() for name in columns), strict=True)
-            found.update((problem, is_correct, origin == "model") for problem, is_correct, origin in rows)
+    solutions = read_verdicts(split, "origin")
+    found = Counter((problem, is_correct, origin == "model") for problem, is_correct, origin in solutions)
     pairs: Counter[bool] = Counter()
     for problem in {problem for problem, _, _ in found}:
         for good, bad in product((True, False), repeat=2):

@@ -36,13 +36,13 @@ def label(evaluations: Sequence[Path], folder: Path, options: LabelOptions) -> N
     for line in (f"{folder}: {state}", *(f"  {line}" for line in account(manifest))):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     describe(folder)
-    for split in (path for path in sorted(folder.iterdir()) if path.is_dir()):
-        if (share := authors_differ(split)) > MOSTLY:
+    for split in manifest["splits"]:
+        if (share := authors_differ(folder / split)) > MOSTLY:
             note = (
                 f"{share:.0%} of its pairs are of a policy's program and another's: a critic may learn who wrote them"
             )
             remedy = "sample more programs a problem, or from a policy that passes more often, for pairs of its own"
-            console.print(f"{split.name}: {note}; {remedy}", markup=False, highlight=False, soft_wrap=True)
+            console.print(f"{split}: {note}; {remedy}", markup=False, highlight=False, soft_wrap=True)
 
 
 def main(

@@ -58,12 +58,15 @@ class Arm:
     """
 
     name: str
-    seeds: int
     value: Estimate
     by_seed: tuple[float, ...]
     difference: Estimate | None = None
     paired: bool = True
     solved: Solved | None = None
+
+    @property
+    def seeds(self) -> int:
+        return len(self.by_seed)
 
 
 @dataclass(frozen=True)
@@ -121,13 +124,11 @@ def compare(
     _check_same_benchmark(options)
     values, first_try = _values(counts, k), _values(counts, 1)
     (baseline, first), *others = values.items()
-    whole = hierarchical_interval(first, None, seed, resamples, confidence)
-    found = [Arm(baseline, len(first), whole, _by_seed(first))]
+    found = [Arm(baseline, hierarchical_interval(first, None, seed, resamples, confidence), _by_seed(first))]
     for name, own in others:
         found.append(
             Arm(
                 name,
-                len(own),
                 value=hierarchical_interval(own, None, seed, resamples, confidence),
                 by_seed=_by_seed(own),
                 difference=hierarchical_interval(own, first, seed, resamples, confidence),

@@ -4,6 +4,7 @@ The run never waits for them before its end and never ends for them: the local f
 fails is told of and tried again at the next save and once more at the end.
 """
 
+import json
 from pathlib import Path
 from threading import Lock, Thread
 from types import TracebackType
@@ -22,8 +23,8 @@ _OF_THE_RUN = ("config.yaml", "run.json", "metrics.jsonl")
 class Uploads:
     """A context manager around a run; `start()` after each save. Leaving it waits for what is under way.
 
-    A copy has the run's own form, `checkpoints/step-…`. A checkpoint's manifest comes last, so that one that has it is
-    whole. What is deleted here, as newer checkpoints come, stays there.
+    A copy has the run's own form, `checkpoints/step-…`. A checkpoint's manifest comes last, after all files it names,
+    so that one that has it is whole. What is deleted here, as newer checkpoints come, stays there.
     """
 
     def __init__(self, run: Path, target: str) -> None:
@@ -80,8 +81,8 @@ class Uploads:
         manifest = checkpoint / MANIFEST
         if self._holds(manifest):  # of an earlier start of the run
             return
-        weights = [file for file in sorted(checkpoint.rglob("*")) if file.is_file() and file != manifest]
-        for file in (*(self.run / name for name in _OF_THE_RUN), *weights, manifest):
+        named = json.loads(manifest.read_text(encoding="utf-8"))["files"]  # the folder may be in deletion already
+        for file in (*(self.run / name for name in _OF_THE_RUN), *(checkpoint / name for name in named), manifest):
             remote = self._remote(file)
             self._files.makedirs(remote.rpartition("/")[0], exist_ok=True)
             self._files.put_file(str(file), remote)

@@ -8,6 +8,8 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 from weighted_mtp.errors import UserError
+from weighted_mtp.files import whole_directory
+from weighted_mtp.manifest import write_manifest
 from weighted_mtp.training.upload import Uploads
 
 
@@ -16,11 +18,12 @@ def checkpoint(run: Path, step: int) -> Path:
     for name in ("config.yaml", "run.json", "metrics.jsonl"):
         run.mkdir(exist_ok=True)
         (run / name).write_text(name)
-    folder = run / "checkpoints" / f"step-{step:08d}"
-    for file in ("model/model.safetensors", "state/.metadata", "manifest.json"):
-        (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        (folder / file).write_text(f"{file} of step {step}")
-    return folder
+    with whole_directory(run / "checkpoints" / f"step-{step:08d}") as folder:
+        for file in ("model/model.safetensors", "state/.metadata"):
+            (folder / file).parent.mkdir()
+            (folder / file).write_text(f"{file} of step {step}")
+        write_manifest(folder, {"step": step})
+    return run / "checkpoints" / f"step-{step:08d}"
 
 
 def files(folder: Path) -> dict[str, str]:
@@ -89,6 +92,13 @@ def test_the_run_does_not_wait_for_a_copy(tmp_path: Path, monkeypatch: pytest.Mo
         assert not (tmp_path / "there" / "run" / "config.yaml").exists()
         go_on.set()
     assert files(tmp_path / "there" / "run") == files(tmp_path / "run")
+
+
+def test_a_checkpoint_half_deleted_is_no_whole_copy(tmp_path: Path) -> None:
+    (checkpoint(tmp_path / "run", 1) / "model" / "model.safetensors").unlink()
+    with Uploads(tmp_path / "run", f"file://{tmp_path}/there/run") as uploads:
+        uploads.start()
+    assert not list((tmp_path / "there").rglob("manifest.json"))
 
 
 @pytest.mark.parametrize("target", ["nosuch://bucket/run", "adl://bucket/run"])

@@ -17,8 +17,9 @@ from weighted_mtp.data.index import read_index, write_index
 from weighted_mtp.data.prepare import prepare
 from weighted_mtp.data.prompts import encode_solutions
 from weighted_mtp.data.sampling import PairConfig, sample_pairs
-from weighted_mtp.data.schema import Problem, Solution, read_problems, read_solutions, write_split
+from weighted_mtp.data.schema import Problem, Solution
 from weighted_mtp.data.sources.rows import read_rows
+from weighted_mtp.data.tables import read_problems, read_solutions, write_split
 from weighted_mtp.models.checkpoint import load_tokenizer
 from weighted_mtp.progress import progress
 

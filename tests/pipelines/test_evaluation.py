@@ -12,9 +12,9 @@ from tiny_models import byte_tokenizer, tiny_model
 from typer.testing import CliRunner, Result
 
 from weighted_mtp.cli import app
-from weighted_mtp.data.schema import read_problems, read_solutions
 from weighted_mtp.data.sources.micro.dataset import write_micro
 from weighted_mtp.data.sources.micro.generator import MicroConfig
+from weighted_mtp.data.tables import read_problems, read_solutions
 from weighted_mtp.evaluation.confinement import offered
 from weighted_mtp.models.convert import write_model
 from weighted_mtp.models.folder import Origin

@@ -7,9 +7,9 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from weighted_mtp.cli import app
-from weighted_mtp.data.schema import read_solutions
 from weighted_mtp.data.sources.micro.dataset import write_micro
 from weighted_mtp.data.sources.micro.generator import MicroConfig
+from weighted_mtp.data.tables import read_solutions
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "local"
 TINY = ["model.micro.hidden_size=32", "model.micro.num_attention_heads=2", "model.micro.num_hidden_layers=2"]

@@ -11,9 +11,9 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from weighted_mtp.cli import app
-from weighted_mtp.data.schema import read_problems, read_solutions
 from weighted_mtp.data.sources.micro.dataset import write_micro
 from weighted_mtp.data.sources.micro.generator import MicroConfig
+from weighted_mtp.data.tables import read_problems, read_solutions
 from weighted_mtp.pipelines.run_study import StudyResult, time_table
 from weighted_mtp.pipelines.study import StudyConfig
 from weighted_mtp.pipelines.study_steps import steps_of

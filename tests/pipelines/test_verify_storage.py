@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 
 from weighted_mtp.cli import app
 from weighted_mtp.data.index import write_index
-from weighted_mtp.data.schema import Problem, Solution, TestCase, write_split
+from weighted_mtp.data.schema import Problem, Solution, TestCase
+from weighted_mtp.data.tables import write_split
 from weighted_mtp.data.tokens import split_tokens
 from weighted_mtp.manifest import write_manifest
 

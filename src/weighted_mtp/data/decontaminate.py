@@ -20,7 +20,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weighted_mtp.data.fingerprints import Fingerprints, Prints, of_programs, of_statements, tokens, words
-from weighted_mtp.data.schema import Problem, Solution, read_solutions, read_statements
+from weighted_mtp.data.schema import Problem, Solution
+from weighted_mtp.data.tables import read_solutions, read_statements
 
 Kind = Literal["exact statement", "statement n-gram", "exact solution", "solution n-gram"]
 

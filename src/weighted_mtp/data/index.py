@@ -17,16 +17,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from weighted_mtp.data.schema import (
-    PROBLEM_SCHEMA,
-    PROBLEMS_FILE,
-    SMALL,
-    SOLUTION_SCHEMA,
-    SOLUTIONS_FILE,
-    cannot_write,
-    opened_table,
-    prepare_command,
-)
+from weighted_mtp.data.schema import PROBLEM_SCHEMA, SOLUTION_SCHEMA
+from weighted_mtp.data.tables import PROBLEMS_FILE, SMALL, SOLUTIONS_FILE, cannot_write, opened_table, prepare_command
 from weighted_mtp.errors import UserError
 from weighted_mtp.files import whole_file
 from weighted_mtp.hub import fetch

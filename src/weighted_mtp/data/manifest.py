@@ -10,7 +10,7 @@ files                   relative name → {"sha256", "bytes"}, of everything but
 
 from pathlib import Path
 
-from weighted_mtp.data.schema import PROBLEMS_FILE, SOLUTIONS_FILE, prepare_command
+from weighted_mtp.data.tables import PROBLEMS_FILE, SOLUTIONS_FILE, prepare_command
 from weighted_mtp.errors import UserError
 from weighted_mtp.manifest import Manifest, are_there, read_manifest
 

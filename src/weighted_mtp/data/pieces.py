@@ -18,17 +18,9 @@ import pyarrow.parquet as pq
 
 from weighted_mtp.data.decontaminate import ContaminationCheck
 from weighted_mtp.data.registry import TRAIN, Split, dataset_named
-from weighted_mtp.data.schema import (
-    COMPRESSION,
-    PROBLEM_SCHEMA,
-    PROBLEMS_FILE,
-    SOLUTION_SCHEMA,
-    SOLUTIONS_FILE,
-    Counts,
-    Entry,
-    SplitWriter,
-)
+from weighted_mtp.data.schema import PROBLEM_SCHEMA, SOLUTION_SCHEMA, Counts, Entry
 from weighted_mtp.data.sources.rows import Answers, OnBytes, Reading, row_groups
+from weighted_mtp.data.tables import COMPRESSION, PROBLEMS_FILE, SOLUTIONS_FILE, SplitWriter
 from weighted_mtp.files import whole_directory, whole_file
 
 _ACCOUNT = "account.json"

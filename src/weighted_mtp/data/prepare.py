@@ -32,10 +32,11 @@ from weighted_mtp.data.pieces import (
     save_check,
 )
 from weighted_mtp.data.registry import DATASETS, MICRO, TRAIN, Dataset, Split, dataset_named, find_files
-from weighted_mtp.data.schema import Counts, cannot_write
+from weighted_mtp.data.schema import Counts
 from weighted_mtp.data.sources.micro.dataset import is_current, write_micro
 from weighted_mtp.data.sources.micro.generator import MicroConfig
 from weighted_mtp.data.sources.rows import Answers
+from weighted_mtp.data.tables import cannot_write
 from weighted_mtp.errors import UserError
 from weighted_mtp.files import sha256, whole_directory, whole_file
 from weighted_mtp.hub import fetch

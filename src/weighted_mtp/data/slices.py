@@ -8,11 +8,10 @@ from numpy.typing import NDArray
 
 from weighted_mtp.data.index import write_index
 from weighted_mtp.data.manifest import require_manifest, split_checksums
-from weighted_mtp.data.schema import (
-    PROBLEM_SCHEMA,
+from weighted_mtp.data.schema import PROBLEM_SCHEMA, Counts
+from weighted_mtp.data.tables import (
     PROBLEMS_FILE,
     SMALL,
-    Counts,
     cannot_write,
     opened_table,
     prepare_command,

@@ -14,14 +14,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from weighted_mtp.data.manifest import require_manifest, split_checksums
-from weighted_mtp.data.schema import (
-    PROBLEM_SCHEMA,
-    PROBLEMS_FILE,
-    SOLUTION_SCHEMA,
-    SOLUTIONS_FILE,
-    cannot_write,
-    opened_table,
-)
+from weighted_mtp.data.schema import PROBLEM_SCHEMA, SOLUTION_SCHEMA
+from weighted_mtp.data.tables import PROBLEMS_FILE, SOLUTIONS_FILE, cannot_write, opened_table
 from weighted_mtp.files import whole_file
 from weighted_mtp.manifest import are_there
 

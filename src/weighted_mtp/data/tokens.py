@@ -26,16 +26,8 @@ from transformers import PreTrainedTokenizerBase
 from weighted_mtp.data.batches import TokenStore
 from weighted_mtp.data.manifest import split_checksums, split_files
 from weighted_mtp.data.prompts import encode_problem, encode_responses, require_white_space
-from weighted_mtp.data.schema import (
-    PROBLEM_SCHEMA,
-    PROBLEMS_FILE,
-    SOLUTION_SCHEMA,
-    SOLUTIONS_FILE,
-    Span,
-    cannot_write,
-    opened_table,
-    read_statements,
-)
+from weighted_mtp.data.schema import PROBLEM_SCHEMA, SOLUTION_SCHEMA, Span
+from weighted_mtp.data.tables import PROBLEMS_FILE, SOLUTIONS_FILE, cannot_write, opened_table, read_statements
 from weighted_mtp.errors import UserError
 from weighted_mtp.files import check_files, sha256, whole_file
 from weighted_mtp.manifest import MANIFEST, Manifest, are_there, read_manifest, write_manifest

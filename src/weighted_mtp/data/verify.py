@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 from weighted_mtp.data.index import INDEX_FILE, read_index
 from weighted_mtp.data.manifest import require_manifest
 from weighted_mtp.data.registry import TRAIN
-from weighted_mtp.data.schema import PROBLEM_SCHEMA, PROBLEMS_FILE, SOLUTION_SCHEMA, SOLUTIONS_FILE
+from weighted_mtp.data.schema import PROBLEM_SCHEMA, SOLUTION_SCHEMA
+from weighted_mtp.data.tables import PROBLEMS_FILE, SOLUTIONS_FILE
 from weighted_mtp.errors import UserError
 from weighted_mtp.files import check_files
 

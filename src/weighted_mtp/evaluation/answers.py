@@ -15,7 +15,8 @@ import yaml
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from weighted_mtp.data.prompts import encode_prompt, render_prompt
-from weighted_mtp.data.schema import Problem, Solution, read_problems, read_solutions
+from weighted_mtp.data.schema import Problem, Solution
+from weighted_mtp.data.tables import read_problems, read_solutions
 from weighted_mtp.decoding.sample import Drawn, SamplingConfig, sample_batches
 from weighted_mtp.evaluation.benchmarks import MBPP_SHOTS, AnswerForm, Benchmark, mbpp_prompt
 from weighted_mtp.evaluation.folder import EvaluationFolder, collect

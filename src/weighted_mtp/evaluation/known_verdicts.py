@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from weighted_mtp.data.schema import Problem, Solution, read_problems, read_solutions, read_verdicts
+from weighted_mtp.data.schema import Problem, Solution
+from weighted_mtp.data.tables import read_problems, read_solutions, read_verdicts
 from weighted_mtp.evaluation.benchmarks import BENCHMARKS, Benchmark
 from weighted_mtp.evaluation.sandbox import Outcome, run_many
 

@@ -14,11 +14,9 @@ from typing import Any
 from weighted_mtp.data.index import write_index
 from weighted_mtp.data.manifest import require_manifest, split_checksums
 from weighted_mtp.data.registry import NAMES, TRAIN
-from weighted_mtp.data.schema import (
+from weighted_mtp.data.schema import Counts, Problem, Solution
+from weighted_mtp.data.tables import (
     SMALL,
-    Counts,
-    Problem,
-    Solution,
     SplitWriter,
     cannot_write,
     read_statements,

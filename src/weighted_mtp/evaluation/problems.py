@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from weighted_mtp.data.schema import PROBLEMS_FILE, Problem, read_statements, stream_problems
+from weighted_mtp.data.schema import Problem
+from weighted_mtp.data.tables import PROBLEMS_FILE, read_statements, stream_problems
 from weighted_mtp.files import sha256
 from weighted_mtp.manifest import are_there, read_manifest
 

@@ -23,10 +23,10 @@ from weighted_mtp.data.manifest import require_manifest, split_checksums
 from weighted_mtp.data.pieces import Options
 from weighted_mtp.data.prepare import prepare
 from weighted_mtp.data.registry import ALL, DATASETS, NAMES, TRAIN
-from weighted_mtp.data.schema import cannot_write
 from weighted_mtp.data.slices import SliceOptions, write_slice
 from weighted_mtp.data.sources.codecontests import LANGUAGES
 from weighted_mtp.data.stats import write_stats
+from weighted_mtp.data.tables import cannot_write
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.known_verdicts import Agreement, check_verdicts
 from weighted_mtp.evaluation.reference import ReferenceRunner

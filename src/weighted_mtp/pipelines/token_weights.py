@@ -25,7 +25,8 @@ from weighted_mtp.data.batches import Batch, TokenStore, build_store, collate, w
 from weighted_mtp.data.index import read_index
 from weighted_mtp.data.prepare import prepare_embedded
 from weighted_mtp.data.prompts import MARKS, encode_solutions
-from weighted_mtp.data.schema import Problem, Solution, read_problems, read_solutions
+from weighted_mtp.data.schema import Problem, Solution
+from weighted_mtp.data.tables import read_problems, read_solutions
 from weighted_mtp.errors import UserError
 from weighted_mtp.models.checkpoint import newest_model
 from weighted_mtp.models.convert import load_base

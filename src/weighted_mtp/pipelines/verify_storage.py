@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Column, Table
 
 from weighted_mtp.data.registry import NAMES
-from weighted_mtp.data.schema import SMALL, prepare_command
+from weighted_mtp.data.tables import SMALL, prepare_command
 from weighted_mtp.data.tokens import FOLDER as TOKENS
 from weighted_mtp.data.tokens import check_tokens
 from weighted_mtp.data.verify import check_dataset

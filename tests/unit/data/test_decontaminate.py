@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from weighted_mtp.data.decontaminate import _COMMON, ContaminationCheck, Overlap, _Texts
 from weighted_mtp.data.fingerprints import of_programs, tokens, words
-from weighted_mtp.data.schema import Problem, Solution, records, write_split
+from weighted_mtp.data.schema import Problem, Solution, records
 from weighted_mtp.data.sources import mbpp
+from weighted_mtp.data.tables import write_split
 
 STATEMENT = (
     "There are n psychos standing in a line. Each psycho is assigned a unique integer from 1 to n. At each step every "

@@ -10,7 +10,8 @@ from weighted_mtp.data.index import write_index
 from weighted_mtp.data.load import DataConfig, load_stores
 from weighted_mtp.data.pairs import PairDataConfig, load_pairs
 from weighted_mtp.data.sampling import SampleConfig
-from weighted_mtp.data.schema import Records, write_split
+from weighted_mtp.data.schema import Records
+from weighted_mtp.data.tables import write_split
 from weighted_mtp.data.tokens import FOLDER
 from weighted_mtp.errors import UserError
 

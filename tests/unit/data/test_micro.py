@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from weighted_mtp.data.schema import Problem, Records, Solution, Span, TestCase, read_problems, read_solutions
+from weighted_mtp.data.schema import Problem, Records, Solution, Span, TestCase
 from weighted_mtp.data.sources.micro import MicroConfig, generate, train_tokenizer, write_micro
 from weighted_mtp.data.sources.micro.composition import Composition, change_one_part, draw, is_worth_asking
 from weighted_mtp.data.sources.micro.generator import (
@@ -30,6 +30,7 @@ from weighted_mtp.data.sources.micro.generator import (
 from weighted_mtp.data.sources.micro.parts import KINDS, PARTS, Part
 from weighted_mtp.data.sources.micro.phrasing import describe
 from weighted_mtp.data.sources.micro.programs import draw_choices, render
+from weighted_mtp.data.tables import read_problems, read_solutions
 from weighted_mtp.errors import UserError
 
 TINY = MicroConfig(n_train=12, n_validation=3, n_test=4, n_test_pairs=3, vocab_size=320)

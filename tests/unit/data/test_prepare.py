@@ -14,7 +14,7 @@ import pytest
 from weighted_mtp.data.pieces import Options
 from weighted_mtp.data.prepare import prepare
 from weighted_mtp.data.registry import DATASETS, dataset_named, find_files
-from weighted_mtp.data.schema import read_problems, read_solutions
+from weighted_mtp.data.tables import read_problems, read_solutions
 from weighted_mtp.errors import UserError
 from weighted_mtp.files import check_files
 from weighted_mtp.manifest import read_manifest

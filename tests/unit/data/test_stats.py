@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weighted_mtp.data.schema import Problem, Solution, TestCase, read_problems, read_solutions, write_split
+from weighted_mtp.data.schema import Problem, Solution, TestCase
 from weighted_mtp.data.slices import SliceOptions, choose_problems, write_slice
 from weighted_mtp.data.stats import LENGTH_BINS, split_stats, write_stats
+from weighted_mtp.data.tables import read_problems, read_solutions, write_split
 from weighted_mtp.errors import UserError
 from weighted_mtp.manifest import read_manifest, write_manifest
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from tiny_models import byte_tokenizer, tiny_model
 
-from weighted_mtp.data.schema import Problem, TestCase, write_split
+from weighted_mtp.data.schema import Problem, TestCase
+from weighted_mtp.data.tables import write_split
 from weighted_mtp.decoding.sample import SamplingConfig
 from weighted_mtp.evaluation.answers import Respondent, draw_samples, load_respondent, model_checksum
 from weighted_mtp.evaluation.benchmarks import Benchmark

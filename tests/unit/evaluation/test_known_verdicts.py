@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from weighted_mtp.data.schema import Problem, Solution, TestCase, write_split
+from weighted_mtp.data.schema import Problem, Solution, TestCase
+from weighted_mtp.data.tables import write_split
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation import sandbox
 from weighted_mtp.evaluation.known_verdicts import check_verdicts

@@ -9,15 +9,8 @@ from typing import Any
 import pytest
 
 from weighted_mtp.data.index import read_index
-from weighted_mtp.data.schema import (
-    PROBLEMS_FILE,
-    Problem,
-    Solution,
-    TestCase,
-    read_problems,
-    read_solutions,
-    write_split,
-)
+from weighted_mtp.data.schema import Problem, Solution, TestCase
+from weighted_mtp.data.tables import PROBLEMS_FILE, read_problems, read_solutions, write_split
 from weighted_mtp.data.verify import check_dataset
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.labelled import LabelOptions, authors_differ, read_evaluation, write_labelled

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from weighted_mtp.data.schema import Problem, TestCase, write_split
+from weighted_mtp.data.schema import Problem, TestCase
+from weighted_mtp.data.tables import write_split
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation import score as scoring
 from weighted_mtp.evaluation.benchmarks import BENCHMARKS, Benchmark

@@ -8,9 +8,9 @@ from transformers import PreTrainedTokenizerFast
 
 from weighted_mtp.data.index import write_index
 from weighted_mtp.data.manifest import has_splits
-from weighted_mtp.data.schema import cannot_write, write_tables
 from weighted_mtp.data.sources.micro.generator import MicroConfig, generate
 from weighted_mtp.data.sources.micro.tokenizer import train_tokenizer
+from weighted_mtp.data.tables import cannot_write, write_tables
 from weighted_mtp.files import whole_directory
 from weighted_mtp.manifest import are_there, read_manifest, write_manifest
 

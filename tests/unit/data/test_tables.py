@@ -9,21 +9,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from weighted_mtp.data import schema
-from weighted_mtp.data.schema import (
+from weighted_mtp.data import tables
+from weighted_mtp.data.schema import Entry, Problem, Solution, Span, TestCase, records
+from weighted_mtp.data.tables import (
     PROBLEMS_FILE,
     SOLUTIONS_FILE,
-    Entry,
-    Problem,
-    Solution,
-    Span,
     SplitWriter,
-    TestCase,
     read_problems,
     read_solutions,
     read_statements,
     read_verdicts,
-    records,
     stream_problems,
     stream_solutions,
     write_split,
@@ -60,7 +55,7 @@ def test_what_is_written_is_read_back_equal(tmp_path: Path) -> None:
 
 
 def test_problems_and_solutions_are_streamed_by_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schema, "_ROW_GROUP", 3)
+    monkeypatch.setattr(tables, "_ROW_GROUP", 3)
     problems = [replace(PROBLEM, problem_id=str(i)) for i in range(10)]
     solutions = [replace(SOLUTIONS[0], solution_id=str(i), problem_id=str(i)) for i in range(10)]
     write_split(tmp_path / "cc" / "train", problems, solutions)
@@ -154,7 +149,7 @@ def test_records_of_entries_leave_out_what_is_to_be_left_out() -> None:
 
 
 def test_chosen_rows_come_in_the_order_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schema, "_ROW_GROUP", 3)
+    monkeypatch.setattr(tables, "_ROW_GROUP", 3)
     solutions = [replace(SOLUTIONS[0], solution_id=str(number)) for number in range(8)]
     write_split(tmp_path / "cc" / "train", [PROBLEM], solutions)
     for rows in ([7, 0, 3], [2], [], [1, 1, 6]):
@@ -162,7 +157,7 @@ def test_chosen_rows_come_in_the_order_asked_for(tmp_path: Path, monkeypatch: py
 
 
 def test_chosen_problems_come_in_the_order_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schema, "_ROW_GROUP", 2)
+    monkeypatch.setattr(tables, "_ROW_GROUP", 2)
     write_split(tmp_path / "cc" / "train", [replace(PROBLEM, problem_id=str(number)) for number in range(5)], [])
     assert [p.problem_id for p in read_problems(tmp_path / "cc" / "train", [4, 0])] == ["4", "0"]
     assert read_problems(tmp_path / "cc" / "train", []) == []
@@ -174,7 +169,7 @@ def test_verdicts_are_those_of_the_solutions_in_order(tmp_path: Path) -> None:
 
 
 def test_much_text_makes_small_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schema, "_ROW_GROUP_CHARACTERS", 30)
+    monkeypatch.setattr(tables, "_ROW_GROUP_CHARACTERS", 30)
     solutions = [replace(SOLUTIONS[0], solution_id=str(n), code="x" * 20) for n in range(6)]
     write_split(tmp_path / "cc" / "train", [PROBLEM], solutions)
     with pq.ParquetFile(tmp_path / "cc" / "train" / SOLUTIONS_FILE) as file:
@@ -192,7 +187,7 @@ def test_a_writer_counts_what_it_wrote(tmp_path: Path) -> None:
 def test_statements_come_with_the_tests_that_prompts_show_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(schema, "_ROW_GROUP", 2)
+    monkeypatch.setattr(tables, "_ROW_GROUP", 2)
     shown, hidden = TestCase("code", "", "assert f(1)", "public"), TestCase("code", "", "assert f(2)", "generated")
     stdio = TestCase("stdio", "1", "2", "public")
     tests = [(), (stdio, stdio), (shown, hidden), (stdio, shown), (hidden,)]

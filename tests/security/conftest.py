@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from weighted_mtp.data.schema import TestCase
-from weighted_mtp.evaluation.attacks import LIMITS, attacks, run_attacks
+from weighted_mtp.evaluation.attacks import PATIENT, attacks, run_attacks
 from weighted_mtp.evaluation.confinement import Isolation, bubblewrap, offered
 from weighted_mtp.evaluation.sandbox import Job, Limits, Outcome, SandboxPool
 
@@ -107,9 +107,9 @@ class Worker:
         self._pool = pool
 
     def run(
-        self, program: str, *tests: TestCase, entry_point: str = "f", context: str = "", limits: Limits = LIMITS
+        self, program: str, *tests: TestCase, entry_point: str = "f", context: str = "", limits: Limits = PATIENT
     ) -> Outcome:
-        harmless = Job("def f(x):\n    return x + 1\n", "f", [TestCase("call", "(1,)", "2")], LIMITS)
+        harmless = Job("def f(x):\n    return x + 1\n", "f", [TestCase("call", "(1,)", "2")], PATIENT)
         job = Job(program, entry_point, tests, limits, context)
         outcome, after = self._pool.run_many([job, harmless])
         assert after.status == "passed", after

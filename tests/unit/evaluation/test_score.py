@@ -55,7 +55,7 @@ def test_results_are_the_samples_with_human_evals_keys_added(tmp_path, capsys):
     samples = write(tmp_path / "samples.jsonl", [
         sample(1, RIGHT, model="m"), sample(0, WRONG), sample(0, "    while True: pass"),
         {"task_id": "HumanEval/1", "solution": "def f(x): return 2"}])  # fmt: skip
-    report = scored(samples, tmp_path / "out", cpu_seconds=0.3)
+    report = scored(samples, tmp_path / "out", cpu_seconds=1)
     rows = rows_of(tmp_path / "out")
     assert [(row["task_id"], row["passed"], row["status"]) for row in rows] == [
         ("HumanEval/1", True, "passed"), ("HumanEval/0", False, "failed"), ("HumanEval/0", False, "timed_out"),

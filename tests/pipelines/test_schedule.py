@@ -22,8 +22,8 @@ from weighted_mtp.data.sources.micro.generator import MicroConfig
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "local"
 TINY = ["model.micro.hidden_size=32", "model.micro.num_attention_heads=2", "model.micro.num_hidden_layers=2"]
 FRESH = ["model.source=micro", "model.micro_tokenizer={datasets}/micro/tokenizer", *TINY]
-PROGRAMS = {  # a Slurm of one machine: a job's number is its process's
-    "sbatch": '(SLURM_JOB_ID=$BASHPID exec bash "$1") >/dev/null 2>&1 & echo "Submitted batch job $!"',
+PROGRAMS = {  # a Slurm of one machine: a job's number is its process's, its script what the file held when submitted
+    "sbatch": 's=$(<"$1"); (SLURM_JOB_ID=$BASHPID exec bash -c "$s") >/dev/null 2>&1 & echo "Submitted batch job $!"',
     "srun": """while [[ $1 == --* ]]; do
     case $1 in --output) out=$2; shift 2;; --error) err=$2; shift 2;; *) shift;; esac
 done

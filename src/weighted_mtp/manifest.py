@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from weighted_mtp.errors import UserError
-from weighted_mtp.files import describe_files, whole_file
+from weighted_mtp.files import FileDescriptions, describe_files, whole_file
 
 MANIFEST = "manifest.json"
 
@@ -24,6 +24,15 @@ def read_manifest(folder: Path) -> Manifest | None:
         return None
     except ValueError as error:
         raise UserError(f"{folder / MANIFEST} is damaged: delete the folder and make it again") from error
+
+
+def named_files(folder: Path) -> FileDescriptions:
+    """The files that a folder's manifest names. Raises UserError where there is no manifest, or a damaged one."""
+    manifest = read_manifest(folder)
+    if manifest is None:
+        raise UserError(f"{folder / MANIFEST} is missing")
+    files: FileDescriptions = manifest["files"]
+    return files
 
 
 def are_there(folder: Path, manifest: Manifest, names: Iterable[str]) -> bool:

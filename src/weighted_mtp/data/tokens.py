@@ -30,7 +30,7 @@ from weighted_mtp.data.schema import PROBLEM_SCHEMA, SOLUTION_SCHEMA, Span
 from weighted_mtp.data.tables import PROBLEMS_FILE, SOLUTIONS_FILE, cannot_write, opened_table, read_statements
 from weighted_mtp.errors import UserError
 from weighted_mtp.files import check_files, sha256, whole_file
-from weighted_mtp.manifest import MANIFEST, Manifest, are_there, read_manifest, write_manifest
+from weighted_mtp.manifest import Manifest, are_there, named_files, read_manifest, write_manifest
 from weighted_mtp.progress import console, progress
 
 FOLDER = ".tokens"
@@ -105,10 +105,7 @@ def check_tokens(folder: Path) -> str:
 
     A run at its start compares small files only. Raises UserError for the first thing that is wrong.
     """
-    manifest = read_manifest(folder)
-    if manifest is None:
-        raise UserError(f"{folder}: has no {MANIFEST}")
-    check_files(folder, manifest["files"])
+    check_files(folder, named_files(folder))
     tokens = _open(folder)
     return f"{len(tokens.is_correct):,} solutions, {len(tokens.store.ids):,} tokens"
 

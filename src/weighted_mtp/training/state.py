@@ -23,7 +23,7 @@ from transformers import PreTrainedModel
 
 from weighted_mtp.errors import UserError
 from weighted_mtp.files import check_files, partial_name, whole_directory
-from weighted_mtp.manifest import MANIFEST, read_manifest, write_manifest
+from weighted_mtp.manifest import named_files, write_manifest
 from weighted_mtp.models.checkpoint import checkpoints_in, first_line
 from weighted_mtp.progress import console
 from weighted_mtp.runtime.distributed import by_first_rank, is_first, together
@@ -198,7 +198,7 @@ class Checkpoints:
     def _newest_undamaged(self) -> Path | None:
         for path in reversed(checkpoints_in(self.directory)):
             try:
-                _check(path)
+                check_files(path, named_files(path))
                 return path
             except UserError as error:
                 aside = path.with_name(f"damaged-{path.name}")
@@ -210,10 +210,3 @@ class Checkpoints:
                 f"{self.directory}: all checkpoints are damaged: to begin anew, delete {self.directory.parent}"
             )
         return None
-
-
-def _check(checkpoint: Path) -> None:
-    manifest = read_manifest(checkpoint)
-    if manifest is None:
-        raise UserError(f"{checkpoint / MANIFEST} is missing")
-    check_files(checkpoint, manifest["files"])

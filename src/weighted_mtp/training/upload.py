@@ -4,7 +4,6 @@ The run never waits for them before its end and never ends for them: the local f
 fails is told of and tried again at the next save and once more at the end.
 """
 
-import json
 from pathlib import Path
 from threading import Lock, Thread
 from types import TracebackType
@@ -13,7 +12,7 @@ from typing import Self
 from fsspec.core import url_to_fs
 
 from weighted_mtp.errors import UserError
-from weighted_mtp.manifest import MANIFEST
+from weighted_mtp.manifest import MANIFEST, named_files
 from weighted_mtp.models.checkpoint import checkpoints_in, first_line
 from weighted_mtp.progress import console
 
@@ -81,8 +80,8 @@ class Uploads:
         manifest = checkpoint / MANIFEST
         if self._holds(manifest):  # of an earlier start of the run
             return
-        named = json.loads(manifest.read_text(encoding="utf-8"))["files"]  # the folder may be in deletion already
-        for file in (*(self.run / name for name in _OF_THE_RUN), *(checkpoint / name for name in named), manifest):
+        named = [checkpoint / name for name in named_files(checkpoint)]  # some may be deleted already
+        for file in (*(self.run / name for name in _OF_THE_RUN), *named, manifest):
             remote = self._remote(file)
             self._files.makedirs(remote.rpartition("/")[0], exist_ok=True)
             self._files.put_file(str(file), remote)

@@ -23,6 +23,10 @@ def pool():
 SOON = {"cpu_seconds": 0.3}  # for what time alone stops; a slow machine may take its time over all else
 
 
+def clock(status):
+    return SOON if status == "timed_out" else {}
+
+
 def outcome_of(pool, program, *tests, entry_point="f", context="", **limits):
     return pool.run_many([Job(program, entry_point, tests, Limits(**limits), context)])[0]
 
@@ -52,7 +56,7 @@ def passes(pool, program, code, **more):
 )
 @pytest.mark.parametrize("test", [TestCase("call", "(1,)", "2"), TestCase("code", "", "assert f(1) == 2")])
 def test_each_outcome_has_its_status(pool, program, status, test):
-    outcome = outcome_of(pool, program, test, **(SOON if status == "timed_out" else {}))
+    outcome = outcome_of(pool, program, test, **clock(status))
     assert outcome.status == status, outcome
     assert (outcome.detail == "") == (status == "passed")
 
@@ -80,7 +84,7 @@ def test_each_outcome_has_its_status(pool, program, status, test):
     ],
 )
 def test_scripts_have_the_same_statuses(pool, program, status):
-    outcome = outcome_of(pool, program, TestCase("stdio", "41\n", "42\n"), **(SOON if status == "timed_out" else {}))
+    outcome = outcome_of(pool, program, TestCase("stdio", "41\n", "42\n"), **clock(status))
     assert outcome.status == status, outcome
 
 
@@ -321,6 +325,6 @@ def test_jobs_are_taken_as_workers_become_free_and_every_outcome_has_its_place()
 def test_of_two_calls_that_fail_the_first_decides(pool, bad, status, first_is_right) -> None:
     program = f"def f(x):\n    if x:\n        {bad}\n    return {int(not first_is_right)}"
     tests = [TestCase("call", "(0,)", "0"), TestCase("call", "(1,)", "1")]
-    outcome = outcome_of(pool, program, *tests, **(SOON if status == "timed_out" else {}))
+    outcome = outcome_of(pool, program, *tests, **clock(status))
     assert (outcome.status, outcome.test) == ((status, 2) if first_is_right else ("failed", 1))
     assert ("returned 1, expected 0" in outcome.detail) is not first_is_right

@@ -99,7 +99,7 @@ BATCHES = [some_batch(seed, n_rows) for seed, n_rows in enumerate((1, 3, 2, 4))]
 def gradients(architecture: str, parallel: str, config: RuntimeConfig) -> dict[str, NDArray[np.float32]]:
     """Σ over `BATCHES` of the loss' gradient, of which each rank computes its share in one microbatch after another."""
     with process_group(config):
-        model = MTPForCausalLM.from_base(tiny_model(architecture), 3, "random")
+        model = MTPForCausalLM.from_base(tiny_model(architecture), 3, "random").train()
         if ranks() > 1:
             mesh = sharding._mesh(torch.device("cpu"), parallel)
             sharding.shard(model, mesh, config, OffloadPolicy())

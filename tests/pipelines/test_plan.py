@@ -24,7 +24,7 @@ MICRO = [
     *("model.micro.num_hidden_layers=8", "model.micro.num_attention_heads=8", "data.max_length=160"),
 ]
 
-WEIGHTS = Weights(total=1000, trained=400, root=100, root_trained=0, part=90, part_trained=40, largest_trained=20)
+WEIGHTS = Weights(total=1000, trained=400, root=100, root_trained=0, part=90, part_trained=40)
 PASSED = Pass(kept=3000, moments={0: 5000, 800: 4000, 1600: 1000})
 ALONE = Layout(ranks=1, per_node=1, parallel="full", microbatches=1, precision="fp32")
 

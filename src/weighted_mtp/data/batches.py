@@ -4,8 +4,9 @@ Shapes: N samples, B samples of a microbatch, T tokens of its longest.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from copy import copy
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -101,24 +102,66 @@ class _Chosen(Sequence[str]):
         return self.names[int(self.rows[place])]
 
 
+class Span(NamedTuple):
+    """Where a row's response lies: columns start … end − 1."""
+
+    sample_id: int
+    start: int
+    end: int
+
+
 @dataclass(frozen=True)
 class Batch:
-    """One microbatch, right-padded."""
+    """One microbatch, padded on the right.
+
+    What follows from the given tensors is taken once, where the batch is made, on the CPU: on a GPU every boolean mask
+    is a wait for the device.
+    """
 
     input_ids: torch.Tensor  # (B, T) int64
     attention_mask: torch.Tensor  # (B, T) bool, False on padding
-    response_mask: torch.Tensor  # (B, T) bool, True on response tokens with EOS
+    response_mask: torch.Tensor  # (B, T) bool, True on response tokens with EOS; one run of columns per row
     sample_ids: torch.Tensor  # (B,) int64, rows of the store
     marks: torch.Tensor  # (B, T) uint8, bits of `prompts.MARKS`: what is known of which tokens decide
+    response_at: torch.Tensor = field(init=False)  # (N,) int64, response tokens as places in a flattened (B, T)
+    spans: tuple[Span, ...] = field(init=False)  # one per row; start = end in a row without response
+
+    def __post_init__(self) -> None:
+        mask = self.response_mask
+        bounds = torch.stack([self.sample_ids, mask.int().argmax(1), mask.sum(1)], dim=1).tolist()
+        object.__setattr__(self, "response_at", mask.flatten().nonzero().squeeze(1))
+        object.__setattr__(self, "spans", tuple(Span(i, start, start + n) for i, start, n in bounds))
 
     def to(self, device: torch.device | str) -> "Batch":
-        """The same batch on another device."""
-        return Batch(**{name: value.to(device, non_blocking=True) for name, value in vars(self).items()})
+        """The same batch on another device. Only copies to a GPU run beside the computation: on the CPU the values
+        would be read before they have arrived."""
+        beside = torch.device(device).type == "cuda"
+        moved = copy(self)
+        for name, value in vars(self).items():
+            if isinstance(value, torch.Tensor):
+                object.__setattr__(moved, name, value.to(device, non_blocking=beside))
+        return moved
+
+    def rows(self, chosen: slice | Sequence[int]) -> "Batch":
+        """Some of its rows."""
+        given = [f.name for f in fields(self) if f.init]
+        return Batch(**{name: getattr(self, name)[chosen] for name in given})
+
+    def targets(self, k: int) -> torch.Tensor:
+        """(N_k,) the response tokens that head k can predict, as places in a flattened (B, T): all but those in the
+        first k columns, before which no head k stands."""
+        if all(k <= start for _, start, end in self.spans if start < end):
+            return self.response_at
+        return self.response_at[self.response_at % self.response_mask.shape[1] >= k]
+
+    def at_response(self, x: torch.Tensor) -> torch.Tensor:
+        """Entries of x (B, T, …) at the response tokens, (N, …), row by row."""
+        return x.flatten(0, 1).index_select(0, self.response_at)
 
     @property
     def is_blank(self) -> bool:
         """Whether it is one of `blank_batch`, which counts for nothing."""
-        return int(self.sample_ids[0]) == _NO_SAMPLE
+        return self.spans[0].sample_id == _NO_SAMPLE
 
 
 def build_store(examples: Iterable[tuple[str, Example]]) -> TokenStore:

@@ -34,7 +34,14 @@ from weighted_mtp.value_weighting.td import td_errors
 ValueObjectiveConfig = PairwiseRankingConfig | LambdaReturnConfig | OutcomeConfig
 
 
-class ValueObjective:
+class _RatiosOnly:
+    """Objectives all of whose metrics are ratios of sums."""
+
+    def summary(self, metrics: dict[str, float]) -> dict[str, float]:
+        return metrics
+
+
+class ValueObjective(_RatiosOnly):
     """Trains a `ValueModel`. State: the step, for the schedule of λ."""
 
     def __init__(self, config: ValueObjectiveConfig) -> None:
@@ -55,7 +62,7 @@ class ValueObjective:
         """
         batch, step = item
         config, outcomes = self.config, outcomes_of(batch)
-        scores = model.scores(batch.input_ids, batch.attention_mask)
+        scores = model.scores(batch.input_ids)
         mask = valued_tokens(batch.response_mask)
         values = torch.sigmoid(scores) if model.gives == "probability" else scores
         if isinstance(config, PairwiseRankingConfig):
@@ -75,7 +82,7 @@ class ValueObjective:
         return Sums(loss, count, metrics)
 
 
-class ImplicitObjective:
+class ImplicitObjective(_RatiosOnly):
     """Trains a copy of the reference by DPO; nothing is remembered."""
 
     def __init__(self, config: ImplicitConfig, reference: Callable[[Batch], Tensor]) -> None:

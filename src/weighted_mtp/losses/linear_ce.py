@@ -1,101 +1,270 @@
-"""Weighted linear cross-entropy in one pass: unembedding, softmax and gradient, a chunk of tokens at a time.
+"""Linear cross-entropy: unembedding, softmax and gradient in one pass over chunks of tokens.
 
-Shapes: N tokens, D hidden, V vocabulary.
+Shapes: N target tokens, D hidden size, V vocabulary.
 
-Per-token weights are known before the forward pass, so the gradient of every chunk can be taken while its logits
-exist, and no more than one chunk's logits are ever alive, neither in forward nor in backward. (The usual ways keep
-all N x V logits until backward, or compute them twice.)
+Rows are picked out of the states by index, so one call serves all heads: the unembedding is cast to the precision of
+the products once, its gradient has one buffer, and the gradient of the states another. No more than one chunk's logits
+are ever alive, neither in forward nor in backward. A weighted sum also takes its gradients in the forward pass: per-
+token weights are known before it or follow from the token's own cross-entropy, so every chunk can be finished while its
+logits exist. (The usual ways keep all N × V logits until backward, or compute them twice.)
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
-CHUNK = 1024  # tokens whose logits exist at once: 1024 x 49152 in fp32 is 192 MiB
+from weighted_mtp.models.mtp import Unembedding
+
+LOGITS_BYTES = {"cpu": 32 << 20}
+"""Memory of one chunk's fp32 logits, by device type. More saves nothing on a CPU, whose caches are smaller anyway."""
+DEFAULT_LOGITS_BYTES = 256 << 20
+MIN_CHUNK, MAX_CHUNK = 64, 4096
+
+
+@dataclass(frozen=True)
+class Confidence:
+    """Multiply a token's weight by a power of the probability that some row gives to its target.
+
+    rows   (N,) int64: for each target, which of the N supplies the probability; none may come after the target's own
+    power  exponent of the probability
+    """
+
+    rows: Tensor
+    power: float = 1.0
+
+
+@dataclass(frozen=True)
+class WeightedSum:
+    """
+    total       scalar Σ_n w_n f_n CE_n, differentiable
+    ce          (N,) fp32 cross-entropies, without gradient
+    confidence  (N,) fp32 f_n, 1 if none was asked for
+    """
+
+    total: Tensor
+    ce: Tensor
+    confidence: Tensor
+
+
+def chunk_size(vocabulary: int, device: torch.device) -> int:
+    """Tokens whose logits exist at once."""
+    budget = LOGITS_BYTES.get(device.type, DEFAULT_LOGITS_BYTES)
+    return min(MAX_CHUNK, max(MIN_CHUNK, budget // (4 * vocabulary)))
 
 
 def weighted_linear_cross_entropy(
-    hidden: Tensor,
+    states: Tensor,
+    rows: Tensor,
     targets: Tensor,
     weights: Tensor,
-    unembed: Callable[[Tensor], Tensor],
-    parameters: Sequence[Tensor],
-    chunk: int = CHUNK,
-) -> tuple[Tensor, Tensor]:
-    """`Σ_n weights_n · CE(unembed(hidden_n), targets_n)`, and the unweighted CE of every token.
+    unembedding: Unembedding,
+    confidence: Confidence | None = None,
+    chunk: int | None = None,
+) -> WeightedSum:
+    """`Σ_n w_n · f_n · CE(logits(states[rows_n]), targets_n)` with gradients taken in the forward pass.
 
-    hidden      (N, D), any float dtype; the CE is computed in fp32 whatever it is
+    states      (…, D), any float dtype; the cross-entropy is computed in fp32 whatever it is
+    rows        (N,) int64, distinct rows of `states` flattened to (-1, D)
     targets     (N,) int64
-    weights     (N,) float; no gradient flows into them
-    unembed     maps (n, D) to logits (n, V); any module (bias, soft-capping), applied a chunk at a time
-    parameters  those of `unembed` that are to receive gradients
+    weights     (N,) float; no gradient flows into them, nor into the confidences f_n
+    confidence  see `Confidence`; all f_n are 1 without it
+    chunk       tokens whose logits exist at once; by default what fits a fixed amount of memory
 
-    Returns a scalar sum that is differentiable with respect to `hidden` and `parameters`, and (N,) fp32 cross-
-    entropies without gradient. An empty N gives zero and no gradient, never NaN.
+    An empty N gives zero and zero gradients, never NaN.
     """
-    if torch.is_grad_enabled() and (hidden.requires_grad or any(p.requires_grad for p in parameters)):
-        trained = [p for p in parameters if p.requires_grad]
-        return _OnePass.apply(hidden, targets, weights, unembed, chunk, *trained)
-    ce = linear_cross_entropy(hidden, targets, unembed, chunk)
-    return (weights.float() * ce).sum(), ce
+    chunk = chunk or chunk_size(len(unembedding.weight), states.device)
+    if torch.is_grad_enabled() and (states.requires_grad or unembedding.is_trained):
+        weight, bias = unembedding.weight, unembedding.bias
+        arguments = (rows, targets, weights, unembedding.cap, confidence, chunk)
+        return WeightedSum(*_WeightedSum.apply(states, weight, bias, *arguments))
+    return WeightedSum(*_one_pass(states, rows, targets, weights, unembedding, confidence, chunk, None))
 
 
 def linear_cross_entropy(
-    hidden: Tensor, targets: Tensor, unembed: Callable[[Tensor], Tensor], chunk: int = CHUNK
+    states: Tensor, rows: Tensor, targets: Tensor, unembedding: Unembedding, chunk: int | None = None
 ) -> Tensor:
-    """Every token's CE, (N,) fp32, for losses that are no weighted sum of them; arguments as above.
+    """Every target's cross-entropy, (N,) fp32, for losses that are no weighted sum of them; arguments as above.
 
-    Differentiable with respect to `hidden` and whatever `unembed` holds: backward computes each chunk's logits again.
+    Differentiable: backward computes each chunk's logits again, now knowing the weight of every token.
     """
-    parts = zip(hidden.split(chunk), targets.split(chunk), strict=True)
-    return torch.cat([checkpoint(_chunk_cross_entropy, h, t, unembed, use_reentrant=False) for h, t in parts])
+    chunk = chunk or chunk_size(len(unembedding.weight), states.device)
+    arguments = (rows, targets, unembedding.cap, chunk)
+    return _CrossEntropies.apply(states, unembedding.weight, unembedding.bias, *arguments)
 
 
-def _chunk_cross_entropy(hidden: Tensor, targets: Tensor, unembed: Callable[[Tensor], Tensor]) -> Tensor:
-    return _cross_entropy(unembed(hidden), targets)
+def greedy_tokens(states: Tensor, rows: Tensor, unembedding: Unembedding, chunk: int | None = None) -> Tensor:
+    """The likeliest token of each row, (N,) int64; arguments as above."""
+    chunk = chunk or chunk_size(len(unembedding.weight), states.device)
+    product = _Product.of(states, unembedding)
+    parts = [product.logits(_picked(states, part, product)).argmax(-1) for part in rows.split(chunk)]
+    return torch.cat([rows.new_empty(0), *parts])
 
 
-def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    return F.cross_entropy(logits.float(), targets, reduction="none")
+@dataclass
+class _Gradients:
+    """Buffers that the chunks add to: of the states (rows, D), and fp32 ones of what of the unembedding is trained."""
+
+    states: Tensor
+    weight: Tensor | None
+    bias: Tensor | None
+
+    @staticmethod
+    def zero(states: Tensor, unembedding: Unembedding) -> "_Gradients":
+        weight, bias = unembedding.weight, unembedding.bias
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        return _Gradients(
+            torch.zeros_like(states).reshape(-1, states.shape[-1]),
+            torch.zeros_like(weight, dtype=dtype) if weight.requires_grad else None,
+            torch.zeros_like(bias, dtype=dtype) if bias is not None and bias.requires_grad else None,
+        )
+
+    def add(self, rows: Tensor, hidden: Tensor, by_logits: Tensor, product: "_Product") -> None:
+        """hidden (n, D), by_logits (n, V): the derivatives by the logits of one chunk."""
+        narrow = by_logits.to(hidden.dtype)
+        # Rows are distinct, so a copy will do: no sorting, no atomics.
+        self.states.index_copy_(0, rows, (narrow @ product.weight).to(self.states.dtype))
+        if self.weight is not None:
+            _add_product(self.weight, narrow.t(), hidden)
+        if self.bias is not None:
+            self.bias.add_(by_logits.sum(0))
 
 
-class _OnePass(torch.autograd.Function):
+@dataclass(frozen=True)
+class _Product:
+    """The unembedding in the precision of its products: cast once, not once per chunk."""
+
+    weight: Tensor
+    bias: Tensor | None
+    cap: float | None
+
+    @staticmethod
+    def of(states: Tensor, unembedding: Unembedding) -> "_Product":
+        kind = states.device.type
+        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else states.dtype
+        return _Product(unembedding.weight.detach().to(dtype), unembedding.bias, unembedding.cap)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """hidden (n, D) → (n, V) in fp32, a fresh tensor that may be overwritten."""
+        z = _product(hidden, self.weight.t())
+        if self.bias is not None:
+            z.add_(self.bias.detach())
+        return z if self.cap is None else z.div_(self.cap).tanh_().mul_(self.cap)
+
+
+def _one_pass(
+    states: Tensor,
+    rows: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    unembedding: Unembedding,
+    confidence: Confidence | None,
+    chunk: int,
+    gradients: _Gradients | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Total, cross-entropies and confidences. The total's gradients are added to `gradients`, if they are wanted."""
+    product = _Product.of(states, unembedding)
+    ce = torch.empty(len(rows), device=states.device, dtype=torch.promote_types(product.weight.dtype, torch.float32))
+    factor = torch.ones_like(ce)
+    with torch.no_grad(), torch.autocast(states.device.type, enabled=False):
+        for part in _parts(len(rows), chunk):
+            hidden = _picked(states, rows[part], product)
+            z, target = product.logits(hidden), targets[part, None]
+            slope = None if product.cap is None else 1 - (z / product.cap) ** 2
+            largest, at_target = z.amax(1, keepdim=True), z.gather(1, target)
+            total = z.sub_(largest).exp_().sum(1, keepdim=True)  # z: probabilities, up to the total
+            ce[part] = (total.log() + largest - at_target).squeeze(1)
+            if confidence is not None:
+                factor[part] = (-confidence.power * ce[confidence.rows[part]]).exp()
+            if gradients is not None:
+                scale = (weights[part] * factor[part])[:, None]
+                z.mul_(scale / total).scatter_add_(1, target, -scale)  # w (p − onehot)
+                gradients.add(rows[part], hidden, z if slope is None else z.mul_(slope), product)
+    return (weights * factor * ce).sum(), ce, factor
+
+
+def _parts(n: int, chunk: int) -> Iterator[slice]:
+    return (slice(start, start + chunk) for start in range(0, n, chunk))
+
+
+def _picked(states: Tensor, rows: Tensor, product: _Product) -> Tensor:
+    """Rows of the flattened states, (n, D), in the precision of the product."""
+    return states.detach().reshape(-1, states.shape[-1]).index_select(0, rows).to(product.weight.dtype)
+
+
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b, added up and returned in fp32 at least."""
+    wide = torch.promote_types(a.dtype, torch.float32)
+    if a.is_cuda and a.dtype != wide:
+        return torch.mm(a, b, out_dtype=wide)
+    return (a @ b).to(wide)
+
+
+def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
+    """total += a @ b, where total may be wider than the factors."""
+    if total.dtype == a.dtype:
+        total.addmm_(a, b)
+    elif total.is_cuda:
+        torch.addmm(total, a, b, out_dtype=total.dtype, out=total)
+    else:
+        total.add_(a @ b)
+
+
+class _WeightedSum(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        hidden: Tensor,
+        states: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        rows: Tensor,
         targets: Tensor,
         weights: Tensor,
-        unembed: Callable[[Tensor], Tensor],
+        cap: float | None,
+        confidence: Confidence | None,
         chunk: int,
-        *parameters: Tensor,
-    ) -> tuple[Tensor, Tensor]:
-        total = torch.zeros((), device=hidden.device)
-        ce = torch.empty(len(hidden), device=hidden.device)
-        hidden_grad = torch.empty_like(hidden)
-        parameter_grads = [torch.zeros_like(p) for p in parameters]
-        for start in range(0, len(hidden), chunk):
-            rows = slice(start, start + chunk)
-            with torch.enable_grad():
-                h = hidden[rows].detach().requires_grad_()
-                part_ce = _cross_entropy(unembed(h), targets[rows])
-                part = (weights[rows].float() * part_ce).sum()
-                grads = torch.autograd.grad(part, [h, *parameters])
-            hidden_grad[rows] = grads[0]
-            for kept, grad in zip(parameter_grads, grads[1:], strict=True):
-                kept += grad
-            total += part.detach()
-            ce[rows] = part_ce.detach()
-        ctx.save_for_backward(hidden_grad, *parameter_grads)
-        ctx.mark_non_differentiable(ce)
-        return total, ce
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        unembedding = Unembedding(weight, bias, cap)
+        gradients = _Gradients.zero(states, unembedding)
+        found = _one_pass(states, rows, targets, weights, unembedding, confidence, chunk, gradients)
+        ctx.save_for_backward(gradients.states, gradients.weight, gradients.bias)
+        ctx.shape = states.shape
+        ctx.mark_non_differentiable(*found[1:])
+        return found
 
     @staticmethod
-    def backward(ctx: Any, grad_total: Tensor, _grad_ce: Tensor) -> tuple[Tensor | None, ...]:
-        hidden_grad, *parameter_grads = ctx.saved_tensors
-        scaled = [grad_total.to(g.dtype) * g for g in (hidden_grad, *parameter_grads)]
-        return scaled[0], None, None, None, None, *scaled[1:]
+    def backward(ctx: Any, by_total: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        scaled = [None if g is None else g.mul_(by_total) for g in ctx.saved_tensors]  # in place: it runs once
+        assert scaled[0] is not None
+        return scaled[0].reshape(ctx.shape), *scaled[1:], *(None,) * 6
+
+
+class _CrossEntropies(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        states: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        rows: Tensor,
+        targets: Tensor,
+        cap: float | None,
+        chunk: int,
+    ) -> Tensor:
+        ctx.save_for_backward(states, weight, bias, rows, targets)
+        ctx.cap, ctx.chunk = cap, chunk
+        kind = states.device.type
+        ctx.autocast = (kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
+        none = torch.empty(len(rows), device=states.device)
+        return _one_pass(states, rows, targets, none, Unembedding(weight, bias, cap), None, chunk, None)[1]
+
+    @staticmethod
+    def backward(ctx: Any, by_ce: Tensor) -> tuple[Tensor | None, ...]:
+        states, weight, bias, rows, targets = ctx.saved_tensors
+        unembedding = Unembedding(weight, bias, ctx.cap)
+        gradients = _Gradients.zero(states, unembedding)
+        with torch.autocast(*ctx.autocast):
+            _one_pass(states, rows, targets, by_ce, unembedding, None, ctx.chunk, gradients)
+        return gradients.states.reshape(states.shape), gradients.weight, gradients.bias, *(None,) * 4

@@ -1,10 +1,7 @@
 """What the training loop minimises: the interface, and the policy's implementation of it."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import reduce
-from operator import add
 from typing import Any, Protocol
 
 import torch
@@ -13,10 +10,11 @@ from torch import Tensor
 from weighted_mtp.data.batches import Batch
 from weighted_mtp.data.prompts import MARKS
 from weighted_mtp.losses.acceptance import acceptance
-from weighted_mtp.losses.mtp import LossConfig, mtp_loss
+from weighted_mtp.losses.mtp import LossConfig, MTPSums, coefficients, mtp_loss
 from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.value_weighting.base import TokenWeighting, WeightingState, bounds_of
-from weighted_mtp.value_weighting.metrics import WeightSums
+
+ROUNDING = 1e-6  # of weights in fp32, when they are compared with their bounds
 
 
 @dataclass(frozen=True)
@@ -54,14 +52,17 @@ class Objective(Protocol):
         """The sums of one item, ready for backward."""
         ...
 
+    def summary(self, metrics: dict[str, float]) -> dict[str, float]:
+        """What is logged of a step's divided metrics: here belongs what is no ratio of sums, such as a deviation."""
+        ...
+
 
 @dataclass(frozen=True)
 class WeightedBatch:
-    """A microbatch with its weights, and what is said of the weights of the whole step."""
+    """A microbatch with the weights of its tokens."""
 
     batch: Batch
     weights: Tensor
-    statistics: dict[str, float]
 
 
 class PolicyObjective:
@@ -78,49 +79,58 @@ class PolicyObjective:
         self, batches: Sequence[Batch], state: WeightingState
     ) -> tuple[Sequence[WeightedBatch], WeightingState]:
         weights, state = self.weighting(batches, state)
-        statistics = weight_statistics(batches, weights, bounds_of(self.weighting))
-        return [WeightedBatch(batch, w, statistics) for batch, w in zip(batches, weights, strict=True)], state
+        return [WeightedBatch(batch, w) for batch, w in zip(batches, weights, strict=True)], state
 
     def sums(self, model: MTPForCausalLM, item: WeightedBatch) -> Sums:
-        """Per head: `ce/headK` (unweighted), `weighted_ce/headK`, `weight/headK` (mean weight of a target), and, while
-        the model is not in training, `acceptance/headK`; and the step's `weight_statistics`.
+        """The loss is weighted in training and unweighted otherwise: validations of different weightings compare.
+
+        Metrics per head: `ce/headK` (unweighted), `weighted_ce/headK`, `weight/headK` (mean weight of a target), and,
+        while the model is not in training, `acceptance/headK`. Over all heads: those of `_weight_metrics`.
         """
         batch = item.batch
-        states = model.head_states(batch.input_ids, batch.attention_mask, self.loss.detach_extra_heads)
-        sums = mtp_loss(model, states, batch.input_ids, batch.response_mask, item.weights, self.loss)
+        states = model.head_states(batch.input_ids, detach_extra=self.loss.detach_extra_heads)
+        sums = mtp_loss(model, states, batch, item.weights, self.loss, MARKS["semantic"])
         metrics = {}
         for k in range(len(sums.tokens)):
             metrics[f"ce/head{k + 1}"] = (sums.ce[k], sums.tokens[k])
             metrics[f"weighted_ce/head{k + 1}"] = (sums.weighted_ce[k], sums.weight[k])
             metrics[f"weight/head{k + 1}"] = (sums.weight[k], sums.tokens[k])
-        if not model.training:
-            for k, counts in enumerate(acceptance(model, states, batch.response_mask), start=2):
-                metrics[f"acceptance/head{k}"] = counts
-        # Every microbatch of the step says the same, so their mean is it.
-        one = torch.ones((), dtype=torch.float64)
-        metrics |= {name: (value * one, one) for name, value in item.statistics.items()}
-        return Sums(sums.loss, sums.count, metrics)
+        metrics |= self._weight_metrics(sums, item)
+        if model.training:
+            return Sums(sums.loss, sums.count, metrics)
+        for k, counts in enumerate(acceptance(model, states, batch), start=2):
+            metrics[f"acceptance/head{k}"] = counts
+        c = sums.ce.new_tensor(coefficients(self.loss, len(states)))
+        return Sums((c * sums.ce).sum(), (c * sums.tokens).sum(), metrics)
 
+    def _weight_metrics(self, sums: MTPSums, item: WeightedBatch) -> dict[str, tuple[Tensor, Tensor]]:
+        """Of the weights of all heads' targets, `weight/…`: their mean and mean square, the share of the weight that
+        lies on semantic tokens beside these tokens' share; and, of a weighting that clips, how many it clipped.
+        """
+        total, tokens = sums.weight.sum(), sums.tokens.sum()
+        metrics = {
+            "weight/mean": (total, tokens),
+            "weight/square": (sums.square.sum(), tokens),
+            "weight/semantic_share": (sums.marked.sum(), total),
+            "weight/semantic_token_share": (sums.marks.sum(), tokens),
+        }
+        if (bounds := bounds_of(self.weighting)) is not None:
+            w = item.batch.at_response(item.weights)
+            clipped = (w <= bounds[0] * (1 + ROUNDING)) | (w >= bounds[1] * (1 - ROUNDING))
+            metrics["weight/clipped_share"] = (clipped.sum(), torch.full((), w.numel(), device=w.device))
+        return metrics
 
-def weight_statistics(
-    batches: Sequence[Batch], weights: Sequence[Tensor], bounds: tuple[float, float] | None
-) -> dict[str, float]:
-    """Of the response tokens' weights of a whole step, over all ranks: `weight/…` mean, std and effective share of the
-    tokens, the share that lies on the bounds, and that of the weight on semantic tokens beside these tokens' share.
-
-    They are no ratios of sums over microbatches, so they are taken here. What has no meaning is left out: the share
-    on the bounds without bounds, the semantic shares where no token is known to be semantic, everything for a step
-    without response.
-    """
-    semantic = MARKS["semantic"]
-    parts = [
-        WeightSums.of(w, batch.response_mask, batch.marks & semantic > 0, bounds)
-        for batch, w in zip(batches, weights, strict=True)
-    ]
-    sums = reduce(add, parts).over_ranks()
-    statistics = {"mean": sums.mean, "std": sums.std, "effective_share": sums.effective_share}
-    if bounds is not None:
-        statistics["clipped_share"] = sums.clipped_share
-    if sums.semantic_count:
-        statistics |= {"semantic_share": sums.semantic_share, "semantic_token_share": sums.semantic_token_share}
-    return {f"weight/{name}": value for name, value in statistics.items() if not math.isnan(value)}
+    def summary(self, metrics: dict[str, float]) -> dict[str, float]:
+        """`weight/std` and `weight/effective_share` (Kish's (Σw)² / Σw² as a share of the targets, 1 for uniform
+        weights) instead of the mean square; semantic shares only of data whose semantic tokens are known.
+        """
+        found = dict(metrics)
+        square = found.pop("weight/square", None)
+        if square is not None:
+            mean = found["weight/mean"]
+            found["weight/std"] = max(0.0, square - mean**2) ** 0.5
+            found["weight/effective_share"] = mean**2 / square if square else 0.0
+        if not found.get("weight/semantic_token_share"):
+            for name in ("weight/semantic_share", "weight/semantic_token_share"):
+                found.pop(name, None)
+        return found

@@ -14,23 +14,21 @@ from weighted_mtp.models.mtp import MTPForCausalLM
 
 def head_cross_entropies(model: MTPForCausalLM, batch: Batch) -> Tensor:
     """CE of each head, (B, T, H) fp32: entry (b, s, k − 1) is −log P(head k at s − k says x_s)."""
-    states = model.head_states(batch.input_ids, batch.attention_mask)
+    states = model.head_states(batch.input_ids)
     return torch.stack([_by_target(model, head, batch, k) for k, head in enumerate(states, start=1)], dim=-1)
 
 
 def next_token_cross_entropies(model: MTPForCausalLM, batch: Batch) -> Tensor:
-    """CE of head 1 alone, (B, T) fp32: entry (b, s) is −log P(x_s | x_{<s}).
+    """CE of head 1 only, (B, T) fp32: entry (b, s) is −log P(x_s | x_{<s}).
 
     The other heads are not run, so a reference of any number of heads costs what its base model does. A plain causal
     LM becomes a policy of one head by `MTPForCausalLM.from_base(model, 1)`.
     """
-    return _by_target(model, model.next_token_states(batch.input_ids, batch.attention_mask), batch, 1)
+    return _by_target(model, model.next_token_states(batch.input_ids), batch, 1)
 
 
 def _by_target(model: MTPForCausalLM, states: Tensor, batch: Batch, k: int) -> Tensor:
     """States (B, T, D), which predict k tokens ahead → (B, T)."""
-    chosen = batch.response_mask[:, k:]
-    ce = linear_cross_entropy(states[:, :-k][chosen], batch.input_ids[:, k:][chosen], model.unembed)
-    placed = torch.zeros(batch.input_ids.shape, device=ce.device)
-    placed[:, k:][chosen] = ce
-    return placed
+    at, ids = batch.targets(k), batch.input_ids.flatten()
+    ce = linear_cross_entropy(states, at - k, ids.index_select(0, at), model.unembedding())
+    return ce.new_zeros(ids.shape).index_copy(0, at, ce).view_as(batch.input_ids)

@@ -14,6 +14,7 @@ model of L layers becomes a trunk of L − 1 layers with H heads.
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -37,6 +38,24 @@ from weighted_mtp.models.checkpoint import Dtype, load_complete, read_config
 
 HeadInit = Literal["copy", "random"]
 MAX_HEADS = 64  # far beyond any published model (8); more is a typing error that would only be noticed as a full memory
+
+
+@dataclass(frozen=True)
+class Unembedding:
+    """How states become logits: `cap · tanh((h Wᵀ + b) / cap)`, without the parts that are None.
+
+    weight  (V, D)
+    bias    (V,), as Phi has one
+    cap     Gemma's soft cap on logits
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    cap: float | None = None
+
+    @property
+    def is_trained(self) -> bool:
+        return self.weight.requires_grad or (self.bias is not None and self.bias.requires_grad)
 
 
 class MTPConfig(PreTrainedConfig):
@@ -247,7 +266,8 @@ class MTPForCausalLM(PreTrainedModel, GenerationMixin):
         """All heads' states after the final norm, from one pass of the trunk.
 
         input_ids       (B, T)
-        attention_mask  (B, T), true on tokens; None where nothing is padded
+        attention_mask  (B, T), true on tokens. Leave it out for batches padded on the right: causal attention never
+                        looks at what follows a token, and fast kernels take no mask
         detach_extra    the extra heads learn, but send no gradient into the trunk
         returns         (H, B, T, D); row k − 1 at position t predicts token t + k
         """
@@ -263,8 +283,18 @@ class MTPForCausalLM(PreTrainedModel, GenerationMixin):
     def unembed(self, hidden: Tensor) -> Tensor:
         """Logits (…, V) of states (…, D) as the base computes them: output embedding, then Gemma's soft cap if set."""
         logits = self.base.get_output_embeddings()(hidden)
-        cap = getattr(self.config.get_text_config(), "final_logit_softcapping", None)
+        cap = self._logit_cap
         return logits if cap is None else torch.tanh(logits / cap) * cap
+
+    def unembedding(self) -> Unembedding:
+        """The parts of `unembed`, for losses that take its gradient themselves. In a sharded model they are whole from
+        a forward pass until its backward."""
+        output = self.base.get_output_embeddings()
+        return Unembedding(output.weight, getattr(output, "bias", None), self._logit_cap)
+
+    @property
+    def _logit_cap(self) -> float | None:
+        return getattr(self.config.get_text_config(), "final_logit_softcapping", None)
 
     def head_parameters(self) -> Iterator[nn.Parameter]:
         """Parameters of the extra heads (2 … H): what the base model does not have."""

@@ -180,7 +180,7 @@ def load_critic(run: Path, runtime: RuntimeConfig) -> Critic:
     folder = newest_model(run)
     if not isinstance(config.critic, ImplicitConfig):
         model, tokenizer = from_first_rank(lambda: load_value_model(folder, "float32"))
-        values = _asking(model, lambda batch: model(batch.input_ids, batch.attention_mask), runtime)
+        values = _asking(model, lambda batch: model(batch.input_ids), runtime)
         gives = "probability" if isinstance(config.critic, LambdaReturnConfig) else model.gives
         return Critic(values, gives, tokenizer, config.data.template)
     beta = config.critic.beta

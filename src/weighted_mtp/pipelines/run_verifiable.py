@@ -14,7 +14,7 @@ from pydantic import model_validator
 from transformers import PreTrainedTokenizerBase
 
 from weighted_mtp.errors import UserError
-from weighted_mtp.losses.mtp import check_one_a_head
+from weighted_mtp.losses.mtp import check_one_per_head
 from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.pipelines.command import ConfigFile, Debug, Overrides, train
 from weighted_mtp.pipelines.critic import Critic, check_same_tokens, load_critic
@@ -51,7 +51,7 @@ def run_verifiable(config: VerifiableConfig) -> Path | None:
         check_same_tokens(tokenizer, critic.tokenizer, f"critic={config.critic}")
         _check_same_questions(config, critic)
         if (strengths := config.weighting.head_strengths) is not None:
-            check_one_a_head("weighting.head_strengths", strengths, policy.config.n_future_tokens)
+            check_one_per_head("weighting.head_strengths", strengths, policy.config.n_future_tokens)
         return controlled(TDWeighting(config.weighting, critic.values, critic.gives), config.control, config.run.seed)
 
     return train_policy(config, weighting)

@@ -41,7 +41,7 @@ from weighted_mtp.report.token_picture import draw_programs
 from weighted_mtp.report.token_weights import ShownProgram, Token, View, write_page
 from weighted_mtp.runtime.device import RuntimeConfig, pick_device
 from weighted_mtp.value_weighting.base import TokenWeighting, WeightingState
-from weighted_mtp.value_weighting.metrics import WeightSums, localisation_auc
+from weighted_mtp.value_weighting.metrics import localisation_auc
 from weighted_mtp.value_weighting.rho1 import Rho1Weighting
 from weighted_mtp.value_weighting.td import TDConfig, TDWeighting
 
@@ -259,9 +259,9 @@ def _facts(source: Source, batch: Batch, weights: Tensor, judgement: Tensor) -> 
     wrong = (batch.marks & MARKS["wrong"]) > 0
     facts = []
     if semantic.any():
-        sums = WeightSums.of(weights, batch.response_mask, semantic, None)
-        share = float(sums.semantic_count / sums.count)
-        facts.append(f"Semantic tokens: {share:.0%} of the tokens, {sums.semantic_share:.0%} of the weight.")
+        w, inside = weights[batch.response_mask], semantic[batch.response_mask]
+        tokens, weight = inside.float().mean(), w[inside].sum() / w.sum()
+        facts.append(f"Semantic tokens: {tokens:.0%} of the tokens, {weight:.0%} of the weight.")
     if source.localises and wrong.any():
         auc, n = localisation_auc(judgement, batch.response_mask, wrong.int().argmax(1))
         facts.append(f"The first wrong token's {source.title} is below that of {float(auc / n):.0%} of the others.")

@@ -14,12 +14,14 @@ from weakref import finalize
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode, unset_fake_temporarily
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
-from weighted_mtp.losses.linear_ce import linear_cross_entropy, weighted_linear_cross_entropy
+from weighted_mtp.data.batches import Batch
+from weighted_mtp.losses.mtp import LossConfig, mtp_loss
+from weighted_mtp.losses.token_ce import next_token_cross_entropies
 from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.models.value import ValueModel
 
@@ -48,7 +50,6 @@ class Weights:
     root_trained: int
     part: int
     part_trained: int
-    largest_trained: int
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,6 @@ def weights_of(model: PreTrainedModel) -> Weights:
         root_trained=_count(root, trained=True),
         part=max(_count(part) for part in parts),
         part_trained=max(_count(part, trained=True) for part in parts),
-        largest_trained=max((p.numel() for p in everything if p.requires_grad), default=0),
     )
 
 
@@ -170,12 +170,12 @@ def training_pass(
         for p in model.parameters()
         if p.requires_grad and id(p) in inside
     ]
-    ids, mask = _inputs(batch)
+    data = _data(batch, _heads(model))
     with counter:
         with context():
-            states = _states(model, ids, mask, detach)
+            states = _states(model, data, detach)
             kept = counter.now
-            loss = states.sum() if isinstance(model, ValueModel) else _policy_loss(model, states, ids)
+            loss = states.sum() if isinstance(model, ValueModel) else _policy_loss(model, states, data)
         del states
         loss.backward()
     for hook in hooks:
@@ -189,36 +189,36 @@ def asking_pass(
     """The most bytes at any moment while a frozen critic or reference judges a microbatch, beside its parameters."""
     model.eval()
     counter = Counter([*model.parameters(), *model.buffers()])
-    ids, mask = _inputs(batch)
+    data = _data(batch, _heads(model))
     with counter, torch.no_grad(), context():
         if isinstance(model, MTPForCausalLM):
-            decoder = model.get_decoder()
-            states = decoder(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-            linear_cross_entropy(states[:, :-1].reshape(-1, states.shape[-1]), ids[:, 1:].reshape(-1), model.unembed)
+            next_token_cross_entropies(model, data)
         else:
-            model(ids, mask)
+            model(data.input_ids)
     return max(counter.moments.values())
 
 
-def _inputs(batch: Microbatch) -> tuple[Tensor, Tensor]:
-    shape = (batch.rows, batch.length)
-    return torch.zeros(shape, dtype=torch.int64), torch.ones(shape, dtype=torch.bool)
+def _data(microbatch: Microbatch, heads: int) -> Batch:
+    """Rows that are one response each, but for a prompt as long as the heads reach: real indices of fake states."""
+    with unset_fake_temporarily():
+        ids = torch.zeros(microbatch.rows, microbatch.length, dtype=torch.int64)
+        everything = torch.ones_like(ids, dtype=torch.bool)
+        response = everything.clone()
+        response[:, :heads] = False
+        return Batch(ids, everything, response, torch.arange(microbatch.rows), torch.zeros_like(ids, dtype=torch.uint8))
 
 
-def _states(model: PreTrainedModel, ids: Tensor, mask: Tensor, detach: bool) -> Tensor:
+def _heads(model: PreTrainedModel) -> int:
+    return model.config.n_future_tokens if isinstance(model, MTPForCausalLM) else 1
+
+
+def _states(model: PreTrainedModel, data: Batch, detach: bool) -> Tensor:
     if isinstance(model, MTPForCausalLM):
-        return model.head_states(ids, mask, detach)
+        return model.head_states(data.input_ids, detach_extra=detach)
     assert isinstance(model, ValueModel)
-    return model.scores(ids, mask)
+    return model.scores(data.input_ids)
 
 
-def _policy_loss(model: PreTrainedModel, states: Tensor, ids: Tensor) -> Tensor:
-    """`losses.mtp.mtp_loss` where every token is a target: which ones are cannot be chosen by shapes alone."""
+def _policy_loss(model: PreTrainedModel, states: Tensor, data: Batch) -> Tensor:
     assert isinstance(model, MTPForCausalLM)
-    parameters = list(model.get_output_embeddings().parameters())
-    loss = torch.zeros(())
-    for k, head in enumerate(states, start=1):
-        hidden = head[:, :-k].reshape(-1, head.shape[-1])
-        ones = torch.ones(len(hidden))
-        loss = loss + weighted_linear_cross_entropy(hidden, ids[:, k:].reshape(-1), ones, model.unembed, parameters)[0]
-    return loss
+    return mtp_loss(model, states, data, torch.ones(data.input_ids.shape), LossConfig()).loss

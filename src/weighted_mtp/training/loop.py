@@ -119,7 +119,7 @@ class Trainer:
             items, _ = self.objective.prepare(self._to_device(own), self.state.objective)
             sums = [self._sums(item, batch) for item, batch in zip(items, own, strict=True)]
         free_root(self.state.model)
-        return _divide(_over_ranks(sums))
+        return self.objective.summary(_divide(_over_ranks(sums)))
 
     def _step(self) -> dict[str, float]:
         state = self.state
@@ -139,7 +139,7 @@ class Trainer:
         self._divide_gradients(total.count)
         prepare_groups(state.optimizer, state.step, factor)
         norm = float(whole_tensor(nn.utils.clip_grad_norm_(_parameters(state.optimizer), self.optim.max_grad_norm)))
-        values = _divide(total)
+        values = self.objective.summary(_divide(total))
         if not (math.isfinite(values["loss"]) and math.isfinite(norm)):
             self._refuse(values["loss"], norm, own, batches)
         state.optimizer.step()
@@ -218,16 +218,20 @@ class _Total:
 
 
 def _over_ranks(sums: Sequence[Sums]) -> _Total:
-    """Add up microbatches, in fp64, then ranks, which all have the same metrics."""
-    numerators = {name: _total([s.metrics[name][0] for s in sums]) for name in sums[0].metrics}
-    denominators = [sum(float(s.metrics[name][1]) for s in sums) for name in numerators]
-    scalars = [sum(float(s.loss) for s in sums), sum(float(s.count) for s in sums), *denominators]
-    flat = torch.cat([torch.tensor(scalars, dtype=torch.float64), *(n.reshape(-1) for n in numerators.values())])
-    ours, vectors = summed(flat).split([len(scalars), len(flat) - len(scalars)])
-    loss, count, *counts = ours.tolist()
-    parts = vectors.split([n.numel() for n in numerators.values()])
-    shaped = [part.reshape(n.shape) for part, n in zip(parts, numerators.values(), strict=True)]
-    return _Total(loss, count, dict(zip(numerators, zip(shaped, counts, strict=True), strict=True)))
+    """Add up microbatches, in fp64, then ranks, which all have the same metrics. One copy leaves the device."""
+    flat = summed(torch.stack([_flat(s) for s in sums]).to("cpu", torch.float64).sum(0))
+    names = list(sums[0].metrics)
+    numerators = [sums[0].metrics[name][0] for name in names]
+    sizes = [n.numel() for n in numerators]
+    (loss, count, *counts), vectors = flat[: 2 + len(names)].tolist(), flat[2 + len(names) :].split(sizes)
+    shaped = [vector.reshape(n.shape) for vector, n in zip(vectors, numerators, strict=True)]
+    return _Total(loss, count, dict(zip(names, zip(shaped, counts, strict=True), strict=True)))
+
+
+def _flat(sums: Sums) -> Tensor:
+    """Loss, count, the metrics' denominators, then their numerators, as one vector."""
+    numerators, denominators = [n for n, _ in sums.metrics.values()], [d for _, d in sums.metrics.values()]
+    return torch.cat([x.detach().reshape(-1).double() for x in (sums.loss, sums.count, *denominators, *numerators)])
 
 
 def _divide(total: _Total) -> dict[str, float]:
@@ -237,10 +241,6 @@ def _divide(total: _Total) -> dict[str, float]:
     """
     ratios = {name: float(n.abs().sum() if n.dim() else n) / d for name, (n, d) in total.metrics.items() if d}
     return {"loss": total.loss / total.count if total.count else 0.0, **ratios}
-
-
-def _total(numerators: Sequence[Tensor]) -> Tensor:
-    return torch.stack([n.detach().to("cpu", torch.float64) for n in numerators]).sum(0)
 
 
 @contextmanager

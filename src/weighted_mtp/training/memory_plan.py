@@ -68,7 +68,8 @@ class Footprint:
 
 
 def footprint(weights: Weights, passed: Pass, asked: Sequence[tuple[Weights, int]], layout: Layout) -> Footprint:
-    """One rank's memory; the peak is that of asking, of forward and backward, or of the update.
+    """One rank's memory. The peak is that of asking or of forward and backward, where gradients are never fewer than in
+    the update, which is fused and needs nothing else.
 
     asked  of critic and reference, their weights and what `asking_pass` found
     """
@@ -89,7 +90,7 @@ def footprint(weights: Weights, passed: Pass, asked: Sequence[tuple[Weights, int
         gathered=gathered,
         activations=passed.kept,
         loss=passed.most - passed.kept,
-        peak=always + max(learning + gathered, asking, 0.0 if off else _update(weights, layout)),
+        peak=always + max(learning + gathered, asking),
         host=parameters + optimizer + frozen + trained / share if off else 0.0,
     )
 
@@ -101,9 +102,3 @@ def _gathered(weights: Weights, layout: Layout) -> float:
         return 0.0
     parameter, parts = layout.gathered_bytes, 3 if layout.shards > 1 else 1
     return FP32 * weights.root + parts * parameter * weights.part + (parameter + FP32) * weights.part_trained
-
-
-def _update(weights: Weights, layout: Layout) -> float:
-    """Gradients and Adam's denominators: of all parameters at once on a GPU, on a CPU of one, and its square root."""
-    shared = FP32 * weights.trained / layout.shards
-    return shared + (shared if layout.on_gpu else 2 * FP32 * weights.largest_trained / layout.shards)

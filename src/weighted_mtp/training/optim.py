@@ -53,7 +53,7 @@ def build_optimizer(groups: Iterable[Group], config: OptimConfig) -> torch.optim
                         "weight_decay": config.weight_decay if decay else 0.0,
                     }
                 )
-    return torch.optim.AdamW(built, lr=config.lr, betas=config.betas, eps=config.eps)
+    return torch.optim.AdamW(built, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
 
 
 def schedule(step: int, max_steps: int, config: OptimConfig) -> float:

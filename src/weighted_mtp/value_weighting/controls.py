@@ -48,10 +48,11 @@ class Shuffled:
         for batch, old, new in zip(batches, weights, moved, strict=True):
             if batch.is_blank:
                 continue
-            for row, sample_id in enumerate(batch.sample_ids.tolist()):
-                response = batch.response_mask[row].nonzero().squeeze(-1)
-                order = _generator(self.seed, step, sample_id).permutation(len(response))
-                new[row, response] = old[row, response[torch.from_numpy(order).to(response.device)]]
+            order = [_generator(self.seed, step, s.sample_id).permutation(s.end - s.start) for s in batch.spans]
+            width = batch.response_mask.shape[1]
+            sources = [row * width + s.start + o for row, (s, o) in enumerate(zip(batch.spans, order, strict=True))]
+            moved_from = torch.from_numpy(np.concatenate(sources)).to(old.device)
+            new.flatten(0, 1)[batch.response_at] = old.flatten(0, 1)[moved_from]
         return moved, _wrapped(step + 1, inner_state)
 
 
@@ -76,17 +77,16 @@ class RandomMatched:
         for batch, new in zip(batches, drawn, strict=True):
             if batch.is_blank:
                 continue
-            for row, sample_id in enumerate(batch.sample_ids.tolist()):
-                response = batch.response_mask[row]
-                picks = _generator(self.seed, step, sample_id).integers(0, max(1, len(pool)), int(response.sum()))
-                new[row, response] = pool[torch.from_numpy(picks).to(pool.device)]
+            size = max(1, len(pool))
+            picks = [_generator(self.seed, step, s.sample_id).integers(0, size, s.end - s.start) for s in batch.spans]
+            new.flatten(0, 1)[batch.response_at] = pool[torch.from_numpy(np.concatenate(picks)).to(pool.device)]
         return drawn, _wrapped(step + 1, inner_state)
 
 
 def _pool(batches: Sequence[Batch], weights: Sequence[Tensor]) -> Tensor:
     """Weights of all ranks' response tokens, (N,) or (N, H), ordered by sample id and position."""
-    pool = torch.cat([w[batch.response_mask] for batch, w in zip(batches, weights, strict=True)])
-    owners = [batch.sample_ids[:, None].expand_as(batch.response_mask)[batch.response_mask] for batch in batches]
+    pool = torch.cat([batch.at_response(w) for batch, w in zip(batches, weights, strict=True)])
+    owners = [batch.at_response(batch.sample_ids[:, None].expand_as(batch.response_mask)) for batch in batches]
     order = torch.argsort(torch.cat(gathered(torch.cat(owners))), stable=True)
     return torch.cat(gathered(pool))[order]
 

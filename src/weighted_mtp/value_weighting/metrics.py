@@ -3,16 +3,8 @@
 Shapes: B batch, T time, M pairs.
 """
 
-import math
-from dataclasses import dataclass, fields
-from typing import Self
-
 import torch
 from torch import Tensor
-
-from weighted_mtp.runtime.distributed import summed
-
-ROUNDING = 1e-6  # of weights in fp32, when they are compared with their bounds
 
 
 def pair_accuracy(scores: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
@@ -63,78 +55,3 @@ def calibration_gaps(probabilities: Tensor, outcomes: Tensor, mask: Tensor, bins
     p = probabilities[mask].double()
     y = outcomes[:, None].expand_as(mask)[mask].double()
     return p.new_zeros(bins).index_add(0, (p * bins).long().clamp(max=bins - 1), p - y), mask.sum()
-
-
-@dataclass(frozen=True)
-class WeightSums:
-    """Weights of response tokens (of each head, where they have heads), as fp64 scalars that add up.
-
-    count            weights
-    total, squares   Σ w, Σ w²
-    clipped          how many lie on `w_min` or `w_max`
-    semantic_count   weights of semantic tokens
-    semantic_total   their Σ w
-    """
-
-    count: Tensor
-    total: Tensor
-    squares: Tensor
-    clipped: Tensor
-    semantic_count: Tensor
-    semantic_total: Tensor
-
-    @staticmethod
-    def of(
-        weights: Tensor, response_mask: Tensor, semantic_mask: Tensor, bounds: tuple[float, float] | None
-    ) -> "WeightSums":
-        """
-        weights        (B, T) or (B, T, H)
-        response_mask  (B, T) bool
-        semantic_mask  (B, T) bool, tokens that decide what the program computes; all False where that is not known
-        bounds         least and greatest weight that the weighting can give; None where it has no bounds
-        """
-        w = weights[response_mask].double()
-        semantic = w[semantic_mask[response_mask]]
-        least, greatest = bounds or (-math.inf, math.inf)
-        parts = [
-            w.new_tensor(w.numel()),
-            w.sum(),
-            (w * w).sum(),
-            ((w <= least * (1 + ROUNDING)) | (w >= greatest * (1 - ROUNDING))).double().sum(),
-            w.new_tensor(semantic.numel()),
-            semantic.sum(),
-        ]
-        return WeightSums(*parts)
-
-    def __add__(self, other: Self) -> Self:
-        return type(self)(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
-
-    def over_ranks(self) -> "WeightSums":
-        """The sums of all ranks' weights."""
-        return WeightSums(*summed(torch.stack([getattr(self, f.name) for f in fields(self)])).unbind())
-
-    @property
-    def mean(self) -> float:
-        return float(self.total / self.count)
-
-    @property
-    def std(self) -> float:
-        return float((self.squares / self.count - (self.total / self.count) ** 2).clamp(min=0).sqrt())
-
-    @property
-    def clipped_share(self) -> float:
-        return float(self.clipped / self.count)
-
-    @property
-    def effective_share(self) -> float:
-        """Kish's effective sample size (Σw)² / Σw², as a share of the tokens: 1 for uniform weights."""
-        return float(self.total**2 / self.squares / self.count)
-
-    @property
-    def semantic_share(self) -> float:
-        """Share of the weight on semantic tokens; to be read beside `semantic_token_share`."""
-        return float(self.semantic_total / self.total)
-
-    @property
-    def semantic_token_share(self) -> float:
-        return float(self.semantic_count / self.count)

@@ -1,11 +1,12 @@
 """Running mean and variance of the advantages: what whitening must remember from step to step.
 
-They live on the CPU in fp64 whatever the model's device and precision: three sums a step cost nothing, and they are
-the same to the last digits however a batch is split into microbatches.
+They are kept in fp64 whatever the model's precision: three sums per step cost nothing, and they are the same to the
+last digits however a batch is split into microbatches. They stay on the device that the advantages are on, so that
+no step waits for it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -40,6 +41,9 @@ class Moments:
     def state(self) -> WeightingState:
         return {name: getattr(self, name).clone() for name in ("steps", "count", "mean", "square")}
 
+    def to(self, device: torch.device) -> "Moments":
+        return Moments(*(getattr(self, f.name).to(device, non_blocking=device.type == "cuda") for f in fields(self)))
+
     @property
     def std(self) -> Tensor:
         return (self.square - self.mean**2).clamp(min=0).sqrt()
@@ -53,8 +57,8 @@ class Moments:
         """
         n, total, squares = sums.unbind()
         count = self.count + n
-        cumulative = bool(self.steps < warmup_steps) or not self.count
-        share = n / count.clamp(min=1) if cumulative else momentum * (n > 0).double()
+        cumulative = (self.steps < warmup_steps) | (self.count == 0)
+        share = torch.where(cumulative, n / count.clamp(min=1), momentum * (n > 0).to(n))
         return Moments(
             self.steps + 1,
             count,
@@ -63,12 +67,7 @@ class Moments:
         )
 
 
-def moment_sums(values: Sequence[Tensor], masks: Sequence[Tensor]) -> Tensor:
-    """Count, Σx and Σx² over the masked entries of all microbatches, (3,) fp64 on the CPU.
-
-    values, masks  (B, T) each, float and bool; T differs between microbatches
-
-    Sums and count are apart and undivided, so that ranks can add theirs up.
-    """
-    x = torch.cat([v[m].to("cpu", torch.float64) for v, m in zip(values, masks, strict=True)])
-    return torch.stack([torch.tensor(len(x), dtype=torch.float64), x.sum(), (x * x).sum()])
+def moment_sums(values: Sequence[Tensor]) -> Tensor:
+    """Count, Σx and Σx² over all microbatches' values, (n,) float each: (3,) fp64, undivided, so that ranks can add."""
+    x = torch.cat(list(values)).double()
+    return torch.stack([torch.full((), len(x), dtype=x.dtype, device=x.device), x.sum(), (x * x).sum()])

@@ -115,16 +115,16 @@ class TDWeighting:
     @torch.no_grad()
     def __call__(self, batches: Sequence[Batch], state: WeightingState) -> tuple[list[Tensor], WeightingState]:
         """Weights (B, T), or (B, T, H) with `head_strengths`, 1 outside the response; the moments with this step in."""
-        config, before = self.config, Moments.of(state)
-        masks = [batch.response_mask for batch in batches]
+        config = self.config
         advantages = [gae(self.td_errors(batch), batch.response_mask, config.gamma, config.lam) for batch in batches]
-        sums = summed(moment_sums(advantages, masks))
+        before = Moments.of(state).to(advantages[0].device)
+        sums = summed(moment_sums([b.at_response(a) for b, a in zip(batches, advantages, strict=True)]))
         moments = before.updated(sums, config.momentum, config.warmup_steps)
-        annealed = min(1.0, float(before.steps) / config.anneal_steps) if config.anneal_steps else 1.0
-        strength = (1 - config.floor) * annealed
+        annealed = (before.steps / config.anneal_steps).clamp(max=1) if config.anneal_steps else torch.ones(())
+        strength = ((1 - config.floor) * annealed).to(advantages[0])
         weights = [
-            self._mixed(exponential_weights(whitened(a, moments), config).masked_fill(~mask, 1.0), strength)
-            for a, mask in zip(advantages, masks, strict=True)
+            self._mixed(exponential_weights(whitened(a, moments), config).masked_fill(~b.response_mask, 1.0), strength)
+            for a, b in zip(advantages, batches, strict=True)
         ]
         return weights, moments.state()
 
@@ -138,7 +138,7 @@ class TDWeighting:
         rewards = None if reward is None else output.new_full((len(output),), reward)
         return td_errors(in_space(output, self.gives, self.config.space), mask, self.config.gamma, rewards)
 
-    def _mixed(self, weights: Tensor, strength: float) -> Tensor:
+    def _mixed(self, weights: Tensor, strength: Tensor) -> Tensor:
         """1 + strength (w − 1), exactly w for 1 and 1 for 0; with a strength for each head, one more dimension."""
         if self.config.head_strengths is None:
             return torch.lerp(torch.ones_like(weights), weights, strength)
@@ -202,7 +202,7 @@ def last_tokens(mask: Tensor) -> Tensor:
 
 def whitened(advantages: Tensor, moments: Moments) -> Tensor:
     """Â = (A − μ) / (σ + ε), any shape."""
-    return (advantages - float(moments.mean)) / (float(moments.std) + EPSILON)
+    return (advantages - moments.mean) / (moments.std + EPSILON)
 
 
 def exponential_weights(whitened_advantages: Tensor, config: TDConfig) -> Tensor:

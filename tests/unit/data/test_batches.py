@@ -177,7 +177,7 @@ def test_collate_gives_the_types_of_the_contract(store: TokenStore) -> None:
 
 def test_a_batch_moves_as_a_whole(store: TokenStore) -> None:
     batch = collate(store, np.array([0]), pad_id=0).to("meta")
-    assert {tensor.device.type for tensor in vars(batch).values()} == {"meta"}
+    assert {value.device.type for value in vars(batch).values() if isinstance(value, torch.Tensor)} == {"meta"}
 
 
 def test_marks_stand_beside_their_tokens(store: TokenStore) -> None:
@@ -193,5 +193,6 @@ def test_joined_stores_are_read_as_one() -> None:
     rows = np.array([3, 0, 2, 1])
     assert list(joined.sample_ids) == ["c", "a", "b", "c"]
     for name, value in vars(collate(together, rows, 99)).items():
-        assert torch.equal(getattr(collate(joined, rows, 99), name), value), name
+        found = getattr(collate(joined, rows, 99), name)
+        assert torch.equal(found, value) if isinstance(value, torch.Tensor) else found == value, name
     assert within(joined, 4).n_dropped == 1

@@ -13,6 +13,7 @@ from weighted_mtp.losses.mtp import LossConfig, MTPSums, mtp_loss
 from weighted_mtp.models.mtp import MTPForCausalLM
 
 B, T, H, V = 3, 9, 4, 17
+FIRST_HEAD = {"confidence": "first_head"}
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +43,8 @@ def batch() -> Batch:
 
 def loss(model: MTPForCausalLM, batch: Batch, weights: torch.Tensor, config: LossConfig | None = None) -> MTPSums:
     config = config or LossConfig()
-    states = model.head_states(batch.input_ids, batch.attention_mask, config.detach_extra_heads)
-    return mtp_loss(model, states, batch.input_ids, batch.response_mask, weights, config)
+    states = model.head_states(batch.input_ids, detach_extra=config.detach_extra_heads)
+    return mtp_loss(model, states, batch, weights, config)
 
 
 def naive(model: MTPForCausalLM, batch: Batch, weights: torch.Tensor, config: LossConfig) -> tuple[float, float]:
@@ -60,6 +61,10 @@ def naive(model: MTPForCausalLM, batch: Batch, weights: torch.Tensor, config: Lo
                 position = t + k if config.alignment == "target" else t
                 w = float(weights[b, position] if weights.dim() == 2 else weights[b, position, k - 1])
                 ce = float(F.cross_entropy(logits[k - 1, b, t], batch.input_ids[b, t + k]))
+                if config.confidence is not None:
+                    head, at = (k - 1, t) if config.confidence == "each_head" else (0, t + k - 1)
+                    p = float(logits[head, b, at].softmax(-1)[batch.input_ids[b, t + k]])
+                    w *= p**config.confidence_power
                 total += c[k - 1] * w * ce
                 count += c[k - 1] * (w if config.normalization == "weights" else 1.0)
     return total, count
@@ -69,11 +74,18 @@ def naive(model: MTPForCausalLM, batch: Batch, weights: torch.Tensor, config: Lo
 @pytest.mark.parametrize("alignment", ["target", "source"])
 @pytest.mark.parametrize("normalization", ["weights", "tokens"])
 @pytest.mark.parametrize("coefficients", [None, (1.0, 0.5, 0.25, 0.0)])
+@pytest.mark.parametrize("confidence", [{}, {"confidence": "each_head", "confidence_power": 0.5}, FIRST_HEAD], ids=str)
 def test_sum_and_count_equal_naive_indexing(
-    model: MTPForCausalLM, batch: Batch, shape: tuple[int, ...], alignment: str, normalization: str, coefficients: tuple
+    model: MTPForCausalLM,
+    batch: Batch,
+    shape: tuple[int, ...],
+    alignment: str,
+    normalization: str,
+    coefficients: tuple,
+    confidence: dict,
 ) -> None:
     weights = torch.rand(shape, generator=torch.Generator().manual_seed(2))
-    config = LossConfig(alignment=alignment, normalization=normalization, head_coefficients=coefficients)
+    config = LossConfig(alignment=alignment, normalization=normalization, head_coefficients=coefficients, **confidence)
     sums = loss(model, batch, weights, config)
     total, count = naive(model, batch, weights, config)
     assert sums.loss.item() == pytest.approx(total, rel=1e-5)
@@ -100,10 +112,30 @@ def gradients(model: MTPForCausalLM, parts: list[Batch], weights: list[torch.Ten
     return [p.grad / count for p in model.parameters()]
 
 
+def test_the_gradient_under_confidence_is_that_of_the_probability(model: MTPForCausalLM, batch: Batch) -> None:
+    model.zero_grad()
+    loss(model, batch, torch.ones(B, T), LossConfig(confidence="each_head")).loss.backward()
+    got = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    probabilities = model.unembed(model.head_states(batch.input_ids)).softmax(-1)
+    total = torch.zeros(())
+    for b, s in batch.response_mask.nonzero().tolist():
+        for k in range(1, min(H, s) + 1):
+            total = total - probabilities[k - 1, b, s - k, batch.input_ids[b, s]]
+    total.backward()
+    for p, gradient in zip(model.parameters(), got, strict=True):
+        torch.testing.assert_close(gradient, p.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_a_power_of_no_confidence_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"confidence_power=2\.0 has no effect without confidence"):
+        LossConfig(confidence_power=2.0)
+
+
 def test_splitting_a_batch_into_microbatches_changes_no_gradient(model: MTPForCausalLM, batch: Batch) -> None:
     weights = torch.rand(B, T, generator=torch.Generator().manual_seed(3))
     whole = gradients(model, [batch], [weights])
-    parts = [Batch(**{name: value[i : i + 1] for name, value in vars(batch).items()}) for i in range(B)]
+    parts = [batch.rows([i]) for i in range(B)]
     split = gradients(model, parts, list(weights.split(1)))
     for a, b in zip(whole, split, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)

@@ -1,4 +1,4 @@
-"""What is said of the weights of a step: of the whole step, however it is split."""
+"""What is said of a step: of the whole step, however it is split."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,29 +10,60 @@ from torch import Tensor
 
 from weighted_mtp.data.batches import Batch
 from weighted_mtp.losses.mtp import LossConfig
-from weighted_mtp.losses.objective import PolicyObjective, weight_statistics
+from weighted_mtp.losses.objective import PolicyObjective, Sums
 from weighted_mtp.models.mtp import MTPForCausalLM
+from weighted_mtp.training.loop import _divide, _over_ranks
+from weighted_mtp.value_weighting.base import WeightingState
 from weighted_mtp.value_weighting.controls import Shuffled, Uniform
 
 BOUNDS = (0.5, 2.0)
-GENERATOR = torch.Generator().manual_seed(0)
+H = 3
 
 
 def batch() -> Batch:
     ids, real = padded_batch()
-    response = real & (torch.arange(ids.shape[1]) >= torch.tensor([2, 4])[:, None])
+    response = real & (torch.arange(ids.shape[1]) >= torch.tensor([H, 4])[:, None])
     marks = (torch.rand(ids.shape, generator=torch.Generator().manual_seed(2)) < 0.4).to(torch.uint8)
     return Batch(ids, real, response, torch.arange(2), marks)
 
 
 def rows(whole: Batch) -> list[Batch]:
-    return [Batch(**{name: value[i : i + 1] for name, value in vars(whole).items()}) for i in range(2)]
+    return [whole.rows([i]) for i in range(2)]
 
 
-@pytest.mark.parametrize("shape", [(2, 11), (2, 11, 3)])
-def test_statistics_are_those_of_the_whole_step_however_it_is_split(shape: tuple[int, ...]) -> None:
-    whole, weights = batch(), torch.randn(shape, generator=GENERATOR).exp().clamp(*BOUNDS)
-    w = weights[whole.response_mask].double()
+class ById:
+    """Fixed weights of two samples, between `BOUNDS`."""
+
+    bounds = BOUNDS
+
+    def __init__(self, *shape: int) -> None:
+        self.weights = torch.randn(shape, generator=torch.Generator().manual_seed(0)).exp().clamp(*BOUNDS)
+
+    def initial_state(self) -> WeightingState:
+        return {}
+
+    def __call__(self, batches: Sequence[Batch], state: WeightingState) -> tuple[list[Tensor], WeightingState]:
+        return [self.weights[batch.sample_ids] for batch in batches], state
+
+
+def model() -> MTPForCausalLM:
+    return MTPForCausalLM.from_base(tiny_model("llama_tied"), H, "random")
+
+
+def sums_of(objective: PolicyObjective, policy: MTPForCausalLM, parts: Sequence[Batch]) -> list[Sums]:
+    items, _ = objective.prepare(parts, objective.initial_state())
+    return [objective.sums(policy, item) for item in items]
+
+
+def logged(objective: PolicyObjective, policy: MTPForCausalLM, parts: Sequence[Batch]) -> dict[str, float]:
+    """What the loop would log of a step."""
+    return objective.summary(_divide(_over_ranks(sums_of(objective, policy, parts))))
+
+
+@pytest.mark.parametrize("shape", [(2, 11), (2, 11, H)])
+def test_statistics_of_weights_are_those_of_the_whole_step_however_it_is_split(shape: tuple[int, ...]) -> None:
+    whole, weighting = batch(), ById(*shape)
+    w = weighting.weights[whole.response_mask].double()
     inner = w[whole.marks[whole.response_mask] > 0]
     expected = {
         "weight/mean": w.mean(),
@@ -40,36 +71,38 @@ def test_statistics_are_those_of_the_whole_step_however_it_is_split(shape: tuple
         "weight/effective_share": w.sum() ** 2 / (w**2).sum() / w.numel(),
         "weight/clipped_share": ((w == 0.5) | (w == 2.0)).double().mean(),
         "weight/semantic_share": inner.sum() / w.sum(),
-        "weight/semantic_token_share": inner.numel() / w.numel(),
+        "weight/semantic_token_share": (whole.marks[whole.response_mask] > 0).double().mean(),
     }
-    for parts, split in (([whole], [weights]), (rows(whole), weights.split(1))):
-        statistics = weight_statistics(parts, split, BOUNDS)
-        assert statistics == {name: pytest.approx(float(value)) for name, value in expected.items()}
+    for parts in ([whole], rows(whole)):
+        found = logged(PolicyObjective(weighting, LossConfig()), model(), parts)
+        assert {name: found[name] for name in expected} == {n: pytest.approx(float(v)) for n, v in expected.items()}
 
 
-def test_what_has_no_meaning_is_left_out() -> None:
+def test_statistics_without_meaning_are_left_out() -> None:
     unmarked = replace(batch(), marks=torch.zeros_like(batch().marks))
-    ones = [torch.ones(2, 11)]
-    assert weight_statistics([unmarked], ones, None).keys() == {"weight/mean", "weight/std", "weight/effective_share"}
+    found = logged(PolicyObjective(Uniform(), LossConfig()), model(), [unmarked])
+    of_weights = {name for name in found if name.startswith("weight/") and "head" not in name}
+    assert of_weights == {"weight/mean", "weight/std", "weight/effective_share"}
     empty = replace(unmarked, response_mask=torch.zeros_like(unmarked.response_mask))
-    assert weight_statistics([empty], ones, BOUNDS) == {}
+    assert logged(PolicyObjective(Uniform(), LossConfig()), model(), [empty]) == {"loss": 0.0}
 
 
-class Bounded(Uniform):
-    bounds = BOUNDS
+def test_confidence_is_part_of_the_reported_weights_and_not_of_the_clipped_ones() -> None:
+    weighting, policy = ById(2, 11), model()
+    plain = logged(PolicyObjective(weighting, LossConfig()), policy, [batch()])
+    scaled = logged(PolicyObjective(weighting, LossConfig(confidence="each_head")), policy, [batch()])
+    assert scaled["weight/mean"] < 0.5 * plain["weight/mean"]
+    assert scaled["weight/clipped_share"] == plain["weight/clipped_share"]
 
 
-def records(objective: PolicyObjective, model: MTPForCausalLM, parts: Sequence[Batch]) -> list[dict[str, Tensor]]:
-    items, _ = objective.prepare(parts, objective.initial_state())
-    return [objective.sums(model, item).metrics for item in items]
-
-
-def test_every_microbatch_reports_the_steps_statistics_and_acceptance_only_outside_training() -> None:
-    model = MTPForCausalLM.from_base(tiny_model("llama_tied"), 3, "random")
-    objective = PolicyObjective(Shuffled(Bounded(), 0), LossConfig())
+def test_acceptance_is_reported_and_the_loss_unweighted_only_outside_training() -> None:
+    coefficients = LossConfig(head_coefficients=(1.0, 0.5, 0.0), confidence="first_head")
+    weighted, uniform = ById(2, 11), Uniform()
+    policy = model()
     for training in (False, True):
-        for metrics in records(objective, model.train(training), rows(batch())):
-            assert metrics["weight/mean"] == (1, 1)
-            assert metrics["weight/clipped_share"] == (0, 1)
-            assert ("acceptance/head3" in metrics) is not training
-            assert "acceptance/head1" not in metrics
+        policy.train(training)
+        found = logged(PolicyObjective(Shuffled(weighted, 0), coefficients), policy, rows(batch()))
+        plain = logged(PolicyObjective(uniform, LossConfig(head_coefficients=(1.0, 0.5, 0.0))), policy, [batch()])
+        assert ("acceptance/head3" in found) is not training
+        assert "acceptance/head1" not in found
+        assert (found["loss"] == pytest.approx(plain["loss"])) is not training

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from weighted_mtp.data.batches import Batch
 from weighted_mtp.losses.linear_ce import linear_cross_entropy
 from weighted_mtp.losses.token_ce import head_cross_entropies, next_token_cross_entropies
-from weighted_mtp.models.mtp import MTPForCausalLM
+from weighted_mtp.models.mtp import MTPForCausalLM, Unembedding
 
 H = 3
 
@@ -59,9 +59,9 @@ def test_gradients_equal_those_through_full_logits() -> None:
 
 
 def test_no_chunk_of_logits_is_kept_for_backward() -> None:
-    unembed = torch.nn.Linear(8, VOCABULARY)
+    unembedding = Unembedding(torch.randn(VOCABULARY, 8, requires_grad=True))
     kept: list[int] = []
     hidden, targets = torch.randn(40, 8, requires_grad=True), torch.zeros(40, dtype=torch.int64)
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
-        linear_cross_entropy(hidden, targets, unembed, chunk=10)
+        linear_cross_entropy(hidden, torch.arange(40), targets, unembedding, chunk=10)
     assert max(kept, default=0) < 10 * VOCABULARY

@@ -68,6 +68,14 @@ def test_head_1_of_head_states_is_the_base_decoders_output_bit_for_bit(architect
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_padding_on_the_right_needs_no_mask(architecture: str) -> None:
+    policy, _ = policy_and_base(architecture)
+    ids, mask = padded_batch()
+    for states in (policy.head_states, lambda *inputs: policy.next_token_states(*inputs)[None]):
+        assert torch.equal(states(ids)[:, mask], states(ids, mask)[:, mask])
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_unembed_of_head_1_is_the_base_models_logits_bit_for_bit(architecture: str) -> None:
     policy, base = policy_and_base(architecture)
     ids, mask = padded_batch()

@@ -101,23 +101,18 @@ def records(folder: Path) -> list[dict]:
     return [{k: v for k, v in record.items() if k != "seconds"} for record in kept]
 
 
-class AfterSteps:
+class AfterSteps(PolicyObjective):
     """A signal that comes while a given step runs."""
 
     def __init__(self, step: int, act: Callable[[], None]) -> None:
-        self.objective, self.step, self.act, self.calls = PolicyObjective(Remembering(), LossConfig()), step, act, 0
-
-    def initial_state(self) -> dict[str, torch.Tensor]:
-        return self.objective.initial_state()
-
-    def prepare(self, batches, state):
-        return self.objective.prepare(batches, state)
+        super().__init__(Remembering(), LossConfig())
+        self.step, self.act, self.calls = step, act, 0
 
     def sums(self, model, item) -> Sums:
         self.calls += model.training
         if self.calls == self.step:
             self.act()
-        return self.objective.sums(model, item)
+        return super().sums(model, item)
 
 
 def test_a_stopped_and_resumed_run_equals_the_uninterrupted_one_to_the_last_bit(tmp_path: Path) -> None:

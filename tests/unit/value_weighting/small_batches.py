@@ -25,10 +25,10 @@ def batch_of(lengths: Sequence[int] = LENGTHS, starts: Sequence[int] = STARTS, f
 
 def rows_of(batch: Batch, rows: Sequence[int]) -> Batch:
     """Some samples of a batch, padded to the longest of them alone."""
-    chosen = list(rows)
-    length = int(batch.attention_mask[chosen].sum(1).max())
-    fields = {name: value[chosen] for name, value in vars(batch).items()}
-    return replace(batch, **{name: v[:, :length] if v.dim() == 2 else v for name, v in fields.items()})
+    part = batch.rows(list(rows))
+    length = int(part.attention_mask.sum(1).max())
+    names = ("input_ids", "attention_mask", "response_mask", "marks")
+    return replace(part, **{name: getattr(part, name)[:, :length] for name in names})
 
 
 def splits(batch: Batch) -> list[list[Batch]]:

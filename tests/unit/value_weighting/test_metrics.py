@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from weighted_mtp.value_weighting.metrics import WeightSums, calibration_gaps, localisation_auc, pair_accuracy
+from weighted_mtp.value_weighting.metrics import calibration_gaps, localisation_auc, pair_accuracy
 
 GENERATOR = torch.Generator().manual_seed(0)
 
@@ -78,27 +78,3 @@ def test_calibration_gaps_add_up() -> None:
     whole = calibration_gaps(p, y, mask)
     torch.testing.assert_close(parts[0][0] + parts[1][0], whole[0])
     assert parts[0][1] + parts[1][1] == whole[1]
-
-
-@pytest.mark.parametrize("shape", [(4, 6), (4, 6, 3)])
-def test_weight_statistics_equal_their_definitions_and_add_up(shape: tuple[int, ...]) -> None:
-    weights = torch.randn(shape, generator=GENERATOR).exp().clamp(0.5, 2.0)
-    mask, semantic = torch.rand(2, 4, 6, generator=GENERATOR) > 0.4
-    parts = [slice(0, 1), slice(1, 4)]
-    first, second = (WeightSums.of(weights[p], mask[p], semantic[p], (0.5, 2.0)) for p in parts)
-    sums, w = first + second, weights[mask].double().numpy()
-    inner = weights[mask & semantic].double().numpy()
-    assert sums.mean == pytest.approx(w.mean())
-    assert sums.std == pytest.approx(w.std())
-    assert sums.clipped_share == pytest.approx(((w == 0.5) | (w == 2.0)).mean())
-    assert 0 < sums.clipped_share < 1
-    assert sums.effective_share == pytest.approx(w.sum() ** 2 / (w**2).sum() / w.size)
-    assert sums.semantic_share == pytest.approx(inner.sum() / w.sum())
-    assert sums.semantic_token_share == pytest.approx(inner.size / w.size)
-
-
-def test_uniform_weights_are_wholly_effective_and_never_clipped() -> None:
-    everything = torch.ones(2, 5, dtype=torch.bool)
-    for bounds in ((0.1, 3.0), None):
-        sums = WeightSums.of(torch.ones(2, 5), everything, everything, bounds)
-        assert (sums.mean, sums.std, sums.clipped_share, sums.effective_share) == (1.0, 0.0, 0.0, 1.0)

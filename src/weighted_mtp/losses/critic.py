@@ -69,11 +69,18 @@ class OutcomeConfig(Section):
 
 
 class ImplicitConfig(Section):
-    """DPO on a copy of the reference: its per-token log-ratio is the advantage, and there is no value head."""
+    """A copy of the reference learns to prefer correct programs: its per-token log-ratio is the advantage, and there is
+    no value head."""
 
     objective: Literal["implicit"] = "implicit"
     beta: float = Field(0.1, gt=0)
     """Scale of the log-ratios; the smaller, the farther the copy moves from the reference."""
+    form: Literal["relative", "absolute"] = "relative"
+    """`relative`: rank the correct program of a pair above the incorrect one (DPO). `absolute`: tell for each program
+    by itself whether it is correct."""
+    anchor: float = Field(1.0, ge=0)
+    """α, how much the copy also learns to write the correct program. Without it (0) both programs may become unlikely,
+    and log-ratios drift where nothing is learned."""
 
 
 CriticObjective = PairwiseRankingConfig | LambdaReturnConfig | OutcomeConfig | ImplicitConfig
@@ -111,7 +118,7 @@ def pairwise_ranking(
     value = pooled(values, response_mask, pooling)
     difference = value[pairs[:, 0]] - value[pairs[:, 1]]
     loss = F.softplus(-difference) if margin is None else F.relu(margin - difference)
-    return loss.sum(), value.new_tensor(len(pairs))
+    return loss.sum(), torch.full_like(value[0], len(pairs))
 
 
 def lambda_return(
@@ -159,16 +166,23 @@ def outcome(logits: Tensor, mask: Tensor, outcomes: Tensor) -> LossSum:
 
 
 def implicit(
-    log_probs: Tensor, reference_log_probs: Tensor, response_mask: Tensor, pairs: Tensor, beta: float
+    log_probs: Tensor, reference_log_probs: Tensor, response_mask: Tensor, pairs: Tensor, config: ImplicitConfig
 ) -> LossSum:
-    """DPO (Rafailov et al. 2023, arXiv 2305.18290, eq. 7): Σ over pairs of −log σ(r⁺ − r⁻); the count is M.
+    """Σ over pairs of a preference loss and α · mean_t −log π(x⁺_t) on the correct program; the count is M.
 
     log_probs, reference_log_probs  (B, T), log P(x_t | x_{<t}) of the policy copy and of the frozen reference
     r = Σ_t β (log π(x_t) − log π_ref(x_t)) over response tokens
+
+    `relative`: −log σ(r⁺ − r⁻), DPO (Rafailov et al. 2023, arXiv 2305.18290, eq. 7), anchored as in iterative RPO (Pang
+    et al. 2024, arXiv 2404.19733, eq. 2). `absolute`: −log σ(r⁺) − log σ(−r⁻), the cross-entropy of implicit process
+    rewards (Yuan et al. 2024, arXiv 2412.01981, eq. 6), of which α = 0 gives the paper's.
     """
-    rewards = implicit_advantages(log_probs, reference_log_probs, response_mask, beta).sum(1)
-    difference = rewards[pairs[:, 0]] - rewards[pairs[:, 1]]
-    return F.softplus(-difference).sum(), rewards.new_tensor(len(pairs))
+    rewards = implicit_advantages(log_probs, reference_log_probs, response_mask, config.beta).sum(1)
+    good, bad = rewards[pairs[:, 0]], rewards[pairs[:, 1]]
+    loss = F.softplus(bad - good) if config.form == "relative" else F.softplus(-good) + F.softplus(bad)
+    if config.anchor:
+        loss = loss - config.anchor * pooled(log_probs, response_mask, "mean")[pairs[:, 0]]
+    return loss.sum(), torch.full_like(rewards[0], len(pairs))
 
 
 def implicit_advantages(log_probs: Tensor, reference_log_probs: Tensor, response_mask: Tensor, beta: float) -> Tensor:

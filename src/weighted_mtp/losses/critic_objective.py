@@ -83,7 +83,7 @@ class ValueObjective(_RatiosOnly):
 
 
 class ImplicitObjective(_RatiosOnly):
-    """Trains a copy of the reference by DPO; nothing is remembered."""
+    """Trains a copy of the reference to prefer correct programs; nothing is remembered."""
 
     def __init__(self, config: ImplicitConfig, reference: Callable[[Batch], Tensor]) -> None:
         """reference: batch → (B, T), cross-entropy of the frozen reference's next-token prediction."""
@@ -98,12 +98,16 @@ class ImplicitObjective(_RatiosOnly):
         return [(batch, -self.reference(batch)) for batch in batches], state
 
     def sums(self, model: MTPForCausalLM, item: tuple[Batch, Tensor]) -> Sums:
-        """Metrics: those of `credit_metrics`; the log-ratios are δ, and their sums the programs' rewards."""
+        """Metrics: those of `credit_metrics`, where log-ratios are δ and their sums the programs' rewards; and `ce`,
+        the copy's cross-entropy on correct programs, nats per token.
+        """
         batch, reference = item
         log_probs = -next_token_cross_entropies(model, batch)
-        loss, count = implicit(log_probs, reference, batch.response_mask, pairs_of(batch), self.config.beta)
+        loss, count = implicit(log_probs, reference, batch.response_mask, pairs_of(batch), self.config)
         delta = implicit_advantages(log_probs.detach(), reference, batch.response_mask, self.config.beta)
-        return Sums(loss, count, credit_metrics(batch, program_scores(delta, batch.response_mask, self.config), delta))
+        metrics = credit_metrics(batch, program_scores(delta, batch.response_mask, self.config), delta)
+        metrics["ce"] = _on_correct(-log_probs.detach(), batch)
+        return Sums(loss, count, metrics)
 
 
 def pairs_of(batch: Batch) -> Tensor:
@@ -123,14 +127,22 @@ def first_wrong(batch: Batch) -> Tensor:
 
 
 def credit_metrics(batch: Batch, ranked: Tensor, delta: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-    """How well a critic tells correct from incorrect, and how well it finds the token that makes the difference.
+    """How well a critic tells correct from incorrect, how well it finds the token that makes the difference, and how
+    far it drifts: the mean δ of correct programs' tokens, which a good critic keeps near 0.
 
-    ranked   (B,) one score a program
+    ranked   (B,) one score per program
     delta    (B, T) what the critic says of each token
 
-    The second has nothing to count, and is not reported, where no wrong token is known.
+    Localisation has nothing to count, and is not reported, if no wrong token is known.
     """
     return {
         "pair_accuracy": pair_accuracy(ranked, pairs_of(batch)),
         "localisation_auc": localisation_auc(delta, batch.response_mask, first_wrong(batch)),
+        "drift": _on_correct(delta, batch),
     }
+
+
+def _on_correct(x: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Σ of x (B, T) over the response tokens of correct programs, and how many there are."""
+    mask = batch.response_mask & (outcomes_of(batch) == 1)[:, None]
+    return x.float().masked_fill(~mask, 0.0).sum(), mask.sum()

@@ -2,25 +2,32 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
+import torch
 from pydantic import model_validator
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from weighted_mtp.data.batches import TokenStore
+from weighted_mtp.data.batches import Batch, TokenStore
 from weighted_mtp.data.load import DataConfig, load_stores
 from weighted_mtp.data.prepare import prepare_embedded
 from weighted_mtp.data.stream import BatchStream
 from weighted_mtp.losses.mtp import LossConfig
 from weighted_mtp.losses.objective import PolicyObjective
+from weighted_mtp.losses.token_ce import head_cross_entropies
 from weighted_mtp.models.build import MICRO, ModelConfig, build_policy, save_policy
 from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.pipelines.fit import FitConfig, Parts, finished, fit, pad_id, saving
+from weighted_mtp.runtime.device import RuntimeConfig, autocast, pick_device
 from weighted_mtp.runtime.distributed import by_first_rank
 from weighted_mtp.runtime.sharding import from_first_rank, placed
 from weighted_mtp.training.optim import Group
 from weighted_mtp.value_weighting.base import TokenWeighting
-from weighted_mtp.value_weighting.controls import RandomMatched, Shuffled
+from weighted_mtp.value_weighting.confidence import TimesConfidence
+from weighted_mtp.value_weighting.controls import PositionMatched, RandomMatched, Shuffled
+
+Control = Literal["none", "shuffled", "random_matched", "position_matched"]
 
 
 class PolicyConfig(FitConfig):
@@ -29,6 +36,26 @@ class PolicyConfig(FitConfig):
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     loss: LossConfig = LossConfig()
+    control: Control = "none"
+    """Replace the weights by ones that know nothing: each sample's own on other tokens of its response (`shuffled`),
+    drawn from all tokens' (`random_matched`), or from those at the same relative position (`position_matched`)."""
+    control_of: Literal["credit", "product"] = "credit"
+    """What the control replaces: the weighting's part, beside confidence as it is; or their product."""
+    gives_credit: ClassVar[bool] = False
+    """Whether the pipeline weights tokens by something else than confidence."""
+
+    @model_validator(mode="after")
+    def _control_has_an_effect(self) -> "PolicyConfig":
+        if self.control == "none" and self.control_of != "credit":
+            raise ValueError(f"control_of={self.control_of} has no effect without control: set control=shuffled")
+        if self.control_of == "product" and self.loss.confidence is None:
+            raise ValueError("control_of=product needs loss.confidence, the other factor: set it, or control_of=credit")
+        if self.control != "none" and not self.gives_credit and self.control_of == "credit":
+            raise ValueError(
+                f"control={self.control}: the baseline has no weights to replace but those of loss.confidence: set it "
+                "and control_of=product, or leave control out"
+            )
+        return self
 
     @model_validator(mode="after")
     def _adapters_can_be_kept_alone(self) -> "PolicyConfig":
@@ -36,24 +63,58 @@ class PolicyConfig(FitConfig):
             raise ValueError("training.save_lora_only needs adapters: set model.lora, or leave it out")
         if self.training.save_lora_only and self.model.source == MICRO:
             raise ValueError(
-                "training.save_lora_only: adapters on model.source=micro, which is drawn anew, fit no saved model; "
-                "make it first (`wmtp models setup --create-micro`) and give its folder"
+                "training.save_lora_only: adapters on model.source=micro, which is drawn at random, fit no saved "
+                "model; make it first (`wmtp models setup --create-micro`) and give its folder"
             )
         return self
 
-
-Control = Literal["none", "shuffled", "random_matched"]
-"""`shuffled`: each sample's weights on other tokens of its response; `random_matched`: weights drawn from all."""
 
 WeightingFactory = Callable[[MTPForCausalLM, PreTrainedTokenizerBase], TokenWeighting]
 """The policy in training and its tokenizer → the weighting."""
 
 
-def controlled(weighting: TokenWeighting, control: Control, seed: int) -> TokenWeighting:
-    """The weighting itself, or the control that only shares its distribution of weights."""
-    if control == "none":
-        return weighting
-    return Shuffled(weighting, seed) if control == "shuffled" else RandomMatched(weighting, seed)
+def head_losses(policy: MTPForCausalLM, runtime: RuntimeConfig) -> Callable[[Batch], Tensor]:
+    """Cross-entropy of every head of a policy as it is, batch → (B, T, H): without dropout and gradient."""
+    device = pick_device(runtime)
+
+    def evaluated(batch: Batch) -> Tensor:
+        training = policy.training
+        policy.eval()
+        with torch.no_grad(), autocast(device, runtime):
+            ce = head_cross_entropies(policy, batch)
+        policy.train(training)
+        return ce
+
+    return evaluated
+
+
+def explicit_weighting(config: PolicyConfig, weighting: TokenWeighting, policy: MTPForCausalLM) -> TokenWeighting:
+    """All the weights of a run, known before the loss: confidence and control included."""
+    if config.loss.confidence is None:
+        return controlled(config, weighting)
+    if config.control_of == "credit":
+        weighting = controlled(config, weighting)
+    losses = head_losses(policy, config.runtime)
+    weighting = TimesConfidence(weighting, losses, config.loss.confidence, config.loss.confidence_power)
+    return weighting if config.control_of == "credit" else controlled(config, weighting)
+
+
+def controlled(config: PolicyConfig, weighting: TokenWeighting) -> TokenWeighting:
+    """The weighting itself, or the control that replaces it."""
+    if config.control == "shuffled":
+        return Shuffled(weighting, config.run.seed)
+    if config.control == "random_matched":
+        return RandomMatched(weighting, config.run.seed)
+    return PositionMatched(weighting, config.run.seed) if config.control == "position_matched" else weighting
+
+
+def _objective(config: PolicyConfig, weighting: TokenWeighting, policy: MTPForCausalLM) -> PolicyObjective:
+    """The weighted loss. The loss itself knows confidence at no cost; only a control of the product must know it
+    before, which takes a forward pass of its own."""
+    if config.control_of == "credit":
+        return PolicyObjective(controlled(config, weighting), config.loss)
+    without = config.loss.model_copy(update={"confidence": None, "confidence_power": 1.0})
+    return PolicyObjective(explicit_weighting(config, weighting, policy), without)
 
 
 def train_policy(config: PolicyConfig, weighting: WeightingFactory) -> Path | None:
@@ -72,7 +133,7 @@ def train_policy(config: PolicyConfig, weighting: WeightingFactory) -> Path | No
         model=model,
         whole=whole,
         groups=_groups(model, config),
-        objective=PolicyObjective(weighting(model, tokenizer), config.loss),
+        objective=_objective(config, weighting(model, tokenizer), model),
         stream=stream(training, config.training.gradient_accumulation, config.run.seed),
         validation=stream(validation, 1, 0).first(config.training.validation_batches) if validation else [],
         save_model=saving(config, tokenizer, config.model.source, save_policy),

@@ -7,22 +7,17 @@
 Stopped by Ctrl-C, SIGTERM or a crash, the same command goes on from the newest checkpoint.
 """
 
-from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
-import torch
 import typer
 from pydantic import model_validator
-from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from weighted_mtp.data.batches import Batch
-from weighted_mtp.losses.token_ce import head_cross_entropies
 from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.pipelines.command import ConfigFile, Debug, Overrides, train
 from weighted_mtp.pipelines.critic import check_same_tokens, load_reference
-from weighted_mtp.pipelines.policy import Control, PolicyConfig, controlled, train_policy
-from weighted_mtp.runtime.device import RuntimeConfig, autocast, pick_device
+from weighted_mtp.pipelines.policy import PolicyConfig, head_losses, train_policy
 from weighted_mtp.value_weighting.base import TokenWeighting
 from weighted_mtp.value_weighting.rho1 import Rho1Config, Rho1Weighting
 
@@ -33,7 +28,7 @@ class Rho1RunConfig(PolicyConfig):
     reference: str
     """Run of `run_ref_tuning`, model folder, .gguf file or hub id, with the policy's tokenizer."""
     rho1: Rho1Config = Rho1Config()
-    control: Control = "none"
+    gives_credit: ClassVar[bool] = True
 
     @model_validator(mode="after")
     def _targets_are_selected(self) -> "Rho1RunConfig":
@@ -50,25 +45,9 @@ def run_rho1(config: Rho1RunConfig) -> Path | None:
 
     def weighting(policy: MTPForCausalLM, tokenizer: PreTrainedTokenizerBase) -> TokenWeighting:
         check_same_tokens(tokenizer, tokens, f"reference={config.reference}")
-        rho1 = Rho1Weighting(config.rho1, head_losses(policy, config.runtime), reference)
-        return controlled(rho1, config.control, config.run.seed)
+        return Rho1Weighting(config.rho1, head_losses(policy, config.runtime), reference)
 
     return train_policy(config, weighting)
-
-
-def head_losses(policy: MTPForCausalLM, runtime: RuntimeConfig) -> Callable[[Batch], Tensor]:
-    """Cross-entropy of every head of a policy as it is, batch → (B, T, H): without dropout and gradient."""
-    device = pick_device(runtime)
-
-    def ask(batch: Batch) -> Tensor:
-        training = policy.training
-        policy.eval()
-        with torch.no_grad(), autocast(device, runtime):
-            ce = head_cross_entropies(policy, batch)
-        policy.train(training)
-        return ce
-
-    return ask
 
 
 def main(config: ConfigFile, override: Overrides = None, debug: Debug = False) -> None:

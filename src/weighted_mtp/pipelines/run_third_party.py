@@ -8,7 +8,7 @@ Stopped by Ctrl-C, SIGTERM or a crash, the same command goes on from the newest 
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import typer
 from transformers import PreTrainedTokenizerBase
@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from weighted_mtp.errors import UserError
 from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.pipelines.command import ConfigFile, Debug, Overrides, train
-from weighted_mtp.pipelines.policy import Control, PolicyConfig, controlled, train_policy
+from weighted_mtp.pipelines.policy import PolicyConfig, train_policy
 from weighted_mtp.value_weighting.base import TokenWeighting
 from weighted_mtp.value_weighting.registry import weighting_named
 
@@ -28,7 +28,7 @@ class ThirdPartyConfig(PolicyConfig):
     """Its name as an entry point of `weighted_mtp.token_weightings`."""
     options: dict[str, Any] = {}  # noqa: RUF012  # pydantic copies it
     """Handed to it as keyword arguments."""
-    control: Control = "none"
+    gives_credit: ClassVar[bool] = True
 
 
 def run_third_party(config: ThirdPartyConfig) -> Path | None:
@@ -40,10 +40,9 @@ def run_third_party(config: ThirdPartyConfig) -> Path | None:
 
     def weighting(policy: MTPForCausalLM, _tokenizer: PreTrainedTokenizerBase) -> TokenWeighting:
         try:
-            own = factory(policy, **config.options)
+            return factory(policy, **config.options)
         except TypeError as error:
             raise UserError(f"options of {config.token_weighting}: {error}; see its package's documents") from error
-        return controlled(own, config.control, config.run.seed)
 
     return train_policy(config, weighting)
 

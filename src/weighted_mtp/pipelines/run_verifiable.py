@@ -8,6 +8,7 @@ Stopped by Ctrl-C, SIGTERM or a crash, the same command goes on from the newest 
 """
 
 from pathlib import Path
+from typing import ClassVar
 
 import typer
 from pydantic import model_validator
@@ -18,7 +19,7 @@ from weighted_mtp.losses.mtp import check_one_per_head
 from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.pipelines.command import ConfigFile, Debug, Overrides, train
 from weighted_mtp.pipelines.critic import Critic, check_same_tokens, load_critic
-from weighted_mtp.pipelines.policy import Control, PolicyConfig, controlled, train_policy
+from weighted_mtp.pipelines.policy import PolicyConfig, train_policy
 from weighted_mtp.value_weighting.base import TokenWeighting
 from weighted_mtp.value_weighting.td import TDConfig, TDWeighting
 
@@ -29,7 +30,7 @@ class VerifiableConfig(PolicyConfig):
     critic: Path
     """Folder of the critic's run."""
     weighting: TDConfig = TDConfig()
-    control: Control = "none"
+    gives_credit: ClassVar[bool] = True
 
     @model_validator(mode="after")
     def _every_sample_ends_in_the_reward(self) -> "VerifiableConfig":
@@ -52,7 +53,7 @@ def run_verifiable(config: VerifiableConfig) -> Path | None:
         _check_same_questions(config, critic)
         if (strengths := config.weighting.head_strengths) is not None:
             check_one_per_head("weighting.head_strengths", strengths, policy.config.n_future_tokens)
-        return controlled(TDWeighting(config.weighting, critic.values, critic.gives), config.control, config.run.seed)
+        return TDWeighting(config.weighting, critic.values, critic.gives)
 
     return train_policy(config, weighting)
 

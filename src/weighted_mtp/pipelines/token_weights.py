@@ -34,8 +34,8 @@ from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.pipelines.command import Debug, one_line_errors
 from weighted_mtp.pipelines.critic import CriticConfig, check_same_tokens, load_critic, load_reference
 from weighted_mtp.pipelines.fit import pad_id
-from weighted_mtp.pipelines.policy import controlled
-from weighted_mtp.pipelines.run_rho1 import Rho1RunConfig, head_losses
+from weighted_mtp.pipelines.policy import explicit_weighting, head_losses
+from weighted_mtp.pipelines.run_rho1 import Rho1RunConfig
 from weighted_mtp.pipelines.run_verifiable import VerifiableConfig
 from weighted_mtp.report.token_picture import draw_programs
 from weighted_mtp.report.token_weights import ShownProgram, Token, View, write_page
@@ -112,7 +112,7 @@ def run_source(run: Path) -> Source:
     config = load_config(VerifiableConfig, _config_of(run))
     critic = load_critic(config.critic, config.runtime)
     held = TDWeighting(_held(config.weighting), critic.values, critic.gives)
-    weighting = controlled(held, config.control, config.run.seed)
+    weighting = explicit_weighting(config, held, _policy(run, config.runtime)[0])
     state = _saved_state(run, weighting)
     notes = (
         f"Run {run}: weights of critic {config.critic}, options and running moments of the run's newest checkpoint, "
@@ -132,12 +132,11 @@ def run_source(run: Path) -> Source:
 
 
 def _rho1_source(run: Path, config: Rho1RunConfig) -> Source:
-    policy, tokenizer = load_base(str(newest_model(run)), "float32")
+    policy, tokenizer = _policy(run, config.runtime)
     reference, tokens = load_reference(config.reference, config.runtime)
     check_same_tokens(tokenizer, tokens, f"reference={config.reference}")
-    policy.to(pick_device(config.runtime)).eval()  # type: ignore[arg-type]
-    rho1 = Rho1Weighting(config.rho1, head_losses(cast(MTPForCausalLM, policy), config.runtime), reference)
-    weighting = controlled(rho1, config.control, config.run.seed)
+    rho1 = Rho1Weighting(config.rho1, head_losses(policy, config.runtime), reference)
+    weighting = explicit_weighting(config, rho1, policy)
     state = _saved_state(run, weighting)
     notes = (
         f"Run {run}: Rho-1 with reference {config.reference}, policy of the newest checkpoint, control "
@@ -155,6 +154,13 @@ def _rho1_source(run: Path, config: Rho1RunConfig) -> Source:
         config.runtime,
         notes,
     )
+
+
+def _policy(run: Path, runtime: RuntimeConfig) -> tuple[MTPForCausalLM, PreTrainedTokenizerBase]:
+    """The policy of a run's newest checkpoint, on its device."""
+    policy, tokenizer = load_base(str(newest_model(run)), "float32")
+    policy.to(pick_device(runtime)).eval()  # type: ignore[arg-type]
+    return cast(MTPForCausalLM, policy), tokenizer
 
 
 _DELTA = ("δ", "What the critic says of a token: how much its value rises or falls with it.")

@@ -21,8 +21,8 @@ from weighted_mtp.errors import UserError
 from weighted_mtp.losses.objective import Objective, Sums
 from weighted_mtp.progress import console, progress
 from weighted_mtp.runtime.distributed import any_rank, gathered_objects, is_first, rank, ranks, summed
-from weighted_mtp.runtime.sharding import free_root, reduce_gradients, whole_tensor
-from weighted_mtp.training.optim import OptimConfig, prepare_groups, schedule
+from weighted_mtp.runtime.sharding import free_root, reduce_gradients
+from weighted_mtp.training.optim import OptimConfig, clip_gradients, prepare_groups, schedule
 from weighted_mtp.training.state import Checkpoints, TrainState
 from weighted_mtp.training.tracking import Tracker
 
@@ -138,10 +138,10 @@ class Trainer:
         total = _over_ranks(own)
         self._divide_gradients(total.count)
         prepare_groups(state.optimizer, state.step, factor)
-        norm = float(whole_tensor(nn.utils.clip_grad_norm_(_parameters(state.optimizer), self.optim.max_grad_norm)))
+        norms = clip_gradients(state.optimizer, self.optim.max_grad_norm)
         values = self.objective.summary(_divide(total))
-        if not (math.isfinite(values["loss"]) and math.isfinite(norm)):
-            self._refuse(values["loss"], norm, own, batches)
+        if not (math.isfinite(values["loss"]) and math.isfinite(norms["grad_norm"])):
+            self._refuse(values["loss"], norms["grad_norm"], own, batches)
         state.optimizer.step()
         state.optimizer.zero_grad()  # not in the next step: critics are asked, and checkpoints written, without them
         state.objective = objective_state
@@ -149,7 +149,7 @@ class Trainer:
         tokens = sum(int(batch.response_mask.sum()) for batch in batches)
         return {
             **values,
-            "grad_norm": norm,
+            **norms,
             "lr": self.optim.lr * factor,
             "response_tokens": int(summed(torch.tensor(tokens))),
             "epoch": self.stream.epoch_of(state.step),

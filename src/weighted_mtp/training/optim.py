@@ -9,6 +9,7 @@ from pydantic import Field
 from torch import nn
 
 from weighted_mtp.config import Section
+from weighted_mtp.runtime.sharding import whole_tensor
 
 
 class OptimConfig(Section):
@@ -23,6 +24,8 @@ class OptimConfig(Section):
     final_lr_ratio: float = Field(0.1, ge=0, le=1)
     """Learning rate at the last step, as a share of `lr`."""
     max_grad_norm: float = Field(1.0, gt=0)
+    """Clip the gradient to this norm, that of trunk and heads (or backbone and value head) each by itself: the heads',
+    which is large while they are new, would take the trunk's updates away."""
 
 
 @dataclass(frozen=True)
@@ -74,3 +77,18 @@ def prepare_groups(optimizer: torch.optim.Optimizer, step: int, factor: float) -
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     parameter.grad.zero_()
+
+
+def clip_gradients(optimizer: torch.optim.Optimizer, max_norm: float) -> dict[str, float]:
+    """Scale each named group's gradients down to `max_norm`; returns the norms that they had, of all and of each.
+
+    Keys are `grad_norm` and, of several groups, `grad_norm/NAME`. One wait for the device.
+    """
+    names = list(dict.fromkeys(group["name"] for group in optimizer.param_groups))
+    norms = []
+    for name in names:
+        members = [p for group in optimizer.param_groups if group["name"] == name for p in group["params"]]
+        norms.append(whole_tensor(nn.utils.clip_grad_norm_(members, max_norm)))
+    each = torch.stack(norms).tolist()
+    several = {f"grad_norm/{name.replace(' ', '_')}": norm for name, norm in zip(names, each, strict=True)}
+    return {"grad_norm": math.hypot(*each), **(several if len(names) > 1 else {})}

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from weighted_mtp.data.batches import Batch
@@ -81,6 +82,46 @@ class RandomMatched:
             picks = [_generator(self.seed, step, s.sample_id).integers(0, size, s.end - s.start) for s in batch.spans]
             new.flatten(0, 1)[batch.response_at] = pool[torch.from_numpy(np.concatenate(picks)).to(pool.device)]
         return drawn, _wrapped(step + 1, inner_state)
+
+
+class PositionMatched:
+    """Weights drawn from the tokens at the same relative position of other samples of the step.
+
+    Keeps what a weighting says of beginnings and ends of programs and nothing else. Token i of a response of n tokens
+    draws one of the step's samples, of length m, and takes all heads' weights of its token ⌊(i + ½) m / n⌋. What is
+    drawn is a function of (seed, step, sample id) and of the step's weights, as in `RandomMatched`. State: as
+    `Shuffled`.
+    """
+
+    def __init__(self, inner: TokenWeighting, seed: int) -> None:
+        self.inner, self.seed, self.bounds = inner, seed, bounds_of(inner)
+
+    def initial_state(self) -> WeightingState:
+        return _wrapped(torch.tensor(0), self.inner.initial_state())
+
+    def __call__(self, batches: Sequence[Batch], state: WeightingState) -> tuple[list[Tensor], WeightingState]:
+        step, inner_state = _unwrapped(state)
+        weights, inner_state = self.inner(batches, inner_state)
+        pool, lengths = _pool(batches, weights), _lengths(batches)
+        starts = np.cumsum(lengths) - lengths
+        drawn = [w.clone() for w in weights]
+        for batch, new in zip(batches, drawn, strict=True):
+            if batch.is_blank:
+                continue
+            picks = []
+            for sample_id, start, end in batch.spans:
+                donors = _generator(self.seed, step, sample_id).integers(0, max(1, len(lengths)), end - start)
+                relative = (np.arange(end - start) + 0.5) / max(1, end - start)
+                picks.append(starts[donors] + (relative * lengths[donors]).astype(np.int64))
+            new.flatten(0, 1)[batch.response_at] = pool[torch.from_numpy(np.concatenate(picks)).to(pool.device)]
+        return drawn, _wrapped(step + 1, inner_state)
+
+
+def _lengths(batches: Sequence[Batch]) -> NDArray[np.int64]:
+    """Response lengths of all ranks' samples that have one, ordered by sample id: the samples of `_pool`."""
+    own = [[s.sample_id, s.end - s.start] for batch in batches for s in batch.spans if s.end > s.start]
+    everyones = torch.cat(gathered(torch.tensor(own, dtype=torch.int64).reshape(-1, 2)))
+    return everyones[torch.argsort(everyones[:, 0], stable=True), 1].numpy()
 
 
 def _pool(batches: Sequence[Batch], weights: Sequence[Tensor]) -> Tensor:

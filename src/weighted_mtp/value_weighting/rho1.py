@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from weighted_mtp.config import Section
@@ -34,10 +34,19 @@ class Rho1Config(Section):
     """Largest excess loss (`signed`), largest |excess| (`absolute`) or largest loss of the reference (`difficult`)."""
     k_percent: float = Field(60.0, gt=0, le=100)
     """Share of response tokens kept, in percent; 60 to 70 in the paper."""
+    selection: Literal["each_head", "first_head"] = "each_head"
+    """Every head by its own loss, or all heads what head 1's loss selects: the loss of a far head is mostly what nobody
+    could foresee, so its excess over a reference that has read everything ranks tokens by surprise."""
+
+    @model_validator(mode="after")
+    def _selection_has_an_effect(self) -> "Rho1Config":
+        if self.mode == "difficult" and self.selection == "first_head":
+            raise ValueError("selection=first_head has no effect with mode=difficult, which asks only the reference")
+        return self
 
 
 class Rho1Weighting:
-    """Weights 1 for the selected tokens and 0 for the others: (B, T, H), or (B, T) under `difficult`.
+    """Weights 1 for the selected tokens and 0 for the others: (B, T, H), or (B, T) if one selection serves all heads.
 
     Nothing is remembered between steps. Ties go to the smaller sample id, then to the earlier token, so that the order
     and the split of microbatches change nothing.
@@ -47,7 +56,8 @@ class Rho1Weighting:
         self, config: Rho1Config, policy_ce: Callable[[Batch], Tensor], reference_ce: Callable[[Batch], Tensor]
     ) -> None:
         """
-        policy_ce     batch → (B, T, H), cross-entropy of each head of the policy as it is; not called by `difficult`
+        policy_ce     batch → (B, T, H), cross-entropy of each head of the policy as it is; (B, T, 1) is enough for
+                      `selection: first_head`, and `difficult` does not call it
         reference_ce  batch → (B, T), cross-entropy of the reference's next-token prediction
 
         Both see to eval mode and to freeing logits themselves (`losses.token_ce`); what they give outside the response
@@ -72,17 +82,16 @@ class Rho1Weighting:
             )
             for weight, choice in zip(weights, chosen, strict=True):
                 weight[..., head] = choice.float()
-        if self.config.mode == "difficult":
-            weights = [weight.squeeze(-1) for weight in weights]
-        return weights, state
+        return [weight.squeeze(-1) for weight in weights], state
 
     @torch.no_grad()
     def scores(self, batch: Batch) -> Tensor:
-        """What tokens are ranked by, (B, T, H) fp32; H = 1 under `difficult`, which asks the reference alone."""
+        """What tokens are ranked by, (B, T, H) fp32; (B, T, 1) if one selection serves all heads."""
         reference = self.reference_ce(batch).float().unsqueeze(-1)
         if self.config.mode == "difficult":
             return reference
-        excess = self.policy_ce(batch).float() - reference
+        policy = self.policy_ce(batch).float()
+        excess = (policy[..., :1] if self.config.selection == "first_head" else policy) - reference
         return excess.abs() if self.config.mode == "absolute" else excess
 
 

@@ -39,8 +39,12 @@ class TDConfig(Section):
 
     gamma: float = Field(1.0, gt=0, le=1)
     """Discount of a token."""
-    lam: float = Field(0.95, ge=0, le=1)
-    """λ of GAE: 0 credits a token with its own δ alone, 1 with everything that follows."""
+    lam: float | None = Field(None, ge=0, le=1)
+    """λ of GAE: 0 credits a token with its own δ only, 1 with everything that follows. If not given, 0 for a critic
+    that gives advantages, whose sums would only be a ramp over position, and 0.95 for others."""
+    centre: Literal["batch", "program"] = "batch"
+    """What an advantage is compared to: the mean of all tokens, or also that of its own program, so that no program
+    counts more than another."""
     beta: float = Field(1.0, gt=0)
     """Temperature; the smaller, the more weights differ."""
     w_min: float = Field(0.1, ge=0)
@@ -108,6 +112,7 @@ class TDWeighting:
             )
         self.config, self.critic, self.gives = config, critic, gives
         self.bounds = config.bounds
+        self.lam = config.lam if config.lam is not None else (0.0 if gives == "advantage" else 0.95)
 
     def initial_state(self) -> WeightingState:
         return Moments.initial().state()
@@ -116,7 +121,7 @@ class TDWeighting:
     def __call__(self, batches: Sequence[Batch], state: WeightingState) -> tuple[list[Tensor], WeightingState]:
         """Weights (B, T), or (B, T, H) with `head_strengths`, 1 outside the response; the moments with this step in."""
         config = self.config
-        advantages = [gae(self.td_errors(batch), batch.response_mask, config.gamma, config.lam) for batch in batches]
+        advantages = [self.advantages(batch) for batch in batches]
         before = Moments.of(state).to(advantages[0].device)
         sums = summed(moment_sums([b.at_response(a) for b, a in zip(batches, advantages, strict=True)]))
         moments = before.updated(sums, config.momentum, config.warmup_steps)
@@ -127,6 +132,16 @@ class TDWeighting:
             for a, b in zip(advantages, batches, strict=True)
         ]
         return weights, moments.state()
+
+    @torch.no_grad()
+    def advantages(self, batch: Batch) -> Tensor:
+        """A (B, T) in fp32, 0 outside the response: GAE of the δ, with `centre: program` less the program's mean."""
+        mask = batch.response_mask
+        found = gae(self.td_errors(batch), mask, self.config.gamma, self.lam)
+        if self.config.centre == "program":
+            mean = found.sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
+            found = (found - mean).masked_fill(~mask, 0.0)
+        return found
 
     @torch.no_grad()
     def td_errors(self, batch: Batch) -> Tensor:

@@ -131,19 +131,26 @@ def test_outcome_is_the_binary_cross_entropy_of_every_token() -> None:
     assert int(count) == int(MASK.sum())
 
 
-def test_implicit_is_dpo_on_the_sum_of_log_ratios() -> None:
+@pytest.mark.parametrize("anchor", [0.0, 0.5])
+@pytest.mark.parametrize("form", ["relative", "absolute"])
+def test_implicit_prefers_by_the_sum_of_log_ratios_and_is_anchored_by_the_correct_program(
+    form: str, anchor: float
+) -> None:
     policy, reference, expected = values(1), values(2), 0.0
     for pair in PAIRS.tolist():
-        correct, incorrect = (sum(response_of(policy, row)) - sum(response_of(reference, row)) for row in pair)
-        expected += softplus(-0.3 * (correct - incorrect))
-    loss, count = implicit(policy, reference, RESPONSE, PAIRS, 0.3)
+        correct, incorrect = (0.3 * (sum(response_of(policy, r)) - sum(response_of(reference, r))) for r in pair)
+        expected += softplus(incorrect - correct) if form == "relative" else softplus(-correct) + softplus(incorrect)
+        of_correct = response_of(policy, pair[0])
+        expected -= anchor * sum(of_correct) / len(of_correct)
+    config = ImplicitConfig(beta=0.3, form=form, anchor=anchor)
+    loss, count = implicit(policy, reference, RESPONSE, PAIRS, config)
     assert float(loss) == pytest.approx(expected, rel=1e-6)
     assert float(count) == 3
 
 
 def test_a_copy_equal_to_its_reference_has_no_advantages_and_loss_log_two() -> None:
     assert torch.equal(implicit_advantages(values(), values(), RESPONSE, 0.1), torch.zeros(4, 9))
-    loss, count = implicit(values(), values(), RESPONSE, PAIRS, 0.1)
+    loss, count = implicit(values(), values(), RESPONSE, PAIRS, ImplicitConfig(anchor=0.0))
     assert float(loss / count) == pytest.approx(math.log(2))
 
 
@@ -155,7 +162,8 @@ def all_losses(v: Tensor) -> dict[str, LossSum]:
         "squared": lambda_return(v, MASK, OUTCOMES, 0.9, 0.5),
         "huber": lambda_return(v, MASK, OUTCOMES, 0.9, 0.5, huber_delta=1.0),
         "outcome": outcome(v, MASK, OUTCOMES),
-        "implicit": implicit(v, values(2), RESPONSE, PAIRS, 0.1),
+        "implicit": implicit(v, values(2), RESPONSE, PAIRS, ImplicitConfig()),
+        "implicit, absolute": implicit(v, values(2), RESPONSE, PAIRS, ImplicitConfig(form="absolute")),
     }
 
 

@@ -11,9 +11,11 @@ from torch import Tensor
 from weighted_mtp.data.batches import Batch
 from weighted_mtp.losses.mtp import LossConfig
 from weighted_mtp.losses.objective import PolicyObjective, Sums
+from weighted_mtp.losses.token_ce import head_cross_entropies
 from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.training.loop import _divide, _over_ranks
 from weighted_mtp.value_weighting.base import WeightingState
+from weighted_mtp.value_weighting.confidence import TimesConfidence
 from weighted_mtp.value_weighting.controls import Shuffled, Uniform
 
 BOUNDS = (0.5, 2.0)
@@ -106,3 +108,18 @@ def test_acceptance_is_reported_and_the_loss_unweighted_only_outside_training() 
         assert ("acceptance/head3" in found) is not training
         assert "acceptance/head1" not in found
         assert (found["loss"] == pytest.approx(plain["loss"])) is not training
+
+
+@pytest.mark.parametrize("head", ["each_head", "first_head"])
+def test_confidence_in_the_loss_equals_confidence_computed_before_it(head: str) -> None:
+    policy, weighting = model().train(), ById(2, 11)
+    explicit = TimesConfidence(weighting, lambda b: head_cross_entropies(policy, b), head, 0.5)
+    in_loss = LossConfig(confidence=head, confidence_power=0.5)
+    found = [
+        sums_of(objective, policy, [batch()])[0]
+        for objective in (PolicyObjective(weighting, in_loss), PolicyObjective(explicit, LossConfig()))
+    ]
+    torch.testing.assert_close(found[0].loss, found[1].loss)
+    torch.testing.assert_close(found[0].count, found[1].count)
+    for grads in zip(*(torch.autograd.grad(s.loss, list(policy.parameters())) for s in found), strict=True):
+        torch.testing.assert_close(*grads)

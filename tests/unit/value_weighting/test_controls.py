@@ -9,11 +9,12 @@ from torch import Tensor
 
 from weighted_mtp.data.batches import Batch
 from weighted_mtp.value_weighting.base import TokenWeighting, WeightingState
-from weighted_mtp.value_weighting.controls import RandomMatched, Shuffled
+from weighted_mtp.value_weighting.confidence import TimesConfidence
+from weighted_mtp.value_weighting.controls import PositionMatched, RandomMatched, Shuffled, Uniform
 from weighted_mtp.value_weighting.td import TDConfig, TDWeighting
 
-Control = type[Shuffled] | type[RandomMatched]
-CONTROLS = [Shuffled, RandomMatched]
+Control = type[Shuffled] | type[RandomMatched] | type[PositionMatched]
+CONTROLS = [Shuffled, RandomMatched, PositionMatched]
 WEIGHTS = {"(B, T)": table(seed=3), "(B, T, H)": table(4, seed=3)}
 
 
@@ -66,8 +67,9 @@ def test_splitting_into_microbatches_changes_nothing(control: Control, shape: st
 
 @pytest.mark.parametrize("control", CONTROLS)
 def test_draws_differ_by_seed_step_and_sample_and_repeat_otherwise(control: Control) -> None:
-    batch = batch_of((12, 12), (2, 2))
-    flat = torch.arange(16.0).expand(64, 16)
+    batch = batch_of((12, 12, 12), (2, 2, 2))
+    flat = torch.arange(16.0).expand(64, 16).clone()
+    flat[12] += 100  # the third sample's weights differ, so that one sees from whom a token's are
     weighting = control(Known(flat), 0)
     first, state = weighting([batch], weighting.initial_state())
     second, _ = weighting([batch], state)
@@ -128,3 +130,29 @@ def test_the_wrapped_weights_themselves_are_not_written_to(control: Control) -> 
     batch, weights = batch_of((16, 16), (1, 1)), torch.arange(32.0).reshape(2, 16)
     first_step(control(Remembered(weights), 0), [batch])
     assert torch.equal(weights, torch.arange(32.0).reshape(2, 16))
+
+
+def test_position_matched_draws_from_the_same_relative_position_of_any_sample() -> None:
+    relative = torch.arange(16.0).expand(64, 16) + 100.0 * torch.arange(64.0)[:, None]  # says sample and position
+    batch = batch_of()
+    drawn = by_sample([batch], first_step(PositionMatched(Known(relative), 0), [batch]))
+    starts = {s.sample_id: s.start for s in batch.spans}
+    lengths = {s.sample_id: s.end - s.start for s in batch.spans}
+    donors = set()
+    for sample_id, weights in drawn.items():
+        for i, w in enumerate(weights.tolist()):
+            donor, position = divmod(int(w), 100)
+            assert position - starts[donor] == int((i + 0.5) / lengths[sample_id] * lengths[donor])
+            donors.add(donor)
+    assert donors == lengths.keys()
+
+
+@pytest.mark.parametrize("head", ["each_head", "first_head"])
+def test_confidence_before_the_loss_is_the_power_of_the_heads_probability(head: str) -> None:
+    ce, inner = table(4, seed=5).abs(), Known(table(seed=6))
+    batch = batch_of()
+    (weights,) = first_step(TimesConfidence(inner, lambda b: look_up(ce, b), head, 0.5), [batch])
+    own = look_up(ce, batch) if head == "each_head" else look_up(ce, batch)[..., :1].expand(-1, -1, 4)
+    torch.testing.assert_close(weights, (-own / 2).exp() * look_up(table(seed=6), batch)[..., None])
+    (plain,) = first_step(TimesConfidence(Uniform(), lambda b: look_up(ce, b), head, 1.0), [batch])
+    torch.testing.assert_close(plain, (-own).exp())

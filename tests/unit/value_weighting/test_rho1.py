@@ -114,3 +114,17 @@ def test_a_tiny_share_keeps_one_token() -> None:
     mask = torch.ones(1, 4, dtype=torch.bool)
     (kept,) = top_tokens([torch.tensor([[0.0, 3.0, 1.0, 2.0]])], [mask], [torch.arange(1)], 0.1)
     assert kept.tolist() == [[False, True, False, False]]
+
+
+def test_with_one_selection_all_heads_keep_what_head_one_selects() -> None:
+    batch = batch_of()
+    config = Rho1Config(selection="first_head", k_percent=40)
+    (weights,), _ = Rho1Weighting(config, policy_ce, reference_ce)([batch], {})
+    (first,), _ = Rho1Weighting(config, lambda b: policy_ce(b)[..., :1], reference_ce)([batch], {})
+    assert torch.equal(weights, first)
+    assert {(int(batch.sample_ids[b]), int(s)) for b, s in weights.nonzero()} == naive("signed", 40, 1)
+
+
+def test_a_selection_without_effect_is_refused() -> None:
+    with pytest.raises(ValueError, match="selection=first_head has no effect with mode=difficult"):
+        Rho1Config(mode="difficult", selection="first_head")

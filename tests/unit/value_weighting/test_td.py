@@ -16,7 +16,15 @@ from weighted_mtp.data.batches import Batch
 from weighted_mtp.errors import UserError
 from weighted_mtp.value_weighting.base import WeightingState
 from weighted_mtp.value_weighting.controls import Uniform
-from weighted_mtp.value_weighting.td import TDConfig, TDWeighting, discounted_sums, gae, in_space, td_errors
+from weighted_mtp.value_weighting.td import (
+    CriticOutput,
+    TDConfig,
+    TDWeighting,
+    discounted_sums,
+    gae,
+    in_space,
+    td_errors,
+)
 
 VALUES = table()
 
@@ -134,6 +142,22 @@ def one_step(config: TDConfig, state: WeightingState | None = None) -> tuple[Ten
     return weights, state
 
 
+def test_lambda_is_zero_for_advantages_and_gaes_own_for_values_unless_given() -> None:
+    def lam(config: TDConfig, gives: CriticOutput) -> float:
+        return TDWeighting(config, critic, gives).lam
+
+    assert (lam(TDConfig(), "advantage"), lam(TDConfig(), "score")) == (0.0, 0.95)
+    assert (lam(TDConfig(lam=0.5), "advantage"), lam(TDConfig(lam=0.5), "score")) == (0.5, 0.5)
+
+
+def test_centred_by_program_every_programs_advantages_add_up_to_nothing() -> None:
+    batch, plain = batch_of(), TDWeighting(TDConfig(), critic).advantages(batch_of())
+    centred = TDWeighting(TDConfig(centre="program"), critic).advantages(batch)
+    for row, mask in enumerate(batch.response_mask):
+        torch.testing.assert_close(centred[row][mask], plain[row][mask] - plain[row][mask].mean())
+        assert not centred[row][~mask].any()
+
+
 def test_weights_are_the_clipped_exponential_of_the_whitened_advantage() -> None:
     weights, _ = one_step(TDConfig(lam=0.9, beta=0.5, w_min=0.2, w_max=2.0))
     values, mask = values_and_mask()
@@ -209,7 +233,7 @@ def test_head_strengths_give_every_head_its_own_weights() -> None:
 
 
 def test_an_implicit_critics_advantages_stand_for_the_td_errors() -> None:
-    weighting = TDWeighting(TDConfig(w_min=0.0, w_max=1e9), critic, gives="advantage")
+    weighting = TDWeighting(TDConfig(lam=0.95, w_min=0.0, w_max=1e9), critic, gives="advantage")
     batch = batch_of()
     assert torch.equal(weighting.td_errors(batch), critic(batch).masked_fill(~batch.response_mask, 0))
     (weights,), _ = weighting([batch], weighting.initial_state())

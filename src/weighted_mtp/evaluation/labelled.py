@@ -3,7 +3,10 @@
 It has the form of any prepared dataset, so critics learn from its pairs and policies from its correct programs.
 """
 
+import ast
+import io
 import json
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +17,7 @@ from typing import Any
 from weighted_mtp.data.index import write_index
 from weighted_mtp.data.manifest import require_manifest, split_checksums
 from weighted_mtp.data.registry import NAMES, TRAIN
-from weighted_mtp.data.schema import Counts, Problem, Solution
+from weighted_mtp.data.schema import Counts, Problem, Solution, Span
 from weighted_mtp.data.tables import (
     SMALL,
     SplitWriter,
@@ -32,7 +35,9 @@ from weighted_mtp.progress import progress
 
 LEARNED_FROM = (TRAIN, "validation")
 """Splits whose programs may be learned from, as long as nobody asks for more."""
-_VERSION = 1  # of this code: raise it with any change that changes what the same results give
+_VERSION = 2  # of this code: raise it with any change that changes what the same results give
+_UNDEFINED = re.compile(r"\b(?:NameError|UnboundLocalError): [^']*'(\w+)'")
+"""How Python names the variable that is not there."""
 
 
 @dataclass(frozen=True)
@@ -255,14 +260,35 @@ def _solutions(problem: Problem, samples: Mapping[str, Sequence[Sample]]) -> Ite
     """A problem's samples as solutions."""
     language = "text" if any(test.kind == "answer" for test in problem.tests) else "python3"
     for number, sample in enumerate(samples[problem.problem_id]):
+        code = sample.text if sample.is_whole else problem.starter + sample.text
         yield Solution(
             solution_id=f"{problem.problem_id}/sampled/{number}",
             problem_id=problem.problem_id,
-            code=sample.text if sample.is_whole else problem.starter + sample.text,
+            code=code,
             is_correct=sample.record["passed"],
             language=language,
             origin="model",
+            spans=_undefined_name(code, sample.record.get("detail", "")),
         )
+
+
+def _undefined_name(code: str, detail: str) -> tuple[Span, ...]:
+    """Where a program that failed for an undefined name first uses it: of all that a program can do wrong, the one
+    thing whose place the outcome tells. () for any other outcome."""
+    found = _UNDEFINED.search(detail)
+    if found is None:
+        return ()
+    try:
+        nodes = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name)]
+    except (SyntaxError, ValueError, RecursionError):
+        return ()
+    uses = [(n.lineno, n.col_offset) for n in nodes if n.id == found[1] and isinstance(n.ctx, ast.Load)]
+    if not uses:
+        return ()
+    line, column = min(uses)
+    lines = io.StringIO(code, newline="").readlines()  # as Python counts them: a form feed ends none
+    start = len("".join(lines[: line - 1])) + len(lines[line - 1].encode()[:column].decode())
+    return (Span("wrong", start, start + len(found[1])),)
 
 
 def _known_solutions(split: Path, wanted: Collection[str]) -> Callable[[str], list[Solution]]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from weighted_mtp.data.index import read_index
-from weighted_mtp.data.schema import Problem, Solution, TestCase
+from weighted_mtp.data.schema import Problem, Solution, Span, TestCase
 from weighted_mtp.data.tables import PROBLEMS_FILE, read_problems, read_solutions, write_split
 from weighted_mtp.data.verify import check_dataset
 from weighted_mtp.errors import UserError
@@ -237,3 +237,30 @@ def test_a_folder_without_a_finished_evaluation_is_one_line(tmp_path: Path, repo
     (tmp_path / "report.json").write_text(report)
     with pytest.raises(UserError, match=r"report.json is damaged or of another version"):
         read_evaluation(tmp_path)
+
+
+UNDEFINED = "test 1: NameError: name 'xs' is not defined. Did you mean: 'x'?"
+
+
+@pytest.mark.parametrize(
+    ("code", "detail", "wrong"),
+    [
+        ("    y = 'é'; return xs + xs\n", UNDEFINED, "é'; return |xs"),
+        ("    y = 'a\x0cb'\r\n    return [xs for y in x]\r\n", UNDEFINED, "return [|xs"),
+        ("    r = xs\n    xs = 1\n", "UnboundLocalError: cannot access local variable 'xs' where it is", "r = |xs"),
+        ("    return 0\n", "test 1: returned 0, expected 2", None),
+        ("    return x +\n", UNDEFINED, None),
+        ("    return eval('xs')\n", UNDEFINED, None),
+    ],
+)
+def test_the_first_use_of_an_undefined_name_is_marked_as_wrong(
+    datasets: Path, code: str, detail: str, wrong: str | None
+) -> None:
+    labelled(datasets, evaluation(datasets, "train", [sampled("a", code, False, detail=detail)]))
+    (solution,) = read_solutions(datasets / "own" / "train")
+    expected = []
+    if wrong is not None:
+        before, name = wrong.split("|")
+        start = solution.code.index(before + name) + len(before)
+        expected = [Span("wrong", start, start + len(name))]
+    assert list(solution.spans) == expected

@@ -66,7 +66,9 @@ class Benchmark:
             return program_in_answer(text, problem.entry_point, problem.starter)
         if form is AnswerForm.CHAT:
             return Extracted(problem.starter + text, "whole answer")
-        end, stop = min(((place, stop) for stop in self.stop if (place := text.find(stop)) >= 0), default=(len(text), ""))
+        end, stop = min(
+            ((place, stop) for stop in self.stop if (place := text.find(stop)) >= 0), default=(len(text), "")
+        )
         return Extracted(problem.starter + text[:end], f"text before {stop!r}" if stop else "whole text")
 
     def tests(self, problem: Problem) -> tuple[TestCase, ...]:

@@ -23,7 +23,7 @@ HEADS = [
     "# A comment with ``` in it\n",
     "# 1. a list\n# - another\n",
     "TEXT = '''\n> quoted\n- item\n\n    indented\n'''\n",
-    "class Node:\n    def __init__(self, value):\n        self.value = value\n\n    def f(self):\n        return self.value\n",
+    "class Node:\n    def __init__(self, value):\n        self.value = value\n\n    def f(self):\n        return 1\n",
     "helper = lambda a: (\n    a + 1\n)\n",
     "if LIMIT_ := 3:\n    pass\n",
     "PATTERN = r'\\d+'\n",
@@ -35,7 +35,7 @@ BODIES = [
     "    return x\n",
     "\treturn x + 1\n",
     "    '''Says <b>bold</b> and `x`.\n\n    >>> f(1)\n    1\n    '''\n    return x\n",
-    '    """\n    ```\n    f(1)\n    ```\n    """\n    y = [i\n         for i in range(x)]\n\n    # done: 100 %\n    return sum(y)\n',
+    '    """\n    ```\n    f(1)\n    ```\n    """\n    y = [i\n         for i in range(x)]\n\n    return sum(y)\n',
     "    if x:\n        return '<|im_end|>'\n    else:\n        return \"### Instruction:\"\n",
     "    def inner(y):\n        return y\n\n    return inner(x)\n",
     "    return f'{x}' + \\\n        'tail'\n",
@@ -132,8 +132,10 @@ def test_a_text_that_is_python_is_the_program_to_the_letter(program: str, entry_
 
 
 MARKS = st.sampled_from([
-    "```", "```python\n", "~~~\n", "\n", "    ", "- ", "> ", "1. ", '"""', "'", "(", "def f(x):\n", "return x\n", ">>> f(1)\n",
-    "<think>", "</think>", "<|im_end|>", "[DONE]", "\r\n", "\t", "\\", "x = 1\n", "print(x)\n", "\0", "\ud800", "é", "if x:\n",
+    *("```", "```python\n", "~~~\n", "\n", "    ", "- ", "> ", "1. ", '"\"\"', "'", "(", "\r\n"),
+    *("\t", "\\", "\0", "\ud800", "é"),
+    *("def f(x):\n", "return x\n", ">>> f(1)\n", "x = 1\n", "print(x)\n", "if x:\n"),
+    *("<think>", "</think>", "<|im_end|>", "[DONE]", "<answer>"),
 ])  # fmt: skip
 
 

@@ -1,8 +1,8 @@
 """From a model's answer to the program in it, without running anything.
 
-Models put a program into a fence, into several, or among prose. Before it stand drafts, recited stubs and sample inputs;
-after it examples, transcripts and explanations. What is taken is the last text that a careful reader would call the
-answer.
+Models put a program into a fence, into several, or among prose. Before it stand drafts, recited stubs and sample
+inputs; after it examples, transcripts and explanations. What is taken is the last text that a careful reader would call
+the answer.
 """
 
 import re
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from weighted_mtp.evaluation.extraction.blocks import Block, inline_sources, lines_of_programs, read_blocks, sources
+from weighted_mtp.evaluation.extraction.blocks import Block, inline_sources, read_blocks, sources
 from weighted_mtp.evaluation.extraction.joining import helpers, joined
 from weighted_mtp.evaluation.extraction.lines import runs, separated, without_tags
 from weighted_mtp.evaluation.extraction.reasoning import regions
@@ -77,21 +77,19 @@ class _Task:
         read = {(s.line, s.text): s for block in blocks if block.label != "other" for s in sources(block)}
         if found := self._best(list(read.values()), "block"):
             return found
-        for block in sorted(reversed(blocks), key=lambda block: "return" not in block.text):
+        for block in sorted(blocks, key=lambda block: ("return" in block.text, block.line), reverse=True):
             if found := self._body(block.text, "last block"):
                 return found
-        return self._among_prose(text, blocks) or self._left_in(blocks)
+        return self._among_prose(text) or self._left_in(blocks)
 
-    def _among_prose(self, text: str, blocks: Sequence[Block]) -> Extracted | None:
-        """The program in lines without a fence, which may need what stands in blocks."""
-        inside = lines_of_programs(blocks)
-        lines = [(n, "\n" if n in inside else line) for n, line in enumerate(split_lines(text))]
+    def _among_prose(self, text: str) -> Extracted | None:
+        """The program in lines that need no fence."""
+        lines = list(enumerate(split_lines(text)))
         bare = without_tags(separated(lines))
         found = runs(lines) if bare == lines else runs(lines) + runs(bare)
         longest = {source.line: source for source in sorted(found, key=lambda source: len(source.text))}
         prose = sorted(longest.values(), key=lambda source: source.line)
-        fenced = [block.source for block in blocks if block.source is not None]
-        if best := self._best(sorted([*fenced, *prose], key=lambda source: source.line), "run of lines"):
+        if best := self._best(prose, "run of lines"):
             return best
         bodies = (self._body(source.text, "last run of lines") for source in reversed(prose) if source.is_body)
         if body := next((body for body in bodies if body), None):
@@ -127,7 +125,7 @@ class _Task:
         def rank(item: tuple[int, Source]) -> tuple[bool, int, int]:
             place, source = item
             is_whole = source.is_script and not source.needed_at_once & variables  # else a piece of another script
-            return is_whole, len(source.text) if by_length else 0, place
+            return is_whole and not self.entry_point, len(source.text) if by_length else 0, place
 
         answers = [(place, source) for place, source in enumerate(every) if self._is_answer(source, bound)]
         if not answers:

@@ -92,16 +92,6 @@ def sources(block: Block, depth: int = 0) -> list[Source]:
     return runs(separated(list(enumerate(split_lines(block.text), block.line))))
 
 
-def lines_of_programs(blocks: Iterable[Block]) -> set[int]:
-    """Numbers of the lines that are inside of blocks of Python."""
-    return {
-        block.line + number
-        for block in blocks
-        if block.source is not None
-        for number in range(len(split_lines(block.text)))
-    }
-
-
 def inline_sources(text: str) -> list[Source]:
     """What of an answer's code among words, `like_this()`, is Python."""
     spans = [span for token in _INLINE.parse(text) for span in token.children or () if span.type == "code_inline"]

@@ -1,12 +1,11 @@
 """Code that stands among prose, without a fence: the runs of lines that are Python."""
 
-import codeop
 import contextlib
 import html
 import re
 from collections.abc import Iterator, Sequence
 
-from weighted_mtp.evaluation.extraction.source import Source, no_warnings, parse, syntax_error
+from weighted_mtp.evaluation.extraction.source import Source, is_unfinished, parse, syntax_error
 
 _GROWTH = 8  # one line is looked at first, then so many times as many whenever code may go on after their end
 _STEPS_BACK = 24  # places before an error at which the code may have ended
@@ -88,7 +87,7 @@ class _Search:
             source, text = self._parsed(start, stop, margin)
             if source is not None:
                 code, self.end = source, stop
-            if stop < start + size or (source is None and not _is_open(text)):
+            if stop < start + size or (source is None and not is_unfinished(text)):
                 break
             size *= _GROWTH
         if source is None:
@@ -106,15 +105,6 @@ class _Search:
         if self._effort < 0:
             raise _TooLong
         return parse(text, self._numbers[start]), text
-
-
-def _is_open(text: str) -> bool:
-    """Whether more lines might mend a text that is not Python."""
-    try:
-        with no_warnings():
-            return text.rstrip().endswith("\\") or codeop.compile_command(text, symbol="exec") is None
-    except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError):
-        return False
 
 
 def _ends_before(lines: Sequence[str], start: int, stop: int, margin: str) -> Iterator[int]:

@@ -3,7 +3,8 @@
 import re
 from collections.abc import Iterator
 
-from weighted_mtp.evaluation.extraction.blocks import lines_of_programs, read_blocks
+from weighted_mtp.evaluation.extraction.blocks import read_blocks, sources
+from weighted_mtp.evaluation.extraction.lines import runs
 from weighted_mtp.evaluation.extraction.source import split_lines
 
 _NAME = r"(?:\w+[:|])?(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflect(?:ion)?|analysis|scratch_?pad|rationale|cot)"
@@ -16,19 +17,20 @@ _CLOSING = re.compile(
 )
 # A tokenizer's marks, left in a text; Alpaca's heading of the next task.
 _TURN = re.compile(
-    r"<\|[\w ▁-]{1,40}\|>|<｜[\w ▁-]{1,40}｜>|</?s>|<(?:eos|bos|pad|(?:start|end)_of_turn)>|^### Instruction:.*$", re.MULTILINE
+    r"<\|[\w ▁-]{1,40}\|>|<｜[\w ▁-]{1,40}｜>|</?s>|<(?:eos|bos|pad|(?:start|end)_of_turn)>|^### Instruction:.*$",
+    re.MULTILINE,
 )
 
 
 def regions(text: str) -> Iterator[tuple[str, str]]:
     """Parts of a text in which the answer may stand, the likeliest first, each with where that is: "" for all of it.
 
-    A mark inside of a block of Markdown that is Python is none, but a part of that program.
+    A mark in a string of a program is none.
     """
     if not any(pattern.search(text) for pattern in (_OPENING, _CLOSING, _TURN)):
         yield text, ""
         return
-    visible = _without_programs(text)
+    visible = _without_strings(text)
     closing = list(_CLOSING.finditer(visible))
     start = closing[-1].end() if closing else 0
     opening = _OPENING.search(visible, start)
@@ -44,10 +46,12 @@ def regions(text: str) -> Iterator[tuple[str, str]]:
     yield text, where and "in the reasoning"
 
 
-def _without_programs(text: str) -> str:
-    """The text with blanks for its blocks that are Python."""
-    inside = lines_of_programs(read_blocks(text))
-    lines = enumerate(split_lines(text))
+def _without_strings(text: str) -> str:
+    """The text with blanks for the lines of its programs' strings."""
+    lines = list(enumerate(split_lines(text)))
+    blocks = [block for block in read_blocks(text) if block.label != "other"]
+    programs = [*(source for block in blocks for source in sources(block)), *runs(lines)]
+    inside = {source.line + number for source in programs for number in source.lines_of_strings()}
     return "".join(" " * len(line) if number in inside else line for number, line in lines)
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import builtins
+import codeop
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Sequence, Set
@@ -11,9 +12,9 @@ from functools import cached_property
 
 from weighted_mtp.evaluation.extraction.statements import Statement, evaluated, reached, statements, using
 
-_READS = frozenset("input raw_input stdin __stdin__ fileinput open read readline readlines".split())
-_PRINTS = frozenset("print stdout __stdout__ write writelines".split())
-_ENDS = frozenset("assert exit quit _exit SystemExit unittest pytest".split())
+_READS = frozenset(["input", "raw_input", "stdin", "__stdin__", "fileinput", "open", "read", "readline", "readlines"])
+_PRINTS = frozenset(["print", "stdout", "__stdout__", "write", "writelines"])
+_ENDS = frozenset(["assert", "exit", "quit", "_exit", "SystemExit", "unittest", "pytest"])
 _MARKERS = frozenset(["python", "python3", "py", "Python", "BEGIN", "DONE", "PYTHON"])
 _KNOWN = frozenset([*dir(builtins), "__file__", "__annotations__"])
 
@@ -103,6 +104,12 @@ class Source:
         """Whether it returns outside of any function: a function's body, without its head."""
         return any(isinstance(node, ast.Return) for statement in self.tree.body for node in evaluated(statement))
 
+    def lines_of_strings(self) -> set[int]:
+        """Numbers, from 0, of the lines on which there is any text of a string."""
+        nodes = (node for node in ast.walk(self.tree) if isinstance(node, ast.Constant | ast.JoinedStr))
+        strings = (node for node in nodes if not isinstance(node, ast.Constant) or isinstance(node.value, str | bytes))
+        return {line - 1 for node in strings for line in range(node.lineno, (node.end_lineno or node.lineno) + 1)}
+
     def has_only_stub(self, name: str) -> bool:
         """Whether all that there is of the function `name` is its head and a docstring."""
         nodes = [statement.node for statement in self.statements if name in statement.defines][-1:]
@@ -178,6 +185,15 @@ def syntax_error(text: str) -> SyntaxError | None:
     except (ValueError, RecursionError, MemoryError) as error:
         return SyntaxError(str(error), ("<answer>", 1, 0, ""))
     return None
+
+
+def is_unfinished(text: str) -> bool:
+    """Whether more lines might make Python of a text that is not."""
+    try:
+        with no_warnings():
+            return text.rstrip().endswith("\\") or codeop.compile_command(_parsed_text(text), symbol="exec") is None
+    except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError):
+        return False
 
 
 def split_lines(text: str) -> list[str]:

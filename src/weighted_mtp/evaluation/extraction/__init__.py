@@ -80,13 +80,14 @@ class _Task:
         for block in sorted(blocks, key=lambda block: ("return" in block.text, block.line), reverse=True):
             if found := self._body(block.text, "last block"):
                 return found
-        return self._among_prose(text) or self._left_in(blocks)
+        return self._among_prose(text, blocks) or self._left_in(blocks)
 
-    def _among_prose(self, text: str) -> Extracted | None:
+    def _among_prose(self, text: str, blocks: Sequence[Block]) -> Extracted | None:
         """The program in lines that need no fence."""
         lines = list(enumerate(split_lines(text)))
         bare = without_tags(separated(lines))
-        found = runs(lines) if bare == lines else runs(lines) + runs(bare)
+        known = [block.source for block in blocks if block.source is not None]
+        found = runs(lines, known) if bare == lines else runs(lines, known) + runs(bare, known)
         longest = {source.line: source for source in sorted(found, key=lambda source: len(source.text))}
         prose = sorted(longest.values(), key=lambda source: source.line)
         if best := self._best(prose, "run of lines"):

@@ -23,10 +23,10 @@ def helpers(chosen: Source, every: Sequence[Source]) -> list[Source]:
     for _ in range(_LONGEST_CHAIN):
         seen |= waiting
         found = {name: _nearest(binding.get(name) or binding.get("*", []), place) for name in waiting}
-        for name, number in found.items():
-            if number is not None:
-                wanted.setdefault(number, set()).add(name)
-        new = {number for number in found.values() if number is not None}
+        serving = {name: number for name, number in found.items() if number is not None}
+        for name, number in serving.items():
+            wanted.setdefault(number, set()).add(name)
+        new = set(serving.values())
         waiting = {name for number in new for name in every[number].only_what_serves(wanted[number]).needed} - seen
         waiting -= chosen.defined | chosen.imported
     return [every[number].only_what_serves(wanted[number]) for number in sorted(wanted)]

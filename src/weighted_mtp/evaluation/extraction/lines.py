@@ -3,9 +3,9 @@
 import contextlib
 import html
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from weighted_mtp.evaluation.extraction.source import Source, is_unfinished, parse, syntax_error
+from weighted_mtp.evaluation.extraction.source import Source, is_unfinished, parse, split_lines, syntax_error
 
 _GROWTH = 8  # one line is looked at first, then so many times as many whenever code may go on after their end
 _STEPS_BACK = 24  # places before an error at which the code may have ended
@@ -24,18 +24,19 @@ Line = tuple[int, str]
 """A line with the number, from 0, of the one in the answer that it comes from."""
 
 
-def runs(lines: Sequence[Line]) -> list[Source]:
-    """The longest runs of lines that are Python, in order.
+def runs(lines: Sequence[Line], known: Iterable[Source] = ()) -> list[Source]:
+    """The longest runs of lines that are Python, in order; of some it may be known already.
 
     A run may be indented as a whole, but for what a broken statement has under it: without its head it is other code.
     The time is bounded by that of parsing the text a few times.
     """
+    at_line = {source.line: source for source in known}
     found: list[Source] = []
     search = _Search(lines)
     with contextlib.suppress(_TooLong):
         for start, is_under_code in enumerate(_under_code([line for _, line in lines])):
             if start >= search.end and not is_under_code and not _is_blank(lines[start][1]):
-                found += filter(None, [search.code_from(start)])
+                found += filter(None, [search.code_from(start, at_line.get(lines[start][0]))])
     return found
 
 
@@ -78,8 +79,13 @@ class _Search:
         self._numbers = [number for number, _ in lines]
         self._effort = _EFFORT * sum(map(len, self._lines)) + 100_000
 
-    def code_from(self, start: int) -> Source | None:
-        """The longest code that begins at `start`. Raises _TooLong."""
+    def code_from(self, start: int, known: Source | None) -> Source | None:
+        """The longest code that begins at `start`: what is known, if it stands there. Raises _TooLong."""
+        if known is not None:
+            stop = start + len(split_lines(known.text))
+            if known.text == "".join(self._lines[start:stop]):
+                self.end = stop
+                return known
         margin, size = _margin(self._lines[start]), 1
         code: Source | None = None
         while True:

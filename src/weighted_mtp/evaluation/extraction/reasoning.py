@@ -50,7 +50,8 @@ def _without_strings(text: str) -> str:
     """The text with blanks for the lines of its programs' strings."""
     lines = list(enumerate(split_lines(text)))
     blocks = [block for block in read_blocks(text) if block.label != "other"]
-    programs = [*(source for block in blocks for source in sources(block)), *runs(lines)]
+    fenced = [source for block in blocks for source in sources(block)]
+    programs = [*fenced, *runs(lines, fenced)]
     inside = {source.line + number for source in programs for number in source.lines_of_strings()}
     return "".join(" " * len(line) if number in inside else line for number, line in lines)
 

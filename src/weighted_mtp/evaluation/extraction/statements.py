@@ -56,9 +56,8 @@ class Statement:
             for symbol in scope.get_symbols()
             if symbol.is_declared_global() and symbol.is_assigned()
         )
-        at_once = (name for node in self._nodes for name in _bound(node))
-        if isinstance(self.node, ast.AnnAssign) and self.node.value is None:
-            at_once = iter(())
+        declares = isinstance(self.node, ast.AnnAssign) and self.node.value is None
+        at_once = (name for node in self._nodes if not declares for name in _bound(node))
         return frozenset({*at_once, *by_functions})
 
     @cached_property

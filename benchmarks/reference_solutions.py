@@ -6,6 +6,8 @@ Known values: HumanEval's canonical solutions 164 of 164, the same problems with
 MBPP's reference solutions 974 of 974, HumanEval+'s 164 of 164, MBPP+'s 378 of 378, GSM8K's worked answers 1,319 of
 1,319 and the published verdicts on four models' 5,276 answers. Of contest programs, the labelled ones: the share of
 correct ones that pass, and of incorrect ones that do not. Expected values of HumanEval+ and MBPP+ are made first.
+Handed back as a chat model's answer, a program is taken out unchanged: 974 of 974 of MBPP's, 164 of 164 of HumanEval's,
+315 of 315 of CodeContests', as they are, in a fence, and in a fence with prose around it.
 """
 
 import argparse
@@ -21,10 +23,16 @@ from weighted_mtp.data.schema import Entry, Problem, Solution, records
 from weighted_mtp.data.sources import codecontests, evalplus, gsm8k, humaneval, mbpp
 from weighted_mtp.data.sources.rows import Reading
 from weighted_mtp.evaluation.benchmarks import BENCHMARKS, Benchmark
+from weighted_mtp.evaluation.extraction import program_in_answer
 from weighted_mtp.evaluation.reference import ReferenceRunner
 from weighted_mtp.evaluation.sandbox import Job, SandboxPool
 
 SHOWN = 20  # disagreements of each label
+WRAPPINGS: dict[str, Callable[[str], str]] = {
+    "as they are": lambda code: code,
+    "in a fence": lambda code: f"```python\n{code}\n```",
+    "in a fence with prose around": lambda code: f"Here's the code:\n\n```python\n{code}\n```\n\nIt's O(n), I think.\n",
+}
 CONTESTS = ("codecontests/train", "codecontests/test", "codecontests_pairs/test", "llm_pairs/apps")
 
 
@@ -68,6 +76,23 @@ def plus(pool: SandboxPool, data: Path, most: int | None) -> None:
         print(f"{name}: tests {dict(suites)}, left out {dict(dropped)}")
         jobs = [BENCHMARKS[name].program_job(p, s.code) for p, s in zip(problems, solutions, strict=True)]
         report(pool, f"{name}, references", problems, jobs)
+
+
+def chat_answers(data: Path) -> None:
+    """Programs handed back as chat models would: how many of them are taken out as they went in."""
+    files = {
+        "MBPP": mbpp.read(data / "mbpp" / "mbpp.jsonl.gz"),
+        "HumanEval": humaneval.read(data / "humaneval" / "HumanEval.jsonl.gz"),
+        "CodeContests": codecontests.read(data / "codecontests" / "train.jsonl.gz"),
+    }
+    for title, entries in files.items():
+        programs = [(entry.problem.entry_point, solution.code) for entry in entries for solution in entry.solutions]
+        for name, wrap in WRAPPINGS.items():
+            start = time.perf_counter()
+            found = [program_in_answer(wrap(code), entry_point).program for entry_point, code in programs]
+            unchanged = sum(a.rstrip("\n") == b.rstrip("\n") for a, (_, b) in zip(found, programs, strict=True))
+            milliseconds = 1000 * (time.perf_counter() - start) / len(programs)
+            print(f"{title}, {name}: {unchanged} of {len(programs)} unchanged, {milliseconds:.1f} ms each", flush=True)
 
 
 def worked_answers(data: Path) -> None:
@@ -128,13 +153,14 @@ def main() -> None:
     )
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--first", type=int, help="only so many problems of each large dataset")
-    parser.add_argument("--only", choices=("functions", "plus", "answers", "contests"), help="one part")
+    parser.add_argument("--only", choices=("functions", "plus", "answers", "chat", "contests"), help="one part")
     options = parser.parse_args()
     with SandboxPool(options.workers) as pool:
         parts: dict[str, Callable[[], None]] = {
             "functions": lambda: functions(pool, options.data),
             "plus": lambda: plus(pool, options.data, options.first),
             "answers": lambda: worked_answers(options.data),
+            "chat": lambda: chat_answers(options.data),
             "contests": lambda: contests(pool, options.data, options.first),
         }
         for name, part in parts.items():

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner, Result
 
@@ -89,7 +90,7 @@ def test_a_run_is_trained_tracked_sampled_executed_and_exported(storage: Path) -
     assert result.exit_code == 0, result.output
     records = [json.loads(line) for line in (output / "results.jsonl").read_text().splitlines()]
     assert len(records) == 12
-    assert {"task_id", "completion", "result", "passed"} <= records[0].keys()
+    assert {"task_id", "completion", "taken", "result", "passed"} <= records[0].keys()
     report = json.loads((output / "report.json").read_text())
     assert report["pass_at_k"]["1"]["value"] == sum(r["passed"] for r in records) / 12
     assert wmtp("models", "export", run, storage / "plain").exit_code == 0
@@ -240,6 +241,15 @@ def test_every_configuration_in_the_repository_is_valid(file: Path) -> None:
             "third": ThirdPartyConfig,
         }.get(kind, PolicyConfig)
         assert load_config(schema, file).run.name
+
+
+def test_no_stop_of_a_configuration_cuts_an_answer_where_its_code_begins() -> None:
+    texts = [file.read_text() for file in sorted((ROOT / "configs").glob("*/*.yaml"))]
+    stops = {stop for text in texts for stop in (yaml.safe_load(text).get("sampling") or {}).get("stop", ())}
+    assert stops
+    openings = [f"{before}{fence}\n" for before in ("", "So:\n", "So:\n\n") for fence in ("```", "```python", "~~~")]
+    code = "def f(x):\n\n    return x\n"
+    assert [(stop, opening) for stop in stops for opening in openings if stop in opening + code] == []
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from weighted_mtp.evaluation.benchmarks import MBPP_SHOTS, AnswerForm, Benchmark
 from weighted_mtp.evaluation.folder import EvaluationFolder, collect
 from weighted_mtp.evaluation.journal import Journal
 from weighted_mtp.evaluation.problems import ProblemSet
-from weighted_mtp.evaluation.samples import write_jsonl
+from weighted_mtp.evaluation.samples import program_key, write_jsonl
 from weighted_mtp.files import sha256
 from weighted_mtp.manifest import MANIFEST, are_there, read_manifest
 from weighted_mtp.models.adapters import adapted_source, holds_adapters
@@ -157,11 +157,13 @@ def _timed(batches: Iterator[list[Drawn]], advance: Advance) -> Iterator[list[Dr
 
 def _record(benchmark: Benchmark, problem: Problem, drawn: Drawn, form: AnswerForm, batch: int) -> dict[str, Any]:
     completion = drawn.completion
+    extracted = benchmark.extracted(problem, completion.text, form)
     return {
         "batch": batch,
         "task_id": problem.problem_id,
         "sample": drawn.sample,
-        "completion": benchmark.completion(problem, completion.text, form),
+        **program_key(problem, extracted.program),
+        "taken": extracted.how,
         "text": completion.text,
         "tokens": completion.n_tokens,
         "finished": completion.finished,

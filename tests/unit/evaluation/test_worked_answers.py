@@ -28,9 +28,71 @@ from weighted_mtp.evaluation.worked_answers import final_number, graded
         ("**42**", "42"),
         ("\\boxed{42}", "42"),
         ("#### none\nbut 3", "3"),
+        ("####\n18 of 20", "18"),
+        ("#### **18** dollars of 20", "18"),
+        ("#### \\boxed{18} of 20", "18"),
+        ("#### Answer: 18 (in 3 days)", "18"),
+        ("It costs \u22125", "-5"),
     ],
 )
 def test_it_is_the_marked_one_or_else_the_last(text: str, number: str) -> None:
+    assert final_number(text) == Decimal(number)
+
+
+SEPARATORS = [
+    "{,}",
+    r"\,",
+    r"\!",
+    r"\;",
+    r",\!",
+    r"{\,}",
+    r"\ ",
+    r"\text{,}",
+    r"\\,",
+    "\u00a0",
+    "\u202f",
+    "\u2009",
+    ",",
+]
+
+
+@pytest.mark.parametrize("number", [*(f"70{mark}000" for mark in SEPARATORS), r"\$70{,}000", r"70{,}000.00"])
+def test_thousands_are_separated_as_latex_does(number: str) -> None:
+    for text in (f"The total is {number}.", f"$\\boxed{{{number}}}$ for 3 of them", f"#### {number}\n5 more"):
+        assert final_number(text) == 70000
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        (r"\boxed{42} apples for 3 days", "42"),
+        (r"\boxed{7}, no: \boxed{8} of 9", "8"),
+        (r"\boxed{\text{18 apples}} in 3 days", "18"),
+        (r"\boxed{-\$18} of 20", "-18"),
+        (r"\boxed{x = 18} of 20", "18"),
+        (r"\boxed{3 \times 6 = 18} of 20", "18"),
+        (r"\boxed{} of 20", "20"),
+        (r"\boxed{18", "18"),
+    ],
+)
+def test_a_box_holds_the_answer_whatever_follows(text: str, number: str) -> None:
+    assert final_number(text) == Decimal(number)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("#### 1. Add them\n3 + 4 = 7\n#### 2. Say it\nIt is 7.", "7"),
+        ("#### 1) Add 3\n#### 2) Take 5\n#### 18\nin 5 days", "18"),
+        ("#### 1: Add 3\n#### 7\nin 5 days", "7"),
+        ("#### Step 1: add 5\nso it is 18", "18"),
+        ("#### 18. That is all, in 3 days", "18"),  # no first heading has this number
+        ("#### 9 * 2 = 18", "18"),
+        ("#### 5 - 3 = 2 apples", "2"),
+        ("#### 36 eggs = 3 dozen", "36"),
+    ],
+)
+def test_a_numbered_heading_is_no_answer_and_a_sum_is_its_result(text: str, number: str) -> None:
     assert final_number(text) == Decimal(number)
 
 

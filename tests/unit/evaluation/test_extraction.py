@@ -1,0 +1,144 @@
+"""From answers as models write them to the program that is meant."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from weighted_mtp.data.schema import TestCase, records
+from weighted_mtp.data.sources import codecontests, humaneval, mbpp
+from weighted_mtp.evaluation.extraction import lines as prose
+from weighted_mtp.evaluation.extraction import program_in_answer
+from weighted_mtp.evaluation.extraction.lines import runs
+from weighted_mtp.evaluation.sandbox import Job, SandboxPool
+
+# An answer a line. What is meant is always a function `f` that adds one, or a script that adds the two numbers on each
+# of the lines after the first; whatever else is in the answer does something else.
+ANSWERS = [json.loads(line) for line in (Path(__file__).parent / "answers.jsonl").read_text().splitlines()]
+TESTS = {
+    "f": (TestCase("call", "(1,)", "2"), TestCase("call", "(5,)", "6")),
+    "": (TestCase("stdio", "2\n1 2\n3 4\n", "3\n7\n"), TestCase("stdio", "1\n-5 5\n", "0\n")),
+}
+F = "def f(x):\n    return x + 1\n"
+STARTER = 'from typing import List\n\n\ndef f(x: int) -> int:\n    """Add one."""\n'
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[SandboxPool]:
+    with SandboxPool(workers=2) as pool:
+        yield pool
+
+
+@pytest.mark.parametrize("answer", ANSWERS, ids=lambda answer: f"{answer['entry_point'] or 'script'}: {answer['name']}")
+def test_the_program_that_is_meant_is_found(pool: SandboxPool, answer: dict[str, str]) -> None:
+    found = program_in_answer(answer["answer"], answer["entry_point"])
+    (outcome,) = pool.run_many([Job(found.program, answer["entry_point"], TESTS[answer["entry_point"]])])
+    assert outcome.status == "passed", f"{found.how}: {outcome.detail}\n{found.program}"
+
+
+@pytest.mark.parametrize(
+    ("answer", "how"),
+    [
+        (F, "whole answer"),
+        (f"[BEGIN]\n{F}[DONE]\n", "whole answer without its words"),
+        (f"```python\n{F}```", "last block that defines `f`"),
+        (f"```\nimport math\n```\n```\n{F}x = math.pi\n```", "last block that defines `f` with 1 more that it needs"),
+        (f"```\n{F}assert f(1) == 3\n```", "last block that defines `f` without its examples"),
+        (f"<think>\nno\n</think>\n```\n{F}```", "last block that defines `f`, after the reasoning"),
+        (f"<think>\n```\n{F}```", "last block that defines `f`, in reasoning that does not end"),
+        (f"Here:\n\n{F}\nDone.", "last run of lines that defines `f`"),
+        ("It is `f = lambda x: x + 1` then.", "last code among words that defines `f`"),
+        ("```python\nclass Solution:\n    pass\n```", "last block, which does not define `f`"),
+        ("```python\ndef f(x:\n```", "last block, which is not Python"),
+        ("I do not know.", "whole answer, in which no program was found"),
+    ],
+)
+def test_it_says_how_the_program_was_taken(answer: str, how: str) -> None:
+    assert program_in_answer(answer, "f").how == how
+
+
+def test_it_says_how_a_script_was_taken() -> None:
+    assert program_in_answer("```\n2\n```\n```\nprint(input())\n```").how == "last block that is a script"
+    assert program_in_answer("So:\n\nprint(input())\n\nDone it.").how == "longest run of lines that is a script"
+
+
+@pytest.mark.parametrize("answer", ["I do not know.", "", "```\n2\n```\nThe answer is 2.", "<think>hm</think>\nNo."])
+def test_an_answer_without_a_program_stays_as_it_is(answer: str) -> None:
+    assert program_in_answer(answer, "f").program == answer
+
+
+def test_a_last_block_that_does_not_parse_gives_way_to_one_before_that_does() -> None:
+    assert program_in_answer(f"```python\n{F}```\nBetter:\n```python\ndef f(x):\n    return (x", "f").program == F
+
+
+def test_a_broken_program_is_not_mended() -> None:
+    broken = "def main(:\n    n = int(input())\n    print(n)\n\nmain()\n"
+    assert program_in_answer(broken).program == broken
+    assert program_in_answer(f"```python\n{broken}```").program == broken
+
+
+@pytest.mark.parametrize(
+    ("answer", "after"),
+    [
+        (f"```python\n{F}```", f"\n{F}"),
+        (F, f"\n{F}"),
+        ("    return x + 1\n", "    return x + 1\n"),
+        ("```python\n    return x + 1\n```", "    return x + 1\n"),
+        ("```python\nreturn x + 1\n```", "    return x + 1\n"),
+        ("The body is:\n\n    y = x\n    return y + 1\n\nDone.", "    y = x\n    return y + 1\n\n"),
+        (f"```python\n{STARTER}    return x + 1\n```", "    return x + 1\n"),
+    ],
+)
+def test_a_program_begins_with_its_starter(answer: str, after: str) -> None:
+    assert program_in_answer(answer, "f", STARTER).program == STARTER + after
+
+
+def test_imports_from_future_come_before_the_starter() -> None:
+    program = program_in_answer(f"```python\nfrom __future__ import annotations\n{F}```", "f", STARTER).program
+    assert program == f"from __future__ import annotations\n\n{STARTER}\n{F}"
+    compile(program, "program", "exec")
+
+
+def test_a_starter_that_is_no_python_alone_is_joined_where_it_is_needed() -> None:
+    starter = "import math\ndef f(x):\n"
+    assert program_in_answer(F, "f", starter).program == F
+    needs = "def f(x):\n    return math.floor(x) + 1\n"
+    assert program_in_answer(needs, "f", starter).program == f"{starter}    pass\n\n{needs}"
+    assert program_in_answer("    return x + 1\n", "f", starter).program == f"{starter}    return x + 1\n"
+
+
+def test_what_another_block_does_for_itself_is_left_out() -> None:
+    helper = "def g(x):\n    return x\n\nassert g(1) == 5\nprint(g(input()))\nT = g(2)\n"
+    program = program_in_answer(f"```\n{helper}```\n```\ndef f(x):\n    return g(x) + T\n```", "f").program
+    assert program == "def g(x):\n    return x\n\nT = g(2)\n\ndef f(x):\n    return g(x) + T\n"
+
+
+@pytest.mark.parametrize("line", ["It's prose (of a kind.\n", "(\n", '"""\n', "word\n", "if x:\n", "x = {\n", "@a\n"])
+def test_the_search_among_lines_is_bounded(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed = 0
+    parse = prose.parse
+
+    def counted(text: str, number: int) -> object:
+        nonlocal parsed
+        parsed += len(text)
+        return parse(text, number)
+
+    monkeypatch.setattr(prose, "parse", counted)
+    text = [(number, line) for number in range(400_000 // len(line))]
+    runs(text)
+    assert parsed <= 5 * 400_000
+
+
+def test_real_programs_stay_what_they_are(shared: Path) -> None:
+    problems, solutions = records(mbpp.read(shared / "mbpp" / "mbpp.jsonl.gz"))
+    of_contests = records(codecontests.read(shared / "codecontests" / "train.jsonl.gz"))
+    of_humaneval = records(humaneval.read(shared / "humaneval" / "HumanEval.jsonl.gz"))
+    entry_points = {p.problem_id: p.entry_point for p in (*problems, *of_contests[0], *of_humaneval[0])}
+    programs = [(s.code, entry_points[s.problem_id]) for s in (*solutions, *of_contests[1], *of_humaneval[1])]
+    assert len(programs) == 974 + 315 + 164
+    for program, entry_point in programs:
+        fence = f"```python\n{program}{'' if program.endswith(chr(10)) else chr(10)}```"
+        assert program_in_answer(program, entry_point).program == program
+        for answer in (fence, f"Here's the solution:\n\n{fence}\n\nIt's O(n), and (I think) right.\n"):
+            assert program_in_answer(answer, entry_point).program.rstrip("\n") == program.rstrip("\n")

@@ -83,7 +83,7 @@ def _read_token(file: Path) -> None:
     """
     if "HF_TOKEN" in os.environ or not file.is_file():
         return
-    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in file.read_text(encoding="utf-8-sig", errors="replace").splitlines():
         name, _, value = line.removeprefix("export ").partition("=")
         token = value.strip().strip("'\"")
         if name.strip() == "HF_TOKEN" and token and not token.startswith("<"):

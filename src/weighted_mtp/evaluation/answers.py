@@ -102,7 +102,8 @@ def draw_samples(
     """
     model, tokenizer, form = respondent.model, respondent.tokenizer, respondent.form
     prompts = [_prompt(respondent, benchmark, problem, data_root) for problem in problems.statements]
-    options = sampling.model_copy(update={"stop": benchmark.stop if form is AnswerForm.COMPLETION else ()})
+    stop = benchmark.stop if form is AnswerForm.COMPLETION else ()
+    options = sampling.model_copy(update={"stop": tuple(dict.fromkeys((*stop, *sampling.stop)))})
     with folder.sampling() as journal:
         missing = by_first_rank(lambda: _missing_batches(journal.records, len(prompts), options))
         mine = missing[rank() :: ranks()]

@@ -90,9 +90,7 @@ def test_a_word_beyond_the_embedding_is_refused(plain: Path) -> None:
     tokenizer = byte_tokenizer()
     tokenizer.add_tokens(["def "])
     tokenizer.save_pretrained(plain)
-    with pytest.raises(
-        UserError, match=r"has 258 tokens but the model embeds 257, so that 'def '"
-    ):
+    with pytest.raises(UserError, match=r"has 258 tokens but the model embeds 257, so that 'def '"):
         load_base(str(plain))
 
 

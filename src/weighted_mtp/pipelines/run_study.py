@@ -24,7 +24,7 @@ from weighted_mtp.config import load_config
 from weighted_mtp.files import whole_file
 from weighted_mtp.pipelines.command import INTERRUPTED, ConfigFile, Debug, Overrides, one_line_errors
 from weighted_mtp.pipelines.schedule import SchedulerName, run_steps, scheduling
-from weighted_mtp.pipelines.study import StudyConfig, TrainingStage
+from weighted_mtp.pipelines.study import StudyConfig, Training, TrainingStage
 from weighted_mtp.pipelines.study_steps import steps_of
 from weighted_mtp.report.comparison import compare, comparison_markdown, comparison_table
 from weighted_mtp.report.curves import Record, plot_curves, read_metrics
@@ -51,12 +51,16 @@ def run_study(
     """
     steps = steps_of(config, folder)
     most = jobs or (1 if scheduler == "local" else len(steps))
-    with scheduling(config, scheduler, most) as submit:
+    with scheduling(config, steps, scheduler, most) as submit:
         if not run_steps(steps, submit, most):
             return None
     return StudyResult(
         {step.place: step.run for step in steps if isinstance(step.what, TrainingStage)},
-        {name: [step.run for step in steps if step.name == name] for name in config.arms},
+        {
+            name: [step.run for step in steps if step.name == name]
+            for name, arm in config.arms.items()
+            if isinstance(arm, Training)
+        },
         {
             temperature: {
                 name: [step.evaluations[temperature] for step in steps if step.name == name] for name in config.arms

@@ -1,7 +1,7 @@
 """The steps of a study: train, label a policy's own programs, evaluate. What is finished is not run again."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -22,7 +22,7 @@ from weighted_mtp.pipelines.run_evaluation import EvaluationConfig, evaluate, ho
 from weighted_mtp.pipelines.run_ref_tuning import run_ref_tuning
 from weighted_mtp.pipelines.run_rho1 import Rho1RunConfig, run_rho1
 from weighted_mtp.pipelines.run_verifiable import VerifiableConfig, run_verifiable
-from weighted_mtp.pipelines.study import DATASETS, OwnPrograms, Pipeline, StudyConfig, Training
+from weighted_mtp.pipelines.study import DATASETS, EvaluatedArm, OwnPrograms, Pipeline, StepConfig, StudyConfig, Training
 
 PIPELINES: dict[Pipeline, tuple[type[FitConfig], Callable[[Any], Path | None]]] = {
     "ref_tuning": (PolicyConfig, run_ref_tuning),
@@ -47,7 +47,7 @@ class Step:
     seed: int
 
     @property
-    def what(self) -> Training | OwnPrograms:
+    def what(self) -> StepConfig:
         return {**self.study.stages, **self.study.arms}[self.name]
 
     @property
@@ -75,7 +75,9 @@ class Step:
     def is_finished(self) -> bool:
         """Whether running it would do nothing, as far as that is known without running it. Raises as `__call__`."""
         with _named(self.place):
-            if isinstance(self.what, OwnPrograms) or finished(self._training(self.what)) is None:
+            if isinstance(self.what, OwnPrograms):
+                return False
+            if isinstance(self.what, Training) and finished(self._training(self.what)) is None:
                 return False
             if not self._record.exists():  # trained by hand: what starts from it has to know when
                 return False
@@ -92,7 +94,7 @@ class Step:
             if isinstance(self.what, OwnPrograms):
                 self._label_own_programs(self.what)
                 return True
-            if PIPELINES[self.what.pipeline][1](self._training(self.what)) is None:
+            if isinstance(self.what, Training) and PIPELINES[self.what.pipeline][1](self._training(self.what)) is None:
                 return False
             if self.name in self.study.arms:
                 for evaluation in self._evaluations():
@@ -183,10 +185,11 @@ class Step:
         label(evaluations, study.storage / DATASETS / self._dataset, LabelOptions(keep_solutions=stage.keep_solutions))
 
     def _evaluations(self) -> list[EvaluationConfig]:
+        policy = self._filled(self.what.checkpoint) if isinstance(self.what, EvaluatedArm) else str(self.run)
         return [
             EvaluationConfig(
                 benchmark=self.study.benchmark,
-                checkpoint=str(self.run),
+                checkpoint=policy,
                 output=folder,
                 data_root=self.study.storage / DATASETS,
                 split=self.study.split,
@@ -211,6 +214,16 @@ def steps_of(study: StudyConfig, folder: Path) -> list[Step]:
         *(Step(study, folder, name, study.seeds[0]) for name in once),
         *(Step(study, folder, name, seed) for seed in study.seeds for name in per_seed),
     ]
+
+
+def bottlenecks(steps: Sequence[Step]) -> frozenset[str]:
+    """Places of the steps beside which no other can run: all others come before or after them."""
+    before: dict[str, frozenset[str]] = {}
+    for step in steps:
+        before[step.place] = step.after.union(*(before[place] for place in step.after))
+    return frozenset(
+        own for own in before if all(own in before[other] or other in before[own] for other in before if other != own)
+    )
 
 
 def _evaluated(config: EvaluationConfig) -> Path:

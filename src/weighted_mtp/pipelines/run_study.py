@@ -11,7 +11,9 @@ same seed: a run's folder (`model.source={policy}`), or a dataset's name (`data.
 run again, so the same command goes on wherever it was stopped, step by step.
 """
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Annotated
@@ -26,7 +28,8 @@ from weighted_mtp.pipelines.command import INTERRUPTED, ConfigFile, Debug, Overr
 from weighted_mtp.pipelines.schedule import SchedulerName, run_steps, scheduling
 from weighted_mtp.pipelines.study import StudyConfig, Training, TrainingStage
 from weighted_mtp.pipelines.study_steps import steps_of
-from weighted_mtp.report.comparison import compare, comparison_markdown, comparison_table
+from weighted_mtp.report.comparison import Comparison, compare, compare_at_best
+from weighted_mtp.report.comparison_page import comparison_markdown, comparison_table, finding, plot_comparisons
 from weighted_mtp.report.curves import Record, plot_curves, read_metrics
 
 
@@ -71,29 +74,56 @@ def run_study(
 
 
 def report(config: StudyConfig, result: StudyResult) -> list[Path]:
-    """Print critics, times and the comparison, and write comparison and learning curves; returns the files."""
+    """Print critics, times, the comparison and what it found; write comparison and curves; returns the files."""
     folder = config.storage / "runs" / config.name
     console = Console()
     console.print(critic_table(result))
     console.print(time_table(result))
     files = []
     if len(config.arms) > 1:
-        files.append(folder / "comparison.md")
-        against = {name: arm.against for name, arm in config.arms.items() if arm.against is not None}
-        tables = {temperature: compare(arms, against=against) for temperature, arms in result.evaluations.items()}
-        for temperature, comparison in tables.items():
-            console.print(f"\nsampled at temperature {temperature:g}", highlight=False)
+        comparisons = compared(config, result)
+        for title, comparison in comparisons.items():
+            console.print(f"\n{title}", highlight=False)
             console.print(comparison_table(comparison))
-            for note in comparison.notes:
-                console.print(note, highlight=False)
-        with whole_file(files[-1]) as file:
-            parts = (f"## Sampled at temperature {t:g}\n\n{comparison_markdown(c)}" for t, c in tables.items())
-            file.write_text("\n".join(parts), encoding="utf-8")
+        for note in next(iter(comparisons.values())).notes:
+            console.print(note, highlight=False)
+        for title, comparison in comparisons.items():
+            console.print(f"\n{title}, {finding(comparison)}", highlight=False, markup=False)
+        files += _write_comparisons(comparisons, folder)
     if all(_validations(run) for runs in result.runs.values() for run in runs):
         files.append(plot_curves(result.runs, "ce/head1", folder / "curves.png"))
     else:
         console.print("no learning curves: an arm has no validation split")
     return files
+
+
+def compared(config: StudyConfig, result: StudyResult) -> dict[str, Comparison]:
+    """Title → comparison, of each temperature and k, and with each arm's best temperature where there are several."""
+    against = {name: arm.against for name, arm in config.arms.items() if arm.against is not None}
+    found = {
+        f"sampled at temperature {temperature:g}" + (f", pass@{k}" if len(config.k) > 1 else ""): compare(
+            arms, against=against, k=k
+        )
+        for k in config.k
+        for temperature, arms in result.evaluations.items()
+    }
+    if len(result.evaluations) > 1:
+        for k in config.k:
+            title = "each arm at its best temperature" + (f", pass@{k}" if len(config.k) > 1 else "")
+            found[title] = compare_at_best(result.evaluations, against=against, k=k)
+    return found
+
+
+def _write_comparisons(comparisons: Mapping[str, Comparison], folder: Path) -> list[Path]:
+    page, data, figure = (folder / f"comparison.{ending}" for ending in ("md", "json", "png"))
+    with whole_file(page) as file:
+        parts = (
+            f"## {t[0].upper()}{t[1:]}\n\n{finding(c)}\n\n{comparison_markdown(c)}" for t, c in comparisons.items()
+        )
+        file.write_text("\n".join(parts), encoding="utf-8")
+    with whole_file(data) as file:
+        file.write_text(json.dumps({title: asdict(c) for title, c in comparisons.items()}, indent=2), encoding="utf-8")
+    return [page, data, plot_comparisons(comparisons, figure)]
 
 
 def _validations(run: Path) -> list[Record]:

@@ -22,7 +22,15 @@ from weighted_mtp.pipelines.run_evaluation import EvaluationConfig, evaluate, ho
 from weighted_mtp.pipelines.run_ref_tuning import run_ref_tuning
 from weighted_mtp.pipelines.run_rho1 import Rho1RunConfig, run_rho1
 from weighted_mtp.pipelines.run_verifiable import VerifiableConfig, run_verifiable
-from weighted_mtp.pipelines.study import DATASETS, EvaluatedArm, OwnPrograms, Pipeline, StepConfig, StudyConfig, Training
+from weighted_mtp.pipelines.study import (
+    DATASETS,
+    EvaluatedArm,
+    OwnPrograms,
+    Pipeline,
+    StepConfig,
+    StudyConfig,
+    Training,
+)
 
 PIPELINES: dict[Pipeline, tuple[type[FitConfig], Callable[[Any], Path | None]]] = {
     "ref_tuning": (PolicyConfig, run_ref_tuning),

@@ -33,6 +33,7 @@ TINY = [
     "training.max_steps=4",
     "training.validate_every=2",
     "training.save_every=2",
+    "optim.warmup_steps=1",
 ]
 
 
@@ -138,7 +139,12 @@ def test_the_first_command_of_the_brief_runs_from_the_file(storage: Path) -> Non
 
 
 def test_a_first_run_in_an_empty_storage_generates_the_embedded_data(tmp_path: Path) -> None:
-    assert train(tmp_path, "first", "training.max_steps=1", "training.validation_batches=1").exit_code == 0
+    assert (
+        train(
+            tmp_path, "first", "training.max_steps=1", "optim.warmup_steps=0", "training.validation_batches=1"
+        ).exit_code
+        == 0
+    )
     assert (tmp_path / "datasets" / "micro" / "manifest.json").exists()
 
 
@@ -155,7 +161,15 @@ def broken_yaml(folder: Path) -> Path:
         ("model.n_future_tokens=0", "n_future_tokens = 0"),
         ("model.micro.num_hidden_layers=1", "num_hidden_layers"),
         ("model.micro.hidden_size=33", "must be a multiple of"),
-        ("model={head_init: random, lora: {r: 2}}", "set model.lora.full_heads=true"),
+        ("model={source: x, head_init: random, lora: {r: 2}}", "set model.lora.full_heads=true"),
+        ("model.head_init=random", "head_init=random has no effect with source=micro"),
+        ("model={n_future_tokens: 1, head_warmup_steps: 2}", "head_warmup_steps is about heads 2 … H"),
+        ("model={n_future_tokens: 1, heads_lr: 0.1}", "heads_lr is about heads 2 … H"),
+        ("model={n_future_tokens: 1, source: x, head_init: random}", "head_init is about heads 2 … H"),
+        ("model={n_future_tokens: 1, lora: {full_heads: true}}", "lora.full_heads is about heads 2 … H"),
+        ("model={n_future_tokens: 1}", "loss.detach_extra_heads is about heads 2 … H"),
+        ("model.head_warmup_steps=4", "model.head_warmup_steps=4 must be less than training.max_steps=4"),
+        ("optim.warmup_steps=4", "optim.warmup_steps=4 must be less than training.max_steps=4"),
         ("model.source=/nowhere", "/nowhere"),
         ("model.micro_tokenizer=/nowhere", "/nowhere"),
         ("data.dataset=mbpp", "wmtp data --datasets mbpp"),

@@ -222,7 +222,7 @@ def stopped_after_three(
 def test_a_stopped_and_resumed_run_equals_the_uninterrupted_one_to_the_last_bit(
     storage: Storage, pipeline: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lambda_schedule = "critic={objective: lambda_return, lam_start: 1.0, lam_steps: 4}"
+    lambda_schedule = "critic={objective: lambda_return, lam_start: 1.0, lam_steps: 3}"
     options = {
         "verifiable": [*storage.from_critic("outcome"), "control=shuffled", "weighting.warmup_steps=1"],
         "critic": [f"value.source={storage.run('reference')}", lambda_schedule],

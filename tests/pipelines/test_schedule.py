@@ -46,7 +46,13 @@ STUDY: dict[str, Any] = {
         "uniform": training("baseline", "model.source={policy}"),
         "faster": training("baseline", "model.source={policy}", "optim.lr=1.0e-2"),
     },
-    "override": ["training.max_steps=2", "training.save_every=2", "training.validate_every=2", "mlflow.enabled=false"],
+    "override": [
+        "training.max_steps=2",
+        "optim.warmup_steps=1",
+        "training.save_every=2",
+        "training.validate_every=2",
+        "mlflow.enabled=false",
+    ],
     "sampling": {"max_new_tokens": 8, "temperature": 1.0},
 }
 

@@ -47,7 +47,13 @@ STUDY: dict[str, Any] = {
         "shuffled": training("verifiable", "model.source={policy}", "critic={critic}", "control=shuffled"),
         "critic-as-policy": {"pipeline": "evaluation", "checkpoint": "{critic}"},
     },
-    "override": ["training.max_steps=2", "training.save_every=2", "training.validate_every=2", "mlflow.enabled=false"],
+    "override": [
+        "training.max_steps=2",
+        "optim.warmup_steps=1",
+        "training.save_every=2",
+        "training.validate_every=2",
+        "mlflow.enabled=false",
+    ],
     "sampling": {"max_new_tokens": 8},
     "further_temperatures": [0.5],
 }

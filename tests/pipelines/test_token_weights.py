@@ -42,7 +42,12 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     def train(kind: str, config: str, name: str, *more: str) -> None:
         options = [f"run.name={name}", f"run.root={folder}/runs", f"data.root={folder}/datasets", *more]
-        options += ["mlflow.enabled=false", "training.max_steps=2", "training.validation_batches=1"]
+        options += [
+            "mlflow.enabled=false",
+            "training.max_steps=2",
+            "optim.warmup_steps=1",
+            "training.validation_batches=1",
+        ]
         flags = [part for option in options for part in ("--override", option)]
         result = wmtp("train", kind, "--config", ROOT / "configs" / "local" / config, *flags)
         assert result.exit_code == 0, result.output

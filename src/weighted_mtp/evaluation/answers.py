@@ -26,9 +26,9 @@ from weighted_mtp.evaluation.samples import program_key, write_jsonl
 from weighted_mtp.files import sha256
 from weighted_mtp.manifest import MANIFEST, are_there, read_manifest
 from weighted_mtp.models.adapters import adapted_source, holds_adapters
+from weighted_mtp.models.card import CARD
 from weighted_mtp.models.checkpoint import Dtype
 from weighted_mtp.models.convert import find_model, load_base
-from weighted_mtp.models.folder import CARD
 from weighted_mtp.progress import Advance, progress
 from weighted_mtp.runtime.distributed import by_first_rank, is_first, of_ranks, rank, ranks, together
 
@@ -102,7 +102,8 @@ def draw_samples(
     """
     model, tokenizer, form = respondent.model, respondent.tokenizer, respondent.form
     prompts = [_prompt(respondent, benchmark, problem, data_root) for problem in problems.statements]
-    options = sampling.model_copy(update={"stop": benchmark.stop if form is AnswerForm.COMPLETION else ()})
+    stop = benchmark.stop if form is AnswerForm.COMPLETION else ()
+    options = sampling.model_copy(update={"stop": tuple(dict.fromkeys((*stop, *sampling.stop)))})
     with folder.sampling() as journal:
         missing = by_first_rank(lambda: _missing_batches(journal.records, len(prompts), options))
         mine = missing[rank() :: ranks()]

@@ -39,6 +39,25 @@ class ModelConfig(Section):
     """Its tokenizer."""
 
     @model_validator(mode="after")
+    def _options_of_extra_heads_have_some(self) -> "ModelConfig":
+        given = {
+            "head_warmup_steps": self.head_warmup_steps > 0,
+            "heads_lr": self.heads_lr is not None,
+            "head_init": self.head_init != "copy",
+            "lora.full_heads": self.lora is not None and self.lora.full_heads,
+        }
+        if self.n_future_tokens == 1 and (options := [name for name, is_given in given.items() if is_given]):
+            raise ValueError(
+                f"{options[0]} is about heads 2 … H, and n_future_tokens=1: leave it out, or set n_future_tokens"
+            )
+        if self.source == MICRO and self.head_init != "copy":
+            raise ValueError(
+                f"head_init={self.head_init} has no effect with source=micro, whose heads are all drawn at random: "
+                "leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _random_heads_are_trained(self) -> "ModelConfig":
         if self.head_init == "random" and self.lora is not None and not self.lora.full_heads:
             raise ValueError(
@@ -68,6 +87,10 @@ def build_policy(config: ModelConfig, seed: int) -> tuple[MTPForCausalLM, PreTra
 def _from_source(config: ModelConfig) -> tuple[MTPForCausalLM, PreTrainedTokenizerBase]:
     model, tokenizer = load_base(config.source, "float32")
     if isinstance(model, MTPForCausalLM) and model.config.n_future_tokens > 1:
+        if config.head_init != "copy":
+            raise UserError(
+                f"model.head_init={config.head_init} has no effect: {config.source} has its heads already; leave it out"
+            )
         return model, tokenizer
     return with_heads(model, config.n_future_tokens, config.head_init), tokenizer
 

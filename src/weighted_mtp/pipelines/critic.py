@@ -21,6 +21,7 @@ from weighted_mtp.losses.critic import (
     ImplicitConfig,
     LambdaReturnConfig,
     OutcomeConfig,
+    PairwiseRankingConfig,
     implicit_advantages,
 )
 from weighted_mtp.losses.critic_objective import ImplicitObjective, ValueObjective, ValueObjectiveConfig
@@ -68,6 +69,26 @@ class CriticConfig(FitConfig):
             raise ValueError(
                 f"value.base_rate={self.value.base_rate} starts V at log-odds, and critic.objective=lambda_return "
                 "learns probabilities: set value.head=sigmoid, or leave base_rate out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _margin_can_be_met(self) -> "CriticConfig":
+        margin = self.critic.margin if isinstance(self.critic, PairwiseRankingConfig) else None
+        if margin is not None and margin >= 1 and self.value.head == "sigmoid":
+            raise ValueError(
+                f"critic.margin={margin:g} cannot be met with value.head=sigmoid, whose values differ by less than 1: "
+                "set margin below 1, or value.head=mlp"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _lambda_arrives(self) -> "CriticConfig":
+        steps = self.critic.lam_steps if isinstance(self.critic, LambdaReturnConfig) else 0
+        if steps >= self.training.max_steps:
+            raise ValueError(
+                f"critic.lam_steps={steps} must be less than training.max_steps={self.training.max_steps}, or lam is "
+                "never reached: lower lam_steps, or raise max_steps"
             )
         return self
 

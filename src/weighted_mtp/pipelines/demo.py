@@ -25,7 +25,7 @@ CONFIG = Path(__file__).parents[3] / "configs" / "local" / "demo.yaml"
 def demo_config(storage: Path, steps: int | None, seed: int) -> StudyConfig:
     """`configs/local/demo.yaml`, with everything under `storage`."""
     name = f"demo-seed-{seed}" + (f"-{steps}-steps" if steps else "")
-    short = [f"override=[training.max_steps={steps}]"] if steps else []
+    short = [f"override=[training.max_steps={steps},optim.warmup_steps={min(10, steps // 2)}]"] if steps else []
     return load_config(StudyConfig, CONFIG, [f"name={name}", f"storage={storage}", f"seeds=[{seed}]", *short])
 
 

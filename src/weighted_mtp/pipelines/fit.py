@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -46,6 +46,16 @@ class FitConfig(Section):
     training: TrainingConfig = TrainingConfig()
     runtime: RuntimeConfig = RuntimeConfig()
     mlflow: MLflowConfig = MLflowConfig()
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> "FitConfig":
+        warmup, steps = self.optim.warmup_steps, self.training.max_steps
+        if warmup >= steps:
+            raise ValueError(
+                f"optim.warmup_steps={warmup} must be less than training.max_steps={steps}, or the learning rate only "
+                f"rises: set optim.warmup_steps={steps // 10}, or raise max_steps"
+            )
+        return self
 
 
 @dataclass(frozen=True)

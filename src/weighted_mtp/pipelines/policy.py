@@ -58,6 +58,26 @@ class PolicyConfig(FitConfig):
         return self
 
     @model_validator(mode="after")
+    def _extra_heads_learn(self) -> "PolicyConfig":
+        given, warmup = self.loss.head_coefficients, self.model.head_warmup_steps
+        if self.model.n_future_tokens == 1 and self.loss.detach_extra_heads:
+            raise ValueError(
+                "loss.detach_extra_heads is about heads 2 … H, and model.n_future_tokens=1: leave it out, or set "
+                "n_future_tokens"
+            )
+        if warmup and given is not None and not any(given[1:]):
+            raise ValueError(
+                f"model.head_warmup_steps={warmup}: with loss.head_coefficients={list(given)} nothing learns in these "
+                "steps; give heads 2 … H a coefficient, or leave head_warmup_steps out"
+            )
+        if warmup >= self.training.max_steps:
+            raise ValueError(
+                f"model.head_warmup_steps={warmup} must be less than training.max_steps={self.training.max_steps}, or "
+                "the trunk never learns: lower head_warmup_steps, or raise max_steps"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _adapters_can_be_kept_alone(self) -> "PolicyConfig":
         if self.training.save_lora_only and self.model.lora is None:
             raise ValueError("training.save_lora_only needs adapters: set model.lora, or leave it out")

@@ -33,6 +33,16 @@ class VerifiableConfig(PolicyConfig):
     gives_credit: ClassVar[bool] = True
 
     @model_validator(mode="after")
+    def _annealing_ends(self) -> "VerifiableConfig":
+        if self.weighting.anneal_steps >= self.training.max_steps:
+            raise ValueError(
+                f"weighting.anneal_steps={self.weighting.anneal_steps} must be less than "
+                f"training.max_steps={self.training.max_steps}, or no step has the critic's weights in full: lower "
+                "anneal_steps, or raise max_steps"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _every_sample_ends_in_the_reward(self) -> "VerifiableConfig":
         sampling = self.data.sampling
         unlike = self.data.too_long == "truncate" or (sampling is not None and sampling.labels == "all")

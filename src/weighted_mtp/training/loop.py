@@ -137,7 +137,7 @@ class Trainer:
             own.append(Sums(part.loss.detach(), part.count, part.metrics))
         total = _over_ranks(own)
         self._divide_gradients(total.count)
-        prepare_groups(state.optimizer, state.step, factor)
+        rates = prepare_groups(state.optimizer, state.step, factor)
         norms = clip_gradients(state.optimizer, self.optim.max_grad_norm)
         values = self.objective.summary(_divide(total))
         if not (math.isfinite(values["loss"]) and math.isfinite(norms["grad_norm"])):
@@ -150,7 +150,7 @@ class Trainer:
         return {
             **values,
             **norms,
-            "lr": self.optim.lr * factor,
+            **rates,
             "response_tokens": int(summed(torch.tensor(tokens))),
             "epoch": self.stream.epoch_of(state.step),
         }

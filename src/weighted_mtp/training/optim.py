@@ -60,16 +60,24 @@ def build_optimizer(groups: Iterable[Group], config: OptimConfig) -> torch.optim
 
 
 def schedule(step: int, max_steps: int, config: OptimConfig) -> float:
-    """The learning rate of 0-based `step` as a share of its peak: linear warm-up, then cosine to `final_lr_ratio`."""
+    """The learning rate of 0-based `step` as a share of its peak: linear warm-up, then cosine to `final_lr_ratio`.
+
+    That is the last step's, also where it is the only one after the warm-up.
+    """
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
-    progress = (step - config.warmup_steps) / max(1, max_steps - config.warmup_steps)
-    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    decay = max_steps - 1 - config.warmup_steps
+    progress = (step - config.warmup_steps) / decay if decay else 1.0
+    cosine = 0.5 * (1 + math.cos(math.pi * progress))
     return config.final_lr_ratio + (1 - config.final_lr_ratio) * cosine
 
 
-def prepare_groups(optimizer: torch.optim.Optimizer, step: int, factor: float) -> None:
-    """Set each group's learning rate for `step`; a group that is still frozen has rate and gradients 0."""
+def prepare_groups(optimizer: torch.optim.Optimizer, step: int, factor: float) -> dict[str, float]:
+    """Set each group's learning rate for `step`; a group that is still frozen has rate and gradients 0.
+
+    Returns the rates: `lr` is the first group's, `lr/NAME` each one's where there are several.
+    """
+    rates: dict[str, float] = {}
     for group in optimizer.param_groups:
         frozen = step < group["frozen_steps"]
         group["lr"] = 0.0 if frozen else group["peak_lr"] * factor
@@ -77,6 +85,13 @@ def prepare_groups(optimizer: torch.optim.Optimizer, step: int, factor: float) -
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     parameter.grad.zero_()
+        rates[f"lr/{_key(group['name'])}"] = group["lr"]
+    return {"lr": next(iter(rates.values())), **(rates if len(rates) > 1 else {})}
+
+
+def _key(name: str) -> str:
+    """A group's name in `metrics.jsonl`."""
+    return name.replace(" ", "_")
 
 
 def clip_gradients(optimizer: torch.optim.Optimizer, max_norm: float) -> dict[str, float]:
@@ -90,5 +105,5 @@ def clip_gradients(optimizer: torch.optim.Optimizer, max_norm: float) -> dict[st
         members = [p for group in optimizer.param_groups if group["name"] == name for p in group["params"]]
         norms.append(whole_tensor(nn.utils.clip_grad_norm_(members, max_norm)))
     each = torch.stack(norms).tolist()
-    several = {f"grad_norm/{name.replace(' ', '_')}": norm for name, norm in zip(names, each, strict=True)}
+    several = {f"grad_norm/{_key(name)}": norm for name, norm in zip(names, each, strict=True)}
     return {"grad_norm": math.hypot(*each), **(several if len(names) > 1 else {})}

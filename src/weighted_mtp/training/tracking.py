@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -21,8 +21,12 @@ from filelock import FileLock
 from weighted_mtp.config import Section, differences, flatten, load_config, save_config
 from weighted_mtp.errors import UserError
 from weighted_mtp.files import whole_file
+from weighted_mtp.models.checkpoint import first_line
 from weighted_mtp.progress import console
 from weighted_mtp.runtime.distributed import by_first_rank, is_first, ranks, together
+
+Record = dict[str, Any]
+"""One line of `metrics.jsonl`: `step`, `split`, and values by their names."""
 
 PACKAGES = ("torch", "transformers", "peft", "tokenizers", "numpy", "weighted-mtp")
 
@@ -101,7 +105,8 @@ def holds_run(path: Path, config: Section) -> bool:
 class Tracker:
     """Writes each record to `metrics.jsonl` at once, and to MLflow where that is enabled; on the first rank alone.
 
-    The file is the truth: when MLflow fails during a run (a server is lost), the run says so once and goes on.
+    The file is the truth: while MLflow's server is away the run says so once, continues, and sends what is missing as
+    soon as the server is back; what could not be sent by the end stays in the file.
     """
 
     def __init__(self, run: RunDirectory, mlflow: MLflowConfig, first_step: int) -> None:
@@ -115,37 +120,32 @@ class Tracker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._to_mlflow("close", "FAILED" if kind else "FINISHED")
+        if self._mlflow is not None:
+            self._mlflow.close("FAILED" if kind else "FINISHED")
 
     def log(self, step: int, split: str, values: Mapping[str, float]) -> None:
         """One record: `step` counts finished optimizer steps; `split` is train or validation."""
         if not is_first():
             return
+        record = {"step": step, "split": split, **values}
         with self.run.metrics.open("a") as file:
-            file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
-        self._to_mlflow("log", step, {f"{split}/{name}": value for name, value in values.items()})
+            file.write(json.dumps(record) + "\n")
+        if self._mlflow is not None:
+            self._mlflow.log(record)
 
     def checkpoint(self, path: Path) -> None:
         """Record where the newest checkpoint lies."""
-        self._to_mlflow("tag", "checkpoint", str(path))
-
-    def _to_mlflow(self, method: str, *arguments: Any) -> None:
-        if self._mlflow is None:
-            return
-        try:
-            getattr(self._mlflow, method)(*arguments)
-        except Exception as error:
-            console.print(f"MLflow failed and is off for the rest of this run ({type(error).__name__}: {error})")
-            self._mlflow = None
+        if self._mlflow is not None:
+            self._mlflow.tag("checkpoint", str(path))
 
     def _open(self, mlflow: MLflowConfig, first_step: int) -> "_MLflowRun | None":
-        self._drop_records_after(first_step)
-        return _MLflowRun(self.run, mlflow) if mlflow.enabled else None
+        records = self._drop_records_after(first_step)
+        return _MLflowRun(self.run, mlflow, records) if mlflow.enabled else None
 
-    def _drop_records_after(self, step: int) -> None:
-        """A run killed after its last checkpoint repeats some steps: their first records go."""
+    def _drop_records_after(self, step: int) -> list[Record]:
+        """The records that stay: a run killed after its last checkpoint repeats some steps, whose first records go."""
         if not self.run.metrics.exists():
-            return
+            return []
         kept = []
         for line in self.run.metrics.read_text().splitlines():
             try:
@@ -153,71 +153,190 @@ class Tracker:
             except json.JSONDecodeError:  # killed in mid-line
                 break
             if record["step"] <= step and step > 0:  # at step 0 nothing is resumed: it is validated again, too
-                kept.append(line)
+                kept.append(record)
         with whole_file(self.run.metrics) as partial:
-            partial.write_text("".join(line + "\n" for line in kept))
+            partial.write_text("".join(json.dumps(record) + "\n" for record in kept))
+        return kept
 
 
 class _MLflowRun:
-    """The part of MLflow that a run uses. Importing MLflow takes seconds, so it waits until it is wanted."""
+    """A run in MLflow: behind `metrics.jsonl` while the server is away, and catching up once it is back.
 
-    def __init__(self, run: RunDirectory, config: MLflowConfig) -> None:
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+    How many records MLflow has stands in `run.json` as `mlflow_records` while it lacks some, so that a resumed run
+    sends them. Importing MLflow takes seconds, so it waits until it is wanted.
+    """
+
+    def __init__(self, run: RunDirectory, config: MLflowConfig, records: Sequence[Record]) -> None:
+        """
+        records  what `metrics.jsonl` holds at the start
+
+        Raises `UserError` where the tracking URI is wrong, and not where its server does not answer.
+        """
+        for name, value in _MLFLOW_ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
         logging.getLogger("alembic").setLevel(logging.WARNING)
+        logging.getLogger("urllib3").setLevel(logging.ERROR)  # it would report each retry
+        self._run, self._config = run, config
+        self._id: str | None = None
+        self._tags = {"git_sha": git_sha(), "run_directory": str(run.path)}
+        known = run.manifest()
+        sent = known.get("mlflow_records")
+        if sent is None:
+            sent = len(records) if "mlflow_run_id" in known else 0
+        self._sent, self._unsent = min(sent, len(records)), list(records[sent:])
+        self._away, self._pause, self._next_try = False, _FIRST_PAUSE, 0.0
         with warnings.catch_warnings(action="ignore"):
-            from mlflow import MlflowClient
-            from mlflow.entities import Metric, Param
             from mlflow.exceptions import MlflowException
-        self._metric = Metric
         try:
-            with _alone_in(config.tracking_uri):
-                self.client = MlflowClient(tracking_uri=config.tracking_uri)
-                self.run_id = self._open(run, config)
-            parameters = [Param(key, str(value)[:500]) for key, value in flatten(run.config).items()]
-            self.client.log_batch(self.run_id, params=parameters)
-        except MlflowException as error:
-            raise UserError(
-                f"mlflow.tracking_uri={config.tracking_uri}: {str(error).splitlines()[0]}; "
-                "give a reachable one, or mlflow.enabled=false"
-            ) from error
-        self.client.log_artifact(self.run_id, str(run.path / "config.yaml"))
-        self.tag("git_sha", git_sha())
-        self.tag("run_directory", str(run.path))
+            self._catch_up()
+        except (MlflowException, ImportError, OSError) as error:
+            if not _is_away(config.tracking_uri, error):
+                raise UserError(
+                    f"mlflow.tracking_uri={config.tracking_uri}: {first_line(error)}; "
+                    "give a reachable one, or mlflow.enabled=false"
+                ) from error
+            self._fall_behind(error)
 
-    def _open(self, run: RunDirectory, config: MLflowConfig) -> str:
-        known = run.manifest().get("mlflow_run_id")
-        if known:
-            self.client.update_run(known, status="RUNNING")
-            return str(known)
-        experiment = self.client.get_experiment_by_name(config.experiment)
-        artifacts = (run.path / "mlflow").resolve().as_uri() if config.tracking_uri.startswith("sqlite:") else None
-        identity = (
-            experiment.experiment_id if experiment else self.client.create_experiment(config.experiment, artifacts)
-        )
-        run_id = str(self.client.create_run(identity, run_name=run.path.name).info.run_id)
-        run.remember(mlflow_run_id=run_id)
-        return run_id
-
-    def log(self, step: int, values: Mapping[str, float]) -> None:
-        now = int(time.time() * 1000)
-        self.client.log_batch(self.run_id, metrics=[self._metric(k, v, now, step) for k, v in values.items()])
+    def log(self, record: Record) -> None:
+        self._unsent.append(record)
+        self._send()
 
     def tag(self, key: str, value: str) -> None:
-        self.client.set_tag(self.run_id, key, value)
+        self._tags[key] = value
+        self._send()
 
     def close(self, status: str) -> None:
-        self.client.set_terminated(self.run_id, status)
+        self._next_try = 0.0
+        self._send()
+        if not self._away and self._id is not None:
+            try:
+                self._client.set_terminated(self._id, status)
+            except Exception as error:
+                self._fall_behind(error)
+        elif self._unsent:
+            console.print(
+                f"{len(self._unsent)} records could not be sent to MLflow; they are in {self._run.metrics}",
+                soft_wrap=True,
+            )
+
+    def _send(self) -> None:
+        if time.monotonic() < self._next_try:
+            return
+        try:
+            self._catch_up()
+        except Exception as error:  # whatever MLflow's stores raise: tracking must not end a run
+            self._fall_behind(error)
+
+    def _catch_up(self) -> None:
+        """Send all that MLflow does not have yet, in batches that it takes."""
+        if self._id is None:
+            self._open()
+        assert self._id is not None
+        while self._unsent:
+            share = max(1, _BATCH // max(len(record) for record in self._unsent))
+            batch = self._unsent[:share]
+            self._client.log_batch(self._id, metrics=_metrics(batch))
+            del self._unsent[:share]
+            self._sent += len(batch)
+        for key in list(self._tags):
+            self._client.set_tag(self._id, key, self._tags[key])
+            del self._tags[key]
+        if self._away:
+            console.print("MLflow is back and has all records")
+        if self._away or self._run.manifest().get("mlflow_records") is not None:
+            self._run.remember(mlflow_records=None)
+        self._away, self._pause = False, _FIRST_PAUSE
+
+    def _fall_behind(self, error: Exception) -> None:
+        if not self._away:
+            console.print(
+                f"MLflow does not answer ({type(error).__name__}: {first_line(error)[:200]}); the run continues, and "
+                "sends it later what is in metrics.jsonl",
+                markup=False,
+                soft_wrap=True,
+            )
+        self._run.remember(mlflow_records=self._sent)
+        self._away, self._next_try, self._pause = True, time.monotonic() + self._pause, 2 * self._pause
+
+    def _open(self) -> None:
+        """Find or make the run, with its parameters and its configuration."""
+        with warnings.catch_warnings(action="ignore"):
+            from mlflow import MlflowClient
+            from mlflow.entities import Param
+        with _alone_in(self._config.tracking_uri):
+            self._client = MlflowClient(tracking_uri=self._config.tracking_uri)
+            run_id = self._find_or_create()
+        parameters = [Param(key, str(value)[:500]) for key, value in flatten(self._run.config).items()]
+        self._client.log_batch(run_id, params=parameters)
+        self._client.log_artifact(run_id, str(self._run.path / "config.yaml"))
+        self._id = run_id
+
+    def _find_or_create(self) -> str:
+        known = self._run.manifest().get("mlflow_run_id")
+        if known:
+            self._client.update_run(known, status="RUNNING")
+            return str(known)
+        name = self._config.experiment
+        experiment = self._client.get_experiment_by_name(name)
+        identity = (
+            experiment.experiment_id
+            if experiment
+            else self._client.create_experiment(name, _artifacts(self._config.tracking_uri))
+        )
+        run_id = str(self._client.create_run(identity, run_name=self._run.path.name).info.run_id)
+        self._run.remember(mlflow_run_id=run_id)
+        return run_id
+
+
+_MLFLOW_ENVIRONMENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "WARNING",
+    # MLflow's own patience is minutes, in which a step would wait; here what fails is sent later.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+}
+_FIRST_PAUSE = 30.0  # seconds between tries while a server is away; each pause is twice the one before
+_BATCH = 1000  # metrics that MLflow takes at once
+
+
+def _metrics(records: Sequence[Record]) -> list[Any]:
+    from mlflow.entities import Metric
+
+    now = int(time.time() * 1000)
+    return [
+        Metric(f"{record['split']}/{name}", value, now, record["step"])
+        for record in records
+        for name, value in record.items()
+        if name not in ("step", "split")
+    ]
+
+
+def _is_away(tracking_uri: str, error: Exception) -> bool:
+    """Whether a server did not answer, or not yet, rather than refused what it was sent."""
+    status = getattr(error, "get_http_status_code", lambda: 500)()
+    return tracking_uri.startswith(("http://", "https://")) and (status >= 500 or status == 429)
+
+
+def _database(tracking_uri: str) -> Path | None:
+    """The file of a database on disk; None for a server."""
+    return Path(tracking_uri.removeprefix("sqlite:///")) if tracking_uri.startswith("sqlite:///") else None
+
+
+def _artifacts(tracking_uri: str) -> str | None:
+    """Where an experiment keeps its artifacts, each run's in a folder of its own: beside a database, or where a server
+    says. Not in a run's folder: MLflow knows one place for all runs of an experiment."""
+    database = _database(tracking_uri)
+    return None if database is None else database.with_name(f"{database.stem}-artifacts").resolve().as_uri()
 
 
 @contextmanager
 def _alone_in(tracking_uri: str) -> Iterator[None]:
     """Hold off other runs while this one opens a database file: MLflow makes its tables, and an experiment, unguarded,
     so that of two first runs at one moment the second would fail. A killed run's lock is gone with it."""
-    if not tracking_uri.startswith("sqlite:///"):
+    database = _database(tracking_uri)
+    if database is None:
         yield
         return
-    database = Path(tracking_uri.removeprefix("sqlite:///"))
     database.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(database.with_name(f".{database.name}.lock")):
         yield

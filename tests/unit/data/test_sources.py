@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import re
+from codecs import BOM_UTF8
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
@@ -38,6 +39,9 @@ FORMS = {
     "json lines": lambda rows: "".join(json.dumps(row) + "\n" for row in rows).encode(),
     "gzip": lambda rows: gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()),
     "array": lambda rows: json.dumps(rows, indent=1).encode(),
+    "json lines with a BOM": lambda rows: BOM_UTF8 + FORMS["json lines"](rows),
+    "gzip with a BOM": lambda rows: gzip.compress(BOM_UTF8 + FORMS["json lines"](rows)),
+    "array with a BOM": lambda rows: BOM_UTF8 + FORMS["array"](rows),
     "gzipped array": lambda rows: gzip.compress(json.dumps(rows).encode()),
     "parquet": _parquet,
 }

@@ -1,6 +1,7 @@
 """A model is asked: what is written, and that a killed sampling ends with the bytes of one that was not."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,8 @@ from weighted_mtp.evaluation.answers import Respondent, draw_samples, load_respo
 from weighted_mtp.evaluation.benchmarks import Benchmark
 from weighted_mtp.evaluation.folder import EvaluationFolder, Origin
 from weighted_mtp.evaluation.problems import ProblemSet
+from weighted_mtp.models.card import Origin as ModelOrigin
 from weighted_mtp.models.convert import write_model
-from weighted_mtp.models.folder import Origin as ModelOrigin
 
 PROBLEMS = [
     Problem(f"x/{i}", "x", "test", "say " * (1 + i % 3) + str(i), tests=(TestCase("stdio", "", "hello"),))
@@ -54,6 +55,22 @@ def test_samples_stand_in_the_order_of_problems_and_samples(
     assert {row["finished"] for row in rows} == {"eos", "length"}
     assert {row["taken"] for row in rows} == {"whole text"}
     assert not (tmp_path / "out" / "samples.jsonl.partial").exists()
+
+
+@pytest.mark.parametrize(("template", "expected"), [("plain", "efghiabc"), ("chat", "efghi")])
+def test_completions_end_before_the_users_stops_and_a_continuation_also_before_the_benchmarks(
+    respondent: Respondent, problems: ProblemSet, tmp_path: Path, template: str, expected: str
+) -> None:
+    sampling = SAMPLING.model_copy(update={"stop": tuple("efghi")})
+    tokenizer = byte_tokenizer()
+    tokenizer.chat_template = "{{ messages[0].content }}"
+    asked = replace(respondent, tokenizer=tokenizer, template=template)
+    with EvaluationFolder(tmp_path / "out", ORIGIN) as folder:
+        draw_samples(asked, Benchmark("x", stop=tuple("abc")), problems, sampling, folder, tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "out" / "samples.jsonl").read_text().splitlines()]
+    assert any(row["finished"] == "stop" for row in rows)
+    assert not any(stop in row["text"] for row in rows for stop in expected)
+    assert template == "plain" or any(stop in row["text"] for row in rows for stop in "abc")
 
 
 class Killed(BaseException):

@@ -8,6 +8,7 @@ import gzip
 import io
 import json
 import zlib
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -142,6 +143,8 @@ def _parquet(path: Path, columns: Columns, on_bytes: OnBytes, group: int | None)
 
 def _json(path: Path, lines: BinaryIO | gzip.GzipFile) -> Iterator[Row]:
     for line, data in enumerate(lines, 1):
+        if line == 1:
+            data = data.removeprefix(BOM_UTF8)
         if line == 1 and data.lstrip().startswith(b"["):
             yield from _array(path, data + lines.read())
             return

@@ -14,7 +14,7 @@ from weighted_mtp.cli import app
 from weighted_mtp.data.sources.micro.dataset import write_micro
 from weighted_mtp.data.sources.micro.generator import MicroConfig
 from weighted_mtp.data.tables import read_problems, read_solutions
-from weighted_mtp.pipelines.run_study import StudyResult, time_table
+from weighted_mtp.pipelines.run_study import StudyResult, run_study, time_table
 from weighted_mtp.pipelines.study import StudyConfig
 from weighted_mtp.pipelines.study_steps import bottlenecks, steps_of
 
@@ -192,13 +192,28 @@ def test_the_time_of_a_step_is_told_for_each_arm_and_to_the_first(tmp_path: Path
             records += [{"step": i, "split": "train", "seconds": s} for i, s in enumerate(of, start=1)]
             run.mkdir()
             (run / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    columns = time_table(StudyResult({}, runs, {})).columns
+    seconds = {"uniform": [60.0, 120.0], "weighted": [180.0, 360.0], "as it is": [45.0, 45.0]}
+    columns = time_table(StudyResult({}, runs, {}, seconds)).columns
     assert [list(column.cells) for column in columns] == [
-        ["uniform", "weighted"],
-        ["3", "2"],
-        ["2", "3"],
-        ["1.00", "1.50"],
+        ["uniform", "weighted", "as it is"],
+        ["3", "2", "–"],
+        ["2", "3", "–"],
+        ["1.00", "1.50", "–"],
+        ["1.5", "4.5", "0.8"],
+        ["1.00", "3.00", "0.50"],
     ]
+
+
+def test_what_an_arm_took_is_its_steps_and_those_of_all_it_starts_from(storage: Path) -> None:
+    config = StudyConfig.model_validate(STUDY | {"storage": storage})
+    steps = {step.place: step for step in steps_of(config, CONFIGS)}
+    result = run_study(config, CONFIGS)
+    assert result is not None
+    needed = ("reference", "policy-seed-5", "own-seed-5", "critic-seed-5", "weighted-seed-5")
+    assert all(steps[place].seconds > 0 for place in needed)
+    assert result.seconds["weighted"][1] == pytest.approx(sum(steps[place].seconds for place in needed))
+    alone = ("policy-seed-3", "own-seed-3", "on-own-seed-3")
+    assert result.seconds["on-own"][0] == pytest.approx(sum(steps[place].seconds for place in alone))
 
 
 def test_what_was_made_from_a_stage_that_is_made_anew_is_not_taken_for_finished(storage: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ run again, so the same command goes on wherever it was stopped, step by step.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -27,7 +27,7 @@ from weighted_mtp.files import whole_file
 from weighted_mtp.pipelines.command import INTERRUPTED, ConfigFile, Debug, Overrides, one_line_errors
 from weighted_mtp.pipelines.schedule import SchedulerName, run_steps, scheduling
 from weighted_mtp.pipelines.study import StudyConfig, Training, TrainingStage
-from weighted_mtp.pipelines.study_steps import steps_of
+from weighted_mtp.pipelines.study_steps import Step, all_before, steps_of
 from weighted_mtp.report.comparison import Comparison, compare, compare_at_best
 from weighted_mtp.report.comparison_page import comparison_markdown, comparison_table, finding, plot_comparisons
 from weighted_mtp.report.curves import Record, plot_curves, read_metrics
@@ -35,11 +35,15 @@ from weighted_mtp.report.curves import Record, plot_curves, read_metrics
 
 @dataclass(frozen=True)
 class StudyResult:
-    """Folders of what a study ran, seed by seed: stage → run; arm → runs; temperature → arm → evaluations."""
+    """Folders of what a study ran, seed by seed: stage → run; arm → runs; temperature → arm → evaluations.
+
+    seconds  arm → what each seed took, evaluations and all the stages that it starts from included
+    """
 
     stages: dict[str, Path]
     runs: dict[str, list[Path]]
     evaluations: dict[float, dict[str, list[Path]]]
+    seconds: dict[str, list[float]]
 
 
 def run_study(
@@ -70,7 +74,17 @@ def run_study(
             }
             for temperature in config.samplings
         },
+        _seconds(config, steps),
     )
+
+
+def _seconds(config: StudyConfig, steps: Sequence[Step]) -> dict[str, list[float]]:
+    own = {step.place: step.seconds for step in steps}
+    before = all_before(steps)
+    return {
+        name: [own[step.place] + sum(own[place] for place in before[step.place]) for step in steps if step.name == name]
+        for name in config.arms
+    }
 
 
 def report(config: StudyConfig, result: StudyResult) -> list[Path]:
@@ -144,16 +158,22 @@ def critic_table(result: StudyResult) -> Table:
 
 
 def time_table(result: StudyResult) -> Table:
-    """Seconds of each arm's steps, the median over its runs, and how often the first arm's that is."""
-    table = Table(title="training", title_justify="left")
-    for column in ("arm", "steps", "seconds a step", "to the first arm's"):
+    """What each arm takes: seconds of a step, median over its runs; and minutes a seed with all that it starts from."""
+    table = Table(title="time", title_justify="left")
+    for column in ("arm", "steps", "seconds a step", "to the first arm's", "minutes in all", "to the first arm's"):
         table.add_column(column, justify="left" if column == "arm" else "right")
-    baseline = None
-    for name, runs in result.runs.items():
-        steps = [record for run in runs for record in read_metrics(run) if record["split"] == "train"]
-        seconds = median(step["seconds"] for step in steps)
-        baseline = baseline or seconds
-        table.add_row(name, f"{steps[-1]['step']:,}", f"{seconds:.3g}", f"{seconds / baseline:.2f}")
+    first_step = first_whole = None
+    for name, seconds in result.seconds.items():
+        whole = median(seconds)
+        first_whole = first_whole or whole
+        records = [record for run in result.runs.get(name, ()) for record in read_metrics(run)]
+        steps = [record for record in records if record["split"] == "train"]
+        of_steps = ["–"] * 3
+        if steps:
+            step = median(record["seconds"] for record in steps)
+            first_step = first_step or step
+            of_steps = [f"{steps[-1]['step']:,}", f"{step:.3g}", f"{step / first_step:.2f}"]
+        table.add_row(name, *of_steps, f"{whole / 60:.1f}", f"{whole / first_whole:.2f}")
     return table
 
 

@@ -1,6 +1,7 @@
 """The steps of a study: train, label a policy's own programs, evaluate. What is finished is not run again."""
 
 import json
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -99,15 +100,27 @@ class Step:
         """
         with _named(self.place):
             self._remember_sources()
-            if isinstance(self.what, OwnPrograms):
-                self._label_own_programs(self.what)
-                return True
-            if isinstance(self.what, Training) and PIPELINES[self.what.pipeline][1](self._training(self.what)) is None:
-                return False
-            if self.name in self.study.arms:
-                for evaluation in self._evaluations():
-                    _evaluated(evaluation)
+            started = time.monotonic()
+            try:
+                return self._run()
+            finally:
+                self._remember_seconds(time.monotonic() - started)
+
+    def _run(self) -> bool:
+        if isinstance(self.what, OwnPrograms):
+            self._label_own_programs(self.what)
             return True
+        if isinstance(self.what, Training) and PIPELINES[self.what.pipeline][1](self._training(self.what)) is None:
+            return False
+        if self.name in self.study.arms:
+            for evaluation in self._evaluations():
+                _evaluated(evaluation)
+        return True
+
+    @property
+    def seconds(self) -> float:
+        """That it ran for, wherever it was stopped and gone on with; its evaluations included."""
+        return float(json.loads(self._record.read_text())["seconds"])
 
     @property
     def _record(self) -> Path:
@@ -131,7 +144,14 @@ class Step:
         if begun := _begun(self._record):
             self._check_sources()
         self.run.mkdir(parents=True, exist_ok=True)
-        facts = {"begun": begun or datetime.now(UTC).isoformat(), "sources": self._sources()}
+        seconds = self.seconds if begun else 0.0
+        self._write({"begun": begun or datetime.now(UTC).isoformat(), "sources": self._sources(), "seconds": seconds})
+
+    def _remember_seconds(self, more: float) -> None:
+        facts = json.loads(self._record.read_text())
+        self._write({**facts, "seconds": facts["seconds"] + more})
+
+    def _write(self, facts: dict[str, Any]) -> None:
         with whole_file(self._record) as partial:
             partial.write_text(json.dumps(facts) + "\n")
 
@@ -224,11 +244,17 @@ def steps_of(study: StudyConfig, folder: Path) -> list[Step]:
     ]
 
 
-def bottlenecks(steps: Sequence[Step]) -> frozenset[str]:
-    """Places of the steps beside which no other can run: all others come before or after them."""
+def all_before(steps: Sequence[Step]) -> dict[str, frozenset[str]]:
+    """Place of each step → those of all steps that must be there before it."""
     before: dict[str, frozenset[str]] = {}
     for step in steps:
         before[step.place] = step.after.union(*(before[place] for place in step.after))
+    return before
+
+
+def bottlenecks(steps: Sequence[Step]) -> frozenset[str]:
+    """Places of the steps beside which no other can run: all others come before or after them."""
+    before = all_before(steps)
     return frozenset(
         own for own in before if all(own in before[other] or other in before[own] for other in before if other != own)
     )

@@ -7,9 +7,11 @@ response's tokens are those of a *continuation*: SentencePiece puts a dummy pref
 which would put a space into the middle of the sample.
 """
 
+import datetime
 import functools
 import json
 import operator
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -32,6 +34,15 @@ _ALPACA = (
 # white space or letters that merge with one of them, another of a different character class does not merge.
 _ANCHORS = ("\n", "a", "1", ".", "(")
 
+# Before a chat template, in the place of the function of this name, which would ask the clock. A template is given
+# plain data and no functions.
+_STRFTIME_NOW = (
+    "{%- macro strftime_now(format) -%}{%- set date = namespace(text=format) -%}"
+    "{%- for directive, text in parts_of_today.items() -%}{%- set date.text = date.text.replace(directive, text) -%}"
+    "{%- endfor -%}{{- date.text -}}{%- endmacro %}\n"
+)
+_DIRECTIVE = re.compile(r"%[-_^#0]?[A-Za-z]")
+
 _SAMPLE_PROGRAM = "def f(x):\n    if x:\n\treturn  x"
 
 
@@ -51,12 +62,27 @@ class Example:
     marks: bytes
 
 
-def render_prompt(template: str, problem: Problem, tokenizer: PreTrainedTokenizerBase) -> str:
+def names_a_date(template: str, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether prompts may name the day on which they are asked, as those of Llama 3.2's chat template do."""
+    return template == "chat" and "strftime_now" in str(tokenizer.chat_template)
+
+
+def _parts_of(day: datetime.date, template: str) -> dict[str, str]:
+    """What each of strftime's directives in a chat template stands for, at the beginning of a day."""
+    midnight = datetime.datetime.combine(day, datetime.time())
+    return {directive: midnight.strftime(directive) for directive in _DIRECTIVE.findall(template)}
+
+
+def render_prompt(
+    template: str, problem: Problem, tokenizer: PreTrainedTokenizerBase, day: datetime.date | None = None
+) -> str:
     """The text that a model is given for a problem.
 
     `alpaca` and `chat` carry the same instruction: description, code to complete, public tests. `plain` is the bare
     description and a newline, or the code to complete: a response then goes on where that code ends, while it holds
     the whole program under the other two.
+
+    day  what a chat template takes for today; today where not given
 
     Raises UserError for an unknown template, or `chat` with a tokenizer that has no chat template.
     """
@@ -70,7 +96,13 @@ def render_prompt(template: str, problem: Problem, tokenizer: PreTrainedTokenize
                 f"template 'chat': the tokenizer {tokenizer.name_or_path!r} has no chat template; use 'alpaca'"
             )
         message = {"role": "user", "content": _instruction(problem)}
-        text = tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
+        template, options = tokenizer.get_chat_template(), {}
+        if names_a_date("chat", tokenizer):
+            template = _STRFTIME_NOW + template
+            options = {"parts_of_today": _parts_of(day or datetime.date.today(), template)}
+        text = tokenizer.apply_chat_template(
+            [message], chat_template=template, tokenize=False, add_generation_prompt=True, **options
+        )
         assert isinstance(text, str)
         return text
     raise UserError(f"template {template!r} is unknown: choose one of {', '.join(TEMPLATES)}")
@@ -113,8 +145,11 @@ def encode_solutions(
     template: str,
     problems: Iterable[Problem],
     solutions: Iterable[Solution],
+    day: datetime.date | None = None,
 ) -> Iterator[tuple[str, Example]]:
     """(solution_id, example) of every solution, in order; a problem's prompt is tokenized once.
+
+    day  as of `render_prompt`
 
     Raises UserError as `render_prompt` and `encode_example`, when a solution's problem is not among `problems`, or
     for a tokenizer that does not keep a program's white space.
@@ -129,14 +164,16 @@ def encode_solutions(
                 f"solution {solution.solution_id!r} is of problem {solution.problem_id!r}, which is not in its split"
             )
         if problem.problem_id not in prompts:
-            prompts[problem.problem_id] = encode_problem(tokenizer, template, problem)
+            prompts[problem.problem_id] = encode_problem(tokenizer, template, problem, day)
         (response,) = encode_responses(tokenizer, [solution.code], [solution.spans])
         yield solution.solution_id, _join(prompts[problem.problem_id], *response)
 
 
-def encode_problem(tokenizer: PreTrainedTokenizerBase, template: str, problem: Problem) -> list[int]:
+def encode_problem(
+    tokenizer: PreTrainedTokenizerBase, template: str, problem: Problem, day: datetime.date | None = None
+) -> list[int]:
     """Token ids of a problem's prompt. Raises UserError as `render_prompt` and `encode_prompt`."""
-    text = render_prompt(template, problem, tokenizer)
+    text = render_prompt(template, problem, tokenizer, day)
     return encode_prompt(tokenizer, text, name=f"the prompt of {problem.problem_id}")
 
 

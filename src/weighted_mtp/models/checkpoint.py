@@ -136,6 +136,14 @@ def newest_model(path: Path) -> Path:
     )
 
 
+def run_of(model: Path) -> Path | None:
+    """The folder of the run that a model (the run itself, or something in it) belongs to; None where there is none."""
+    for folder in (model, *model.parents):
+        if (folder / "config.yaml").is_file() and (folder / "run.json").is_file():
+            return folder
+    return None
+
+
 def first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 

@@ -18,7 +18,7 @@ from huggingface_hub import constants, snapshot_download
 from huggingface_hub.utils import close_session
 
 from weighted_mtp.errors import UserError
-from weighted_mtp.hub import Fetched, fetch, fetched_revision, patience
+from weighted_mtp.hub import Fetched, fetch, fetched_revision, patience, token
 
 SIZE = 300_000
 WEIGHTS = random.Random(0).randbytes(SIZE)
@@ -295,7 +295,35 @@ def test_a_token_is_read_from_env_in_the_current_folder_unless_the_environment_h
     assert {request.token for request in hub.seen("/api/")} == {"Bearer hf_environment"}
 
 
-@pytest.mark.parametrize("line", ["HF_TOKEN=", "HF_TOKEN=<your-token>", "HF_TOKENS=hf_other"])
+@pytest.mark.parametrize(
+    "value",
+    ["<your-token>", "'<your-token>'", "…", "hf_...", "your token", "YOUR_TOKEN", "hf_xxxx", "hf_" + 34 * "x"],
+)
+@pytest.mark.parametrize("place", [".env", "the environment"])
+def test_a_placeholder_is_ignored_with_one_line(
+    value: str,
+    place: str,
+    hub: HubServer,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    monkeypatch.setattr(token, "_said", set())
+    if place == ".env":
+        (tmp_path / ".env").write_text(f"HF_TOKEN={value}\n", encoding="utf-8-sig")
+    else:
+        os.environ["HF_TOKEN"] = value
+    for folder in ("a", "b"):
+        get(tmp_path / folder)
+    assert {request.token for request in hub.requests} == {None}
+    said = [line for line in capsys.readouterr().err.splitlines() if "placeholder" in line]
+    named = value.strip("'") if place == ".env" else value
+    assert said == [f"HF_TOKEN={named} in {place} is a placeholder and is ignored; public downloads need no token"]
+
+
+@pytest.mark.parametrize("line", ["HF_TOKEN=", "HF_TOKENS=hf_other"])
 def test_what_is_no_token_is_not_shown_as_one(
     line: str, hub: HubServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -304,6 +332,17 @@ def test_what_is_no_token_is_not_shown_as_one(
     monkeypatch.setattr(os, "environ", os.environ.copy())
     get()
     assert {request.token for request in hub.seen("/api/")} == {None}
+
+
+def test_what_is_public_is_fetched_without_a_token_that_the_hub_refuses(
+    hub: HubServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_expired")
+    hub.fault("/api/", status=401, headers=BAD_TOKEN, times=1)
+    get()
+    assert [request.token for request in hub.seen("/api/")] == ["Bearer hf_expired", None]
+    assert {request.token for request in hub.seen("/resolve/")} == {None}
+    assert "it is public, and fetched without one" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("status", [401, 403])

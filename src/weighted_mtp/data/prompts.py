@@ -84,7 +84,7 @@ def render_prompt(
 
     day  what a chat template takes for today; today where not given
 
-    Raises UserError for an unknown template, or `chat` with a tokenizer that has no chat template.
+    Raises UserError for an unknown template, `chat` with a tokenizer that has no chat template, or one that fails.
     """
     if template == "alpaca":
         return _ALPACA.format(instruction=_instruction(problem))
@@ -95,31 +95,54 @@ def render_prompt(
             raise UserError(
                 f"template 'chat': the tokenizer {tokenizer.name_or_path!r} has no chat template; use 'alpaca'"
             )
-        message = {"role": "user", "content": _instruction(problem)}
-        template, options = tokenizer.get_chat_template(), {}
-        if names_a_date("chat", tokenizer):
-            template = _STRFTIME_NOW + template
-            options = {"parts_of_today": _parts_of(day or datetime.date.today(), template)}
-        text = tokenizer.apply_chat_template(
-            [message], chat_template=template, tokenize=False, add_generation_prompt=True, **options
-        )
-        assert isinstance(text, str)
-        return text
+        return _chat(tokenizer, _instruction(problem), day)
     raise UserError(f"template {template!r} is unknown: choose one of {', '.join(TEMPLATES)}")
 
 
+def _chat(tokenizer: PreTrainedTokenizerBase, instruction: str, day: datetime.date | None) -> str:
+    """The tokenizer's own template around one message. Raises UserError for whatever a template does wrong."""
+    try:
+        message = {"role": "user", "content": instruction}
+        template = tokenizer.get_chat_template()
+        text = tokenizer.apply_chat_template(
+            [message],
+            chat_template=_STRFTIME_NOW + template if names_a_date("chat", tokenizer) else template,
+            tokenize=False,
+            add_generation_prompt=True,
+            parts_of_today=_parts_of(day or datetime.date.today(), template),
+        )
+    except Exception as error:  # a template is a program: it may raise anything
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"template 'chat': the chat template of the tokenizer {tokenizer.name_or_path!r} fails for one user message"
+            f" ({reason}); use 'alpaca', or mend its chat_template"
+        ) from error
+    assert isinstance(text, str)
+    return text
+
+
 def encode_prompt(
-    tokenizer: PreTrainedTokenizerBase, prompt: str, *, max_length: int | None = None, name: str = "a prompt"
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    *,
+    max_length: int | None = None,
+    name: str = "a prompt",
+    special_tokens: bool = True,
 ) -> list[int]:
     """Token ids of a prompt, with BOS where the tokenizer puts one by default and never EOS.
+
+    special_tokens  whether those that the prompt spells become special tokens, as a chat template wants it; else they
+                    are text like any other
 
     A chat template writes BOS as text: then the tokenizer does not add a second one.
 
     Raises UserError if the prompt is empty, or longer than `max_length` tokens (`name` says whose prompt it is).
     """
-    bos = tokenizer.bos_token
-    ids = tokenizer.encode(prompt, add_special_tokens=not (bos and prompt.startswith(bos)))
-    if ids and ids[-1] == tokenizer.eos_token_id and not prompt.endswith(tokenizer.eos_token):
+    bos = tokenizer.bos_token if special_tokens else None
+    add_bos = not (bos and prompt.startswith(bos))
+    ids = tokenizer.encode(prompt, add_special_tokens=add_bos, split_special_tokens=not special_tokens)
+    spelled = special_tokens and prompt.endswith(tokenizer.eos_token or "\0")
+    if ids and ids[-1] == tokenizer.eos_token_id and not spelled:
         ids = ids[:-1]  # some tokenizers close every text that they are given
     if not ids or not prompt:
         raise UserError(f"{name} is empty: a model needs at least one token to continue")
@@ -172,9 +195,63 @@ def encode_solutions(
 def encode_problem(
     tokenizer: PreTrainedTokenizerBase, template: str, problem: Problem, day: datetime.date | None = None
 ) -> list[int]:
-    """Token ids of a problem's prompt. Raises UserError as `render_prompt` and `encode_prompt`."""
+    """Token ids of a problem's prompt, in which special tokens are a chat template's alone: HTML's `<s>` is text.
+
+    day  as of `render_prompt`
+
+    Raises UserError as `render_prompt` and `encode_prompt`.
+    """
+    name = f"the prompt of {problem.problem_id}"
     text = render_prompt(template, problem, tokenizer, day)
-    return encode_prompt(tokenizer, text, name=f"the prompt of {problem.problem_id}")
+    if template != "chat":
+        return encode_prompt(tokenizer, text, name=name, special_tokens=False)
+    instruction = _instruction(problem)
+    spelled = [token for token in _special_tokens(tokenizer) if token in instruction]
+    if not spelled:
+        return encode_prompt(tokenizer, text, name=name)
+    return _encode_quoting(tokenizer, instruction, spelled, day)
+
+
+def _encode_quoting(
+    tokenizer: PreTrainedTokenizerBase, instruction: str, spelled: Sequence[str], day: datetime.date | None
+) -> list[int]:
+    """Token ids of a chat prompt whose instruction spells special tokens.
+
+    The template gets the instruction with a private character for each of them, so that every special token in its text
+    is its own. Between these, stretches are tokenized as they always are, but for those that hold such a character:
+    there it becomes the spelling again, as text.
+    """
+    free = (chr(code) for code in range(0xF0000, 0xFFFFE) if chr(code) not in instruction)
+    veils = dict(zip(spelled, free, strict=False))
+    for token, veil in veils.items():
+        instruction = instruction.replace(token, veil)
+    numbers = _special_tokens(tokenizer)
+    special = "|".join(map(re.escape, numbers))
+    ids: list[int] = []
+    before = ""  # the special token that a stretch follows
+    for part in re.split(f"({special})", _chat(tokenizer, instruction, day)):
+        if re.fullmatch(special, part):
+            before = part
+            ids.append(numbers[part])
+        elif any(veil in part for veil in veils.values()):
+            text = part
+            for token, veil in veils.items():
+                text = text.replace(veil, token)
+            if before:
+                ((inner, _),) = encode_responses(tokenizer, [text], [()])
+                ids += inner[:-1]
+            else:
+                ids += encode_prompt(tokenizer, text, special_tokens=False)
+        elif part:
+            inner = encode_prompt(tokenizer, before + part)
+            ids += inner[inner.index(numbers[before]) + 1 :] if before else inner
+    return ids
+
+
+def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """As texts spell them → id, the longest first."""
+    found = {token.content: number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return dict(sorted(found.items(), key=lambda item: -len(item[0])))
 
 
 def encode_responses(

@@ -37,7 +37,7 @@ from weighted_mtp.progress import console, progress
 FOLDER = ".tokens"
 """Beside the datasets, whose manifests know nothing of it."""
 
-_VERSION = 1  # of this code: raise it with any change that changes what the same input gives
+_VERSION = 2  # of this code: raise it with any change that changes what the same input gives
 _PROGRAMS = 2_000  # tokenized at once
 _BETWEEN_SAVES = 32_000  # programs after which a kill loses nothing that is before
 _CHECKED = 64 << 20  # bytes up to which contents are checked at every start; of larger files sizes are

@@ -15,7 +15,7 @@ import torch
 import yaml
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from weighted_mtp.data.prompts import encode_prompt, render_prompt
+from weighted_mtp.data.prompts import encode_problem, encode_prompt
 from weighted_mtp.data.schema import Problem, Solution
 from weighted_mtp.data.tables import read_problems, read_solutions
 from weighted_mtp.decoding.sample import Drawn, SamplingConfig, sample_batches
@@ -27,9 +27,9 @@ from weighted_mtp.evaluation.samples import program_key, write_jsonl
 from weighted_mtp.files import sha256
 from weighted_mtp.manifest import MANIFEST, are_there, read_manifest
 from weighted_mtp.models.adapters import adapted_source, holds_adapters
-from weighted_mtp.models.checkpoint import Dtype, run_of
+from weighted_mtp.models.card import CARD
+from weighted_mtp.models.checkpoint import Dtype, check_embedded, run_of
 from weighted_mtp.models.convert import find_model, load_base
-from weighted_mtp.models.folder import CARD
 from weighted_mtp.progress import Advance, progress
 from weighted_mtp.runtime.distributed import by_first_rank, is_first, of_ranks, rank, ranks, together
 
@@ -187,9 +187,12 @@ def _prompt(respondent: Respondent, benchmark: Benchmark, problem: Problem, data
     """MBPP asked `plain` is its authors' three-shot prompt; everything else is what the template makes of it."""
     if benchmark.name == "mbpp" and respondent.template == "plain":
         text = mbpp_prompt(problem, _shots(data_root / "mbpp" / "prompt"))
+        name = f"the prompt of {problem.problem_id}"
+        ids = encode_prompt(respondent.tokenizer, text, name=name, special_tokens=False)
     else:
-        text = render_prompt(respondent.template, problem, respondent.tokenizer, respondent.day)
-    return encode_prompt(respondent.tokenizer, text, name=f"the prompt of {problem.problem_id}")
+        ids = encode_problem(respondent.tokenizer, respondent.template, problem, respondent.day)
+    check_embedded(respondent.model, respondent.tokenizer, lambda: max(ids), f"the prompt of {problem.problem_id}")
+    return ids
 
 
 @cache

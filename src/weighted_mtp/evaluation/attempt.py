@@ -28,7 +28,9 @@ from weighted_mtp.evaluation.messages import (
 )
 from weighted_mtp.evaluation.warm_pair import WarmPair
 
-_SCRIPT_SAYS = 2  # messages of a script at most: how it failed, and how one of its exit handlers did
+_SCRIPT_SAYS = 1  # messages of a script at most: how it failed
+_TIMES_EXPECTED = 4  # how much more than what is expected, in bytes, a program may write: characters may be escaped
+_OUTPUT_KEPT = 8000  # bytes of each stream's end
 
 
 class Attempt:
@@ -41,6 +43,7 @@ class Attempt:
         self.output = ""  # what the program printed
         self._is_dirty = False  # an interpreter is not fit for another job
         self._cpu_seconds = patience * job.limits.cpu_seconds
+        self._output_bytes = max(job.limits.output_bytes, _TIMES_EXPECTED * _expected_bytes(job))
         self._pair = pair
         self._job = job
         self._running: dict[Role, ConfinedInterpreter] = {}
@@ -51,13 +54,14 @@ class Attempt:
         interpreter = self._running[role] = self._pair[role]
         self._deadline += time.monotonic() - before  # a start is not the program's time
         most = math.ceil(self._cpu_seconds if role == "player" else 2 * self._cpu_seconds) + 1
-        interpreter.begin({**message, "cpu_seconds": most}, self._deadline, stdin, here)
+        limits = {"cpu_seconds": most, "output_bytes": self._output_bytes}
+        interpreter.begin({**message, **limits}, self._deadline, stdin, here)
         return interpreter
 
     def _begin_player(self, mode: str, **extra: Any) -> ConfinedInterpreter:
         job = self._job
         message = {"mode": mode, "program": job.program, "entry_point": job.entry_point}
-        return self._begin("player", {**message, "limit": job.limits.output_bytes, **extra})
+        return self._begin("player", {**message, "limit": self._output_bytes, **extra})
 
     def _receive(self, role: Role) -> bytes | Exit:
         most = self._cpu_seconds if role == "player" else 2 * self._cpu_seconds
@@ -136,8 +140,8 @@ class Attempt:
     def _collect(self, answers: list[str], wanted: int) -> None:
         """The player's answers to so many calls, until it ends; a bad end is raised."""
         while not isinstance(event := self._receive("player"), Exit):
-            if len(answers) == wanted or sum(map(len, answers)) + len(event) > self._job.limits.output_bytes:
-                raise Interrupted("refused", f"answered more than {self._job.limits.output_bytes} bytes")
+            if len(answers) == wanted or sum(map(len, answers)) + len(event) > self._output_bytes:
+                raise Interrupted("refused", f"answered more than {self._output_bytes} bytes")
             answers.append(event.decode("ascii", "replace"))
             self.number = min(len(answers), wanted - 1)
         if event.status and len(answers) < wanted:
@@ -205,7 +209,7 @@ class Attempt:
                 raise_if_bad(message)
             if event.status:
                 raise bad_end(event.status)
-            printed = player.output()[0]
+            printed = player.output()
             if not same_output(printed, test.output):
                 raise Ended("failed", f"printed {printed[:200]!r}, expected {test.output[:200]!r}")
         return "passed", "", -1
@@ -217,7 +221,7 @@ class Attempt:
 
     def settle(self) -> None:
         """Let what still runs end, or kill it, and replace interpreters that are in doubt."""
-        self.output = "".join(self._pair["player"].output())
+        self.output = self._pair["player"].last_output(_OUTPUT_KEPT)
         for role, last in _LAST_WORDS:
             if not self.is_stuck:
                 self._finish(role, last)
@@ -236,6 +240,12 @@ class Attempt:
                 self._receive(role)
         except (Interrupted, Lost):
             return
+
+
+def _expected_bytes(job: Job) -> int:
+    """What the tests expect to come back, all together where all comes from one run of the program."""
+    sizes = [len(test.output.encode("utf-8", "surrogatepass")) for test in job.tests]
+    return max(sizes) if job.tests[0].kind == "stdio" else sum(sizes)
 
 
 def _no_answer() -> Ended:

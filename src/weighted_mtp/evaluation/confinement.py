@@ -129,10 +129,9 @@ def why_no_namespaces() -> str:
     return "" if done.returncode == 0 else said[-1] if said else f"bubblewrap ends with {done.returncode}"
 
 
-def limits(memory_mb: int, file_bytes: int) -> dict[str, int]:
+def limits(memory_mb: int) -> dict[str, int]:
     """The limits of each process inside, by the names that the module `resource` has for them."""
     return {
-        "RLIMIT_FSIZE": file_bytes,
         "RLIMIT_NOFILE": _OPEN_FILES,
         "RLIMIT_CORE": 0,
         "RLIMIT_AS": (memory_mb + _INTERPRETER_MB) << 20,

@@ -53,7 +53,10 @@ for name, source in order["modules"].items():
     exec(compile(source, name + ".py", "exec"), module.__dict__)
 module.start(order)
 """
-_MODULES = ("codec", "emptying", "lockdown", "server")
+_MODULES: dict[Role, tuple[str, ...]] = {
+    "player": ("codec", "emptying", "lockdown", "server", "surroundings", "ending", "player"),
+    "judge": ("codec", "emptying", "lockdown", "server", "judge"),
+}
 
 
 class Confinement(NamedTuple):
@@ -61,7 +64,6 @@ class Confinement(NamedTuple):
 
     isolation: confinement.Isolation
     memory_mb: int
-    file_bytes: int
 
 
 class Interrupted(Exception):
@@ -100,7 +102,7 @@ class ConfinedInterpreter:
         self._marker = bytes(
             0x80 | byte for byte in secrets.token_bytes(MARKER_BYTES)
         )  # in no message: those are ASCII
-        self._file_bytes = confined.file_bytes
+        self._output_bytes = 0  # of one job: what it may write, into a file or as a message
         self._replies = bytearray()
         self._control = bytearray()
         self._runs_here = False  # the warm process runs the job itself
@@ -126,10 +128,10 @@ class ConfinedInterpreter:
     def _boot(self, role: Role, confined: Confinement) -> None:
         sources = resources.files("weighted_mtp.evaluation.guest")
         order = {
-            "modules": {name: (sources / f"{name}.py").read_text("utf-8") for name in (*_MODULES, role)},
+            "modules": {name: (sources / f"{name}.py").read_text("utf-8") for name in _MODULES[role]},
             "streams": self._streams,
             "marker": self._marker.hex(),
-            "limits": confinement.limits(confined.memory_mb, confined.file_bytes),
+            "limits": confinement.limits(confined.memory_mb),
             "strict": confined.isolation.is_enough,
         }
         for end in self._ends:
@@ -159,6 +161,7 @@ class ConfinedInterpreter:
     def begin(self, job: dict[str, Any], deadline: float, stdin: str = "", here: bool = False) -> None:
         """Give the warm process a job, to be run by a fork or `here`, by itself. Raises Lost if there is none."""
         self._fill_streams(stdin)
+        self._output_bytes = job["output_bytes"]
         self._runs_here = here
         self._has_begun, self._child, self._exit = self._runs_here, None, None
         if self._runs_here:
@@ -266,7 +269,7 @@ class ConfinedInterpreter:
         if len(self._replies) < _HEADER_BYTES:
             return None
         end = _HEADER_BYTES + int.from_bytes(self._replies[:_HEADER_BYTES], "big")
-        if end > self._file_bytes + 4096:
+        if end > self._output_bytes + 4096:
             raise Interrupted("failed", OFF_SCRIPT)
         if len(self._replies) < end:
             return None
@@ -295,14 +298,19 @@ class ConfinedInterpreter:
         if folder_bytes(self._scratch, confinement.SCRATCH_MB << 20) > confinement.SCRATCH_MB << 20:
             raise Interrupted("refused", f"wrote more than {confinement.SCRATCH_MB} MiB of files")
 
-    def output(self) -> tuple[str, str]:
-        """What the program wrote: (standard output, standard error)."""
-        out, err = (self._written(file.fileno()) for file in self._files[1:])
-        return out.decode(errors="replace"), err.decode(errors="replace")
+    def output(self) -> str:
+        """What the program wrote to its standard output."""
+        return self._written(self._files[1].fileno(), self._output_bytes)
 
-    def _written(self, file: int) -> bytes:
-        size = min(os.fstat(file).st_size, self._file_bytes)
-        return os.pread(file, size, 0) if size else b""
+    def last_output(self, most: int) -> str:
+        """The end of that, and of what it wrote to standard error, in bytes of each."""
+        return "".join(self._written(file.fileno(), most) for file in self._files[1:])
+
+    def _written(self, file: int, most: int) -> str:
+        """At most so many bytes from a file's end, but of no more than a program may write."""
+        size = min(os.fstat(file).st_size, self._output_bytes)
+        start = max(0, size - most)
+        return os.pread(file, size - start, start).decode(errors="replace") if size else ""
 
     def clear(self) -> None:
         """Make ready for the next job once the child has ended: drop what nobody read."""

@@ -15,7 +15,7 @@ class Limits:
     cpu_seconds   CPU time of the program, user's and system's; the judge has twice as much for itself
     wall_seconds  elapsed time, generous, so that a busy machine does not decide a verdict
     memory_mb     address space beyond the interpreter's own, MiB
-    output_bytes  largest output, file or single answer
+    output_bytes  largest output, file or single answer; or four times what the tests expect, where that is more
 
     A program is one process of at most 256 threads; all its files together are bounded, too (16 MiB).
     """
@@ -23,7 +23,7 @@ class Limits:
     cpu_seconds: float = 5.0
     wall_seconds: float = 30.0
     memory_mb: int = 1024
-    output_bytes: int = 4 << 20
+    output_bytes: int = 64 << 20
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():

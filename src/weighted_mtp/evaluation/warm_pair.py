@@ -18,7 +18,7 @@ class WarmPair:
 
     def confine(self, limits: Limits) -> None:
         """Be fit for a job with these limits."""
-        confinement = Confinement(self._isolation, limits.memory_mb, limits.output_bytes)
+        confinement = Confinement(self._isolation, limits.memory_mb)
         if confinement != self._confinement:
             self.close()
             self._confinement = confinement

@@ -5,7 +5,6 @@ is what its `snapshot_download` does not do: it drops what a broken download had
 or for as long as a server asks, and checks sizes alone.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -19,6 +18,7 @@ from weighted_mtp.hub.patience import Problem, may_pass, say
 from weighted_mtp.hub.places import Cache, Fetched, Folder, Place, Record
 from weighted_mtp.hub.refusals import cause, in_one_line
 from weighted_mtp.hub.repository import Kind, Listing, Repository, select
+from weighted_mtp.hub.token import read_token
 from weighted_mtp.hub.transfer import download
 
 __all__ = ["Fetched", "fetch", "fetched_revision"]
@@ -40,7 +40,7 @@ def fetch(
 
     Raises UserError, one line, for everything that the network, the hub, the token and the disk can do to it.
     """
-    _read_token(Path(".env"))
+    read_token(Path(".env"))
     repository = Repository(repo_id, kind)
     place = Folder(repository, to) if to else Cache(repository)
     with in_one_line(repository, instead):
@@ -74,20 +74,6 @@ def _bring(repository: Repository, listing: Listing, patterns: Sequence[str] | N
             download(repository, listing.revision, missing_files, place)
     place.finish(listing, names)
     return Fetched(folder, listing.revision)
-
-
-def _read_token(file: Path) -> None:
-    """Take HF_TOKEN from a file of lines NAME=VALUE, unless the environment has one.
-
-    The quick start's `<your-token>` is none: the hub would refuse it even where it asks for no token.
-    """
-    if "HF_TOKEN" in os.environ or not file.is_file():
-        return
-    for line in file.read_text(encoding="utf-8-sig", errors="replace").splitlines():
-        name, _, value = line.removeprefix("export ").partition("=")
-        token = value.strip().strip("'\"")
-        if name.strip() == "HF_TOKEN" and token and not token.startswith("<"):
-            os.environ["HF_TOKEN"] = token
 
 
 @contextmanager

@@ -10,11 +10,12 @@ from pathlib import Path, PurePosixPath
 from typing import Literal, final
 
 import httpx2
-from huggingface_hub import HfApi, constants, hf_hub_url
+from huggingface_hub import HfApi, constants, get_token, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.hf_api import DatasetInfo, ModelInfo, RepoSibling
+from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
-from weighted_mtp.hub.patience import Patience, Problem, first_line
+from weighted_mtp.hub.patience import Patience, Problem, first_line, say
 
 Kind = Literal["model", "dataset"]
 
@@ -55,6 +56,7 @@ class Repository:
 
     def __init__(self, repo_id: str, kind: Kind) -> None:
         self.id, self.kind, self.licence = repo_id, kind, ""
+        self._token: Literal[False] | None = None  # None: the user's, if there is one
         self.endpoint = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
         self.name = f"{kind}s/{repo_id}"
         self.page = f"{self.endpoint}/{repo_id if kind == 'model' else self.name}"
@@ -64,7 +66,7 @@ class Repository:
         patience = Patience()
         while True:
             try:
-                return self._ask()
+                return self._with_or_without_token()
             except (httpx2.ConnectError, httpx2.ConnectTimeout):
                 raise
             except httpx2.HTTPError as error:
@@ -72,8 +74,27 @@ class Repository:
                     raise
                 patience.wait(error)
 
+    def headers(self) -> dict[str, str]:
+        """Of every request: who asks."""
+        return build_hf_headers(token=self._token)
+
+    def _with_or_without_token(self) -> Listing:
+        """A hub refuses a token that it does not know even for what is public; what is public needs none."""
+        try:
+            return self._ask()
+        except HfHubHTTPError as refused:
+            if refused.response.status_code != 401 or self._token is False or not get_token():
+                raise
+            self._token = False
+            try:
+                listing = self._ask()
+            except HfHubHTTPError:
+                raise refused from None
+            say(f"{self.id}: the hub does not accept the token (401); it is public, and fetched without one")
+            return listing
+
     def _ask(self) -> Listing:
-        api, seconds = HfApi(endpoint=self.endpoint), constants.HF_HUB_DOWNLOAD_TIMEOUT
+        api, seconds = HfApi(endpoint=self.endpoint, token=self._token), constants.HF_HUB_DOWNLOAD_TIMEOUT
         info: ModelInfo | DatasetInfo
         try:
             if self.kind == "model":

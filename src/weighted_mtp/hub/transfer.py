@@ -9,7 +9,6 @@ from typing import final
 
 import httpx2
 from huggingface_hub import constants, get_session, hf_raise_for_status
-from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
 from weighted_mtp.hub.patience import Patience, Problem
 from weighted_mtp.hub.places import Place
@@ -35,7 +34,7 @@ def download(repository: Repository, revision: str, files: Sequence[File], place
         count = _Count(advance, here)
         for file, part in parts.items():
             count.note = file.name
-            _download(repository.url(file.name, revision), file, part, count)
+            _download(repository, revision, file, part, count)
             place.take(file, part)
     for left_over in place.work.glob("*.part"):
         left_over.unlink()
@@ -55,11 +54,11 @@ class _Count:
             self.advance(now, self.note)
 
 
-def _download(url: str, file: File, part: Path, count: _Count) -> None:
+def _download(repository: Repository, revision: str, file: File, part: Path, count: _Count) -> None:
     """Fill `part` up to a file with the right digest; one that is damaged is fetched a second time."""
     part.touch()
     for _ in range(2):
-        _receive(url, file, part, count)
+        _receive(repository, revision, file, part, count)
         if file.is_whole(part):
             return
         count.add(-part.stat().st_size)
@@ -70,11 +69,11 @@ def _download(url: str, file: File, part: Path, count: _Count) -> None:
     )
 
 
-def _receive(url: str, file: File, part: Path, count: _Count) -> None:
+def _receive(repository: Repository, revision: str, file: File, part: Path, count: _Count) -> None:
     patience = Patience()
     while (have := part.stat().st_size) < file.size:
         try:
-            _stream(url, part, have, file.size, count)
+            _stream(repository.url(file.name, revision), repository.headers(), part, have, file.size, count)
             stopped: Exception = Problem(f"{file.name} ends before its {file.size} bytes, again and again")
         except httpx2.HTTPError as error:
             stopped = error
@@ -85,9 +84,9 @@ def _receive(url: str, file: File, part: Path, count: _Count) -> None:
             patience.wait(stopped)
 
 
-def _stream(url: str, part: Path, have: int, size: int, count: _Count) -> None:
+def _stream(url: str, who: dict[str, str], part: Path, have: int, size: int, count: _Count) -> None:
     """Append what the hub sends from byte `have` on; every byte is in the file as soon as it is here."""
-    headers = {**build_hf_headers(), "Accept-Encoding": "identity"}
+    headers = {**who, "Accept-Encoding": "identity"}
     if have:
         headers["Range"] = f"bytes={have}-"
     answer = get_session().stream("GET", url, headers=headers, timeout=constants.HF_HUB_DOWNLOAD_TIMEOUT)

@@ -16,6 +16,7 @@ class KnownModel:
     patterns    the files that are needed
     folder      of the repository, where the weights lie
     licence     in the publisher's words, and what it asks of the user
+    licence_id  what a hub calls it, or a short name of the publisher's own
     """
 
     repository: str
@@ -23,6 +24,7 @@ class KnownModel:
     patterns: tuple[str, ...] | None
     folder: str
     licence: str
+    licence_id: str
 
 
 KNOWN = {
@@ -32,6 +34,7 @@ KNOWN = {
         patterns=("7B_1T_4/*", "tokenizer.model", "LICENSE*", "*.md"),
         folder="7B_1T_4",
         licence="Multi-token Prediction Research License of Meta: non-commercial research, gated",
+        licence_id="multi-token-prediction-research-license",
     ),
     "ref-sheared-llama": KnownModel(
         repository="princeton-nlp/Sheared-LLaMA-2.7B",
@@ -39,6 +42,7 @@ KNOWN = {
         patterns=None,
         folder="",
         licence="Apache 2.0; derived from Llama 2, so that model's community licence binds, too",
+        licence_id="apache-2.0",
     ),
 }
 

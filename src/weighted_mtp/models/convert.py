@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from weighted_mtp.errors import UserError
 from weighted_mtp.hub import fetch
 from weighted_mtp.models.adapters import adapted_source, holds_adapters, merge_saved
+from weighted_mtp.models.card import Origin, completed, is_hub_id
 from weighted_mtp.models.catalog import setup_command
 from weighted_mtp.models.checkpoint import (
     Dtype,
@@ -25,7 +26,7 @@ from weighted_mtp.models.checkpoint import (
     read_config,
     save_tokenizer,
 )
-from weighted_mtp.models.folder import Origin, describe_model, model_folder, refuse_existing
+from weighted_mtp.models.folder import describe_model, model_folder, refuse_existing
 from weighted_mtp.models.meta import convert_meta, is_meta_checkpoint
 from weighted_mtp.models.mtp import HeadInit, MTPConfig, MTPForCausalLM, PredictionHeads, decoder_layers, load_policy
 
@@ -163,7 +164,7 @@ def convert(
     Raises UserError for what `load_base`, `convert_meta` and `with_heads` refuse, for a `tokenizer` of any other
     source, for an `output` that exists, and where writing fails.
     """
-    origin = origin or Origin(Path(source).name, "Converted to safetensors.")
+    origin = origin or _origin(source)
     if is_meta_checkpoint(Path(source)):
         convert_meta(Path(source), output, origin, heads, tokenizer=tokenizer)
         return
@@ -176,7 +177,12 @@ def convert(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         converted = without_heads(model) if heads is None else with_heads(model, heads, head_init)
-    write_model(converted, own, output, origin)
+    write_model(converted, own, output, completed(origin, Path(own.name_or_path)))
+
+
+def _origin(source: str) -> Origin:
+    how = "Converted to safetensors."
+    return Origin(source, how, base_model=source) if is_hub_id(source) else Origin(Path(source).name, how)
 
 
 def export_plain(policy: Path, output: Path) -> None:
@@ -187,9 +193,8 @@ def export_plain(policy: Path, output: Path) -> None:
     refuse_existing(output)
     folder = newest_model(policy)
     model, tokenizer = load_base(str(folder)) if holds_adapters(folder) else load_policy(folder)
-    write_model(
-        to_plain(cast(MTPForCausalLM, model)), tokenizer, output, Origin(policy.name, "Trunk and head 1 of a policy.")
-    )
+    origin = completed(Origin(policy.name, "Trunk and head 1 of a policy."), folder)
+    write_model(to_plain(cast(MTPForCausalLM, model)), tokenizer, output, origin)
 
 
 def write_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, output: Path, origin: Origin) -> None:

@@ -4,12 +4,10 @@ A folder is good if its files are the ones that were written, and if the weights
 config.json calls for. Both are found out without building the model: a 7B policy is checked in the time of reading it.
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -18,27 +16,18 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from weighted_mtp.errors import UserError
 from weighted_mtp.files import check_files, whole_directory, whole_file
 from weighted_mtp.manifest import MANIFEST, read_manifest, write_manifest
-from weighted_mtp.models.checkpoint import READ_ERRORS, first_line, load_tokenizer, quiet, read_config
+from weighted_mtp.models.card import CARD, Origin, card
+from weighted_mtp.models.checkpoint import (
+    READ_ERRORS,
+    first_line,
+    load_tokenizer,
+    quiet,
+    read_config,
+    unembedded_tokens,
+)
 from weighted_mtp.models.mtp import MTPConfig
 
-CARD = "README.md"
 _VERSION = 1
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a model comes from.
-
-    name      of the model it was made from: a hub id, a file or a folder
-    how       one sentence on how it was made
-    licence   as its publisher words it; "" where that is not known
-    revision  commit of the hub's repository; "" where there is none
-    """
-
-    name: str
-    how: str
-    licence: str = ""
-    revision: str = ""
 
 
 def refuse_existing(output: Path) -> None:
@@ -66,7 +55,7 @@ def describe_model(folder: Path, name: str, origin: Origin) -> None:
         "dtype": config.get("dtype"),
     }
     with whole_file(folder / CARD) as file:
-        file.write_text(_card(name, config.get("model_type") == MTPConfig.model_type, origin, facts), encoding="utf-8")
+        file.write_text(card(name, config.get("model_type") == MTPConfig.model_type, origin, facts), encoding="utf-8")
     write_manifest(folder, {"version": _VERSION, "origin": asdict(origin), **facts})
 
 
@@ -90,10 +79,7 @@ def check_model(folder: Path) -> str:
     heads, config = manifest["n_future_tokens"], read_config(folder)
     if heads != config.get("n_future_tokens"):
         raise UserError(f"{folder}: config.json has {config.get('n_future_tokens')} heads, its manifest {heads}")
-    tokenizer = load_tokenizer(folder)
-    vocabulary = config.get("base_config", config)["vocab_size"]
-    if len(tokenizer) > vocabulary:
-        raise UserError(f"{folder}: the tokenizer has {len(tokenizer)} tokens, the model embeds {vocabulary}")
+    unembedded_tokens(load_tokenizer(folder), config.get("base_config", config)["vocab_size"], str(folder))
     kind = f"policy with {heads} heads" if heads else "causal LM"
     return f"{kind}, {manifest['parameters'] / 1e6:.1f} M parameters, {len(stored)} tensors"
 
@@ -127,36 +113,3 @@ def _wanted_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 
 def _count(shape: tuple[int, ...]) -> int:
     return int(torch.Size(shape).numel())
-
-
-def _card(name: str, is_policy: bool, origin: Origin, facts: dict[str, Any]) -> str:
-    heads = facts["n_future_tokens"]
-    load = (
-        "from weighted_mtp.models.mtp import load_policy\n\n"
-        'model, tokenizer = load_policy("FOLDER")  # model(...) is trunk + head 1; model.head_states(...) is all heads'
-        if is_policy
-        else 'from transformers import AutoModelForCausalLM\n\nmodel = AutoModelForCausalLM.from_pretrained("FOLDER")'
-    )
-    lines = [
-        "---",
-        f"license: other\nlicense_name: {json.dumps(origin.licence or 'that of the model it was made from')}",
-        f"base_model: {json.dumps(origin.name)}",
-        "library_name: " + ("weighted-mtp" if is_policy else "transformers"),
-        "---",
-        "",
-        f"# {name}",
-        "",
-        f"{origin.how} Made from `{origin.name}`" + (f" at revision `{origin.revision}`." if origin.revision else "."),
-        "",
-        "| | |",
-        "|---|---|",
-        f"| prediction heads | {heads or 'none: a plain causal LM'} |",
-        f"| parameters | {facts['parameters'] / 1e6:.1f} M |",
-        f"| stored as | {facts['dtype']} |",
-        f"| licence | {origin.licence or 'that of the model it was made from'} |",
-        "",
-        f"```python\n{load}\n```",
-        "",
-        f"`{MANIFEST}` has size and SHA-256 of every file; `wmtp verify --check models` compares them.",
-    ]
-    return "\n".join(lines) + "\n"

@@ -19,6 +19,7 @@ from transformers import GenerationConfig, LlamaConfig, PreTrainedTokenizerBase
 
 from weighted_mtp.errors import UserError
 from weighted_mtp.models.adapters import holds_adapters
+from weighted_mtp.models.card import Origin
 from weighted_mtp.models.checkpoint import (
     READ_ERRORS,
     SENTENCEPIECE,
@@ -28,7 +29,7 @@ from weighted_mtp.models.checkpoint import (
     read_config,
     save_tokenizer,
 )
-from weighted_mtp.models.folder import Origin, describe_model, model_folder, refuse_existing
+from weighted_mtp.models.folder import describe_model, model_folder, refuse_existing
 from weighted_mtp.models.meta_format import (
     PARAMS,
     WEIGHTS,

@@ -29,7 +29,7 @@ from weighted_mtp.losses.critic_objective import ImplicitObjective, ValueObjecti
 from weighted_mtp.losses.objective import Objective
 from weighted_mtp.losses.token_ce import next_token_cross_entropies
 from weighted_mtp.models.build import save_policy
-from weighted_mtp.models.checkpoint import newest_model
+from weighted_mtp.models.checkpoint import check_embedded, newest_model
 from weighted_mtp.models.convert import load_base, with_heads, without_heads
 from weighted_mtp.models.fingerprint import fingerprint
 from weighted_mtp.models.mtp import MTPForCausalLM
@@ -40,7 +40,7 @@ from weighted_mtp.models.value import (
     load_value_model,
     save_value_model,
 )
-from weighted_mtp.pipelines.fit import FitConfig, Parts, pad_id, saving
+from weighted_mtp.pipelines.fit import FitConfig, Parts, saving
 from weighted_mtp.pipelines.inputs import Inputs, data_inputs, digest, recorded_inputs, template_day
 from weighted_mtp.runtime.device import RuntimeConfig, autocast, pick_device
 from weighted_mtp.runtime.distributed import by_first_rank
@@ -137,8 +137,8 @@ def critic_parts(config: CriticConfig) -> Parts:
     train, validation = load_pairs(config.data, learner.tokenizer, config.run.seed, day)
 
     def stream(pairs: PairStore, accumulation: int, seed: int) -> BatchStream:
-        pad = pad_id(learner.tokenizer)
-        return BatchStream(pairs.store, config.data.max_tokens, accumulation, seed, pad, together=pairs.pairs)
+        check_embedded(learner.model, learner.tokenizer, pairs.store.largest_id, "the dataset's prompts")
+        return BatchStream(pairs.store, config.data.max_tokens, accumulation, seed, together=pairs.pairs)
 
     return Parts(
         model=learner.model,

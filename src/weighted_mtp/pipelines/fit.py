@@ -182,8 +182,3 @@ def saving(config: FitConfig, tokenizer: PreTrainedTokenizerBase, source: str, w
             whole(model, tokenizer, directory)
 
     return save
-
-
-def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Any token does: padding is masked, and its content never matters."""
-    return 0 if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)

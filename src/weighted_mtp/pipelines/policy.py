@@ -17,8 +17,9 @@ from weighted_mtp.losses.mtp import LossConfig
 from weighted_mtp.losses.objective import PolicyObjective
 from weighted_mtp.losses.token_ce import head_cross_entropies
 from weighted_mtp.models.build import MICRO, ModelConfig, build_policy, save_policy
+from weighted_mtp.models.checkpoint import check_embedded
 from weighted_mtp.models.mtp import MTPForCausalLM
-from weighted_mtp.pipelines.fit import FitConfig, Parts, finished, fit, pad_id, saving
+from weighted_mtp.pipelines.fit import FitConfig, Parts, finished, fit, saving
 from weighted_mtp.pipelines.inputs import Inputs, data_inputs, template_day
 from weighted_mtp.runtime.device import RuntimeConfig, autocast, pick_device
 from weighted_mtp.runtime.distributed import by_first_rank
@@ -151,9 +152,11 @@ def train_policy(config: PolicyConfig, weighting: WeightingFactory, inputs: Inpu
     day = template_day(config.run.root / config.run.name, config.data.date)
     data = data_inputs(config.data, tokenizer, day)
     training, validation = load_stores(config.data, tokenizer, config.run.seed, day)
+    for store in filter(None, (training, validation)):
+        check_embedded(model, tokenizer, store.largest_id, "the dataset's prompts")
 
     def stream(store: TokenStore, accumulation: int, seed: int) -> BatchStream:
-        return BatchStream(store, config.data.max_tokens, accumulation, seed, pad_id(tokenizer))
+        return BatchStream(store, config.data.max_tokens, accumulation, seed)
 
     parts = Parts(
         model=model,

@@ -17,10 +17,11 @@ from weighted_mtp import hub
 from weighted_mtp.data.prepare import prepare_embedded
 from weighted_mtp.data.registry import MICRO
 from weighted_mtp.errors import UserError
+from weighted_mtp.models.card import Origin, completed, is_hub_id
 from weighted_mtp.models.catalog import KNOWN, Kind, short_name
 from weighted_mtp.models.checkpoint import load_tokenizer
 from weighted_mtp.models.convert import DEFAULT_HEADS, Heads, convert, load_base, with_heads, without_heads, write_model
-from weighted_mtp.models.folder import Origin, check_model
+from weighted_mtp.models.folder import check_model
 from weighted_mtp.models.micro import MicroSize, micro_from, random_micro
 from weighted_mtp.pipelines.command import Debug, Tokenizer, comma_list, one_line_errors
 
@@ -64,6 +65,13 @@ class Request:
         return self.source is not None or Path(self.model).expanduser().exists()
 
     @property
+    def base_model(self) -> str:
+        """Its id on the hub, "" where it has none."""
+        if self.model in KNOWN:
+            return KNOWN[self.model].repository
+        return self.model if is_hub_id(self.model) else ""
+
+    @property
     def downloads(self) -> Path:
         return self.storage / "downloads" / "models" / self.name
 
@@ -98,6 +106,8 @@ def make(request: Request) -> None:
         "Converted to safetensors" + (" with prediction heads." if request.kind == "mtp" else "."),
         known.licence if known else "",
         revision,
+        known.licence_id if known else "",
+        request.base_model,
     )
     convert(source, request.output, request.heads, origin=origin, tokenizer=request.tokenizer)
     print(f"{request.output}: written")
@@ -144,7 +154,8 @@ def create_micro(request: Request, kind: Kind, init: MicroInit, seed: int) -> Pa
         base, tokenizer = load_base(source)
         cut = micro_from(base, MicroSize())
         model = with_heads(cut, request.n_future_tokens or "as stored") if kind == "mtp" else without_heads(cut)
-        origin = Origin(request.model, "Cut out of a larger model by weight selection, for local tests.")
+        how = "Cut out of a larger model by weight selection, for local tests."
+        origin = completed(Origin(request.model, how, base_model=request.base_model), Path(tokenizer.name_or_path))
     write_model(model, tokenizer, output, origin)
     print(f"{output}: {check_model(output)}")
     return output

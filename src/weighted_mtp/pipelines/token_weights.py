@@ -34,7 +34,6 @@ from weighted_mtp.models.convert import load_base
 from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.pipelines.command import Debug, one_line_errors
 from weighted_mtp.pipelines.critic import CriticConfig, check_same_tokens, load_critic, load_reference
-from weighted_mtp.pipelines.fit import pad_id
 from weighted_mtp.pipelines.inputs import trained_day
 from weighted_mtp.pipelines.policy import explicit_weighting, head_losses
 from weighted_mtp.pipelines.run_rho1 import Rho1RunConfig
@@ -239,7 +238,7 @@ def shown_programs(
     examples = encode_solutions(source.tokenizer, source.template, problems, solutions, source.day)
     store = within(build_store(examples), source.max_length)
     device = pick_device(source.runtime)
-    batches = [collate(store, np.array([row]), pad_id(source.tokenizer)).to(device) for row in range(len(store))]
+    batches = [collate(store, np.array([row])).to(device) for row in range(len(store))]
     by_id = {solution.solution_id: solution for solution in solutions}
     kept = [by_id[name] for name in store.sample_ids]
     weights = [w.float().cpu() for w in source.weights(batches, [solution.is_correct for solution in kept])]

@@ -16,6 +16,7 @@ from weighted_mtp.data.prompts import (
     Example,
     decode_response,
     encode_example,
+    encode_problem,
     encode_prompt,
     encode_solutions,
     names_a_date,
@@ -133,6 +134,57 @@ def test_chat_is_the_tokenizers_own_template(micro_tokenizer: PreTrainedTokenize
 def test_chat_without_a_chat_template_is_refused(micro_tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(UserError, match=r"template 'chat': .* has no chat template; use 'alpaca'"):
         render_prompt("chat", PROBLEM, micro_tokenizer)
+
+
+def _with_template(tokenizer: PreTrainedTokenizerBase, template: str) -> PreTrainedTokenizerBase:
+    chat = copy.deepcopy(tokenizer)
+    chat.chat_template = template
+    return chat
+
+
+def _quoting(tokenizer: PreTrainedTokenizerBase) -> Problem:
+    special = [token for token in (tokenizer.bos_token, tokenizer.eos_token) if token]
+    return replace(PROBLEM, description=f"Strike <b>{special[0]}this{special[-1]}</b> out.{special[-1]}")
+
+
+@pytest.mark.parametrize("template", ["plain", "alpaca"])
+def test_special_tokens_in_a_problems_text_are_text(tokenizer: PreTrainedTokenizerBase, template: str) -> None:
+    ids = encode_problem(tokenizer, template, _quoting(tokenizer))
+    bos = [tokenizer.bos_token_id] if ids[0] == tokenizer.bos_token_id else []
+    assert tokenizer.eos_token_id not in ids
+    assert ids.count(tokenizer.bos_token_id) == len(bos)
+    assert _text(tokenizer, ids) == render_prompt(template, _quoting(tokenizer), tokenizer)
+
+
+CHAT = "{{ eos_token }}user\n{{ messages[0]['content'] | trim }}{{ eos_token }}\n{{ eos_token }}assistant\n"
+
+
+@pytest.mark.parametrize("template", [CHAT, "user\n{{ messages[0]['content'] }}{{ eos_token }}assistant\n"])
+def test_of_a_chat_prompt_only_the_templates_special_tokens_are_special(
+    tokenizer: PreTrainedTokenizerBase, template: str
+) -> None:
+    chat = _with_template(tokenizer, template)
+    ids = encode_problem(chat, "chat", _quoting(chat))
+    assert ids.count(chat.eos_token_id) == template.count("eos_token")
+    assert _text(chat, ids) == render_prompt("chat", _quoting(chat), chat)
+    whole = encode_prompt(chat, render_prompt("chat", PROBLEM, chat))
+    last = [row[len(row) - row[::-1].index(chat.eos_token_id) :] for row in (ids, whole)]
+    assert last[0] == last[1], "what follows the instruction is tokenized as it always is"
+
+
+def test_a_chat_prompt_without_special_tokens_in_its_problem_is_tokenized_as_a_whole(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    chat = _with_template(tokenizer, CHAT)
+    assert encode_problem(chat, "chat", PROBLEM) == encode_prompt(chat, render_prompt("chat", PROBLEM, chat))
+
+
+@pytest.mark.parametrize(
+    "template", ["{{ raise_exception('Conversation roles must alternate') }}", "{% if %}", "{{ messages[3].content }}"]
+)
+def test_a_chat_template_that_fails_is_one_line(micro_tokenizer: PreTrainedTokenizerFast, template: str) -> None:
+    with pytest.raises(UserError, match=r"template 'chat': the chat template of .* fails .*; use 'alpaca', or mend"):
+        render_prompt("chat", PROBLEM, _with_template(micro_tokenizer, template))
 
 
 def test_an_unknown_template_is_refused_with_the_known_ones(micro_tokenizer: PreTrainedTokenizerFast) -> None:

@@ -15,8 +15,8 @@ from weighted_mtp.evaluation.answers import Respondent, draw_samples, load_respo
 from weighted_mtp.evaluation.benchmarks import Benchmark
 from weighted_mtp.evaluation.folder import EvaluationFolder, Origin
 from weighted_mtp.evaluation.problems import ProblemSet
+from weighted_mtp.models.card import Origin as ModelOrigin
 from weighted_mtp.models.convert import write_model
-from weighted_mtp.models.folder import Origin as ModelOrigin
 
 PROBLEMS = [
     Problem(f"x/{i}", "x", "test", "say " * (1 + i % 3) + str(i), tests=(TestCase("stdio", "", "hello"),))

@@ -5,15 +5,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 from tiny_models import byte_tokenizer, tiny_model
 
 from weighted_mtp.errors import UserError
 from weighted_mtp.manifest import write_manifest
-from weighted_mtp.models.convert import convert, write_model
-from weighted_mtp.models.folder import Origin, check_model
+from weighted_mtp.models.card import Origin, is_hub_id
+from weighted_mtp.models.convert import convert, export_plain, write_model
+from weighted_mtp.models.folder import check_model
 
-ORIGIN = Origin("org/base", "Made for a test.", "Apache 2.0", "abc123")
+ORIGIN = Origin("org/base", "Made for a test.", "Apache 2.0", "abc123", "apache-2.0", "org/base")
 
 
 @pytest.fixture
@@ -21,6 +23,11 @@ def policy(tmp_path: Path) -> Path:
     write_model(tiny_model("llama_tied"), byte_tokenizer(), tmp_path / "plain", ORIGIN)
     convert(str(tmp_path / "plain"), tmp_path / "policy", 3)
     return tmp_path / "policy"
+
+
+def facts(folder: Path) -> dict[str, str]:
+    """What a hub reads off a card."""
+    return {key: value for key, value in ModelCard.load(folder / "README.md").data.to_dict().items() if value}
 
 
 def forged(folder: Path) -> None:
@@ -35,8 +42,65 @@ def test_a_model_that_was_written_is_good(policy: Path) -> None:
 
 def test_the_card_says_where_the_model_comes_from(policy: Path) -> None:
     card = (policy.parent / "plain" / "README.md").read_text()
-    for fact in ("# plain", 'base_model: "org/base"', "revision `abc123`", "Apache 2.0", "none: a plain causal LM"):
+    for fact in ("# plain", "`org/base` at revision `abc123`", "| Apache 2.0 |", "none: a plain causal LM"):
         assert fact in card
+    assert facts(policy.parent / "plain") == {
+        "license": "apache-2.0",
+        "base_model": "org/base",
+        "library_name": "transformers",
+    }
+
+
+def test_a_model_made_of_another_has_its_licence_and_base_model(policy: Path) -> None:
+    export_plain(policy, policy.parent / "exported")
+    assert facts(policy.parent / "exported") == facts(policy.parent / "plain")
+    assert facts(policy) == {**facts(policy.parent / "plain"), "library_name": "weighted-mtp"}
+
+
+@pytest.mark.parametrize(
+    ("origin", "expected"),
+    [
+        (Origin("own_policy", "Trunk and head 1 of a policy."), {}),
+        (Origin("SmolLM2.Q4_1.gguf", "Converted.", "terms of the publisher"), {}),
+        (
+            Origin("a", "b", "non-commercial", licence_id="Own Research License", base_model="org/base"),
+            {"license": "other", "license_name": "own-research-license", "base_model": "org/base"},
+        ),
+    ],
+)
+def test_the_card_has_nothing_that_a_hub_refuses(tmp_path: Path, origin: Origin, expected: dict[str, str]) -> None:
+    write_model(tiny_model(), byte_tokenizer(), tmp_path / "model", origin)
+    assert facts(tmp_path / "model") == {**expected, "library_name": "transformers"}
+
+
+def test_facts_of_an_upstream_card_are_taken_over_and_a_card_without_any_does_no_harm(policy: Path) -> None:
+    plain = policy.parent / "plain"
+    cards = {
+        "list": "---\nlicense: other\nlicense_name: llama9\nbase_model:\n- org/root\n- org/more\n---\ntext",
+        "path": "---\nlicense: mit\nbase_model: /home/someone/model\n---\ntext",
+        "broken": "---\nlicense: [mit\n---\n",
+        "none": "only text",
+    }
+    heads = {}
+    for name, text in cards.items():
+        (plain / "README.md").write_text(text)
+        convert(str(plain), policy.parent / name, 2)
+        heads[name] = {k: v for k, v in facts(policy.parent / name).items() if k != "library_name"}
+    assert heads == {
+        "list": {"license": "other", "license_name": "llama9", "base_model": "org/root"},
+        "path": {"license": "mit"},
+        "broken": {},
+        "none": {},
+    }
+
+
+@pytest.mark.parametrize("name", ["org/name", "org-1/Name.v2_x"])
+def test_a_hub_id_is_told_from_a_path(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert is_hub_id(name)
+    (tmp_path / name).mkdir(parents=True)
+    assert not is_hub_id(name)
+    assert not any(is_hub_id(other) for other in ("name", "/org/name", "a/b/c", "org/na me", "~/model", "./model"))
 
 
 def test_an_older_folder_is_replaced_as_a_whole(policy: Path) -> None:

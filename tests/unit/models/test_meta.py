@@ -13,8 +13,9 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from weighted_mtp.models.build import save_policy
+from weighted_mtp.models.card import Origin
 from weighted_mtp.models.convert import convert, export_plain
-from weighted_mtp.models.folder import Origin, check_model
+from weighted_mtp.models.folder import check_model
 from weighted_mtp.models.meta import convert_meta, export_meta, is_meta_checkpoint
 from weighted_mtp.models.meta_format import Weight, read_meta
 from weighted_mtp.models.mtp import load_policy

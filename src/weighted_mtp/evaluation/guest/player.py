@@ -1,17 +1,17 @@
 """The player: runs a program, and answers calls of its functions. It never sees an expected value or a test."""
 
-import atexit
+import contextlib
 import importlib
 import site
 import sys
-import traceback
-import types
 import warnings
 from collections.abc import Callable
 from typing import Any
 
 from .codec import CodecError, from_plain, pack, to_plain
+from .ending import FLUSH_FAILED, end_script, exit_code, remember
 from .server import Wire, describe, rehearse, reply, serve, take_channels
+from .surroundings import NAME, Program, name_streams, new_streams, take_place
 
 # What programs of the benchmarks import most: paid once by the warm process, not by each program. Without `threading`
 # and what imports it: its handler in the forked child would cost each program 0.5 ms.
@@ -72,26 +72,31 @@ def _answer(objects: Objects, limit: int, compute: Callable[[], Any]) -> bytes:
     return payload
 
 
-def _load(job: Any, wire: Wire, name: str) -> dict[str, Any] | None:
-    """Compile and run the program as module `name`; None where that failed and the reply says how."""
-    module = types.ModuleType(name)
-    sys.modules[name] = module
+def _compiled(job: Any, wire: Wire, name: str) -> Program | None:
+    """The program as module `name`; None where it is not Python and the reply says why."""
     try:
-        code = compile(job["program"], "<program>", "exec", dont_inherit=True)
+        return Program(job["program"], name)
     except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError) as error:
         reply(wire, {"broken": describe(error)[1]})
         return None
+
+
+def _load(job: Any, wire: Wire) -> dict[str, Any] | None:
+    """Compile and run the program as a module; None where that failed and the reply says how."""
+    program = _compiled(job, wire, "program")
+    if program is None:
+        return None
     try:
-        exec(code, module.__dict__)
+        program.run()
     except BaseException as error:
         reply(wire, {"error": describe(error)})
         return None
-    return module.__dict__
+    return program.namespace
 
 
 def _answer_calls(job: Any, wire: Wire) -> None:
     """`call` tests: one answer each, up to the first error, or to the end where that is wanted."""
-    namespace = _load(job, wire, "program")
+    namespace = _load(job, wire)
     if namespace is None:
         return
     reply(wire, {"names": []})
@@ -115,7 +120,7 @@ def _call(namespace: dict[str, Any], entry_point: str, arguments: tuple[Any, ...
 
 def _serve_judge(job: Any, wire: Wire) -> None:
     """`code` tests: do what the judge asks until it asks for the end."""
-    namespace = _load(job, wire, "program")
+    namespace = _load(job, wire)
     if namespace is None:
         return
     reply(wire, {"names": [name for name in namespace if isinstance(name, str)]})
@@ -131,53 +136,45 @@ def _serve_judge(job: Any, wire: Wire) -> None:
         )
 
 
-def _run_main(job: Any, wire: Wire) -> int:
-    """`stdio` tests: the whole life of a script, with its threads and exit handlers."""
-    try:
-        code = _exit_code_of_script(job, wire)
-        if "threading" in sys.modules:
-            _join_threads(sys.modules["threading"])
-        atexit._run_exitfuncs()
-        output = getattr(sys, "stdout", None)
-        if output is not None and not getattr(output, "closed", False):  # `with sys.stdout as out:` closes it
-            output.flush()
-    except BaseException as error:
-        reply(wire, {"error": describe(error)})
+def _run_script(job: Any, wire: Wire) -> int:
+    """`stdio` tests: the whole life of a script → its exit code."""
+    sys.stdout.reconfigure(line_buffering=False)  # type: ignore[union-attr]
+    program = _compiled(job, wire, "__main__")
+    if program is None:
         return 1
-    return code
+    code = _code_of(program, wire)
+    del program  # so that the module's own names are all that keeps its objects
+    return code if end_script() else FLUSH_FAILED
 
 
-def _join_threads(threading: Any) -> None:
-    """Wait for the threads that an interpreter waits for at its end."""
-    for thread in threading.enumerate():
-        if thread is not threading.main_thread() and not thread.daemon:
-            thread.join()
-
-
-def _exit_code_of_script(job: Any, wire: Wire) -> int:
-    module = types.ModuleType("__main__")
-    sys.modules["__main__"] = module
+def _code_of(program: Program, wire: Wire) -> int:
+    """The exit code of a script; a message says what ended it, unless it left by itself."""
     try:
-        code = compile(job["program"], "<program>", "exec", dont_inherit=True)
-    except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError) as error:
-        reply(wire, {"broken": describe(error)[1]})
-        return 1
-    try:
-        exec(code, module.__dict__)
+        program.run()
     except SystemExit as leaving:
-        return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+        return exit_code(leaving)
     except BaseException as error:
-        traceback.print_exc()
-        reply(wire, {"error": describe(error)})
+        said = describe(error)
+        with contextlib.suppress(BaseException):  # the hook may be the program's own, and standard error closed
+            trace = _within(error.__traceback__)
+            sys.excepthook(type(error), error.with_traceback(trace), trace)
+        reply(wire, {"error": said})
         return 1
     return 0
+
+
+def _within(trace: Any) -> Any:
+    """The part of a traceback that is the program's own."""
+    while trace is not None and trace.tb_frame.f_code.co_filename != NAME:
+        trace = trace.tb_next
+    return trace
 
 
 def run(job: Any, wire: Wire) -> int:
     """One job in its own process: {"mode": calls | serve | main, "program", "limit", …} → exit code."""
     warnings.simplefilter("ignore")
     if job["mode"] == "main":
-        return _run_main(job, wire)
+        return _run_script(job, wire)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr] # what a killed program said is kept
     try:
         (_answer_calls if job["mode"] == "calls" else _serve_judge)(job, wire)
@@ -199,11 +196,15 @@ def _flush() -> None:
 def start(order: Any) -> None:
     """Be a warm player, as the harness's first message says."""
     wire, control = take_channels(order["streams"])
+    new_streams()
+    name_streams()
     for name in PRELOAD.split():
         importlib.import_module(name)
+    take_place()
     sys.set_int_max_str_digits(0)  # an answer may be a number of 10,000 digits; CPU time bounds the cost
     site.setquit()  # scripts call exit()
     program = {"program": "def f(x):\n    return [x]\n", "entry_point": "f", "calls": [["t", 1]] * 3, "limit": 1000}
     rehearse(run, [{"mode": mode, **program} for mode in ("calls", "serve")])
     del sys.modules["program"]
+    remember()
     serve(order, wire, control, run)

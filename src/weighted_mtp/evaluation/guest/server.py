@@ -144,6 +144,7 @@ def _run_as_child(wire: Wire, run: Run, lock: Lock | None) -> int:
         return 1
     cpu_seconds = job["cpu_seconds"]  # the kernel's own watch, should the harness's fail
     resource.setrlimit(resource.RLIMIT_CPU, (cpu_seconds, cpu_seconds + 1))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (job["output_bytes"], job["output_bytes"]))
     if lock is not None:
         lock.become_program()
     random.seed(0)  # the same program gives the same verdict

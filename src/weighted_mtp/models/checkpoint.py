@@ -22,6 +22,10 @@ Model = TypeVar("Model", bound=PreTrainedModel)
 Dtype = str | torch.dtype  # "auto" (as stored), "float32", "bfloat16" …
 
 SENTENCEPIECE = "tokenizer.model"
+CRITIC = "weighted_mtp_value"
+"""`model_type` of a value model."""
+ADAPTERS = "adapter_config.json"
+"""PEFT's description of a folder of adapters."""
 
 # What transformers raises for folders that are broken in one way or another.
 READ_ERRORS = (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError, SafetensorError)
@@ -169,6 +173,8 @@ def newest_model(path: Path) -> Path:
     for candidate in (path, path / "model", *(c / "model" for c in newest[-1:])):
         if (candidate / "config.json").is_file():
             return candidate
+    if (path / ADAPTERS).is_file():
+        raise foreign_adapters(path)
     raise UserError(
         f"{path}: holds no model (config.json), no checkpoint and no run with a checkpoint; train one first"
     )
@@ -180,6 +186,18 @@ def run_of(model: Path) -> Path | None:
         if (folder / "config.yaml").is_file() and (folder / "run.json").is_file():
             return folder
     return None
+
+
+def foreign_adapters(folder: Path) -> UserError:
+    """For adapters that another program trained: what they were put on is not said in our way."""
+    try:
+        base = json.loads((folder / ADAPTERS).read_text())["base_model_name_or_path"]
+    except (ValueError, KeyError, TypeError, OSError):
+        base = "its base"
+    return UserError(
+        f"{folder}: adapters that another program put on {base}; merge them into it (PEFT's merge_and_unload, then "
+        "save_pretrained with the tokenizer) and give that folder"
+    )
 
 
 def first_line(error: BaseException) -> str:

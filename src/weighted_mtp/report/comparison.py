@@ -17,7 +17,7 @@ from rich.table import Table
 
 from weighted_mtp.data.sources.rows import read_rows
 from weighted_mtp.errors import UserError
-from weighted_mtp.evaluation.pass_at_k import Counts, Estimate, count, pass_at_k
+from weighted_mtp.evaluation.pass_at_k import Counts, Estimate, count, pass_at_k, without_spread
 
 Values = NDArray[np.float64]
 Evaluation = Counts | Path
@@ -177,6 +177,9 @@ def hierarchical_interval(
     problems, seeds = np.random.default_rng(seed), np.random.default_rng([seed, 1])
     paired = baseline is not None and len(baseline) == len(values)
     parts = [values] if baseline is None else [values - baseline] if paired else [values, -baseline]
+    if all(np.ptp(part) == 0 for part in parts):
+        value, least = float(sum(part.flat[0] for part in parts)), 0.0 if baseline is None else -1.0
+        return without_spread(value, values.shape[1], least, confidence)
     means = []
     for start in range(0, resamples, _RESAMPLES_AT_ONCE):
         rows = min(_RESAMPLES_AT_ONCE, resamples - start)

@@ -14,7 +14,7 @@ from typing import TypeVar, cast
 
 from peft import LoraConfig, PeftModel, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
-from peft.utils import CONFIG_NAME, SAFETENSORS_WEIGHTS_NAME, get_peft_model_state_dict
+from peft.utils import SAFETENSORS_WEIGHTS_NAME, get_peft_model_state_dict
 from pydantic import Field
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -23,7 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from weighted_mtp.config import Section
 from weighted_mtp.errors import UserError
-from weighted_mtp.models.checkpoint import READ_ERRORS, first_line, load_tokenizer, save_tokenizer
+from weighted_mtp.models.checkpoint import ADAPTERS, READ_ERRORS, first_line, load_tokenizer, save_tokenizer
 from weighted_mtp.models.fingerprint import fingerprint
 from weighted_mtp.models.folder import model_folder, refuse_existing
 from weighted_mtp.models.mtp import MTPForCausalLM, decoder_layers
@@ -161,15 +161,15 @@ def _adapted_modules(weights: Iterable[str]) -> list[str]:
 
 def holds_adapters(folder: Path) -> bool:
     """Whether a model folder holds adapters instead of a whole model."""
-    return (folder / CONFIG_NAME).is_file()
+    return (folder / ADAPTERS).is_file()
 
 
 def adapted_source(folder: Path) -> str:
     """What the adapters in a folder were put on. UserError where that cannot be read."""
     try:
-        return str(json.loads((folder / CONFIG_NAME).read_text())["base_model_name_or_path"])
+        return str(json.loads((folder / ADAPTERS).read_text())["base_model_name_or_path"])
     except (ValueError, KeyError, OSError) as error:
-        raise UserError(f"{folder / CONFIG_NAME}: not to be read: {first_line(error)}") from error
+        raise UserError(f"{folder / ADAPTERS}: not to be read: {first_line(error)}") from error
 
 
 def merge_saved(model: Adapted, folder: Path) -> Adapted:

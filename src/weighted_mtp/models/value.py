@@ -27,6 +27,7 @@ from weighted_mtp.models.adapters import (
     merge_saved,
 )
 from weighted_mtp.models.checkpoint import (
+    CRITIC,
     Dtype,
     load_complete,
     load_tokenizer,
@@ -79,7 +80,7 @@ class ValueConfig(Section):
 class ValueModelConfig(PreTrainedConfig):
     """The backbone's own configuration and the kind of head."""
 
-    model_type = "weighted_mtp_value"
+    model_type = CRITIC
     sub_configs_defaults = {"base_config": SubConfigSpec(config_class=AutoConfig, model_type="llama")}  # noqa: RUF012
 
     base_config: dict | PreTrainedConfig | None = None

@@ -24,7 +24,7 @@ from rich.table import Table
 
 from weighted_mtp.config import load_config
 from weighted_mtp.files import whole_file
-from weighted_mtp.pipelines.command import INTERRUPTED, ConfigFile, Debug, Overrides, one_line_errors
+from weighted_mtp.pipelines.command import INTERRUPTED, AcceptChanges, ConfigFile, Debug, Overrides, one_line_errors
 from weighted_mtp.pipelines.schedule import SchedulerName, run_steps, scheduling
 from weighted_mtp.pipelines.study import StudyConfig, Training, TrainingStage
 from weighted_mtp.pipelines.study_steps import Step, all_before, steps_of
@@ -188,11 +188,14 @@ def main(
         int | None,
         typer.Option(help="Steps at once. Default: one, in this process; with Slurm, all that can begin.", min=1),
     ] = None,
+    accept_changes: AcceptChanges = False,
     debug: Debug = False,
 ) -> None:
     """Compare weightings over several seeds: everything from pretraining to the table, resumed arm by arm."""
     with one_line_errors(debug):
         study = load_config(StudyConfig, config, override or ())
+        if accept_changes:
+            study = study.model_copy(update={"override": (*study.override, "run.accept_changes=true")})
         result = run_study(study, config.parent, scheduler, jobs)
         if result is None:
             raise typer.Exit(INTERRUPTED)

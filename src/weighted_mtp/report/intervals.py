@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
-from weighted_mtp.evaluation.pass_at_k import Estimate
+from weighted_mtp.evaluation.pass_at_k import Estimate, without_spread
 
 Values = NDArray[np.float64]
 
@@ -27,22 +27,24 @@ def over_seeds_and_problems(values: Values, baseline: Values | None = None, conf
     added as squares. Departure: there the quantile is the normal one, which covers too little where seeds are few.
     `benchmarks/interval_coverage.py` shows how often the interval covers.
 
-    One seed says nothing of other seeds: its interval holds for other problems alone. A single problem has
-    `low == high == value`.
+    One seed says nothing of other seeds: its interval holds for other problems alone. Where all values are alike it is
+    `without_spread`'s; of a single problem that seeds differ in, nothing is known.
     """
     parts = [values] if baseline is None else [values, -baseline]
     if baseline is not None and len(baseline) == len(values):
         parts = [values - baseline]
+    lowest = 0.0 if baseline is None else -1.0
     mean = float(sum(part.mean() for part in parts))
     of_problems = np.sum([part.mean(axis=0) for part in parts], axis=0)
+    if all(np.ptp(part) == 0 for part in parts):
+        return without_spread(mean, len(of_problems), lowest, confidence)
     if len(of_problems) == 1:
-        return Estimate(mean, mean, mean, confidence)
+        return Estimate(mean, lowest, 1.0, confidence)
     several = [part for part in parts if len(part) > 1]
     of_problems_alone = _of_mean(of_problems) - sum(map(_interaction, several))
     squared = _t(len(of_problems), confidence) ** 2 * max(of_problems_alone, 0.0)
     squared += sum(_t(len(part), confidence) ** 2 * _of_mean(part.mean(axis=1)) for part in several)
     margin = math.sqrt(squared)
-    lowest = 0.0 if baseline is None else -1.0
     return Estimate(mean, max(mean - margin, lowest), min(mean + margin, 1.0), confidence)
 
 

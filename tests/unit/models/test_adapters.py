@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
 from tiny_models import byte_tokenizer, padded_batch, tiny_model
 
@@ -41,6 +41,16 @@ def trained(model: MTPForCausalLM) -> MTPForCausalLM:
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
     return model
+
+
+@pytest.mark.parametrize("with_config", [False, True])
+def test_adapters_of_another_program_are_refused_with_what_to_do(tmp_path: Path, with_config: bool) -> None:
+    config = LoraConfig(task_type="CAUSAL_LM", base_model_name_or_path="org/base", target_modules=["q_proj"])
+    config.save_pretrained(str(tmp_path))
+    if with_config:
+        tiny_model().config.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"adapters that another program put on org/base; merge them into it"):
+        load_base(str(tmp_path))
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

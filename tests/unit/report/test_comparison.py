@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from weighted_mtp.errors import UserError
+from weighted_mtp.evaluation.pass_at_k import estimate, paired_difference
 from weighted_mtp.report.comparison import (
     ONE_SEED,
     Solved,
@@ -37,8 +38,18 @@ def test_pairing_by_seed_takes_out_what_seeds_share() -> None:
     assert (paired.paired, unpaired.paired) == (True, False)
     assert paired.difference is not None
     assert unpaired.difference is not None
-    assert (paired.difference.low, paired.difference.high) == (0.0, 0.0)
-    assert unpaired.difference.high - unpaired.difference.low > 0.5
+    widths = [own.high - own.low for own in (paired.difference, unpaired.difference)]
+    assert (paired.difference.value, widths[0] < 0.4, widths[1] > 0.5) == (0.0, True, True)
+
+
+@pytest.mark.parametrize("passed", [0, 1])
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_arms_that_solve_nothing_or_everything_have_intervals_like_any_other(passed: int, seeds: int) -> None:
+    arm = [counts(*[passed] * 20)] * seeds
+    baseline, other = compare({"a": arm, "b": arm}).arms
+    assert baseline.value == estimate(arm[0], [1])[1]
+    assert baseline.value.high - baseline.value.low > 0.1
+    assert other.difference == paired_difference(arm[0], arm[0], 1)
 
 
 def test_problems_are_counted_by_which_of_two_arms_solves_them() -> None:
@@ -87,8 +98,7 @@ def test_each_seed_has_a_number_of_its_own() -> None:
 def test_problems_are_matched_by_name_not_by_place() -> None:
     a = random_counts(2)
     found = compare({"a": [a], "b": [dict(reversed(a.items()))]}).arms[1]
-    assert found.difference is not None
-    assert (found.difference.low, found.difference.high) == (0.0, 0.0)
+    assert found.difference == paired_difference(a, a, 1)
 
 
 @pytest.mark.parametrize(
@@ -240,7 +250,7 @@ def test_the_tables_hold_every_arm_and_text_stays_text() -> None:
     comparison = compare({"a|[red]": [counts(1, 0)], "b": [counts(1, 1)] * 2})
     text = comparison_markdown(comparison)
     assert "| a\\|[red] | 0.500 [0.000, 1.000] |  |" in text
-    assert "| b (2 seeds) | 1.000 [1.000, 1.000] | +0.500 [-1.000, +1.000] |" in text
+    assert "| b (2 seeds) | 1.000 [0.342, 1.000] | +0.500 [-1.000, +1.000] |" in text
     assert "| b (2 seeds) | 1 | 1 | 0 | 0 |" in text
     console = Console(width=80, file=io.StringIO())
     console.print(comparison_table(comparison))

@@ -60,7 +60,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     train("critic", "critic_local.yaml", "critic", f"value.source={policy}", "data.pairs.n_pairs=20")
     train(
         *("verifiable", "verifiable_local.yaml", "weighted", f"model.source={policy}", tokenizer),
-        *(f"critic={folder}/runs/critic", "weighting.head_strengths=[1, 1, 0.5, 0]"),
+        *(f"critic={folder}/runs/critic", "weighting.head_strengths=[1, 1, 0.5, 0]", "loss.confidence=null"),
     )
     train("rho1", "rho1_local.yaml", "rho1", f"model.source={policy}", tokenizer, f"reference={policy}")
     return folder

@@ -3,6 +3,7 @@
 Shapes: N samples, B samples of a microbatch, T tokens of its longest.
 """
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass, field, fields, replace
@@ -82,6 +83,11 @@ class TokenStore:
         """Of all tokens in the arrays."""
         parts = self.ids.parts if isinstance(self.ids, _Joined) else [self.ids]
         return max(int(part.max()) for part in parts if len(part))
+
+    def rows_checksum(self) -> str:
+        """SHA-256 of which tokens are rows, in their order; what these tokens are is not looked at."""
+        places = (self.prompt_at, self.response_at, self.response_start, self.lengths)
+        return hashlib.sha256(b"".join(place.astype("<i8").tobytes() for place in places)).hexdigest()
 
     def at(self, rows: NDArray[np.int64]) -> "TokenStore":
         """The given rows alone, in that order."""

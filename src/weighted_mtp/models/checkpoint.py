@@ -180,6 +180,14 @@ def newest_model(path: Path) -> Path:
     )
 
 
+def run_of(model: Path) -> Path | None:
+    """The folder of the run that a model (the run itself, or something in it) belongs to; None where there is none."""
+    for folder in (model, *model.parents):
+        if (folder / "config.yaml").is_file() and (folder / "run.json").is_file():
+            return folder
+    return None
+
+
 def foreign_adapters(folder: Path) -> UserError:
     """For adapters that another program trained: what they were put on is not said in our way."""
     try:

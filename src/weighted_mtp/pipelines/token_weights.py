@@ -6,6 +6,7 @@
 Writes an HTML page, and a picture of a few of its programs beside it.
 """
 
+import datetime
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from weighted_mtp.models.convert import load_base
 from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.pipelines.command import Debug, one_line_errors
 from weighted_mtp.pipelines.critic import CriticConfig, check_same_tokens, load_critic, load_reference
+from weighted_mtp.pipelines.inputs import trained_day
 from weighted_mtp.pipelines.policy import explicit_weighting, head_losses
 from weighted_mtp.pipelines.run_rho1 import Rho1RunConfig
 from weighted_mtp.pipelines.run_verifiable import VerifiableConfig
@@ -58,6 +60,7 @@ class Source:
     weights    batches, of which the second argument says which hold correct programs → (B, T) or (B, T, H) each
     judgement  batch → (B, T), what tokens are judged by; `title` and `explanation` say what it is
     localises  whether a low judgement is meant to show what is wrong
+    day        what prompts took for today in training, if they name a date
     """
 
     weights: Callable[[Sequence[Batch], Sequence[bool]], list[Tensor]]
@@ -67,6 +70,7 @@ class Source:
     localises: bool
     tokenizer: PreTrainedTokenizerBase
     template: str
+    day: datetime.date | None
     max_length: int
     runtime: RuntimeConfig
     notes: tuple[str, ...]
@@ -96,7 +100,16 @@ def critic_source(run: Path) -> Source:
 
     notes = (f"Critic {run}; weighting with its default options, moments of the correct programs shown.",)
     return Source(
-        weights, shown.td_errors, *_DELTA, True, critic.tokenizer, data.template, data.max_length, runtime, notes
+        weights,
+        shown.td_errors,
+        *_DELTA,
+        True,
+        critic.tokenizer,
+        data.template,
+        trained_day(run),
+        data.max_length,
+        runtime,
+        notes,
     )
 
 
@@ -125,6 +138,7 @@ def run_source(run: Path) -> Source:
         True,
         critic.tokenizer,
         config.data.template,
+        trained_day(run),
         config.data.max_length,
         config.runtime,
         notes,
@@ -133,9 +147,9 @@ def run_source(run: Path) -> Source:
 
 def _rho1_source(run: Path, config: Rho1RunConfig) -> Source:
     policy, tokenizer = _policy(run, config.runtime)
-    reference, tokens = load_reference(config.reference, config.runtime)
-    check_same_tokens(tokenizer, tokens, f"reference={config.reference}")
-    rho1 = Rho1Weighting(config.rho1, head_losses(policy, config.runtime), reference)
+    reference = load_reference(config.reference, config.runtime)
+    check_same_tokens(tokenizer, reference.tokenizer, f"reference={config.reference}")
+    rho1 = Rho1Weighting(config.rho1, head_losses(policy, config.runtime), reference.values)
     weighting = explicit_weighting(config, rho1, policy)
     state = _saved_state(run, weighting)
     notes = (
@@ -150,6 +164,7 @@ def _rho1_source(run: Path, config: Rho1RunConfig) -> Source:
         False,
         tokenizer,
         config.data.template,
+        trained_day(run),
         config.data.max_length,
         config.runtime,
         notes,
@@ -228,7 +243,7 @@ def shown_programs(
     source: Source, problems: Sequence[Problem], solutions: Sequence[Solution]
 ) -> tuple[list[View], list[ShownProgram]]:
     """The programs with every token's weight (of each head, where heads differ) and judgement, and the scales."""
-    examples = encode_solutions(source.tokenizer, source.template, problems, solutions)
+    examples = encode_solutions(source.tokenizer, source.template, problems, solutions, source.day)
     store = within(build_store(examples), source.max_length)
     device = pick_device(source.runtime)
     batches = [collate(store, np.array([row])).to(device) for row in range(len(store))]

@@ -1,6 +1,7 @@
 """The border between prompt and response, for every family of tokenizers, and what templates show."""
 
 import copy
+import datetime
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from weighted_mtp.data.prompts import (
     encode_problem,
     encode_prompt,
     encode_solutions,
+    names_a_date,
     render_prompt,
 )
 from weighted_mtp.data.schema import Problem, Solution, Span, TestCase, records
@@ -263,3 +265,22 @@ def test_a_starter_that_only_describes_is_no_function_to_complete(tokenizer: Pre
     assert render_prompt("plain", problem, tokenizer) == problem.starter
     asked = render_prompt("alpaca", problem, tokenizer)
     assert f"### Instruction:\n{problem.description}\n\n### Response" in asked
+
+
+@pytest.mark.parametrize("form", ["%d %b %Y", "%A, %-d. %B", "%Y-%m-%dT%H"])
+@pytest.mark.parametrize("before", ["", "\n", "  "])
+def test_a_chat_template_is_given_the_date_that_is_asked_for(
+    micro_tokenizer: PreTrainedTokenizerBase, form: str, before: str
+) -> None:
+    chat = copy.deepcopy(micro_tokenizer)
+    chat.chat_template = (
+        before + "{% if strftime_now is defined %}{{ strftime_now('" + form + "') }}{% endif %} {{ bos_token }}"
+    )
+    assert names_a_date("chat", chat)
+    assert not names_a_date("plain", chat)
+    day = datetime.date(2024, 2, 9)
+    now = [datetime.datetime.now().strftime(form)]
+    own = chat.apply_chat_template([{"role": "user", "content": ""}], tokenize=False)
+    now.append(datetime.datetime.now().strftime(form))
+    expected = {own.replace(text, datetime.datetime(2024, 2, 9).strftime(form)) for text in now}
+    assert render_prompt("chat", PROBLEM, chat, day) in expected - {own}

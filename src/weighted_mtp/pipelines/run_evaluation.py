@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 from rich.console import Console
 
 from weighted_mtp.config import Section, validated
-from weighted_mtp.data.prepare import prepare_embedded
+from weighted_mtp.data.prepare import prepare_benchmark
 from weighted_mtp.data.prompts import Template, names_a_date
 from weighted_mtp.decoding.sample import SamplingConfig
 from weighted_mtp.errors import UserError
@@ -111,7 +111,7 @@ def evaluate(config: EvaluationConfig) -> Report:
     chosen = benchmark(config.benchmark)
     if not chosen.is_text:
         check_available(config.unsafe_execution)  # refused before hours of sampling, not after
-    by_first_rank(lambda: prepare_embedded(config.benchmark, root=config.data_root))
+    by_first_rank(lambda: prepare_benchmark(config.benchmark, config.data_root))
     problems = ProblemSet(config.data_root / config.benchmark / config.split, config.first)
     source = config.checkpoint
     model = by_first_rank(lambda: find_model(source)) if source is not None else None

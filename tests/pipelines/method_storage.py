@@ -62,7 +62,8 @@ class Storage:
         return self.run(name)
 
     def verifiable(self, name: str, *more: str, critic: str = "outcome") -> Path:
-        return self.train("verifiable", name, *self.from_critic(critic), *more)
+        """Weights alone: confidence, which is a factor in the local configuration, has tests of its own."""
+        return self.train("verifiable", name, *self.from_critic(critic), "loss.confidence=null", *more)
 
     def rho1(self, name: str, *more: str) -> Path:
         return self.train("rho1", name, *self.from_policy(), f"reference={self.run('reference')}", *more)

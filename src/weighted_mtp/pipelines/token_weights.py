@@ -21,9 +21,10 @@ from torch import Tensor
 from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from transformers import PreTrainedTokenizerBase
 
-from weighted_mtp.config import load_config, read_options
+from weighted_mtp.config import load_config, read_options, validated
 from weighted_mtp.data.batches import Batch, TokenStore, build_store, collate, within
 from weighted_mtp.data.index import read_index
+from weighted_mtp.data.load import SplitsConfig
 from weighted_mtp.data.prepare import prepare_embedded
 from weighted_mtp.data.prompts import MARKS, encode_solutions
 from weighted_mtp.data.schema import Problem, Solution
@@ -200,6 +201,13 @@ def _config_of(run: Path) -> Path:
     return run / "config.yaml"
 
 
+def _split_of(run: Path, root: Path | None, dataset: str | None, split: str | None) -> Path:
+    """The folder of a split: of what the run learned from, unless others are given; of several datasets the first."""
+    data = read_options(_config_of(run)).get("data", {})
+    own = validated(SplitsConfig, {name: data[name] for name in SplitsConfig.model_fields if name in data})
+    return (root or own.root) / (dataset or own.datasets[0]) / (split or own.validation or own.train)
+
+
 def _section(run: Path, name: str) -> bool:
     return name in read_options(_config_of(run))
 
@@ -326,9 +334,16 @@ def _of_two(program: ShownProgram) -> ShownProgram:
 def main(
     critic: Annotated[Path | None, typer.Option(help="Run of a critic, with the weighting's default options.")] = None,
     run: Annotated[Path | None, typer.Option(help="Or a verifiable or Rho-1 run, with its own options.")] = None,
-    data_root: Annotated[Path, typer.Option(help="Where `wmtp data` put the datasets.")] = Path("storage/datasets"),
-    dataset: Annotated[str, typer.Option(help="Dataset with correct and incorrect programs.")] = "micro",
-    split: Annotated[str, typer.Option(help="Its split; one that nothing was trained on shows most.")] = "validation",
+    data_root: Annotated[
+        Path | None, typer.Option(help="Where the datasets are; where the run had them if not given.")
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Dataset with correct and incorrect programs; the run's own if not given.")
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="Its split; the run's validation split if not given, or the training split if it has none."),
+    ] = None,
     problems: Annotated[int, typer.Option(help="How many problems, two programs each.", min=1)] = 4,
     output: Annotated[Path, typer.Option(help="The page; the picture lies beside it.")] = Path("weights.html"),
     debug: Debug = False,
@@ -339,9 +354,10 @@ def main(
             raise UserError("give either --critic (the run of a critic) or --run (a verifiable or Rho-1 run)")
         if output.suffix != ".html":
             raise UserError(f"--output {output}: the page is HTML; give a name that ends in .html")
-        prepare_embedded(dataset, root=data_root)
+        directory = _split_of(cast(Path, critic or run), data_root, dataset, split)
+        prepare_embedded(directory.parent.name, root=directory.parent.parent)
         source = critic_source(critic) if critic else run_source(cast(Path, run))
-        picture = write_weights(source, data_root / dataset / split, problems, output)
+        picture = write_weights(source, directory, problems, output)
         print(f"page:    {output}\npicture: {picture}")
 
 

@@ -150,7 +150,7 @@ def start(storage: Path, tokenizer: Path) -> Found:
     config = DataConfig(root=storage / "datasets", dataset="codecontests", max_tokens=8192)
     train, _ = load_stores(config, AutoTokenizer.from_pretrained(str(tokenizer)), seed=0)
     loaded = time.monotonic()
-    BatchStream(train, config.max_tokens, 4, 0, 0).at(0)
+    BatchStream(train, config.max_tokens, 4, 0).at(0)
     times = {"imports": imported - begin, "stores": loaded - imported, "first step": time.monotonic() - loaded}
     return {**times, "samples": len(train)}
 

@@ -231,7 +231,7 @@ def trained(source: Source, fold: Fold, objective: str, options: argparse.Namesp
     train, validation = load_pairs(data, load_tokenizer(options.output / "model"), SEED)
 
     def stream(pairs: PairStore) -> BatchStream:
-        return BatchStream(pairs.store, MAX_TOKENS, 1, SEED, PADDING, together=pairs.pairs)
+        return BatchStream(pairs.store, MAX_TOKENS, 1, SEED, together=pairs.pairs, pad_id=PADDING)
 
     def save(_model: PreTrainedModel, folder: Path) -> None:
         folder.mkdir()

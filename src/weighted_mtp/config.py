@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from weighted_mtp.errors import UserError
+from weighted_mtp.synonyms import SYNONYMS
 
 
 class Section(BaseModel):
@@ -69,6 +70,14 @@ def differences(old: Section, new: Section) -> list[str]:
     before, after = flatten(old), flatten(new)
     keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
     return [f"{key}: {before.get(key)} → {after.get(key)}" for key in keys]
+
+
+def options_of(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """All options and sections of a schema, as `a.b`."""
+    for name, field in schema.model_fields.items():
+        yield f"{prefix}{name}"
+        for section in _sections_in(field.annotation):
+            yield from options_of(section, f"{prefix}{name}.")
 
 
 def _leaves(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
@@ -135,9 +144,7 @@ def _explain(schema: type[BaseModel], error: ValidationError) -> Iterator[str]:
         location = [str(part) for part in item["loc"]]
         name = ".".join(location)
         if item["type"] == "extra_forbidden":
-            known = _known_keys(schema, location[:-1])
-            nearest = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.0)
-            yield f"unknown option `{name}`; the nearest known one is `{'.'.join([*location[:-1], *nearest])}`"
+            yield f"unknown option `{name}`; {_advice(schema, location)}"
         elif item["type"] == "value_error":
             message = str(item["ctx"]["error"])
             yield f"`{name}`: {message}" if name else message
@@ -145,6 +152,20 @@ def _explain(schema: type[BaseModel], error: ValidationError) -> Iterator[str]:
             yield f"`{name}` must be given"
         else:
             yield f"`{name}`: {item['msg']}, not {item['input']!r}"
+
+
+def _advice(schema: type[BaseModel], location: Sequence[str]) -> str:
+    """What to write instead: another trainer's name in our words, the same name elsewhere, or the nearest one here."""
+    *place, name = location
+    options = list(options_of(schema))
+    if called := [option for option in SYNONYMS.get(name.lower(), ()) if option in options]:
+        return f"here it is called `{called[0]}`"
+    known = _known_keys(schema, place)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+    if not near and (elsewhere := [option for option in options if option.rpartition(".")[2] == name]):
+        return f"it is `{elsewhere[0]}`"
+    nearest = near or difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+    return f"the nearest known one is `{'.'.join([*place, *nearest])}`"
 
 
 def _known_keys(schema: type[BaseModel], location: Sequence[str]) -> list[str]:

@@ -286,12 +286,12 @@ def test_the_demo_ends_with_its_table_and_says_where_everything_lies(tmp_path: P
     write_micro(tmp_path / "datasets", MicroConfig(n_train=60, n_validation=10, n_test=12, n_test_pairs=4))
     result = wmtp("demo", "--storage", tmp_path, "--steps", "2")
     assert result.exit_code == 0, result.output
-    study = tmp_path / "runs" / "demo-seed-0-2-steps"
-    for fact in ("pass@1 on 12 problems", "localisation auc", "uniform", "verifiable", "rho1"):
+    study = tmp_path / "runs" / "demo-2-steps"
+    arms = ("uniform", "confidence", "verifiable", "shuffled", "critic-as-policy", "rho1")
+    for fact in ("pass@1 on 12 problems", "localisation auc", *(f"{arm} (3 seeds)" for arm in arms), "Over 3 seeds."):
         assert fact in result.stdout
-    results = [
-        study / f"{arm}-seed-0" / "evaluation-micro" / "results.jsonl" for arm in ("uniform", "verifiable", "rho1")
-    ]
-    for place in (study / "comparison.md", study / "curves.png", study / "weights.html", *results):
+    results = [study / f"{arm}-seed-10" / "evaluation-micro" / "results.jsonl" for arm in arms]
+    figures = (study / "comparison.png", study / "curves.png")
+    for place in (study / "comparison.md", *figures, study / "weights.html", *results):
         assert place.stat().st_size > 0
         assert str(place) in result.stdout

@@ -31,7 +31,7 @@ def test_two_evaluations_are_compared_and_written(tmp_path: Path) -> None:
     assert "+0.500" in result.stdout
     text = (tmp_path / "new" / "table.md").read_text()
     assert "| a/ev | 0.500 [" in text
-    assert "| b/ev | 1.000 [1.000, 1.000] | +0.500 [" in text
+    assert "| b/ev | 1.000 [0.510, 1.000] | +0.500 [" in text
     assert text.count("| b/ev | 2 | 2 | 0 | 0 |") == 1
 
 

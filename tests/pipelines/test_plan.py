@@ -1,10 +1,14 @@
 """`wmtp plan`: what it says a rank needs, against arithmetic, and against big models."""
 
+import io
 import re
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
+from transformers import BertConfig, FalconConfig, PreTrainedConfig
 from typer.testing import CliRunner
 
 from weighted_mtp.cli import app
@@ -13,9 +17,11 @@ from weighted_mtp.data.sources.micro.generator import MicroConfig
 from weighted_mtp.errors import UserError
 from weighted_mtp.pipelines.plan import Machine, plan
 from weighted_mtp.pipelines.planned import Planned, planned
-from weighted_mtp.training.footprint import Pass, Weights, weights_of
-from weighted_mtp.training.memory_plan import Layout, footprint
+from weighted_mtp.report.memory import PlanRow, plan_table
+from weighted_mtp.training.footprint import Microbatch, Pass, Weights, weights_of
+from weighted_mtp.training.memory_plan import Footprint, Layout, footprint
 
+PARTS = [part.name for part in fields(Footprint) if part.name != "host"]
 ROOT = Path(__file__).resolve().parents[2]
 PRODUCTION = ROOT / "configs" / "production"
 LOCAL = ROOT / "configs" / "local" / "baseline_local.yaml"
@@ -93,13 +99,27 @@ def test_checkpointing_keeps_less_and_the_command_says_so(storage: Path) -> None
         f"--override={option}" for option in (*MICRO, f"model.micro_tokenizer={storage}/datasets/micro/tokenizer")
     ]
     config = ["--config", str(LOCAL), "--override=training.gradient_accumulation=2"]
-    result = CliRunner().invoke(app, ["plan", *config, *overrides, "--gpus", "2"], env={"COLUMNS": "120"})
+    result = CliRunner().invoke(app, ["plan", *config, *overrides, "--gpus", "2"], env={"COLUMNS": "80"})
     assert result.exit_code == 0, result.output
-    found = re.findall(r"^ ((?:full|ddp)(?:, checkpointing)?) +(.*)$", result.stdout, re.MULTILINE)
-    rows = {name: numbers.split() for name, numbers in found}
-    assert list(rows) == ["full", "ddp", "full, checkpointing", "ddp, checkpointing"]
-    assert float(rows["full, checkpointing"][5]) < float(rows["full"][5]) / 2
-    assert float(rows["full"][0]) == pytest.approx(float(rows["ddp"][0]) / 2, rel=0.1)
+    assert "MB a rank" in result.stdout
+    found = re.findall(r"^ ((?:full|ddp) +(?:yes|no)) +(.*)$", result.stdout, re.MULTILINE)
+    rows = {tuple(name.split()): numbers.split() for name, numbers in found}
+    assert list(rows) == [("full", "no"), ("ddp", "no"), ("full", "yes"), ("ddp", "yes")]
+    assert float(rows["full", "yes"][5]) < float(rows["full", "no"][5]) / 2
+    assert float(rows["full", "no"][0]) == pytest.approx(float(rows["ddp", "no"][0]) / 2, rel=0.1)
+
+
+def test_no_number_of_a_large_plan_is_cut_at_80_columns() -> None:
+    """The widest names and numbers that there are."""
+    most = Layout(ranks=8, per_node=4, parallel="hybrid", microbatches=1, precision="bf16", cpu_offload=True)
+    needed = Footprint(**dict.fromkeys(PARTS, 9_999e9), host=0.004e9)
+    rows = [PlanRow(replace(most, parallel=parallel), True, needed) for parallel in ("hybrid", "full", "ddp")]
+    printed = io.StringIO()
+    Console(file=printed, width=80).print(plan_table(rows, Microbatch(64, 131_072), 1000))
+    assert printed.getvalue().count(" 9,999") == 3 * len(PARTS)
+    assert printed.getvalue().count(" 0.00") == 3
+    assert "hybrid, host" in printed.getvalue()
+    assert "…" not in printed.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -122,3 +142,19 @@ def built(run: Planned) -> None:
 def test_ranks_that_cannot_share_a_step_are_one_line() -> None:
     with pytest.raises(UserError, match="gradient_accumulation=8 microbatches"):
         plan(planned(PRODUCTION / "baseline.yaml"), Machine(3))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        FalconConfig(vocab_size=64, hidden_size=32, num_hidden_layers=3, num_attention_heads=4),
+        BertConfig(vocab_size=64, hidden_size=32, num_hidden_layers=3, num_attention_heads=4),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_an_architecture_that_cannot_have_heads_is_refused(tmp_path: Path, config: PreTrainedConfig) -> None:
+    config.save_pretrained(tmp_path / "base")
+    (tmp_path / "baseline.yaml").write_text(f"run: {{name: a}}\nmodel: {{source: {tmp_path}/base}}\n")
+    done = CliRunner().invoke(app, ["plan", "--config", str(tmp_path / "baseline.yaml")])
+    assert done.exit_code == 2
+    assert "error: base model" in done.stderr.splitlines()[-1]

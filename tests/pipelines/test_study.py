@@ -14,9 +14,9 @@ from weighted_mtp.cli import app
 from weighted_mtp.data.sources.micro.dataset import write_micro
 from weighted_mtp.data.sources.micro.generator import MicroConfig
 from weighted_mtp.data.tables import read_problems, read_solutions
-from weighted_mtp.pipelines.run_study import StudyResult, time_table
+from weighted_mtp.pipelines.run_study import StudyResult, run_study, time_table
 from weighted_mtp.pipelines.study import StudyConfig
-from weighted_mtp.pipelines.study_steps import steps_of
+from weighted_mtp.pipelines.study_steps import bottlenecks, steps_of
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "local"
 TINY = ["model.micro.hidden_size=32", "model.micro.num_attention_heads=2", "model.micro.num_hidden_layers=2"]
@@ -45,6 +45,7 @@ STUDY: dict[str, Any] = {
         "on-own": training("baseline", "model.source={policy}", "data.dataset={own}"),
         "weighted": training("verifiable", "model.source={policy}", "critic={critic}", against="shuffled"),
         "shuffled": training("verifiable", "model.source={policy}", "critic={critic}", "control=shuffled"),
+        "critic-as-policy": {"pipeline": "evaluation", "checkpoint": "{critic}"},
     },
     "override": [
         "training.max_steps=2",
@@ -93,7 +94,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_stage_runs_once_or_once_a_seed_and_others_start_from_their_own_seeds(storage: Path) -> None:
     runs = storage / "runs" / "s"
-    per_seed = ("policy", "own", "critic", "on-own", "weighted", "shuffled")
+    per_seed = ("policy", "own", "critic", "on-own", "weighted", "shuffled", "critic-as-policy")
     expected = {"reference", *(f"{name}-seed-{seed}" for name in per_seed for seed in (3, 5))}
     assert {path.name for path in runs.iterdir() if path.is_dir()} == expected
     assert options(runs / "reference")["run"]["seed"] == 3
@@ -148,9 +149,38 @@ def test_arms_are_evaluated_and_compared_at_each_temperature(storage: Path) -> N
     }
     assert temperatures == {"evaluation-micro": 0.0, "evaluation-micro-t0.5": 0.5}
     comparison = (storage / "runs" / "s" / "comparison.md").read_text()
-    assert comparison.index("## Sampled at temperature 0\n") < comparison.index("## Sampled at temperature 0.5\n")
-    assert comparison.count("pass@1 on 4 problems") == 2
-    assert comparison.count("| weighted | shuffled |") == 2
+    titles = [line for line in comparison.splitlines() if line.startswith("## ")]
+    assert titles == [
+        "## Sampled at temperature 0",
+        "## Sampled at temperature 0.5",
+        "## Each arm at its best temperature",
+    ]
+    assert comparison.count("pass@1 on 4 problems") == 3
+    assert comparison.count("| weighted | shuffled |") == 3
+    data = json.loads((storage / "runs" / "s" / "comparison.json").read_text())
+    assert [[arm["name"] for arm in own["arms"]] for own in data.values()] == [[*STUDY["arms"]]] * 3
+    assert (storage / "runs" / "s" / "comparison.png").stat().st_size > 5000
+
+
+def test_a_policy_of_a_stage_is_evaluated_as_it_is(storage: Path) -> None:
+    for seed in (3, 5):
+        arm = storage / "runs" / "s" / f"critic-as-policy-seed-{seed}"
+        assert {path.name for path in arm.iterdir()} == {"evaluation-micro", "evaluation-micro-t0.5", "step.json"}
+        config = json.loads((arm / "evaluation-micro" / "report.json").read_text())["config"]
+        assert config["checkpoint"] == str(storage / "runs" / "s" / f"critic-seed-{seed}")
+    first = StudyConfig.model_validate(STUDY | {"storage": storage})
+    step = next(step for step in steps_of(first, CONFIGS) if step.name == "critic-as-policy")
+    assert (step.after, step.is_finished()) == ({"critic-seed-3"}, True)
+
+
+def test_what_nothing_runs_beside_is_told_by_the_stages_alone() -> None:
+    config = StudyConfig.model_validate(STUDY)
+    assert bottlenecks(steps_of(config, CONFIGS)) == set(), "policies do not wait for the reference"
+    stages = {**STUDY["stages"], "policy": training("baseline", "model.source={reference}", per_seed=True)}
+    waiting = StudyConfig.model_validate({**STUDY, "stages": stages})
+    assert bottlenecks(steps_of(waiting, CONFIGS)) == {"reference"}
+    of_one_seed = StudyConfig.model_validate({**STUDY, "stages": stages, "seeds": [3]})
+    assert bottlenecks(steps_of(of_one_seed, CONFIGS)) == {"reference", "policy-seed-3", "own-seed-3"}
 
 
 def test_the_time_of_a_step_is_told_for_each_arm_and_to_the_first(tmp_path: Path) -> None:
@@ -162,13 +192,28 @@ def test_the_time_of_a_step_is_told_for_each_arm_and_to_the_first(tmp_path: Path
             records += [{"step": i, "split": "train", "seconds": s} for i, s in enumerate(of, start=1)]
             run.mkdir()
             (run / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    columns = time_table(StudyResult({}, runs, {})).columns
+    seconds = {"uniform": [60.0, 120.0], "weighted": [180.0, 360.0], "as it is": [45.0, 45.0]}
+    columns = time_table(StudyResult({}, runs, {}, seconds)).columns
     assert [list(column.cells) for column in columns] == [
-        ["uniform", "weighted"],
-        ["3", "2"],
-        ["2", "3"],
-        ["1.00", "1.50"],
+        ["uniform", "weighted", "as it is"],
+        ["3", "2", "–"],
+        ["2", "3", "–"],
+        ["1.00", "1.50", "–"],
+        ["1.5", "4.5", "0.8"],
+        ["1.00", "3.00", "0.50"],
     ]
+
+
+def test_what_an_arm_took_is_its_steps_and_those_of_all_it_starts_from(storage: Path) -> None:
+    config = StudyConfig.model_validate(STUDY | {"storage": storage})
+    steps = {step.place: step for step in steps_of(config, CONFIGS)}
+    result = run_study(config, CONFIGS)
+    assert result is not None
+    needed = ("reference", "policy-seed-5", "own-seed-5", "critic-seed-5", "weighted-seed-5")
+    assert all(steps[place].seconds > 0 for place in needed)
+    assert result.seconds["weighted"][1] == pytest.approx(sum(steps[place].seconds for place in needed))
+    alone = ("policy-seed-3", "own-seed-3", "on-own-seed-3")
+    assert result.seconds["on-own"][0] == pytest.approx(sum(steps[place].seconds for place in alone))
 
 
 def test_what_was_made_from_a_stage_that_is_made_anew_is_not_taken_for_finished(storage: Path, tmp_path: Path) -> None:
@@ -215,12 +260,17 @@ def changed(stage: str, **options: Any) -> dict[str, Any]:
         ({**STUDY, "seeds": [-1]}, "seeds.0"),
         (
             {**STUDY, "arms": {**STUDY["arms"], "weighted": {**STUDY["arms"]["weighted"], "against": "shufled"}}},
-            "arms.weighted.against=shufled is no other arm: give one of ['on-own', 'weighted', 'shuffled']",
+            "arms.weighted.against=shufled is no other arm: give one of ['on-own', 'weighted', 'shuffled', 'crit",
         ),
         ({**STUDY, "further_temperatures": [0.5, 0]}, "further_temperatures: one of them is there twice, or is the sa"),
         (
             {**STUDY, "sampling": {"temperature": 0.5, "n_samples": 2}, "further_temperatures": [0]},
             "n_samples=2",
+        ),
+        ({**STUDY, "k": [1, 5]}, "k=(1, 5) needs sampling.n_samples=5 or more, and it is 1"),
+        (
+            {**STUDY, "arms": {"as-is": {"pipeline": "evaluation", "checkpoint": "{critc}"}}},
+            "as-is: {critc} is no stage before it",
         ),
     ],
 )

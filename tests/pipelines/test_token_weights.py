@@ -1,5 +1,6 @@
 """`wmtp weights` on tiny critics and runs: the weights shown are those of the run's own moments."""
 
+import html
 import warnings
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     train("critic", "critic_local.yaml", "critic", f"value.source={policy}", "data.pairs.n_pairs=20")
     train(
         *("verifiable", "verifiable_local.yaml", "weighted", f"model.source={policy}", tokenizer),
-        *(f"critic={folder}/runs/critic", "weighting.head_strengths=[1, 1, 0.5, 0]"),
+        *(f"critic={folder}/runs/critic", "weighting.head_strengths=[1, 1, 0.5, 0]", "loss.confidence=null"),
     )
     train("rho1", "rho1_local.yaml", "rho1", f"model.source={policy}", tokenizer, f"reference={policy}")
     return folder
@@ -76,6 +77,18 @@ def test_page_and_picture_are_written(storage: Path, tmp_path: Path, option: str
     assert "Semantic tokens:" in text
     assert ("weight, head 4" in text) == (name != "critic")
     assert page.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("option", "name"), [("--critic", "critic"), ("--run", "weighted")])
+def test_what_is_shown_is_the_runs_own_data(
+    storage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: str, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = wmtp("weights", option, storage / "runs" / name, "--problems", "1")
+    assert result.exit_code == 0, result.output
+    problems, _ = chosen_programs(storage / "datasets" / "micro" / "validation", 1)
+    assert html.escape(problems[0].description.strip()) in (tmp_path / "weights.html").read_text()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["weights.html", "weights.png"]
 
 
 def test_weights_are_those_of_the_moments_that_the_run_ended_with(storage: Path) -> None:

@@ -82,3 +82,32 @@ def test_a_mistake_in_the_file_is_one_line_that_names_it(tmp_path: Path, text: s
 def test_a_malformed_override_is_quoted(override: str) -> None:
     with pytest.raises(UserError, match="--override"):
         load_config(Outer, None, [override])
+
+
+class Optim(Section):
+    lr: float = 1.0
+    betas: float = 0.9
+
+
+class Run(Section):
+    optim: Optim = Optim()
+    inner: Inner = Inner()
+
+
+@pytest.mark.parametrize(
+    ("override", "advice"),
+    [
+        ("optim.learning_rate=1", "unknown option `optim.learning_rate`; here it is called `optim.lr`"),
+        ("learning_rate=1", "unknown option `learning_rate`; here it is called `optim.lr`"),
+        ("inner.adam_beta1=1", "here it is called `optim.betas`"),
+        ("inner.LEARNING_RATE=1", "here it is called `optim.lr`"),
+        ("inner.lr=1", "unknown option `inner.lr`; it is `optim.lr`"),
+        ("steps=1", "unknown option `steps`; it is `inner.steps`"),
+        ("optim.lrr=1", "the nearest known one is `optim.lr`"),
+        ("inner.model_name_or_path=x", "the nearest known one is `inner."),
+    ],
+)
+def test_an_unknown_option_is_met_with_the_one_that_was_meant(override: str, advice: str) -> None:
+    with pytest.raises(UserError) as raised:
+        load_config(Run, None, [override])
+    assert advice in str(raised.value)

@@ -3,6 +3,7 @@
 Shapes: N samples, B samples of a microbatch, T tokens of its longest.
 """
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass, field, fields, replace
@@ -16,6 +17,8 @@ from weighted_mtp.data.prompts import Example
 from weighted_mtp.errors import UserError
 
 TooLong = Literal["drop", "truncate", "error"]
+PADDING = 0
+"""Token id: any does, since padding is masked, and every model embeds this one."""
 
 _POOL = 64  # microbatches sorted together: the larger, the less padding and the less random their company
 _JITTER = 0.015  # of lengths while sorting, so that a data set of one pool is not cut the same way every epoch
@@ -75,6 +78,16 @@ class TokenStore:
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    def largest_id(self) -> int:
+        """Of all tokens in the arrays."""
+        parts = self.ids.parts if isinstance(self.ids, _Joined) else [self.ids]
+        return max(int(part.max()) for part in parts if len(part))
+
+    def rows_checksum(self) -> str:
+        """SHA-256 of which tokens are rows, in their order; what these tokens are is not looked at."""
+        places = (self.prompt_at, self.response_at, self.response_start, self.lengths)
+        return hashlib.sha256(b"".join(place.astype("<i8").tobytes() for place in places)).hexdigest()
 
     def at(self, rows: NDArray[np.int64]) -> "TokenStore":
         """The given rows alone, in that order."""
@@ -244,7 +257,7 @@ def padding_share(lengths: NDArray[np.int64], plan: list[NDArray[np.int64]]) -> 
     return 1.0 - sum(int(lengths[rows].sum()) for rows in plan) / padded
 
 
-def collate(store: TokenStore, rows: NDArray[np.int64], pad_id: int) -> Batch:
+def collate(store: TokenStore, rows: NDArray[np.int64], pad_id: int = PADDING) -> Batch:
     """Right-padded tensors of the given rows."""
     lengths, border = store.lengths[rows], store.response_start[rows][:, None]
     position = np.arange(int(lengths.max()))[None, :]  # (1, T)
@@ -262,7 +275,7 @@ def collate(store: TokenStore, rows: NDArray[np.int64], pad_id: int) -> Batch:
     )
 
 
-def blank_batch(width: int, pad_id: int) -> Batch:
+def blank_batch(width: int, pad_id: int = PADDING) -> Batch:
     """A microbatch of `width` rows of padding and no sample: what a rank computes on while others still have samples.
 
     Ranks must call the model equally often. Nothing of it is a response, and the training loop counts it as nothing.

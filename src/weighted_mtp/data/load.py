@@ -1,5 +1,6 @@
 """From the `data:` section to tokenized training and validation examples."""
 
+import datetime
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,8 @@ class SplitsConfig(Section):
     """Split to validate on, whose problems training never shows; null for none."""
     template: Template = "alpaca"
     """How a problem is asked; `docs/SETUP.md` shows each."""
+    date: datetime.date | None = None
+    """What a chat template takes for today, where it names a date; the day on which the run was begun if not given."""
     tokens: Path | None = None
     """Folder for token files; null for `.tokens` under `root`. Another one where that is slow or cannot be written."""
 
@@ -60,27 +63,34 @@ class DataConfig(SplitsConfig):
 
 
 def load_stores(
-    config: DataConfig, tokenizer: PreTrainedTokenizerBase, seed: int
+    config: DataConfig, tokenizer: PreTrainedTokenizerBase, seed: int, day: datetime.date | None = None
 ) -> tuple[TokenStore, TokenStore | None]:
     """Correct solutions of both splits as tokens; of the training split those that `sampling` chooses with `seed`.
+
+    day  as of `render_prompt`
 
     Raises `UserError` for a dataset that is missing or empty, and for an index that is needed and missing.
     """
 
     def joined(split: str, sampling: SampleConfig | None) -> TokenStore:
-        return join([_load_split(config, folder, tokenizer, sampling, seed) for folder in config.folders(split)])
+        return join([_load_split(config, folder, tokenizer, sampling, seed, day) for folder in config.folders(split)])
 
     return joined(config.train, config.sampling), joined(config.validation, None) if config.validation else None
 
 
 def _load_split(
-    config: DataConfig, directory: Path, tokenizer: PreTrainedTokenizerBase, sampling: SampleConfig | None, seed: int
+    config: DataConfig,
+    directory: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    sampling: SampleConfig | None,
+    seed: int,
+    day: datetime.date | None,
 ) -> TokenStore:
     rows = None
     if sampling is not None:
         with sampling_from(directory) as index:
             rows = sample_solutions(index, sampling, seed)
-    found = split_tokens(directory, tokenizer, config.template, config.tokens)
+    found = split_tokens(directory, tokenizer, config.template, config.tokens, day)
     if rows is None:
         rows = np.flatnonzero(found.is_correct)
         if not len(rows):

@@ -1,5 +1,6 @@
 """Pairs of a correct and an incorrect program for the same problem, tokenized: what critics learn from."""
 
+import datetime
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,15 +38,17 @@ class PairStore:
 
 
 def load_pairs(
-    config: PairDataConfig, tokenizer: PreTrainedTokenizerBase, seed: int
+    config: PairDataConfig, tokenizer: PreTrainedTokenizerBase, seed: int, day: datetime.date | None = None
 ) -> tuple[PairStore, PairStore | None]:
     """The sampled pairs of both splits as tokens; which ones is a function of `seed`. `pairs.portion` is of training.
+
+    day  as of `render_prompt`
 
     Raises `UserError` for a dataset or index that is missing, and for a split without pairs.
     """
 
     def joined(split: str, chosen: PairConfig) -> PairStore:
-        store = join([_load_split(config, folder, chosen, tokenizer, seed) for folder in config.folders(split)])
+        store = join([_load_split(config, folder, chosen, tokenizer, seed, day) for folder in config.folders(split)])
         return PairStore(store, np.arange(len(store)).reshape(-1, 2))
 
     held_out = config.pairs.model_copy(update={"portion": (0.0, 1.0)})
@@ -53,13 +56,18 @@ def load_pairs(
 
 
 def _load_split(
-    config: PairDataConfig, directory: Path, chosen: PairConfig, tokenizer: PreTrainedTokenizerBase, seed: int
+    config: PairDataConfig,
+    directory: Path,
+    chosen: PairConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    seed: int,
+    day: datetime.date | None,
 ) -> TokenStore:
     """Correct and incorrect program of each pair, one after the other."""
     with sampling_from(directory) as index:
         sampled = sample_pairs(index, chosen, seed)
     rows = np.stack([sampled.correct, sampled.incorrect], axis=1)
-    store = split_tokens(directory, tokenizer, config.template, config.tokens).store
+    store = split_tokens(directory, tokenizer, config.template, config.tokens, day).store
     kept = rows[(store.lengths[rows] <= config.max_length).all(axis=1)]
     if not len(kept):
         raise UserError(f"{directory}: no pair is within data.max_length={config.max_length}: raise it")

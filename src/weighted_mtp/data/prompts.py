@@ -7,9 +7,11 @@ response's tokens are those of a *continuation*: SentencePiece puts a dummy pref
 which would put a space into the middle of the sample.
 """
 
+import datetime
 import functools
 import json
 import operator
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -32,6 +34,15 @@ _ALPACA = (
 # white space or letters that merge with one of them, another of a different character class does not merge.
 _ANCHORS = ("\n", "a", "1", ".", "(")
 
+# Before a chat template, in the place of the function of this name, which would ask the clock. A template is given
+# plain data and no functions.
+_STRFTIME_NOW = (
+    "{%- macro strftime_now(format) -%}{%- set date = namespace(text=format) -%}"
+    "{%- for directive, text in parts_of_today.items() -%}{%- set date.text = date.text.replace(directive, text) -%}"
+    "{%- endfor -%}{{- date.text -}}{%- endmacro %}\n"
+)
+_DIRECTIVE = re.compile(r"%[-_^#0]?[A-Za-z]")
+
 _SAMPLE_PROGRAM = "def f(x):\n    if x:\n\treturn  x"
 
 
@@ -51,14 +62,29 @@ class Example:
     marks: bytes
 
 
-def render_prompt(template: str, problem: Problem, tokenizer: PreTrainedTokenizerBase) -> str:
+def names_a_date(template: str, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether prompts may name the day on which they are asked, as those of Llama 3.2's chat template do."""
+    return template == "chat" and "strftime_now" in str(tokenizer.chat_template)
+
+
+def _parts_of(day: datetime.date, template: str) -> dict[str, str]:
+    """What each of strftime's directives in a chat template stands for, at the beginning of a day."""
+    midnight = datetime.datetime.combine(day, datetime.time())
+    return {directive: midnight.strftime(directive) for directive in _DIRECTIVE.findall(template)}
+
+
+def render_prompt(
+    template: str, problem: Problem, tokenizer: PreTrainedTokenizerBase, day: datetime.date | None = None
+) -> str:
     """The text that a model is given for a problem.
 
     `alpaca` and `chat` carry the same instruction: description, code to complete, public tests. `plain` is the bare
     description and a newline, or the code to complete: a response then goes on where that code ends, while it holds
     the whole program under the other two.
 
-    Raises UserError for an unknown template, or `chat` with a tokenizer that has no chat template.
+    day  what a chat template takes for today; today where not given
+
+    Raises UserError for an unknown template, `chat` with a tokenizer that has no chat template, or one that fails.
     """
     if template == "alpaca":
         return _ALPACA.format(instruction=_instruction(problem))
@@ -69,25 +95,54 @@ def render_prompt(template: str, problem: Problem, tokenizer: PreTrainedTokenize
             raise UserError(
                 f"template 'chat': the tokenizer {tokenizer.name_or_path!r} has no chat template; use 'alpaca'"
             )
-        message = {"role": "user", "content": _instruction(problem)}
-        text = tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
-        assert isinstance(text, str)
-        return text
+        return _chat(tokenizer, _instruction(problem), day)
     raise UserError(f"template {template!r} is unknown: choose one of {', '.join(TEMPLATES)}")
 
 
+def _chat(tokenizer: PreTrainedTokenizerBase, instruction: str, day: datetime.date | None) -> str:
+    """The tokenizer's own template around one message. Raises UserError for whatever a template does wrong."""
+    try:
+        message = {"role": "user", "content": instruction}
+        template = tokenizer.get_chat_template()
+        text = tokenizer.apply_chat_template(
+            [message],
+            chat_template=_STRFTIME_NOW + template if names_a_date("chat", tokenizer) else template,
+            tokenize=False,
+            add_generation_prompt=True,
+            parts_of_today=_parts_of(day or datetime.date.today(), template),
+        )
+    except Exception as error:  # a template is a program: it may raise anything
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"template 'chat': the chat template of the tokenizer {tokenizer.name_or_path!r} fails for one user message"
+            f" ({reason}); use 'alpaca', or mend its chat_template"
+        ) from error
+    assert isinstance(text, str)
+    return text
+
+
 def encode_prompt(
-    tokenizer: PreTrainedTokenizerBase, prompt: str, *, max_length: int | None = None, name: str = "a prompt"
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    *,
+    max_length: int | None = None,
+    name: str = "a prompt",
+    special_tokens: bool = True,
 ) -> list[int]:
     """Token ids of a prompt, with BOS where the tokenizer puts one by default and never EOS.
+
+    special_tokens  whether those that the prompt spells become special tokens, as a chat template wants it; else they
+                    are text like any other
 
     A chat template writes BOS as text: then the tokenizer does not add a second one.
 
     Raises UserError if the prompt is empty, or longer than `max_length` tokens (`name` says whose prompt it is).
     """
-    bos = tokenizer.bos_token
-    ids = tokenizer.encode(prompt, add_special_tokens=not (bos and prompt.startswith(bos)))
-    if ids and ids[-1] == tokenizer.eos_token_id and not prompt.endswith(tokenizer.eos_token):
+    bos = tokenizer.bos_token if special_tokens else None
+    add_bos = not (bos and prompt.startswith(bos))
+    ids = tokenizer.encode(prompt, add_special_tokens=add_bos, split_special_tokens=not special_tokens)
+    spelled = special_tokens and prompt.endswith(tokenizer.eos_token or "\0")
+    if ids and ids[-1] == tokenizer.eos_token_id and not spelled:
         ids = ids[:-1]  # some tokenizers close every text that they are given
     if not ids or not prompt:
         raise UserError(f"{name} is empty: a model needs at least one token to continue")
@@ -113,8 +168,11 @@ def encode_solutions(
     template: str,
     problems: Iterable[Problem],
     solutions: Iterable[Solution],
+    day: datetime.date | None = None,
 ) -> Iterator[tuple[str, Example]]:
     """(solution_id, example) of every solution, in order; a problem's prompt is tokenized once.
+
+    day  as of `render_prompt`
 
     Raises UserError as `render_prompt` and `encode_example`, when a solution's problem is not among `problems`, or
     for a tokenizer that does not keep a program's white space.
@@ -129,15 +187,71 @@ def encode_solutions(
                 f"solution {solution.solution_id!r} is of problem {solution.problem_id!r}, which is not in its split"
             )
         if problem.problem_id not in prompts:
-            prompts[problem.problem_id] = encode_problem(tokenizer, template, problem)
+            prompts[problem.problem_id] = encode_problem(tokenizer, template, problem, day)
         (response,) = encode_responses(tokenizer, [solution.code], [solution.spans])
         yield solution.solution_id, _join(prompts[problem.problem_id], *response)
 
 
-def encode_problem(tokenizer: PreTrainedTokenizerBase, template: str, problem: Problem) -> list[int]:
-    """Token ids of a problem's prompt. Raises UserError as `render_prompt` and `encode_prompt`."""
-    text = render_prompt(template, problem, tokenizer)
-    return encode_prompt(tokenizer, text, name=f"the prompt of {problem.problem_id}")
+def encode_problem(
+    tokenizer: PreTrainedTokenizerBase, template: str, problem: Problem, day: datetime.date | None = None
+) -> list[int]:
+    """Token ids of a problem's prompt, in which special tokens are a chat template's alone: HTML's `<s>` is text.
+
+    day  as of `render_prompt`
+
+    Raises UserError as `render_prompt` and `encode_prompt`.
+    """
+    name = f"the prompt of {problem.problem_id}"
+    text = render_prompt(template, problem, tokenizer, day)
+    if template != "chat":
+        return encode_prompt(tokenizer, text, name=name, special_tokens=False)
+    instruction = _instruction(problem)
+    spelled = [token for token in _special_tokens(tokenizer) if token in instruction]
+    if not spelled:
+        return encode_prompt(tokenizer, text, name=name)
+    return _encode_quoting(tokenizer, instruction, spelled, day)
+
+
+def _encode_quoting(
+    tokenizer: PreTrainedTokenizerBase, instruction: str, spelled: Sequence[str], day: datetime.date | None
+) -> list[int]:
+    """Token ids of a chat prompt whose instruction spells special tokens.
+
+    The template gets the instruction with a private character for each of them, so that every special token in its text
+    is its own. Between these, stretches are tokenized as they always are, but for those that hold such a character:
+    there it becomes the spelling again, as text.
+    """
+    free = (chr(code) for code in range(0xF0000, 0xFFFFE) if chr(code) not in instruction)
+    veils = dict(zip(spelled, free, strict=False))
+    for token, veil in veils.items():
+        instruction = instruction.replace(token, veil)
+    numbers = _special_tokens(tokenizer)
+    special = "|".join(map(re.escape, numbers))
+    ids: list[int] = []
+    before = ""  # the special token that a stretch follows
+    for part in re.split(f"({special})", _chat(tokenizer, instruction, day)):
+        if re.fullmatch(special, part):
+            before = part
+            ids.append(numbers[part])
+        elif any(veil in part for veil in veils.values()):
+            text = part
+            for token, veil in veils.items():
+                text = text.replace(veil, token)
+            if before:
+                ((inner, _),) = encode_responses(tokenizer, [text], [()])
+                ids += inner[:-1]
+            else:
+                ids += encode_prompt(tokenizer, text, special_tokens=False)
+        elif part:
+            inner = encode_prompt(tokenizer, before + part)
+            ids += inner[inner.index(numbers[before]) + 1 :] if before else inner
+    return ids
+
+
+def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """As texts spell them → id, the longest first."""
+    found = {token.content: number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    return dict(sorted(found.items(), key=lambda item: -len(item[0])))
 
 
 def encode_responses(

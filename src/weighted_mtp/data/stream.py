@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from weighted_mtp.data.batches import Batch, TokenStore, blank_batch, collate, padding_share, plan_epoch
+from weighted_mtp.data.batches import PADDING, Batch, TokenStore, blank_batch, collate, padding_share, plan_epoch
 
 
 class BatchStream:
@@ -20,8 +20,8 @@ class BatchStream:
         max_tokens: int,
         accumulation: int,
         seed: int,
-        pad_id: int,
         together: NDArray[np.int64] | None = None,
+        pad_id: int = PADDING,
     ) -> None:
         """
         max_tokens    padded tokens of a microbatch

@@ -1,10 +1,11 @@
 """A split's programs as tokens: made once for a tokenizer and a template, then read by memory map in no time.
 
 All solutions are kept in full, prompts once a problem, so that seeds, samples, pairs and lengths of any run choose rows
-of the same files. They lie in `<datasets>/.tokens/<dataset>/<split>/<template>-<tokenizer>`. Whoever needs them first
-makes them, while others wait; a kill loses some seconds of the work.
+of the same files. They lie in `<datasets>/.tokens/<dataset>/<split>/<template>-<tokenizer>`, with the date behind it
+where prompts name one. Whoever needs them first makes them, while others wait; a kill loses some seconds of the work.
 """
 
+import datetime
 import hashlib
 import json
 import os
@@ -25,7 +26,7 @@ from transformers import PreTrainedTokenizerBase
 
 from weighted_mtp.data.batches import TokenStore
 from weighted_mtp.data.manifest import split_checksums, split_files
-from weighted_mtp.data.prompts import encode_problem, encode_responses, require_white_space
+from weighted_mtp.data.prompts import encode_problem, encode_responses, names_a_date, require_white_space
 from weighted_mtp.data.schema import PROBLEM_SCHEMA, SOLUTION_SCHEMA, Span
 from weighted_mtp.data.tables import PROBLEMS_FILE, SOLUTIONS_FILE, cannot_write, opened_table, read_statements
 from weighted_mtp.errors import UserError
@@ -36,7 +37,7 @@ from weighted_mtp.progress import console, progress
 FOLDER = ".tokens"
 """Beside the datasets, whose manifests know nothing of it."""
 
-_VERSION = 1  # of this code: raise it with any change that changes what the same input gives
+_VERSION = 2  # of this code: raise it with any change that changes what the same input gives
 _PROGRAMS = 2_000  # tokenized at once
 _BETWEEN_SAVES = 32_000  # programs after which a kill loses nothing that is before
 _CHECKED = 64 << 20  # bytes up to which contents are checked at every start; of larger files sizes are
@@ -76,19 +77,32 @@ class _Names(Sequence[str]):
 
 
 def split_tokens(
-    split_dir: Path, tokenizer: PreTrainedTokenizerBase, template: str, root: Path | None = None
+    split_dir: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    template: str,
+    root: Path | None = None,
+    day: datetime.date | None = None,
 ) -> SplitTokens:
     """The tokens of a split, by memory map; made first where they are not there, are damaged, or are of another split.
 
     root  folder of all token files; None for FOLDER beside the datasets
+    day   as of `render_prompt`; prompts that name a date have token files of their own for each
 
     Several processes may ask at once. Raises UserError as `read_statements`, `encode_responses`, for a solution
     without its problem, and for a place that cannot be written.
     """
-    identity, dataset = _identity(tokenizer), split_dir.parent
-    wanted = {"version": _VERSION, "template": template, "tokenizer": identity, "made_of": _made_of(split_dir)}
+    identity, dataset = tokenizer_identity(tokenizer), split_dir.parent
+    date = (day or datetime.date.today()).isoformat() if names_a_date(template, tokenizer) else None
+    wanted = {
+        "version": _VERSION,
+        "template": template,
+        "date": date,
+        "tokenizer": identity,
+        "made_of": contents_of(split_dir),
+    }
     root = root or dataset.parent / FOLDER
-    folder = root / dataset.name / split_dir.name / f"{template}-{identity[:16]}"
+    name = "-".join(part for part in (template, identity[:16], date) if part is not None)
+    folder = root / dataset.name / split_dir.name / name
     try:
         if not _is_whole(folder, wanted):
             folder.parent.mkdir(parents=True, exist_ok=True)
@@ -110,7 +124,7 @@ def check_tokens(folder: Path) -> str:
     return f"{len(tokens.is_correct):,} solutions, {len(tokens.store.ids):,} tokens"
 
 
-def _identity(tokenizer: PreTrainedTokenizerBase) -> str:
+def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:
     """A digest of everything that decides which tokens a text becomes."""
     backend = json.loads(tokenizer.backend_tokenizer.to_str())
     parts = {
@@ -123,7 +137,7 @@ def _identity(tokenizer: PreTrainedTokenizerBase) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
-def _made_of(split_dir: Path) -> list[str]:
+def contents_of(split_dir: Path) -> list[str]:
     """SHA-256 of the split's two files, as its manifest has them where it is of them."""
     for name, schema in ((PROBLEMS_FILE, PROBLEM_SCHEMA), (SOLUTIONS_FILE, SOLUTION_SCHEMA)):
         with opened_table(split_dir / name, schema):
@@ -196,7 +210,8 @@ def _make(folder: Path, split_dir: Path, tokenizer: PreTrainedTokenizerBase, wan
             require_white_space(tokenizer)
             problems = read_statements(split_dir)
             if writer.is_new:
-                prompts = [encode_problem(tokenizer, wanted["template"], problem) for problem in problems]
+                day = datetime.date.fromisoformat(wanted["date"]) if wanted["date"] is not None else None
+                prompts = [encode_problem(tokenizer, wanted["template"], problem, day) for problem in problems]
                 writer.add(ids=_flat(prompts), marks=bytes(sum(map(len, prompts))), prompt_lengths=_lengths(prompts))
             home = pa.array([problem.problem_id for problem in problems])
             title = f"tokenizing {split_dir.parent.name}/{split_dir.name}"

@@ -1,5 +1,6 @@
 """A model is asked a benchmark's problems; what it answers is `samples.jsonl`."""
 
+import datetime
 import hashlib
 import json
 import time
@@ -14,7 +15,7 @@ import torch
 import yaml
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from weighted_mtp.data.prompts import encode_prompt, render_prompt
+from weighted_mtp.data.prompts import encode_problem, encode_prompt
 from weighted_mtp.data.schema import Problem, Solution
 from weighted_mtp.data.tables import read_problems, read_solutions
 from weighted_mtp.decoding.sample import Drawn, SamplingConfig, sample_batches
@@ -27,7 +28,7 @@ from weighted_mtp.files import sha256
 from weighted_mtp.manifest import MANIFEST, are_there, read_manifest
 from weighted_mtp.models.adapters import adapted_source, holds_adapters
 from weighted_mtp.models.card import CARD
-from weighted_mtp.models.checkpoint import Dtype
+from weighted_mtp.models.checkpoint import Dtype, check_embedded, run_of
 from weighted_mtp.models.convert import find_model, load_base
 from weighted_mtp.progress import Advance, progress
 from weighted_mtp.runtime.distributed import by_first_rank, is_first, of_ranks, rank, ranks, together
@@ -35,11 +36,12 @@ from weighted_mtp.runtime.distributed import by_first_rank, is_first, of_ranks, 
 
 @dataclass(frozen=True)
 class Respondent:
-    """A model with its tokenizer, and the template by which it is asked."""
+    """A model with its tokenizer, the template by which it is asked, and what that takes for today."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     template: str
+    day: datetime.date | None = None
 
     @property
     def form(self) -> AnswerForm:
@@ -47,15 +49,19 @@ class Respondent:
         return AnswerForm.COMPLETION if self.template == "plain" else AnswerForm.CHAT
 
 
-def load_respondent(source: Path, template: str | None, dtype: Dtype, device: torch.device) -> Respondent:
+def load_respondent(
+    source: Path, template: str | None, dtype: Dtype, device: torch.device, day: datetime.date | None = None
+) -> Respondent:
     """The model at `source`, asked as its run was trained where no template is given, else `chat` or `alpaca`.
+
+    day  what a chat template takes for today; today where not given
 
     Raises UserError as `load_base`.
     """
     model, tokenizer = load_base(str(source), dtype)
     model.to(device).eval()  # type: ignore[arg-type]
     default = "chat" if tokenizer.chat_template else "alpaca"
-    return Respondent(model, tokenizer, template or _trained_template(source) or default)
+    return Respondent(model, tokenizer, template or _trained_template(source) or default, day)
 
 
 def model_checksum(source: Path) -> str:
@@ -111,7 +117,8 @@ def draw_samples(
         total = sum(sizes) - sum(sizes[number] for number in set(missing) - set(mine))
         done = sum(sizes) - sum(sizes[number] for number in missing)
         with progress(f"sampling {benchmark.name}{of_ranks()}", total, done) as advance:
-            drawn = sample_batches(model, tokenizer, prompts, options, mine, advance)
+            names = [problem.problem_id for problem in problems.statements]
+            drawn = sample_batches(model, tokenizer, prompts, options, mine, advance, names)
             for number, batch in zip(mine, _timed(drawn, advance), strict=True):
                 journal.add(_record(benchmark, problems.statements[one.prompt], one, form, number) for one in batch)
     with together():  # every rank is through
@@ -173,19 +180,20 @@ def _record(benchmark: Benchmark, problem: Problem, drawn: Drawn, form: AnswerFo
 
 def _trained_template(source: Path) -> str | None:
     """The template of the run that `source` (the run, or something in it) belongs to."""
-    for folder in (source, *source.parents):
-        if (folder / "config.yaml").is_file() and (folder / "run.json").is_file():
-            return yaml.safe_load((folder / "config.yaml").read_text())["data"]["template"]
-    return None
+    run = run_of(source)
+    return None if run is None else yaml.safe_load((run / "config.yaml").read_text())["data"]["template"]
 
 
 def _prompt(respondent: Respondent, benchmark: Benchmark, problem: Problem, data_root: Path) -> list[int]:
     """MBPP asked `plain` is its authors' three-shot prompt; everything else is what the template makes of it."""
     if benchmark.name == "mbpp" and respondent.template == "plain":
         text = mbpp_prompt(problem, _shots(data_root / "mbpp" / "prompt"))
+        name = f"the prompt of {problem.problem_id}"
+        ids = encode_prompt(respondent.tokenizer, text, name=name, special_tokens=False)
     else:
-        text = render_prompt(respondent.template, problem, respondent.tokenizer)
-    return encode_prompt(respondent.tokenizer, text, name=f"the prompt of {problem.problem_id}")
+        ids = encode_problem(respondent.tokenizer, respondent.template, problem, respondent.day)
+    check_embedded(respondent.model, respondent.tokenizer, lambda: max(ids), f"the prompt of {problem.problem_id}")
+    return ids
 
 
 @cache

@@ -9,6 +9,7 @@ Samples and results grow in `….partial` beside them, a `Journal` (of several r
 whole or not at all. What a journal of any rank holds counts, however many ranks go on.
 """
 
+import datetime
 import json
 from pathlib import Path
 from types import TracebackType
@@ -36,6 +37,8 @@ class Origin(Section):
     """Of the file, where there is one; then there is nothing of what follows."""
     model_sha256: str | None = None
     template: str | None = None
+    day: datetime.date | None = None
+    """What a chat template takes for today."""
     dtype: str | None = None
     device: str | None = None
     sampling: SamplingConfig | None = None
@@ -145,6 +148,15 @@ class EvaluationFolder:
             raise UserError(
                 f"{self._file} is damaged or of another version: give another --output, or delete that folder"
             ) from error
+
+
+def begun_on(path: Path) -> datetime.date | None:
+    """The `day` of the evaluation that a folder holds; None where it holds none."""
+    try:
+        day = json.loads((path / "evaluation.json").read_text(encoding="utf-8"))["origin"]["day"]
+        return None if day is None else datetime.date.fromisoformat(day)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def collect(first: Path) -> None:

@@ -6,6 +6,7 @@ Legend: P problems, n samples of a problem, c of them correct.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
@@ -18,7 +19,7 @@ _RESAMPLES_AT_ONCE = 1000
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over problems and its percentile bootstrap interval; `low == high == value` for a single problem."""
+    """A mean over problems and its interval: a percentile bootstrap, or `without_spread`'s where all are alike."""
 
     value: float
     low: float
@@ -59,7 +60,7 @@ def estimate(
 
     Samples of one problem are not independent evidence, so they are never resampled across problems.
     """
-    return {k: _bootstrap(_values(counts, k), seed, resamples, confidence) for k in ks}
+    return {k: _bootstrap(_values(counts, k), 0.0, seed, resamples, confidence) for k in ks}
 
 
 def paired_difference(
@@ -73,7 +74,21 @@ def paired_difference(
         odd = sorted(baseline.keys() ^ other.keys())
         raise UserError(f"the runs differ in {len(odd)} problems, first {odd[0]!r}; compare runs on the same problems")
     aligned = {problem: other[problem] for problem in baseline}
-    return _bootstrap(_values(aligned, k) - _values(baseline, k), seed, resamples, confidence)
+    return _bootstrap(_values(aligned, k) - _values(baseline, k), -1.0, seed, resamples, confidence)
+
+
+def without_spread(value: float, problems: int, least: float, confidence: float) -> Estimate:
+    """The interval where all problems have the same value, of which resampling would say that it is certain.
+
+    least  the lowest value that a problem can have; the highest is 1
+
+    Of `problems` problems 0 had another value. Wilson's upper limit for the share that has one is u = z² / (n + z²)
+    (Wilson 1927, J. Am. Stat. Assoc. 22), and their values may be anything: the mean is in
+    [value − u (value − least), value + u (1 − value)], which for 0 of n and n of n is Wilson's own interval.
+    """
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    share = z**2 / (problems + z**2)
+    return Estimate(value, value - share * (value - least), value + share * (1 - value), confidence)
 
 
 def _values(counts: Counts, k: int) -> np.ndarray:
@@ -83,7 +98,9 @@ def _values(counts: Counts, k: int) -> np.ndarray:
     return np.array([pass_at_k(n, c, k) for n, c in counts.values()])
 
 
-def _bootstrap(values: np.ndarray, seed: int, resamples: int, confidence: float) -> Estimate:
+def _bootstrap(values: np.ndarray, least: float, seed: int, resamples: int, confidence: float) -> Estimate:
+    if np.ptp(values) == 0:
+        return without_spread(float(values[0]), len(values), least, confidence)
     generator, size = np.random.default_rng(seed), len(values)
     means = []
     for start in range(0, resamples, _RESAMPLES_AT_ONCE):

@@ -46,8 +46,16 @@ def plain_architecture(config: PreTrainedConfig) -> PreTrainedConfig:
 
 
 def policy_of(config: PreTrainedConfig, heads: int) -> MTPForCausalLM:
-    """A policy of this architecture with so many heads, on torch's default device."""
-    return cast(
-        MTPForCausalLM,
-        AutoModelForCausalLM.from_config(MTPConfig(base_config=plain_architecture(config), n_future_tokens=heads)),
-    )
+    """A policy of this architecture with so many heads, on torch's default device.
+
+    Raises UserError for an architecture that cannot have heads.
+    """
+    try:
+        policy = AutoModelForCausalLM.from_config(
+            MTPConfig(base_config=plain_architecture(config), n_future_tokens=heads)
+        )
+    except UserError:
+        raise
+    except READ_ERRORS as error:
+        raise UserError(f"a {config.model_type} model is no causal LM to put heads on: {first_line(error)}") from error
+    return cast(MTPForCausalLM, policy)

@@ -4,7 +4,7 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -16,11 +16,16 @@ from torch.nn import Embedding
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from weighted_mtp.errors import UserError
+from weighted_mtp.progress import console
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 Dtype = str | torch.dtype  # "auto" (as stored), "float32", "bfloat16" …
 
 SENTENCEPIECE = "tokenizer.model"
+CRITIC = "weighted_mtp_value"
+"""`model_type` of a value model."""
+ADAPTERS = "adapter_config.json"
+"""PEFT's description of a folder of adapters."""
 
 # What transformers raises for folders that are broken in one way or another.
 READ_ERRORS = (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError, SafetensorError)
@@ -89,11 +94,48 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
 
 
 def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: str) -> None:
-    """Refuse a tokenizer that can produce tokens for which the model has no embedding."""
+    """Refuse a tokenizer that makes tokens of plain text for which the model has no embedding, or ends with one.
+
+    Special tokens beyond the embedding (a `[PAD]` that somebody added, an image's place) are said: no text makes them
+    but a chat template's, which `check_embedded` looks at.
+    """
     size = cast(Embedding, model.get_input_embeddings()).weight.shape[0]
-    if len(tokenizer) > size:
+    if surplus := unembedded_tokens(tokenizer, size, source):
+        console.print(
+            f"{source}: the tokenizer's {', '.join(surplus)} {'is' if len(surplus) == 1 else 'are'} beyond the model's "
+            f"{size} embeddings; used without",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def unembedded_tokens(tokenizer: PreTrainedTokenizerBase, size: int, source: str) -> list[str]:
+    """The special tokens beyond `size` embeddings. Raises UserError for such a token that texts have in them."""
+    beyond = {number: token for token, number in tokenizer.get_vocab().items() if number >= size}
+    special = {number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+    needed = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id, *tokenizer.encode("")}
+    if unusable := sorted(beyond.keys() - special | beyond.keys() & needed):
         raise UserError(
-            f"{source}: the tokenizer has {len(tokenizer)} tokens but the model embeds {size}; use the model's own"
+            f"{source}: the tokenizer has {len(tokenizer)} tokens but the model embeds {size}, so that "
+            f"{beyond[unusable[0]]!r} (token {unusable[0]}) has no embedding; give the tokenizer that the model was "
+            "trained with, or call resize_token_embeddings and save the model again"
+        )
+    return [beyond[number] for number in sorted(beyond)]
+
+
+def check_embedded(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, largest: Callable[[], int], what: str
+) -> None:
+    """Raise UserError where `what` holds a token without embedding: a special one, which a chat template writes.
+
+    largest  finds the largest token id in it, which may take a while
+    """
+    size = cast(Embedding, model.get_input_embeddings()).weight.shape[0]
+    if len(tokenizer) > size and (found := largest()) >= size:
+        raise UserError(
+            f"{what} holds {tokenizer.convert_ids_to_tokens(found)!r} (token {found}), but the model embeds {size} "
+            "tokens; use template alpaca, or a chat template without it"
         )
 
 
@@ -131,8 +173,30 @@ def newest_model(path: Path) -> Path:
     for candidate in (path, path / "model", *(c / "model" for c in newest[-1:])):
         if (candidate / "config.json").is_file():
             return candidate
+    if (path / ADAPTERS).is_file():
+        raise foreign_adapters(path)
     raise UserError(
         f"{path}: holds no model (config.json), no checkpoint and no run with a checkpoint; train one first"
+    )
+
+
+def run_of(model: Path) -> Path | None:
+    """The folder of the run that a model (the run itself, or something in it) belongs to; None where there is none."""
+    for folder in (model, *model.parents):
+        if (folder / "config.yaml").is_file() and (folder / "run.json").is_file():
+            return folder
+    return None
+
+
+def foreign_adapters(folder: Path) -> UserError:
+    """For adapters that another program trained: what they were put on is not said in our way."""
+    try:
+        base = json.loads((folder / ADAPTERS).read_text())["base_model_name_or_path"]
+    except (ValueError, KeyError, TypeError, OSError):
+        base = "its base"
+    return UserError(
+        f"{folder}: adapters that another program put on {base}; merge them into it (PEFT's merge_and_unload, then "
+        "save_pretrained with the tokenizer) and give that folder"
     )
 
 

@@ -17,8 +17,10 @@ from weighted_mtp.models.adapters import adapted_source, holds_adapters, merge_s
 from weighted_mtp.models.card import Origin, completed, is_hub_id
 from weighted_mtp.models.catalog import setup_command
 from weighted_mtp.models.checkpoint import (
+    CRITIC,
     Dtype,
     check_vocabulary,
+    foreign_adapters,
     load_model,
     load_tokenizer,
     newest_model,
@@ -57,10 +59,11 @@ def load_base(source: str, dtype: Dtype = "auto") -> tuple[PreTrainedModel, PreT
 def _load_adapted(folder: Path, dtype: Dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Merged in fp32, in which adapters are trained, whatever `dtype` is asked for then."""
     config = read_config(folder)
-    if config.get("model_type") != MTPConfig.model_type:
-        raise UserError(
-            f"{folder}: adapters of a {config.get('model_type')} model, which is no causal LM; give another"
-        )
+    kind = config.get("model_type")
+    if kind == CRITIC:
+        raise UserError(f"{folder}: adapters of a critic, which is no causal LM; give a policy or its run")
+    if kind != MTPConfig.model_type:
+        raise foreign_adapters(folder)
     base, _ = load_base(adapted_source(folder), "float32")
     heads = config["n_future_tokens"]
     same = isinstance(base, MTPForCausalLM) and base.config.n_future_tokens == heads

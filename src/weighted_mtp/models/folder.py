@@ -17,7 +17,14 @@ from weighted_mtp.errors import UserError
 from weighted_mtp.files import check_files, whole_directory, whole_file
 from weighted_mtp.manifest import MANIFEST, read_manifest, write_manifest
 from weighted_mtp.models.card import CARD, Origin, card
-from weighted_mtp.models.checkpoint import READ_ERRORS, first_line, load_tokenizer, quiet, read_config
+from weighted_mtp.models.checkpoint import (
+    READ_ERRORS,
+    first_line,
+    load_tokenizer,
+    quiet,
+    read_config,
+    unembedded_tokens,
+)
 from weighted_mtp.models.mtp import MTPConfig
 
 _VERSION = 1
@@ -72,10 +79,7 @@ def check_model(folder: Path) -> str:
     heads, config = manifest["n_future_tokens"], read_config(folder)
     if heads != config.get("n_future_tokens"):
         raise UserError(f"{folder}: config.json has {config.get('n_future_tokens')} heads, its manifest {heads}")
-    tokenizer = load_tokenizer(folder)
-    vocabulary = config.get("base_config", config)["vocab_size"]
-    if len(tokenizer) > vocabulary:
-        raise UserError(f"{folder}: the tokenizer has {len(tokenizer)} tokens, the model embeds {vocabulary}")
+    unembedded_tokens(load_tokenizer(folder), config.get("base_config", config)["vocab_size"], str(folder))
     kind = f"policy with {heads} heads" if heads else "causal LM"
     return f"{kind}, {manifest['parameters'] / 1e6:.1f} M parameters, {len(stored)} tensors"
 

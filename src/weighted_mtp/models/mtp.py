@@ -34,7 +34,7 @@ from transformers.configuration_utils import SubConfigSpec
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from weighted_mtp.errors import UserError
-from weighted_mtp.models.checkpoint import Dtype, load_complete, read_config
+from weighted_mtp.models.checkpoint import Dtype, first_line, load_complete, read_config
 
 HeadInit = Literal["copy", "random"]
 MAX_HEADS = 64  # far beyond any published model (8); more is a typing error that would only be noticed as a full memory
@@ -317,13 +317,28 @@ def _check_heads(n_future_tokens: int, layers: nn.ModuleList) -> None:
 
 
 @torch.no_grad()
+@contextmanager
+def takes_heads(model: MTPForCausalLM) -> Iterator[None]:
+    """UserError where an architecture's forward cannot have heads in the place of its last layer."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except (TypeError, ValueError, RuntimeError, AttributeError, IndexError) as error:
+        raise UserError(
+            f"base model {type(model.base).__name__}: prediction heads cannot take its last layer's place "
+            f"({first_line(error)}); use one of the Llama, Qwen, Mistral, Gemma or Phi families"
+        ) from error
+
+
 def _check_unembedding(model: MTPForCausalLM) -> None:
     """Some architectures scale their logits in ways of their own; training heads on other logits would be silent."""
     training = model.training
     model.eval()
     ids = torch.arange(1, 5, device=model.device)[None]  # not token 0, whose embedding is all zero in some models
-    expected = model(input_ids=ids, use_cache=False).logits
-    logits = model.unembed(model.head_states(ids)[0])
+    with takes_heads(model):
+        expected = model(input_ids=ids, use_cache=False).logits
+        logits = model.unembed(model.head_states(ids)[0])
     model.train(training)
     if not torch.equal(expected, logits):
         raise UserError(

@@ -23,10 +23,11 @@ from weighted_mtp.models.adapters import (
     adapted_source,
     apply_lora,
     holds_adapters,
-    merge_lora,
     merge_saved,
+    save_merged,
 )
 from weighted_mtp.models.checkpoint import (
+    CRITIC,
     Dtype,
     load_complete,
     load_tokenizer,
@@ -79,7 +80,7 @@ class ValueConfig(Section):
 class ValueModelConfig(PreTrainedConfig):
     """The backbone's own configuration and the kind of head."""
 
-    model_type = "weighted_mtp_value"
+    model_type = CRITIC
     sub_configs_defaults = {"base_config": SubConfigSpec(config_class=AutoConfig, model_type="llama")}  # noqa: RUF012
 
     base_config: dict | PreTrainedConfig | None = None
@@ -222,7 +223,7 @@ def choose_trained(model: PreTrainedModel, config: ValueConfig) -> None:
 def save_value_model(model: ValueModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
     """Write a folder that `load_value_model` reads: adapters merged, tokenizer beside the weights."""
     with quiet():
-        merge_lora(model).save_pretrained(directory)
+        save_merged(model, directory)
         save_tokenizer(tokenizer, directory)
 
 

@@ -19,6 +19,13 @@ Options = TypeVar("Options", bound=FitConfig)
 
 ConfigFile = Annotated[Path, typer.Option("--config", help="YAML file, for example configs/local/baseline_local.yaml.")]
 Overrides = Annotated[list[str] | None, typer.Option("--override", help="Set one option: a.b=value. May be repeated.")]
+AcceptChanges = Annotated[
+    bool,
+    typer.Option(
+        "--accept-changes",
+        help="Resume although a critic, reference, data or tokenizer is another than when the run began; recorded.",
+    ),
+]
 Tokenizer = Annotated[
     Path | None,
     typer.Option("--tokenizer", help="Meta's format: SentencePiece tokenizer.model, where the source has none."),
@@ -61,11 +68,13 @@ def train(
     run: Callable[[Options], Path | None],
     config: Path,
     override: Sequence[str] | None,
+    accept_changes: bool,
     debug: bool,
 ) -> None:
     """What every training command does: read its options, join the other ranks if there are any, and train."""
     with one_line_errors(debug):
-        options = load_config(schema, config, override or ())
+        accepted = [f"run.accept_changes={accept_changes}"] if accept_changes else []
+        options = load_config(schema, config, [*(override or ()), *accepted])
         with process_group(options.runtime):
             folder = run(options)
         finish(folder)

@@ -15,7 +15,8 @@ from rich.console import Console
 from weighted_mtp.errors import UserError
 from weighted_mtp.files import whole_file
 from weighted_mtp.pipelines.command import Debug, one_line_errors
-from weighted_mtp.report.comparison import Comparison, compare, comparison_markdown, comparison_table
+from weighted_mtp.report.comparison import Comparison, compare
+from weighted_mtp.report.comparison_page import comparison_markdown, comparison_table, finding
 
 
 def named_arms(arguments: Sequence[str]) -> dict[str, list[Path]]:
@@ -63,16 +64,16 @@ def main(
     base: Annotated[
         bool, typer.Option("--base", help="Of humaneval+ and mbpp+: by the base tests, without those EvalPlus added.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Of the intervals' resampling.", min=0)] = 0,
     debug: Debug = False,
 ) -> None:
     """Compare evaluations on the same problems: pass@k, and the paired difference to the first with its interval."""
     with one_line_errors(debug):
-        comparison = compare(named_arms(arms), k=k, base=base, seed=seed)
+        comparison = compare(named_arms(arms), k=k, base=base)
         console = Console()
         console.print(comparison_table(comparison))
         for note in comparison.notes:
             console.print(note, soft_wrap=True, highlight=False, markup=False)
+        console.print(finding(comparison), soft_wrap=True, highlight=False, markup=False)
         if output is not None:
             write_comparison(comparison, output)
             console.print(f"table: {output}", soft_wrap=True)

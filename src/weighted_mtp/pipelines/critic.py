@@ -1,8 +1,9 @@
 """A critic as a training run: its options, its parts, and its use once it is trained."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from pydantic import Field, model_validator
@@ -28,8 +29,9 @@ from weighted_mtp.losses.critic_objective import ImplicitObjective, ValueObjecti
 from weighted_mtp.losses.objective import Objective
 from weighted_mtp.losses.token_ce import next_token_cross_entropies
 from weighted_mtp.models.build import save_policy
-from weighted_mtp.models.checkpoint import newest_model
+from weighted_mtp.models.checkpoint import check_embedded, newest_model
 from weighted_mtp.models.convert import load_base, with_heads, without_heads
+from weighted_mtp.models.fingerprint import fingerprint
 from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.models.value import (
     ValueConfig,
@@ -38,13 +40,17 @@ from weighted_mtp.models.value import (
     load_value_model,
     save_value_model,
 )
-from weighted_mtp.pipelines.fit import FitConfig, Parts, pad_id, saving
+from weighted_mtp.pipelines.fit import FitConfig, Parts, saving
+from weighted_mtp.pipelines.inputs import Inputs, data_inputs, digest, recorded_inputs, template_day
 from weighted_mtp.runtime.device import RuntimeConfig, autocast, pick_device
 from weighted_mtp.runtime.distributed import by_first_rank
 from weighted_mtp.runtime.sharding import WholeModel, free_root, from_first_rank, placed, placed_frozen
 from weighted_mtp.training.optim import Group
 from weighted_mtp.training.state import SaveModel
 from weighted_mtp.value_weighting.td import CriticOutput, ValueFunction
+
+REFERENCE = "reference"
+Model = TypeVar("Model", bound=PreTrainedModel)
 
 
 class CriticConfig(FitConfig):
@@ -117,6 +123,7 @@ class _Learner:
     groups: Sequence[Group]
     objective: Objective
     save_model: SaveModel
+    inputs: Inputs
 
 
 def critic_parts(config: CriticConfig) -> Parts:
@@ -125,11 +132,13 @@ def critic_parts(config: CriticConfig) -> Parts:
     torch.manual_seed(config.run.seed)
     critic = config.critic
     learner = _policy_copy(config, critic) if isinstance(critic, ImplicitConfig) else _value_model(config, critic)
-    train, validation = load_pairs(config.data, learner.tokenizer, config.run.seed)
+    day = template_day(config.run.root / config.run.name, config.data.date)
+    data = data_inputs(config.data, learner.tokenizer, day)
+    train, validation = load_pairs(config.data, learner.tokenizer, config.run.seed, day)
 
     def stream(pairs: PairStore, accumulation: int, seed: int) -> BatchStream:
-        pad = pad_id(learner.tokenizer)
-        return BatchStream(pairs.store, config.data.max_tokens, accumulation, seed, pad, together=pairs.pairs)
+        check_embedded(learner.model, learner.tokenizer, pairs.store.largest_id, "the dataset's prompts")
+        return BatchStream(pairs.store, config.data.max_tokens, accumulation, seed, together=pairs.pairs)
 
     return Parts(
         model=learner.model,
@@ -139,6 +148,7 @@ def critic_parts(config: CriticConfig) -> Parts:
         stream=stream(train, config.training.gradient_accumulation, config.run.seed),
         validation=stream(validation, 1, 0).first(config.training.validation_batches) if validation else [],
         save_model=learner.save_model,
+        inputs={**data, **learner.inputs},
     )
 
 
@@ -151,7 +161,7 @@ def _value_model(config: CriticConfig, critic: ValueObjectiveConfig) -> _Learner
         Group("value head", model.head_parameters(), config.value.head_lr or config.optim.lr),
     ]
     save = saving(config, tokenizer, config.value.source, save_value_model)
-    return _Learner(model, tokenizer, whole, groups, ValueObjective(critic), save)
+    return _Learner(model, tokenizer, whole, groups, ValueObjective(critic), save, {})
 
 
 def _policy_copy(config: CriticConfig, critic: ImplicitConfig) -> _Learner:
@@ -165,10 +175,11 @@ def _policy_copy(config: CriticConfig, critic: ImplicitConfig) -> _Learner:
 
     model, tokenizer = from_first_rank(copied)
     whole = placed(model, config.runtime)
-    reference, _ = load_reference(config.value.source, config.runtime)
+    reference = load_reference(config.value.source, config.runtime)
     groups = [Group("policy copy", model.parameters(), config.optim.lr)]
     save = saving(config, tokenizer, config.value.source, save_policy)
-    return _Learner(model, tokenizer, whole, groups, ImplicitObjective(critic, reference), save)
+    objective = ImplicitObjective(critic, reference.values)
+    return _Learner(model, tokenizer, whole, groups, objective, save, {REFERENCE: reference.checksum})
 
 
 @dataclass(frozen=True)
@@ -179,18 +190,36 @@ class Critic:
     gives      what `values` returns
     tokenizer  the one whose tokens it judges
     template   how problems were asked in its training
+    inputs     checksums of what the values come from
     """
 
     values: ValueFunction
     gives: CriticOutput
     tokenizer: PreTrainedTokenizerBase
     template: Template
+    inputs: Inputs
 
 
-def load_critic(run: Path, runtime: RuntimeConfig) -> Critic:
+@dataclass(frozen=True)
+class Reference:
+    """A frozen causal LM to be asked.
+
+    values     batch → (B, T), cross-entropy of its next-token prediction; of a policy, that of trunk and head 1
+    tokenizer  its own
+    checksum   of its weights
+    """
+
+    values: ValueFunction
+    tokenizer: PreTrainedTokenizerBase
+    checksum: str
+
+
+def load_critic(run: Path, runtime: RuntimeConfig, accept_changes: bool = False) -> Critic:
     """The critic that a run trained, frozen, on the device that `runtime` names.
 
-    Raises UserError where `run` is no run of a critic, or has no checkpoint yet.
+    accept_changes  take an `implicit` critic also where the reference has other weights than those it moved away from
+
+    Raises UserError where `run` is no run of a critic, has no checkpoint yet, or has lost its reference.
     """
     try:
         config = load_config(CriticConfig, run / "config.yaml")
@@ -200,32 +229,58 @@ def load_critic(run: Path, runtime: RuntimeConfig) -> Critic:
         ) from error
     folder = newest_model(run)
     if not isinstance(config.critic, ImplicitConfig):
-        model, tokenizer = from_first_rank(lambda: load_value_model(folder, "float32"))
+        model, tokenizer, weights = _from_first_rank(lambda: load_value_model(folder, "float32"))
         values = _asking(model, lambda batch: model(batch.input_ids), runtime)
         gives = "probability" if isinstance(config.critic, LambdaReturnConfig) else model.gives
-        return Critic(values, gives, tokenizer, config.data.template)
+        return Critic(values, gives, tokenizer, config.data.template, {"critic": digest(weights, config.critic)})
     beta = config.critic.beta
-    moved, tokenizer = load_reference(str(folder), runtime)
-    reference, _ = load_reference(config.value.source, runtime)
+    moved, reference = load_reference(str(folder), runtime), load_reference(config.value.source, runtime)
+    if not accept_changes:
+        _check_reference(run, config.value.source, reference)
 
     def advantages(batch: Batch) -> Tensor:
-        return implicit_advantages(-moved(batch), -reference(batch), batch.response_mask, beta)
+        return implicit_advantages(-moved.values(batch), -reference.values(batch), batch.response_mask, beta)
 
-    return Critic(advantages, "advantage", tokenizer, config.data.template)
+    inputs = {"critic": digest(moved.checksum, config.critic), "reference of the critic": reference.checksum}
+    return Critic(advantages, "advantage", moved.tokenizer, config.data.template, inputs)
 
 
-def load_reference(source: str, runtime: RuntimeConfig) -> tuple[ValueFunction, PreTrainedTokenizerBase]:
-    """Cross-entropy of a frozen model's next-token prediction, batch → (B, T), and the model's tokenizer.
+def _check_reference(run: Path, source: str, reference: Reference) -> None:
+    """Refuse log-ratios to another model than the one that the critic was trained against."""
+    known = by_first_rank(lambda: recorded_inputs(run)).get(REFERENCE, reference.checksum)
+    if known != reference.checksum:
+        raise UserError(
+            f"critic {run}: its reference, {source}, has other weights than when it was trained, and its advantages "
+            "are log-ratios to those: put them back, train the critic again, or go on with --accept-changes"
+        )
 
-    source  a run, a model folder, a .gguf file or a hub id; of a policy, trunk and head 1
+
+def load_reference(source: str, runtime: RuntimeConfig) -> Reference:
+    """A frozen model to be asked.
+
+    source  a run, a model folder, a .gguf file or a hub id
     """
 
     def loaded() -> tuple[MTPForCausalLM, PreTrainedTokenizerBase]:
         model, tokenizer = load_base(source, "float32")
         return model if isinstance(model, MTPForCausalLM) else with_heads(model, 1), tokenizer
 
-    policy, tokenizer = from_first_rank(loaded)
-    return _asking(policy, lambda batch: next_token_cross_entropies(policy, batch), runtime), tokenizer
+    policy, tokenizer, checksum = _from_first_rank(loaded)
+    values = _asking(policy, lambda batch: next_token_cross_entropies(policy, batch), runtime)
+    return Reference(values, tokenizer, checksum)
+
+
+def _from_first_rank(
+    load: Callable[[], tuple[Model, PreTrainedTokenizerBase]],
+) -> tuple[Model, PreTrainedTokenizerBase, str]:
+    """What `load` gives the first rank, as `from_first_rank`, with a fingerprint of the weights."""
+
+    def loaded() -> tuple[Model, tuple[PreTrainedTokenizerBase, str]]:
+        model, tokenizer = load()
+        return model, (tokenizer, fingerprint(model.named_parameters()))
+
+    model, (tokenizer, weights) = from_first_rank(loaded)
+    return model, tokenizer, weights
 
 
 def _asking(model: PreTrainedModel, question: ValueFunction, runtime: RuntimeConfig) -> ValueFunction:

@@ -19,9 +19,10 @@ from weighted_mtp.models.adapters import save_adapters
 from weighted_mtp.models.checkpoint import checkpoints_in, step_of
 from weighted_mtp.models.convert import adapter_base
 from weighted_mtp.models.fingerprint import fingerprint
+from weighted_mtp.pipelines.inputs import Inputs, check_inputs, remember_inputs
 from weighted_mtp.progress import console
 from weighted_mtp.runtime.device import RuntimeConfig, autocast, pick_device
-from weighted_mtp.runtime.distributed import by_first_rank, is_first, ranks
+from weighted_mtp.runtime.distributed import is_first, ranks
 from weighted_mtp.runtime.sharding import WholeModel, whole_tensor
 from weighted_mtp.training.loop import Trainer, TrainingConfig
 from weighted_mtp.training.optim import Group, OptimConfig, build_optimizer
@@ -36,6 +37,9 @@ class RunConfig(Section):
     name: str
     root: Path = Path("storage/runs")
     seed: int = Field(0, ge=0)
+    accept_changes: bool = Field(False, exclude=True)
+    """Resume also where a critic, a reference, data or a tokenizer has changed since the run began: `--accept-changes`.
+    It is no part of the run, whose `run.json` says what was accepted."""
 
 
 class FitConfig(Section):
@@ -67,6 +71,7 @@ class Parts:
     groups      parameters that are trained, with their learning rates
     validation  batches that are looked at and not learned from; may be empty
     save_model  writes the gathered model as the `model` folder of a checkpoint
+    inputs      checksums of what the run is a function of beside its options
     """
 
     model: nn.Module
@@ -76,6 +81,7 @@ class Parts:
     stream: BatchStream
     validation: Sequence[Batch]
     save_model: SaveModel
+    inputs: Inputs
 
 
 def finished(config: FitConfig) -> Path | None:
@@ -93,8 +99,8 @@ def finished(config: FitConfig) -> Path | None:
 def fit(config: FitConfig, parts: Parts) -> Path | None:
     """Train (or go on training); returns the run's folder, None where it was stopped.
 
-    Raises `UserError` where the folder holds a run of another configuration or of other frozen weights, and where ranks
-    cannot share a step.
+    Raises `UserError` where the folder holds a run of another configuration or of other inputs, and where ranks cannot
+    share a step.
     """
     _check_shares(config.training.gradient_accumulation)
     device = pick_device(config.runtime)
@@ -104,12 +110,13 @@ def fit(config: FitConfig, parts: Parts) -> Path | None:
     uploads = _uploads(config, run)
     saved = uploads.start if uploads is not None else (lambda: None)
     checkpoints = Checkpoints(run.checkpoints, parts.whole, parts.save_model, keep, best, saved)
-    frozen = _frozen(parts.model)
+    samples = {"samples": parts.stream.store.rows_checksum(), "frozen weights": _frozen(parts.model)}
+    inputs = {**parts.inputs, **samples}
     if checkpoints.resume(state):
-        by_first_rank(lambda: _check_frozen(run, frozen))
+        check_inputs(run, inputs, state.step, config.run.accept_changes)
         console.print(f"{run.path}: going on from step {state.step}")
     else:
-        by_first_rank(lambda: run.remember(frozen_weights=frozen))
+        remember_inputs(run, inputs)
     stream = parts.stream
     console.print(
         f"{run.path}: {len(stream.together)} samples, {stream.steps_per_epoch()} steps an epoch, "
@@ -135,18 +142,8 @@ def fit(config: FitConfig, parts: Parts) -> Path | None:
 
 
 def _frozen(model: nn.Module) -> str:
-    """The fingerprint of what is not trained; all ranks must call it."""
+    """The fingerprint of what is not trained, which no checkpoint's state holds; all ranks must call it."""
     return fingerprint((name, whole_tensor(p.detach())) for name, p in model.named_parameters() if not p.requires_grad)
-
-
-def _check_frozen(run: RunDirectory, frozen: str) -> None:
-    """Refuse to go on where the model that the run began with has become another one: a checkpoint's state holds what
-    is trained alone."""
-    if run.manifest().get("frozen_weights", frozen) != frozen:
-        raise UserError(
-            f"{run.path}: the model that it trains on has other weights than when the run began: put back the model "
-            "that it was, or give this run another run.name"
-        )
 
 
 def _best(config: FitConfig, parts: Parts) -> Best | None:
@@ -185,8 +182,3 @@ def saving(config: FitConfig, tokenizer: PreTrainedTokenizerBase, source: str, w
             whole(model, tokenizer, directory)
 
     return save
-
-
-def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """Any token does: padding is masked, and its content never matters."""
-    return 0 if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)

@@ -6,7 +6,7 @@
 No weights, data or GPU are needed: models are built of shapes, and one microbatch is passed through them.
 """
 
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +16,7 @@ import typer
 from rich.console import Console
 
 from weighted_mtp.errors import UserError
+from weighted_mtp.models.mtp import MTPForCausalLM, takes_heads
 from weighted_mtp.pipelines.command import ConfigFile, Debug, Overrides, one_line_errors
 from weighted_mtp.pipelines.planned import Planned, planned
 from weighted_mtp.progress import progress
@@ -97,7 +98,8 @@ def _trained(run: Planned, recompute: bool, layout: Layout) -> tuple[Weights, Pa
         model = run.trained()
     if recompute:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
-    with hollow(model, _parts_dtype(layout)):
+    refusing = takes_heads(model) if isinstance(model, MTPForCausalLM) else nullcontext()
+    with hollow(model, _parts_dtype(layout)), refusing:
         passed = training_pass(model, run.batch, lambda: _precision(layout), run.detach_extra_heads)
     return weights_of(model), passed
 

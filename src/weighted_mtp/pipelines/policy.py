@@ -17,8 +17,10 @@ from weighted_mtp.losses.mtp import LossConfig
 from weighted_mtp.losses.objective import PolicyObjective
 from weighted_mtp.losses.token_ce import head_cross_entropies
 from weighted_mtp.models.build import MICRO, ModelConfig, build_policy, save_policy
+from weighted_mtp.models.checkpoint import check_embedded
 from weighted_mtp.models.mtp import MTPForCausalLM
-from weighted_mtp.pipelines.fit import FitConfig, Parts, finished, fit, pad_id, saving
+from weighted_mtp.pipelines.fit import FitConfig, Parts, finished, fit, saving
+from weighted_mtp.pipelines.inputs import Inputs, data_inputs, template_day
 from weighted_mtp.runtime.device import RuntimeConfig, autocast, pick_device
 from weighted_mtp.runtime.distributed import by_first_rank
 from weighted_mtp.runtime.sharding import from_first_rank, placed
@@ -137,17 +139,24 @@ def _objective(config: PolicyConfig, weighting: TokenWeighting, policy: MTPForCa
     return PolicyObjective(explicit_weighting(config, weighting, policy), without)
 
 
-def train_policy(config: PolicyConfig, weighting: WeightingFactory) -> Path | None:
-    """Train (or go on training) the policy that `config` describes; returns the run's folder, None where stopped."""
+def train_policy(config: PolicyConfig, weighting: WeightingFactory, inputs: Inputs | None = None) -> Path | None:
+    """Train (or go on training) the policy that `config` describes; returns the run's folder, None where stopped.
+
+    inputs  of the weighting: checksums of what its values come from
+    """
     if run := finished(config):
         return run
     by_first_rank(lambda: prepare_embedded(*config.data.datasets, root=config.data.root))
     model, tokenizer = from_first_rank(lambda: build_policy(config.model, config.run.seed))
     whole = placed(model, config.runtime)
-    training, validation = load_stores(config.data, tokenizer, config.run.seed)
+    day = template_day(config.run.root / config.run.name, config.data.date)
+    data = data_inputs(config.data, tokenizer, day)
+    training, validation = load_stores(config.data, tokenizer, config.run.seed, day)
+    for store in filter(None, (training, validation)):
+        check_embedded(model, tokenizer, store.largest_id, "the dataset's prompts")
 
     def stream(store: TokenStore, accumulation: int, seed: int) -> BatchStream:
-        return BatchStream(store, config.data.max_tokens, accumulation, seed, pad_id(tokenizer))
+        return BatchStream(store, config.data.max_tokens, accumulation, seed)
 
     parts = Parts(
         model=model,
@@ -157,6 +166,7 @@ def train_policy(config: PolicyConfig, weighting: WeightingFactory) -> Path | No
         stream=stream(training, config.training.gradient_accumulation, config.run.seed),
         validation=stream(validation, 1, 0).first(config.training.validation_batches) if validation else [],
         save_model=saving(config, tokenizer, config.model.source, save_policy),
+        inputs={**data, **(inputs or {})},
     )
     return fit(config, parts)
 

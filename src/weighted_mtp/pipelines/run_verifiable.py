@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from weighted_mtp.errors import UserError
 from weighted_mtp.losses.mtp import check_one_per_head
 from weighted_mtp.models.mtp import MTPForCausalLM
-from weighted_mtp.pipelines.command import ConfigFile, Debug, Overrides, train
+from weighted_mtp.pipelines.command import AcceptChanges, ConfigFile, Debug, Overrides, train
 from weighted_mtp.pipelines.critic import Critic, check_same_tokens, load_critic
 from weighted_mtp.pipelines.policy import PolicyConfig, train_policy
 from weighted_mtp.value_weighting.base import TokenWeighting
@@ -56,7 +56,7 @@ class VerifiableConfig(PolicyConfig):
 
 def run_verifiable(config: VerifiableConfig) -> Path | None:
     """Train with a critic's token weights; returns the run's folder, None where it was stopped."""
-    critic = load_critic(config.critic, config.runtime)
+    critic = load_critic(config.critic, config.runtime, config.run.accept_changes)
 
     def weighting(policy: MTPForCausalLM, tokenizer: PreTrainedTokenizerBase) -> TokenWeighting:
         check_same_tokens(tokenizer, critic.tokenizer, f"critic={config.critic}")
@@ -65,7 +65,7 @@ def run_verifiable(config: VerifiableConfig) -> Path | None:
             check_one_per_head("weighting.head_strengths", strengths, policy.config.n_future_tokens)
         return TDWeighting(config.weighting, critic.values, critic.gives)
 
-    return train_policy(config, weighting)
+    return train_policy(config, weighting, critic.inputs)
 
 
 def _check_same_questions(config: VerifiableConfig, critic: Critic) -> None:
@@ -77,9 +77,11 @@ def _check_same_questions(config: VerifiableConfig, critic: Critic) -> None:
         )
 
 
-def main(config: ConfigFile, override: Overrides = None, debug: Debug = False) -> None:
+def main(
+    config: ConfigFile, override: Overrides = None, accept_changes: AcceptChanges = False, debug: Debug = False
+) -> None:
     """Train a policy whose tokens a critic weights."""
-    train(VerifiableConfig, run_verifiable, config, override, debug)
+    train(VerifiableConfig, run_verifiable, config, override, accept_changes, debug)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import AbstractContextManager, contextmanager
@@ -24,7 +24,7 @@ from weighted_mtp.errors import UserError
 from weighted_mtp.parallel import cores, end_with
 from weighted_mtp.pipelines.command import one_line
 from weighted_mtp.pipelines.study import StudyConfig
-from weighted_mtp.pipelines.study_steps import Step
+from weighted_mtp.pipelines.study_steps import Step, bottlenecks
 from weighted_mtp.progress import console
 
 SchedulerName = Literal["local", "slurm"]
@@ -44,13 +44,15 @@ class Running(Protocol):
 Submit = Callable[[Step], Running]
 
 
-def scheduling(study: StudyConfig, name: SchedulerName, jobs: int) -> AbstractContextManager[Submit]:
+def scheduling(
+    study: StudyConfig, steps: Sequence[Step], name: SchedulerName, jobs: int
+) -> AbstractContextManager[Submit]:
     """The scheduler of that name. Raises `UserError` where it is not installed, and for parameters it does not know."""
     if name == "slurm":
         from weighted_mtp.pipelines.slurm import on_slurm
 
         return on_slurm(study.slurm)
-    return in_processes(jobs) if jobs > 1 else in_this_process()
+    return in_processes(jobs, bottlenecks(steps)) if jobs > 1 else in_this_process()
 
 
 def run_steps(steps: Sequence[Step], submit: Submit, jobs: int) -> bool:
@@ -116,14 +118,17 @@ def in_this_process() -> Iterator[Submit]:
 
 
 @contextmanager
-def in_processes(jobs: int) -> Iterator[Submit]:
-    """`jobs` processes of this machine, each with its share of the cores; a step's output goes to its `log.txt`."""
-    threads = max(1, cores() // jobs)
+def in_processes(jobs: int, alone: Container[str]) -> Iterator[Submit]:
+    """`jobs` processes of this machine, each with its share of the cores; a step's output goes to its `log.txt`.
+
+    alone  places of the steps that have all cores, since nothing runs beside them
+    """
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, spawn, _begin, (os.getpid(),)) as pool, ending(_end_processes):
 
         def submit(step: Step) -> Running:
             _say(f"{step.place}: begins; {_log(step)}")
+            threads = max(1, cores() // (1 if step.place in alone else jobs))
             return _InProcess(step, pool.submit(_outcome_alone, step, threads))
 
         yield submit

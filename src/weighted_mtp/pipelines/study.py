@@ -26,11 +26,26 @@ class Training(Section):
     """Options a.b=value; in a value, `{name}` is what the stage of that name made, `{datasets}` the data's folder."""
 
 
-class Arm(Training):
-    """A training run that is evaluated and compared."""
+class Compared(Section):
+    """What arms have in common."""
 
     against: str | None = None
     """Another arm that it is compared to, beside the first (its own control)."""
+
+
+class TrainedArm(Training, Compared):
+    """A training run that is evaluated and compared."""
+
+
+class EvaluatedArm(Compared):
+    """A policy that is evaluated as it is and compared: an earlier stage's (an implicit critic is a policy, too)."""
+
+    pipeline: Literal["evaluation"]
+    checkpoint: str
+    """`{name}` of a stage, or whatever `wmtp evaluate` takes."""
+
+
+Arm = Annotated[TrainedArm | EvaluatedArm, Field(discriminator="pipeline")]
 
 
 class TrainingStage(Training):
@@ -65,6 +80,7 @@ class OwnPrograms(Section):
 
 
 Stage = Annotated[TrainingStage | OwnPrograms, Field(discriminator="pipeline")]
+StepConfig = Stage | Arm
 
 
 class StudyConfig(Section):
@@ -87,6 +103,8 @@ class StudyConfig(Section):
     sampling: SamplingConfig = SamplingConfig()
     further_temperatures: tuple[Annotated[float, Field(ge=0)], ...] = ()
     """Arms are evaluated at these, too, and compared in a table each."""
+    k: tuple[Annotated[int, Field(ge=1)], ...] = Field((1,), min_length=1)
+    """Of pass@k, a table each."""
     slurm: dict[str, Any] = {}  # noqa: RUF012
     """With `--scheduler slurm`: what a step asks of it, by the names of submitit's `SlurmExecutor` (`partition`)."""
 
@@ -116,6 +134,14 @@ class StudyConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _enough_samples(self) -> "StudyConfig":
+        if max(self.k) > self.sampling.n_samples:
+            raise ValueError(
+                f"k={self.k} needs sampling.n_samples={max(self.k)} or more, and it is {self.sampling.n_samples}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _what_is_named_is_there(self) -> "StudyConfig":
         earlier = [DATASETS]
         for name, stage in self.stages.items():
@@ -127,14 +153,14 @@ class StudyConfig(Section):
                 raise ValueError(f"arms.{name}.against={arm.against} is no other arm: give one of {[*self.arms]}")
         return self
 
-    def _check_references(self, name: str, step: Training | OwnPrograms, earlier: Sequence[str]) -> None:
+    def _check_references(self, name: str, step: StepConfig, earlier: Sequence[str]) -> None:
         for reference in self.references(step):
             if reference not in earlier:
                 raise ValueError(f"{name}: {{{reference}}} is no stage before it; there are: {', '.join(earlier)}")
 
-    def references(self, step: Training | OwnPrograms) -> Iterator[str]:
+    def references(self, step: StepConfig) -> Iterator[str]:
         """The names in braces of a step's options."""
-        return _references((step.checkpoint,) if isinstance(step, OwnPrograms) else (*step.override, *self.override))
+        return _references((*step.override, *self.override) if isinstance(step, Training) else (step.checkpoint,))
 
 
 def _references(options: Sequence[str]) -> Iterator[str]:

@@ -1,7 +1,8 @@
 """The steps of a study: train, label a policy's own programs, evaluate. What is finished is not run again."""
 
 import json
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -22,7 +23,15 @@ from weighted_mtp.pipelines.run_evaluation import EvaluationConfig, evaluate, ho
 from weighted_mtp.pipelines.run_ref_tuning import run_ref_tuning
 from weighted_mtp.pipelines.run_rho1 import Rho1RunConfig, run_rho1
 from weighted_mtp.pipelines.run_verifiable import VerifiableConfig, run_verifiable
-from weighted_mtp.pipelines.study import DATASETS, OwnPrograms, Pipeline, StudyConfig, Training
+from weighted_mtp.pipelines.study import (
+    DATASETS,
+    EvaluatedArm,
+    OwnPrograms,
+    Pipeline,
+    StepConfig,
+    StudyConfig,
+    Training,
+)
 
 PIPELINES: dict[Pipeline, tuple[type[FitConfig], Callable[[Any], Path | None]]] = {
     "ref_tuning": (PolicyConfig, run_ref_tuning),
@@ -47,7 +56,7 @@ class Step:
     seed: int
 
     @property
-    def what(self) -> Training | OwnPrograms:
+    def what(self) -> StepConfig:
         return {**self.study.stages, **self.study.arms}[self.name]
 
     @property
@@ -75,7 +84,9 @@ class Step:
     def is_finished(self) -> bool:
         """Whether running it would do nothing, as far as that is known without running it. Raises as `__call__`."""
         with _named(self.place):
-            if isinstance(self.what, OwnPrograms) or finished(self._training(self.what)) is None:
+            if isinstance(self.what, OwnPrograms):
+                return False
+            if isinstance(self.what, Training) and finished(self._training(self.what)) is None:
                 return False
             if not self._record.exists():  # trained by hand: what starts from it has to know when
                 return False
@@ -89,15 +100,27 @@ class Step:
         """
         with _named(self.place):
             self._remember_sources()
-            if isinstance(self.what, OwnPrograms):
-                self._label_own_programs(self.what)
-                return True
-            if PIPELINES[self.what.pipeline][1](self._training(self.what)) is None:
-                return False
-            if self.name in self.study.arms:
-                for evaluation in self._evaluations():
-                    _evaluated(evaluation)
+            started = time.monotonic()
+            try:
+                return self._run()
+            finally:
+                self._remember_seconds(time.monotonic() - started)
+
+    def _run(self) -> bool:
+        if isinstance(self.what, OwnPrograms):
+            self._label_own_programs(self.what)
             return True
+        if isinstance(self.what, Training) and PIPELINES[self.what.pipeline][1](self._training(self.what)) is None:
+            return False
+        if self.name in self.study.arms:
+            for evaluation in self._evaluations():
+                _evaluated(evaluation)
+        return True
+
+    @property
+    def seconds(self) -> float:
+        """That it ran for, wherever it was stopped and gone on with; its evaluations included."""
+        return float(json.loads(self._record.read_text())["seconds"])
 
     @property
     def _record(self) -> Path:
@@ -121,7 +144,14 @@ class Step:
         if begun := _begun(self._record):
             self._check_sources()
         self.run.mkdir(parents=True, exist_ok=True)
-        facts = {"begun": begun or datetime.now(UTC).isoformat(), "sources": self._sources()}
+        seconds = self.seconds if begun else 0.0
+        self._write({"begun": begun or datetime.now(UTC).isoformat(), "sources": self._sources(), "seconds": seconds})
+
+    def _remember_seconds(self, more: float) -> None:
+        facts = json.loads(self._record.read_text())
+        self._write({**facts, "seconds": facts["seconds"] + more})
+
+    def _write(self, facts: dict[str, Any]) -> None:
         with whole_file(self._record) as partial:
             partial.write_text(json.dumps(facts) + "\n")
 
@@ -183,10 +213,11 @@ class Step:
         label(evaluations, study.storage / DATASETS / self._dataset, LabelOptions(keep_solutions=stage.keep_solutions))
 
     def _evaluations(self) -> list[EvaluationConfig]:
+        policy = self._filled(self.what.checkpoint) if isinstance(self.what, EvaluatedArm) else str(self.run)
         return [
             EvaluationConfig(
                 benchmark=self.study.benchmark,
-                checkpoint=str(self.run),
+                checkpoint=policy,
                 output=folder,
                 data_root=self.study.storage / DATASETS,
                 split=self.study.split,
@@ -211,6 +242,22 @@ def steps_of(study: StudyConfig, folder: Path) -> list[Step]:
         *(Step(study, folder, name, study.seeds[0]) for name in once),
         *(Step(study, folder, name, seed) for seed in study.seeds for name in per_seed),
     ]
+
+
+def all_before(steps: Sequence[Step]) -> dict[str, frozenset[str]]:
+    """Place of each step → those of all steps that must be there before it."""
+    before: dict[str, frozenset[str]] = {}
+    for step in steps:
+        before[step.place] = step.after.union(*(before[place] for place in step.after))
+    return before
+
+
+def bottlenecks(steps: Sequence[Step]) -> frozenset[str]:
+    """Places of the steps beside which no other can run: all others come before or after them."""
+    before = all_before(steps)
+    return frozenset(
+        own for own in before if all(own in before[other] or other in before[own] for other in before if other != own)
+    )
 
 
 def _evaluated(config: EvaluationConfig) -> Path:

@@ -6,6 +6,7 @@
 Writes an HTML page, and a picture of a few of its programs beside it.
 """
 
+import datetime
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,9 +21,10 @@ from torch import Tensor
 from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from transformers import PreTrainedTokenizerBase
 
-from weighted_mtp.config import load_config, read_options
+from weighted_mtp.config import load_config, read_options, validated
 from weighted_mtp.data.batches import Batch, TokenStore, build_store, collate, within
 from weighted_mtp.data.index import read_index
+from weighted_mtp.data.load import SplitsConfig
 from weighted_mtp.data.prepare import prepare_embedded
 from weighted_mtp.data.prompts import MARKS, encode_solutions
 from weighted_mtp.data.schema import Problem, Solution
@@ -33,7 +35,7 @@ from weighted_mtp.models.convert import load_base
 from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.pipelines.command import Debug, one_line_errors
 from weighted_mtp.pipelines.critic import CriticConfig, check_same_tokens, load_critic, load_reference
-from weighted_mtp.pipelines.fit import pad_id
+from weighted_mtp.pipelines.inputs import trained_day
 from weighted_mtp.pipelines.policy import explicit_weighting, head_losses
 from weighted_mtp.pipelines.run_rho1 import Rho1RunConfig
 from weighted_mtp.pipelines.run_verifiable import VerifiableConfig
@@ -58,6 +60,7 @@ class Source:
     weights    batches, of which the second argument says which hold correct programs → (B, T) or (B, T, H) each
     judgement  batch → (B, T), what tokens are judged by; `title` and `explanation` say what it is
     localises  whether a low judgement is meant to show what is wrong
+    day        what prompts took for today in training, if they name a date
     """
 
     weights: Callable[[Sequence[Batch], Sequence[bool]], list[Tensor]]
@@ -67,6 +70,7 @@ class Source:
     localises: bool
     tokenizer: PreTrainedTokenizerBase
     template: str
+    day: datetime.date | None
     max_length: int
     runtime: RuntimeConfig
     notes: tuple[str, ...]
@@ -96,7 +100,16 @@ def critic_source(run: Path) -> Source:
 
     notes = (f"Critic {run}; weighting with its default options, moments of the correct programs shown.",)
     return Source(
-        weights, shown.td_errors, *_DELTA, True, critic.tokenizer, data.template, data.max_length, runtime, notes
+        weights,
+        shown.td_errors,
+        *_DELTA,
+        True,
+        critic.tokenizer,
+        data.template,
+        trained_day(run),
+        data.max_length,
+        runtime,
+        notes,
     )
 
 
@@ -125,6 +138,7 @@ def run_source(run: Path) -> Source:
         True,
         critic.tokenizer,
         config.data.template,
+        trained_day(run),
         config.data.max_length,
         config.runtime,
         notes,
@@ -133,9 +147,9 @@ def run_source(run: Path) -> Source:
 
 def _rho1_source(run: Path, config: Rho1RunConfig) -> Source:
     policy, tokenizer = _policy(run, config.runtime)
-    reference, tokens = load_reference(config.reference, config.runtime)
-    check_same_tokens(tokenizer, tokens, f"reference={config.reference}")
-    rho1 = Rho1Weighting(config.rho1, head_losses(policy, config.runtime), reference)
+    reference = load_reference(config.reference, config.runtime)
+    check_same_tokens(tokenizer, reference.tokenizer, f"reference={config.reference}")
+    rho1 = Rho1Weighting(config.rho1, head_losses(policy, config.runtime), reference.values)
     weighting = explicit_weighting(config, rho1, policy)
     state = _saved_state(run, weighting)
     notes = (
@@ -150,6 +164,7 @@ def _rho1_source(run: Path, config: Rho1RunConfig) -> Source:
         False,
         tokenizer,
         config.data.template,
+        trained_day(run),
         config.data.max_length,
         config.runtime,
         notes,
@@ -184,6 +199,13 @@ def _config_of(run: Path) -> Path:
     if not (run / "config.yaml").is_file():
         raise UserError(f"{run}: holds no config.yaml; give the folder of a run")
     return run / "config.yaml"
+
+
+def _split_of(run: Path, root: Path | None, dataset: str | None, split: str | None) -> Path:
+    """The folder of a split: of what the run learned from, unless others are given; of several datasets the first."""
+    data = read_options(_config_of(run)).get("data", {})
+    own = validated(SplitsConfig, {name: data[name] for name in SplitsConfig.model_fields if name in data})
+    return (root or own.root) / (dataset or own.datasets[0]) / (split or own.validation or own.train)
 
 
 def _section(run: Path, name: str) -> bool:
@@ -221,10 +243,10 @@ def shown_programs(
     source: Source, problems: Sequence[Problem], solutions: Sequence[Solution]
 ) -> tuple[list[View], list[ShownProgram]]:
     """The programs with every token's weight (of each head, where heads differ) and judgement, and the scales."""
-    examples = encode_solutions(source.tokenizer, source.template, problems, solutions)
+    examples = encode_solutions(source.tokenizer, source.template, problems, solutions, source.day)
     store = within(build_store(examples), source.max_length)
     device = pick_device(source.runtime)
-    batches = [collate(store, np.array([row]), pad_id(source.tokenizer)).to(device) for row in range(len(store))]
+    batches = [collate(store, np.array([row])).to(device) for row in range(len(store))]
     by_id = {solution.solution_id: solution for solution in solutions}
     kept = [by_id[name] for name in store.sample_ids]
     weights = [w.float().cpu() for w in source.weights(batches, [solution.is_correct for solution in kept])]
@@ -312,9 +334,16 @@ def _of_two(program: ShownProgram) -> ShownProgram:
 def main(
     critic: Annotated[Path | None, typer.Option(help="Run of a critic, with the weighting's default options.")] = None,
     run: Annotated[Path | None, typer.Option(help="Or a verifiable or Rho-1 run, with its own options.")] = None,
-    data_root: Annotated[Path, typer.Option(help="Where `wmtp data` put the datasets.")] = Path("storage/datasets"),
-    dataset: Annotated[str, typer.Option(help="Dataset with correct and incorrect programs.")] = "micro",
-    split: Annotated[str, typer.Option(help="Its split; one that nothing was trained on shows most.")] = "validation",
+    data_root: Annotated[
+        Path | None, typer.Option(help="Where the datasets are; where the run had them if not given.")
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Dataset with correct and incorrect programs; the run's own if not given.")
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="Its split; the run's validation split if not given, or the training split if it has none."),
+    ] = None,
     problems: Annotated[int, typer.Option(help="How many problems, two programs each.", min=1)] = 4,
     output: Annotated[Path, typer.Option(help="The page; the picture lies beside it.")] = Path("weights.html"),
     debug: Debug = False,
@@ -325,9 +354,10 @@ def main(
             raise UserError("give either --critic (the run of a critic) or --run (a verifiable or Rho-1 run)")
         if output.suffix != ".html":
             raise UserError(f"--output {output}: the page is HTML; give a name that ends in .html")
-        prepare_embedded(dataset, root=data_root)
+        directory = _split_of(cast(Path, critic or run), data_root, dataset, split)
+        prepare_embedded(directory.parent.name, root=directory.parent.parent)
         source = critic_source(critic) if critic else run_source(cast(Path, run))
-        picture = write_weights(source, data_root / dataset / split, problems, output)
+        picture = write_weights(source, directory, problems, output)
         print(f"page:    {output}\npicture: {picture}")
 
 

@@ -1,30 +1,25 @@
 """Arms of an experiment side by side: pass@k, paired differences to the first arm, and intervals that respect seeds.
 
-Legend: S seeds, P problems, R resamples. An arm's values are (S, P): pass@k of a problem in one seed's evaluation.
+Legend: S seeds, P problems. An arm's values are (S, P): pass@k of a problem in one seed's evaluation.
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from rich.console import Group
-from rich.markup import escape
-from rich.table import Table
 
 from weighted_mtp.data.sources.rows import read_rows
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.pass_at_k import Counts, Estimate, count, pass_at_k
+from weighted_mtp.report.intervals import Values, over_seeds_and_problems
 
-Values = NDArray[np.float64]
 Evaluation = Counts | Path
 """Counts, or the folder that `wmtp evaluate --output` wrote."""
 
-ENOUGH_SEEDS = 5
-_RESAMPLES_AT_ONCE = 1000
+ONE_SEED = "One seed: its interval holds for other problems, and not for the method, whose other seeds nobody has seen."
 _SOLVED = (
     "Solved at the first try: as pass@1 has it, on average over samples and seeds; both is the arm and the baseline."
 )
@@ -85,6 +80,7 @@ class Comparison:
     base     whether the base tests alone decided
     notes    what a reader has to know of the numbers
     further  differences to other arms than the baseline
+    best     arm → the temperatures that its values are of, where each has its own
     """
 
     k: int
@@ -94,6 +90,7 @@ class Comparison:
     arms: tuple[Arm, ...]
     notes: tuple[str, ...]
     further: tuple[Further, ...] = ()
+    best: Mapping[str, tuple[float, ...]] | None = None
 
 
 def compare(
@@ -102,8 +99,6 @@ def compare(
     against: Mapping[str, str] | None = None,
     k: int = 1,
     base: bool = False,
-    seed: int = 0,
-    resamples: int = 10_000,
     confidence: float = 0.95,
 ) -> Comparison:
     """Compare arms on the same problems, each with one evaluation a seed, to the first of them.
@@ -112,36 +107,87 @@ def compare(
     base     count what passed the base tests, without those that EvalPlus added
 
     Arms with equally many evaluations are paired by seed: the i-th of each belongs to the same seed. Intervals are
-    `hierarchical_interval`'s; with one seed an arm they are those of `paired_difference`, over problems alone.
+    those of `over_seeds_and_problems`.
 
     Raises UserError for fewer than two arms, an arm without evaluation, another benchmark or other problems in one
     evaluation than in the first, fewer than k samples of a problem, or a folder that is no evaluation.
     """
+    counts, notes = _read(arms, base)
+    return _compared(_values(counts, k), _values(counts, 1), against or {}, k, base, confidence, notes)
+
+
+def compare_at_best(
+    temperatures: Mapping[float, Mapping[str, Sequence[Evaluation]]],
+    *,
+    against: Mapping[str, str] | None = None,
+    k: int = 1,
+    base: bool = False,
+    confidence: float = 0.95,
+) -> Comparison:
+    """Compare arms each at the temperature that suits it best, so that an arm that is only sharper gains nothing.
+
+    temperatures  temperature → arm → one evaluation a seed, the same arms, seeds and problems at each
+
+    Of an arm's problems every second one is judged at the temperature at which pass@k over the other ones, on average
+    over its seeds, is highest, and they in turn at the best of these: no problem chooses for itself.
+
+    Raises UserError as `compare`.
+    """
+    read = {t: _read(arms, base) for t, arms in temperatures.items()}
+    values, first_try = ({t: _values(counts, of) for t, (counts, _) in read.items()} for of in (k, 1))
+    chosen, chosen_first_try, best = {}, {}, {}
+    for name in next(iter(values.values())):
+        own = {t: arms[name] for t, arms in values.items()}
+        chosen[name], first = (np.empty_like(next(iter(own.values()))) for _ in range(2))
+        found = []
+        for judged, deciding in ((slice(0, None, 2), slice(1, None, 2)), (slice(1, None, 2), slice(0, None, 2))):
+            best_t = max(own, key=lambda t: own[t][:, deciding].mean())
+            chosen[name][:, judged] = own[best_t][:, judged]
+            first[:, judged] = first_try[best_t][name][:, judged]
+            found.append(best_t)
+        chosen_first_try[name], best[name] = first, tuple(dict.fromkeys(found))
+    notes = next(iter(read.values()))[1]
+    comparison = _compared(chosen, chosen_first_try, against or {}, k, base, confidence, notes)
+    return replace(comparison, best=best)
+
+
+def _read(arms: Mapping[str, Sequence[Evaluation]], base: bool) -> tuple[dict[str, list[Counts]], tuple[str, ...]]:
+    """Counts of every arm's evaluations, and notes on what is unlike in them."""
     if len(arms) < 2:
         raise UserError(f"compare: needs at least two arms and was given {len(arms)}; the first is the baseline")
     counts = {name: [_counts(evaluation, base) for evaluation in arm] for name, arm in arms.items()}
     options = {e: _options(e) for arm in arms.values() for e in arm if isinstance(e, Path)}
     _check_same_benchmark(options)
-    values, first_try = _values(counts, k), _values(counts, 1)
+    return counts, (*_unlike(counts), *_evaluated_differently([*options.values()]))
+
+
+def _compared(
+    values: Mapping[str, Values],
+    first_try: Mapping[str, Values],
+    against: Mapping[str, str],
+    k: int,
+    base: bool,
+    confidence: float,
+    unlike: Sequence[str],
+) -> Comparison:
     (baseline, first), *others = values.items()
-    found = [Arm(baseline, hierarchical_interval(first, None, seed, resamples, confidence), _by_seed(first))]
+    found = [Arm(baseline, over_seeds_and_problems(first, None, confidence), _by_seed(first))]
     for name, own in others:
         found.append(
             Arm(
                 name,
-                value=hierarchical_interval(own, None, seed, resamples, confidence),
+                value=over_seeds_and_problems(own, None, confidence),
                 by_seed=_by_seed(own),
-                difference=hierarchical_interval(own, first, seed, resamples, confidence),
+                difference=over_seeds_and_problems(own, first, confidence),
                 paired=len(own) == len(first),
                 solved=_solved(first_try[name], first_try[baseline]),
             )
         )
-    notes = (*_notes(found), *_unlike(counts), *_evaluated_differently([*options.values()]))
     further = tuple(
-        Further(name, other, hierarchical_interval(values[name], values[other], seed, resamples, confidence))
-        for name, other in (against or {}).items()
+        Further(name, other, over_seeds_and_problems(values[name], values[other], confidence))
+        for name, other in against.items()
     )
-    return Comparison(k, base, first.shape[1], confidence, tuple(found), notes, further)
+    return Comparison(k, base, first.shape[1], confidence, tuple(found), (*_notes(found), *unlike), further)
 
 
 def _by_seed(values: Values) -> tuple[float, ...]:
@@ -154,45 +200,6 @@ def _solved(own: Values, base: Values) -> Solved:
         own, base = own.mean(0, keepdims=True), base.mean(0, keepdims=True)
     pairs = (own * base, own * (1 - base), (1 - own) * base, (1 - own) * (1 - base))
     return Solved(*(float(pair.mean(0).sum()) for pair in pairs))
-
-
-def hierarchical_interval(
-    values: Values, baseline: Values | None, seed: int, resamples: int, confidence: float
-) -> Estimate:
-    """Mean of `values`, or of `values − baseline`, with a percentile bootstrap over seeds, then problems.
-
-    values    (S, P)
-    baseline  (S', P), the same problems in the same order
-
-    A resample draws S seeds with replacement, then P problems with replacement, and averages over what was drawn.
-    The problems are the same for every seed, so all drawn seeds (and both arms) share one draw of problems: a problem
-    that is easy for one seed is easy for the next, and drawing afresh for each seed would hide that. If S = S', both
-    arms share the draw of seeds as well; otherwise each draws its own.
-
-    The variance over S seeds that resampling sees is (S − 1)/S of the unbiased one, so that intervals are too narrow
-    for few seeds, and with one seed cover problems alone. What varies with seed and problem together (a sample's luck)
-    is counted up to three times, as in any bootstrap of crossed factors (Owen 2007, "The pigeonhole bootstrap", Annals
-    of Applied Statistics 1(2)): where that is most of the variance, intervals are too wide instead.
-    """
-    problems, seeds = np.random.default_rng(seed), np.random.default_rng([seed, 1])
-    paired = baseline is not None and len(baseline) == len(values)
-    parts = [values] if baseline is None else [values - baseline] if paired else [values, -baseline]
-    means = []
-    for start in range(0, resamples, _RESAMPLES_AT_ONCE):
-        rows = min(_RESAMPLES_AT_ONCE, resamples - start)
-        problem_shares = _drawn_shares(problems, rows, values.shape[1])
-        means.append(
-            sum(((_drawn_shares(seeds, rows, len(part)) @ part) * problem_shares).sum(axis=1) for part in parts)
-        )
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(np.concatenate(means), [tail, 1 - tail])
-    return Estimate(float(sum(part.mean() for part in parts)), float(low), float(high), confidence)
-
-
-def _drawn_shares(generator: np.random.Generator, rows: int, size: int) -> Values:
-    """(rows, size): how often each of `size` things is among `size` draws with replacement, as shares that add to 1."""
-    draws = generator.integers(size, size=(rows, size)) + size * np.arange(rows)[:, None]
-    return np.bincount(draws.ravel(), minlength=rows * size).reshape(rows, size) / size
 
 
 def read_counts(folder: Path, base: bool = False) -> dict[str, tuple[int, int]]:
@@ -210,71 +217,6 @@ def read_counts(folder: Path, base: bool = False) -> dict[str, tuple[int, int]]:
         raise UserError(f"{folder}: its benchmark has no tests but its own; leave --base out")
     key = "passed_base" if base else "passed"
     return count([(str(row["task_id"]).lower(), row.get(key, row["passed"])) for row in rows])
-
-
-def comparison_table(comparison: Comparison) -> Group:
-    """The comparison for a terminal: pass@k with differences, and which problems are solved by which arm."""
-    tables = []
-    for title, header, rows in _parts(comparison):
-        tables.append(Table(title=title, title_justify="left"))
-        for number, column in enumerate(header):
-            justify: Literal["left", "right"] = "right" if number else "left"
-            tables[-1].add_column(column, justify=justify, overflow="fold", no_wrap=bool(number))
-        for row in rows:
-            tables[-1].add_row(*map(escape, row))
-    return Group(*tables)
-
-
-def comparison_markdown(comparison: Comparison) -> str:
-    """The comparison as Markdown tables with its notes."""
-    lines = []
-    for title, header, rows in _parts(comparison):
-        lines += [title, "", "| " + " | ".join(header) + " |", "|---" + "|---:" * (len(header) - 1) + "|"]
-        lines += ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows]
-        lines.append("")
-    return "\n".join([*lines, *(f"- {note}" for note in comparison.notes)]) + "\n"
-
-
-def _parts(comparison: Comparison) -> Iterator[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
-    """Title, header and rows of each table."""
-    interval = f"[{100 * comparison.confidence:g} %]"
-    header = ("arm", f"pass@{comparison.k} {interval}", f"difference {interval}")
-    tests = ", base tests alone" if comparison.base else ""
-    title = f"pass@{comparison.k} on {comparison.problems:,} problems{tests}"
-    yield (
-        title,
-        header,
-        [(_name(arm), _interval(arm.value, ""), _interval(arm.difference, "+")) for arm in comparison.arms],
-    )
-    most = max(arm.seeds for arm in comparison.arms)
-    if most > 1:
-        numbers = tuple(str(number) for number in range(1, most + 1))
-        by_seed = [(arm.name, *(f"{value:.3f}" for value in arm.by_seed)) for arm in comparison.arms]
-        title = f"pass@{comparison.k} of each evaluation, in the order given"
-        yield title, ("arm", *numbers), [(*row, *[""] * (most + 1 - len(row))) for row in by_seed]
-    solved = [(_name(arm), *map(_number, astuple(arm.solved))) for arm in comparison.arms if arm.solved is not None]
-    if comparison.further:
-        yield (
-            "further differences",
-            ("arm", "to", f"difference {interval}"),
-            [(own.name, own.other, _interval(own.difference, "+")) for own in comparison.further],
-        )
-    yield "problems solved at the first try, by", ("arm", "both", "only it", "only the baseline", "neither"), solved
-
-
-def _name(arm: Arm) -> str:
-    return arm.name if arm.seeds == 1 else f"{arm.name} ({arm.seeds} seeds)"
-
-
-def _interval(estimate: Estimate | None, sign: str) -> str:
-    if estimate is None:
-        return ""
-    return f"{estimate.value:{sign}.3f} [{estimate.low:{sign}.3f}, {estimate.high:{sign}.3f}]"
-
-
-def _number(value: float) -> str:
-    """A count, or an expected value of one."""
-    return f"{value:,.0f}" if abs(value - round(value)) < 1e-9 else f"{value:,.1f}"
 
 
 def _counts(evaluation: Evaluation, base: bool) -> Counts:
@@ -305,20 +247,21 @@ def _check_same_problems(first: Counts, own: Counts, name: str) -> None:
 
 def _notes(arms: Sequence[Arm]) -> list[str]:
     baseline, *others = arms
-    fewest = min(arm.seeds for arm in arms)
     if max(arm.seeds for arm in arms) == 1:
-        return [_SOLVED, f"Intervals: bootstrap over problems, paired by problem; differences to {baseline.name}."]
+        return [
+            _SOLVED,
+            f"Intervals: over problems, paired by problem; differences to {baseline.name}.",
+            ONE_SEED,
+        ]
     notes = [
         _SOLVED,
-        "Intervals: bootstrap over seeds, then over problems, which all seeds share; "
+        "Intervals: over seeds and problems, with Student's t quantiles; "
         f"differences to {baseline.name}, paired by problem.",
     ]
     if paired := [arm.name for arm in others if arm.paired]:
         notes.append(f"Paired by seed as well, the i-th evaluation with the baseline's i-th: {', '.join(paired)}.")
-    if fewest < ENOUGH_SEEDS:
-        notes.append(
-            f"Intervals of few seeds (here {fewest}) are too narrow: resampling cannot show what it never saw."
-        )
+    if single := [arm.name for arm in arms if arm.seeds == 1]:
+        notes.append(f"{ONE_SEED[:-1]}: {', '.join(single)}.")
     return notes
 
 

@@ -8,7 +8,7 @@ from rich.table import Table
 from weighted_mtp.training.footprint import Microbatch
 from weighted_mtp.training.memory_plan import Footprint, Layout
 
-GB = 1e9
+GB, MB = 1e9, 1e6
 
 
 @dataclass(frozen=True)
@@ -21,18 +21,18 @@ class PlanRow:
 
     @property
     def name(self) -> str:
-        """The options that make it."""
+        """How ranks share it."""
         named = [self.layout.parallel] if self.layout.ranks > 1 else ["one rank"]
-        named += ["checkpointing"] * self.activation_checkpointing + ["offload"] * self.layout.cpu_offload
+        named += ["host"] * self.layout.cpu_offload
         return ", ".join(named)
 
 
 _COLUMNS = {
-    "params": "parameters",
+    "model": "parameters",
     "asked": "asked",
     "grads": "gradients",
     "optim": "optimizer",
-    "gather": "gathered",
+    "whole": "gathered",
     "activ": "activations",
     "loss": "loss",
     "peak": "peak",
@@ -41,28 +41,38 @@ _COLUMNS = {
 
 
 def plan_table(rows: list[PlanRow], batch: Microbatch, gpu_memory: float) -> Table:
-    """All rows, the configured one first, in GB; `gpu_memory` is what a rank has."""
+    """All rows, the configured one first, in GB (MB where all is little); `gpu_memory` is what a rank has, in GB.
+
+    No wider than 80 columns, in which logs and pipes cut.
+    """
     layout = rows[0].layout
+    unit, size = ("MB", MB) if max(row.bytes.peak for row in rows) < GB else ("GB", GB)
     table = Table(
-        title=f"GB a rank: {layout.ranks} ranks, {layout.per_node} a node; {layout.precision}; microbatches of "
+        title=f"{unit} a rank: {layout.ranks} ranks, {layout.per_node} a node; {layout.precision}; microbatches of "
         f"{batch.rows} x {batch.length} tokens, {layout.microbatches} a rank and step",
-        caption="The first row is the configured one. asked: critic and reference; gather: what a rank has whole for "
-        "the moment; loss: logits and temporaries; peak: the most at one time, without the GPU's own context; host: "
-        "in main memory instead.",
+        caption="The first row is the configured one. ckpt: activation_checkpointing; asked: critic and reference; "
+        "whole: what a rank has gathered for the moment; loss: logits and temporaries; peak: the most at one time, "
+        f"without the GPU's own context; host: in main memory instead (cpu_offload); fits: into {gpu_memory:g} GB.",
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE,
-        padding=(0, 1, 0, 0),
+        padding=0,
     )
     table.add_column("runtime", no_wrap=True)
-    for column in (*_COLUMNS, f"in {gpu_memory:g}"):
+    table.add_column("ckpt", no_wrap=True)
+    for column in (*_COLUMNS, "fits"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
-        numbers = [_gigabytes(getattr(row.bytes, part)) for part in _COLUMNS.values()]
-        table.add_row(row.name, *numbers, "yes" if row.bytes.peak <= gpu_memory * GB else "no")
+        numbers = [_short(getattr(row.bytes, part) / size) for part in _COLUMNS.values()]
+        table.add_row(
+            row.name,
+            "yes" if row.activation_checkpointing else "no",
+            *numbers,
+            "yes" if row.bytes.peak <= gpu_memory * GB else "no",
+        )
     return table
 
 
-def _gigabytes(size: float) -> str:
-    """Two digits or more."""
-    return f"{size / GB:,.1f}" if size >= GB else f"{size / GB:.2g}"
+def _short(number: float) -> str:
+    """In five characters, up to 9,999."""
+    return f"{number:,.0f}" if number >= 999.5 else f"{number:.1f}" if number >= 9.995 else f"{number:.2f}"

@@ -24,7 +24,7 @@ class RuntimeConfig(Section):
 
     `auto` is `bf16` where the device has instructions for it: a CPU without them is a hundred times slower in bf16.
     """
-    threads: int | None = None
+    threads: int | None = Field(None, ge=1)
     """CPU threads; PyTorch's own choice where not given."""
     parallel: Literal["full", "hybrid", "ddp"] = "full"
     """Of several ranks, what each holds: a share of all parameters, gradients and optimizer states (`full`), the same

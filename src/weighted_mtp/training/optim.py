@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from pydantic import Field
@@ -11,6 +12,8 @@ from torch import nn
 from weighted_mtp.config import Section
 from weighted_mtp.runtime.sharding import whole_tensor
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
 
 class OptimConfig(Section):
     """AdamW (Loshchilov & Hutter 2019) with linear warm-up and cosine decay."""
@@ -18,7 +21,7 @@ class OptimConfig(Section):
     lr: float = Field(3e-4, gt=0)
     weight_decay: float = Field(0.1, ge=0)
     """On matrices only: norms and biases do not decay."""
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
     eps: float = Field(1e-8, gt=0)
     warmup_steps: int = Field(50, ge=0)
     final_lr_ratio: float = Field(0.1, ge=0, le=1)

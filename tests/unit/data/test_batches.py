@@ -98,7 +98,7 @@ def test_a_sample_over_the_token_budget_is_refused() -> None:
 
 
 def rows_of(store: TokenStore) -> list[list[int]]:
-    batches = [collate(store, np.array([row]), 0) for row in range(len(store))]
+    batches = [collate(store, np.array([row])) for row in range(len(store))]
     return [batch.input_ids[0].tolist() for batch in batches]
 
 
@@ -120,7 +120,7 @@ def test_rows_may_share_their_prompt() -> None:
     ids = np.array([7, 8, 9, 10], np.int32)
     store = TokenStore(ids, np.array([0, 1, 2, 3], np.uint8), prompt, np.array([3, 1]), ones, ones * 2, ["a", "b"])
     assert rows_of(store) == [[7, 10], [7, 8]]
-    assert collate(store, np.array([0, 1]), 0).marks.tolist() == [[0, 3], [0, 1]]
+    assert collate(store, np.array([0, 1])).marks.tolist() == [[0, 3], [0, 1]]
 
 
 def test_dropping_leaves_out_the_long_and_counts_them(store: TokenStore) -> None:
@@ -162,7 +162,7 @@ def store() -> TokenStore:
 
 
 def test_collate_pads_on_the_right_and_masks_prompt_and_padding(store: TokenStore) -> None:
-    batch = collate(store, np.array([1, 2]), pad_id=0)
+    batch = collate(store, np.array([1, 2]))
     assert batch.input_ids.tolist() == [[8, 9, 10, 11, 12], [13, 14, 0, 0, 0]]
     assert batch.attention_mask.tolist() == [[True] * 5, [True, True, False, False, False]]
     assert batch.response_mask.tolist() == [[False] * 3 + [True] * 2, [False, True, False, False, False]]
@@ -170,18 +170,18 @@ def test_collate_pads_on_the_right_and_masks_prompt_and_padding(store: TokenStor
 
 
 def test_collate_gives_the_types_of_the_contract(store: TokenStore) -> None:
-    batch = collate(store, np.array([0]), pad_id=0)
+    batch = collate(store, np.array([0]))
     types = [tensor.dtype for tensor in (batch.input_ids, batch.attention_mask, batch.response_mask, batch.sample_ids)]
     assert types == [torch.int64, torch.bool, torch.bool, torch.int64]
 
 
 def test_a_batch_moves_as_a_whole(store: TokenStore) -> None:
-    batch = collate(store, np.array([0]), pad_id=0).to("meta")
+    batch = collate(store, np.array([0])).to("meta")
     assert {value.device.type for value in vars(batch).values() if isinstance(value, torch.Tensor)} == {"meta"}
 
 
 def test_marks_stand_beside_their_tokens(store: TokenStore) -> None:
-    assert collate(within(store, 4, "truncate"), np.array([1, 0]), pad_id=0).marks.tolist() == [
+    assert collate(within(store, 4, "truncate"), np.array([1, 0])).marks.tolist() == [
         [0, 0, 0, 2],
         [0, 1, 0, 0],
     ]
@@ -192,7 +192,7 @@ def test_joined_stores_are_read_as_one() -> None:
     joined = join([build_store(EXAMPLES[2:]), build_store(EXAMPLES)])
     rows = np.array([3, 0, 2, 1])
     assert list(joined.sample_ids) == ["c", "a", "b", "c"]
-    for name, value in vars(collate(together, rows, 99)).items():
-        found = getattr(collate(joined, rows, 99), name)
+    for name, value in vars(collate(together, rows)).items():
+        found = getattr(collate(joined, rows), name)
         assert torch.equal(found, value) if isinstance(value, torch.Tensor) else found == value, name
     assert within(joined, 4).n_dropped == 1

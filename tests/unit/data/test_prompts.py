@@ -1,5 +1,7 @@
 """The border between prompt and response, for every family of tokenizers, and what templates show."""
 
+import copy
+import datetime
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +16,10 @@ from weighted_mtp.data.prompts import (
     Example,
     decode_response,
     encode_example,
+    encode_problem,
     encode_prompt,
     encode_solutions,
+    names_a_date,
     render_prompt,
 )
 from weighted_mtp.data.schema import Problem, Solution, Span, TestCase, records
@@ -132,6 +136,57 @@ def test_chat_without_a_chat_template_is_refused(micro_tokenizer: PreTrainedToke
         render_prompt("chat", PROBLEM, micro_tokenizer)
 
 
+def _with_template(tokenizer: PreTrainedTokenizerBase, template: str) -> PreTrainedTokenizerBase:
+    chat = copy.deepcopy(tokenizer)
+    chat.chat_template = template
+    return chat
+
+
+def _quoting(tokenizer: PreTrainedTokenizerBase) -> Problem:
+    special = [token for token in (tokenizer.bos_token, tokenizer.eos_token) if token]
+    return replace(PROBLEM, description=f"Strike <b>{special[0]}this{special[-1]}</b> out.{special[-1]}")
+
+
+@pytest.mark.parametrize("template", ["plain", "alpaca"])
+def test_special_tokens_in_a_problems_text_are_text(tokenizer: PreTrainedTokenizerBase, template: str) -> None:
+    ids = encode_problem(tokenizer, template, _quoting(tokenizer))
+    bos = [tokenizer.bos_token_id] if ids[0] == tokenizer.bos_token_id else []
+    assert tokenizer.eos_token_id not in ids
+    assert ids.count(tokenizer.bos_token_id) == len(bos)
+    assert _text(tokenizer, ids) == render_prompt(template, _quoting(tokenizer), tokenizer)
+
+
+CHAT = "{{ eos_token }}user\n{{ messages[0]['content'] | trim }}{{ eos_token }}\n{{ eos_token }}assistant\n"
+
+
+@pytest.mark.parametrize("template", [CHAT, "user\n{{ messages[0]['content'] }}{{ eos_token }}assistant\n"])
+def test_of_a_chat_prompt_only_the_templates_special_tokens_are_special(
+    tokenizer: PreTrainedTokenizerBase, template: str
+) -> None:
+    chat = _with_template(tokenizer, template)
+    ids = encode_problem(chat, "chat", _quoting(chat))
+    assert ids.count(chat.eos_token_id) == template.count("eos_token")
+    assert _text(chat, ids) == render_prompt("chat", _quoting(chat), chat)
+    whole = encode_prompt(chat, render_prompt("chat", PROBLEM, chat))
+    last = [row[len(row) - row[::-1].index(chat.eos_token_id) :] for row in (ids, whole)]
+    assert last[0] == last[1], "what follows the instruction is tokenized as it always is"
+
+
+def test_a_chat_prompt_without_special_tokens_in_its_problem_is_tokenized_as_a_whole(
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
+    chat = _with_template(tokenizer, CHAT)
+    assert encode_problem(chat, "chat", PROBLEM) == encode_prompt(chat, render_prompt("chat", PROBLEM, chat))
+
+
+@pytest.mark.parametrize(
+    "template", ["{{ raise_exception('Conversation roles must alternate') }}", "{% if %}", "{{ messages[3].content }}"]
+)
+def test_a_chat_template_that_fails_is_one_line(micro_tokenizer: PreTrainedTokenizerFast, template: str) -> None:
+    with pytest.raises(UserError, match=r"template 'chat': the chat template of .* fails .*; use 'alpaca', or mend"):
+        render_prompt("chat", PROBLEM, _with_template(micro_tokenizer, template))
+
+
 def test_an_unknown_template_is_refused_with_the_known_ones(micro_tokenizer: PreTrainedTokenizerFast) -> None:
     with pytest.raises(UserError, match=f"'alpacca' is unknown: choose one of {', '.join(TEMPLATES)}"):
         render_prompt("alpacca", PROBLEM, micro_tokenizer)
@@ -210,3 +265,22 @@ def test_a_starter_that_only_describes_is_no_function_to_complete(tokenizer: Pre
     assert render_prompt("plain", problem, tokenizer) == problem.starter
     asked = render_prompt("alpaca", problem, tokenizer)
     assert f"### Instruction:\n{problem.description}\n\n### Response" in asked
+
+
+@pytest.mark.parametrize("form", ["%d %b %Y", "%A, %-d. %B", "%Y-%m-%dT%H"])
+@pytest.mark.parametrize("before", ["", "\n", "  "])
+def test_a_chat_template_is_given_the_date_that_is_asked_for(
+    micro_tokenizer: PreTrainedTokenizerBase, form: str, before: str
+) -> None:
+    chat = copy.deepcopy(micro_tokenizer)
+    chat.chat_template = (
+        before + "{% if strftime_now is defined %}{{ strftime_now('" + form + "') }}{% endif %} {{ bos_token }}"
+    )
+    assert names_a_date("chat", chat)
+    assert not names_a_date("plain", chat)
+    day = datetime.date(2024, 2, 9)
+    now = [datetime.datetime.now().strftime(form)]
+    own = chat.apply_chat_template([{"role": "user", "content": ""}], tokenize=False)
+    now.append(datetime.datetime.now().strftime(form))
+    expected = {own.replace(text, datetime.datetime(2024, 2, 9).strftime(form)) for text in now}
+    assert render_prompt("chat", PROBLEM, chat, day) in expected - {own}

@@ -19,7 +19,7 @@ PAIRS = np.random.default_rng(1).permutation(60)[:40].reshape(20, 2)
 
 
 def test_pairs_stand_one_after_the_other_and_each_once_an_epoch() -> None:
-    stream = BatchStream(store_of(LENGTHS), 200, 1, seed=0, pad_id=0, together=PAIRS)
+    stream = BatchStream(store_of(LENGTHS), 200, 1, seed=0, together=PAIRS)
     batches = stream.first()
     seen = [tuple(pair) for batch in batches for pair in batch.sample_ids.reshape(-1, 2).tolist()]
     assert sorted(seen) == sorted(map(tuple, PAIRS.tolist()))
@@ -27,14 +27,14 @@ def test_pairs_stand_one_after_the_other_and_each_once_an_epoch() -> None:
 
 
 def test_the_padding_of_pairs_is_that_of_their_batches() -> None:
-    stream = BatchStream(store_of(LENGTHS), 200, 1, seed=0, pad_id=0, together=PAIRS)
+    stream = BatchStream(store_of(LENGTHS), 200, 1, seed=0, together=PAIRS)
     masks = [batch.attention_mask for batch in stream.first()]
     real = sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks)
     assert np.isclose(stream.padding_share(), 1 - real)
 
 
 def test_the_first_batches_are_those_of_epoch_0_whatever_was_asked_before() -> None:
-    stream = BatchStream(store_of(LENGTHS), 100, 2, seed=3, pad_id=0)
+    stream = BatchStream(store_of(LENGTHS), 100, 2, seed=3)
     first = [batch.sample_ids.tolist() for batch in stream.first(3)]
     stream.at(40)
     assert [batch.sample_ids.tolist() for batch in stream.first(3)] == first
@@ -46,7 +46,7 @@ def test_the_first_batches_are_those_of_epoch_0_whatever_was_asked_before() -> N
 def test_ranks_share_every_step_and_each_sample_is_one_ranks_once_an_epoch(
     ranks: int, together: NDArray[np.int64] | None
 ) -> None:
-    stream = BatchStream(store_of(LENGTHS), 100, 12, seed=5, pad_id=0, together=together)
+    stream = BatchStream(store_of(LENGTHS), 100, 12, seed=5, together=together)
     steps, seen, blanks = stream.steps_per_epoch(), [], 0
     for step in range(steps):
         shares = [stream.at(step, rank, ranks) for rank in range(ranks)]

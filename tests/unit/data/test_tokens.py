@@ -62,7 +62,7 @@ def test_every_row_is_its_example(
     assert list(found.store.sample_ids) == [name for name, _ in expected]
     assert found.is_correct.tolist() == [solution.is_correct for solution in solutions]
     for row, (_, example) in enumerate(expected):
-        batch = collate(found.store, np.array([row]), 0)
+        batch = collate(found.store, np.array([row]))
         assert batch.input_ids[0].tolist() == example.input_ids
         assert batch.response_mask[0].tolist().index(True) == found.store.response_start[row] == example.response_start
         assert bytes(batch.marks[0].tolist()) == example.marks

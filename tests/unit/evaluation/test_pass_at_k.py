@@ -52,10 +52,44 @@ def test_the_interval_is_that_of_a_binomial_when_every_problem_has_one_sample():
     assert (found.low, found.high) == (pytest.approx(0.3 - margin, abs=0.006), pytest.approx(0.3 + margin, abs=0.006))
 
 
-def test_the_difference_of_a_run_with_itself_is_exactly_zero():
+def wilson(successes: int, n: int) -> tuple[float, float]:
+    """The textbook formula at 95 %."""
+    z, p = 1.959963984540054, successes / n
+    centre, margin = p + z**2 / (2 * n), z * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
+    return (centre - margin) / (1 + z**2 / n), (centre + margin) / (1 + z**2 / n)
+
+
+@pytest.mark.parametrize("problems", [1, 2, 164, 1000])
+@pytest.mark.parametrize("c", [0, 3])
+def test_none_or_all_solved_has_wilsons_interval_over_problems(problems, c):
+    found = estimate({str(i): (3, c) for i in range(problems)}, [1, 2])
+    low, high = wilson(problems * c // 3, problems)
+    for k in (1, 2):
+        assert found[k].value == c / 3
+        assert (found[k].low, found[k].high) == (pytest.approx(low, abs=1e-12), pytest.approx(high, abs=1e-12))
+
+
+def test_problems_that_are_all_alike_leave_an_interval_that_shrinks_with_their_number():
+    widths = []
+    for problems in (1, 10, 100):
+        found = estimate({str(i): (4, 1) for i in range(problems)}, [1])[1]
+        assert 0 < found.low < found.value == 0.25 < found.high < 1
+        widths.append(found.high - found.low)
+    assert widths == sorted(widths, reverse=True)
+
+
+def test_the_difference_of_a_run_with_itself_is_zero_and_its_interval_as_wide_as_its_problems_allow():
     counts = {str(i): (3, i % 4) for i in range(30)}
     found = paired_difference(counts, dict(reversed(counts.items())), 1)
-    assert (found.value, found.low, found.high) == (0.0, 0.0, 0.0)
+    assert found.value == 0.0
+    assert found.high == -found.low == pytest.approx(wilson(0, 30)[1])
+
+
+def test_a_difference_that_is_the_same_everywhere_stays_within_what_a_difference_can_be():
+    none, all_ = ({str(i): (1, c) for i in range(5)} for c in (0, 1))
+    found = paired_difference(none, all_, 1)
+    assert (found.value, found.high) == (1.0, 1.0)
+    assert found.low == pytest.approx(1 - 2 * wilson(0, 5)[1])
 
 
 def test_pairing_finds_a_small_steady_gain_that_the_separate_intervals_hide():

@@ -14,9 +14,13 @@ from huggingface_hub.utils import close_session
 from tiny_models import ARCHITECTURES, byte_tokenizer, padded_batch, tiny_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
+from weighted_mtp.data.prompts import encode_problem
+from weighted_mtp.data.schema import Problem
 from weighted_mtp.errors import UserError
 from weighted_mtp.models.build import ModelConfig, build_policy
+from weighted_mtp.models.checkpoint import check_embedded
 from weighted_mtp.models.convert import convert, export_plain, load_base, to_plain
+from weighted_mtp.models.folder import check_model
 from weighted_mtp.models.mtp import MTPForCausalLM, load_policy
 
 
@@ -40,6 +44,54 @@ def test_the_plain_model_of_a_policy_is_the_base_bit_for_bit(architecture: str) 
     assert type(plain) is type(base)
     assert plain.state_dict().keys() == base.state_dict().keys()
     assert torch.equal(logits(plain), logits(base))
+
+
+def with_special(folder: Path, *tokens: str) -> None:
+    """Give the tokenizer special tokens for which no model was made."""
+    tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens({"additional_special_tokens": list(tokens)})
+    tokenizer.save_pretrained(folder)
+
+
+def test_special_tokens_beyond_the_embedding_are_said_and_do_no_harm(
+    plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with_special(plain, "[PAD]", "<image>")
+    _, tokenizer = load_base(str(plain))
+    said = capsys.readouterr().err
+    assert f"{plain}: the tokenizer's [PAD], <image> are beyond the model's 257 embeddings; used without" in said
+    problem = Problem("p", "s", "test", "An <image> and a [PAD].")
+    assert max(encode_problem(tokenizer, "alpaca", problem)) < 257
+    convert(str(plain), tmp_path / "policy", 2)
+    assert check_model(tmp_path / "policy").startswith("policy with 2 heads")
+
+
+def test_a_prompt_with_a_token_beyond_the_embedding_is_refused(plain: Path) -> None:
+    with_special(plain, "<user>")
+    model, tokenizer = load_base(str(plain))
+    tokenizer.chat_template = "<user>{{ messages[0]['content'] }}"
+    ids = encode_problem(tokenizer, "chat", Problem("p", "s", "test", "text"))
+    with pytest.raises(
+        UserError, match=r"p holds '<user>' \(token 257\), but the model embeds 257 tokens; use template"
+    ):
+        check_embedded(model, tokenizer, lambda: max(ids), "p")
+
+
+@pytest.mark.parametrize("role", ["eos_token", "bos_token"])
+def test_an_end_or_a_beginning_beyond_the_embedding_is_refused(plain: Path, role: str) -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens({role: "<new>"})
+    tokenizer.save_pretrained(plain)
+    with pytest.raises(UserError, match=r"'<new>' \(token 257\) has no embedding; give the tokenizer"):
+        load_base(str(plain))
+
+
+def test_a_word_beyond_the_embedding_is_refused(plain: Path) -> None:
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens(["def "])
+    tokenizer.save_pretrained(plain)
+    with pytest.raises(UserError, match=r"has 258 tokens but the model embeds 257, so that 'def '"):
+        load_base(str(plain))
 
 
 def test_the_plain_model_is_a_copy() -> None:

@@ -8,9 +8,15 @@ from tiny_models import ARCHITECTURES, VOCABULARY, byte_tokenizer, padded_batch,
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    BertConfig,
+    BloomConfig,
     CohereConfig,
+    FalconConfig,
     GPT2Config,
+    GPTBigCodeConfig,
     LlamaConfig,
+    MptConfig,
+    PreTrainedConfig,
     PreTrainedModel,
 )
 
@@ -19,6 +25,7 @@ from weighted_mtp.errors import UserError
 from weighted_mtp.models.mtp import MTPConfig, MTPForCausalLM, decoder_layers, load_policy
 
 HEADS = 3
+OTHERS = {"vocab_size": VOCABULARY, "hidden_size": 32, "bos_token_id": None, "eos_token_id": 256}
 
 
 def policy_and_base(architecture: str = "llama") -> tuple[MTPForCausalLM, PreTrainedModel]:
@@ -232,12 +239,18 @@ def test_a_base_that_has_heads_already_is_refused() -> None:
     [
         CohereConfig(**ARCHITECTURES["llama"].to_dict()),
         GPT2Config(vocab_size=VOCABULARY, n_embd=32, n_layer=3, n_head=4, bos_token_id=None, eos_token_id=256),
+        FalconConfig(**OTHERS, num_hidden_layers=3, num_attention_heads=4),
+        BloomConfig(**OTHERS, n_layer=3, n_head=4),
+        MptConfig(vocab_size=VOCABULARY, d_model=32, n_layers=3, n_heads=4),
+        GPTBigCodeConfig(vocab_size=VOCABULARY, n_embd=32, n_layer=3, n_head=4, bos_token_id=None, eos_token_id=256),
+        BertConfig(**OTHERS, num_hidden_layers=3, num_attention_heads=4, is_decoder=True),
     ],
-    ids=["scaled logits", "states reshaped after the last layer"],
+    ids=lambda config: config.model_type,
 )
-def test_an_architecture_that_would_get_wrong_logits_is_refused(config: object) -> None:
-    with pytest.raises(UserError, match="base model"):
-        MTPForCausalLM.from_base(AutoModelForCausalLM.from_config(config), 2)
+@pytest.mark.parametrize("heads", [1, 3])
+def test_an_architecture_that_cannot_have_heads_is_refused(config: PreTrainedConfig, heads: int) -> None:
+    with pytest.raises(UserError, match=r"base model \w+: .*; use "):
+        MTPForCausalLM.from_base(AutoModelForCausalLM.from_config(config), heads)
 
 
 def test_load_policy_reads_what_was_saved(folder: Path) -> None:

@@ -1,8 +1,9 @@
-"""Comparison of arms against a slow, obvious bootstrap, and what it refuses."""
+"""Arms side by side: differences, notes, findings, and what is refused."""
 
 import io
 import itertools
 import json
+import re
 from dataclasses import astuple
 from pathlib import Path
 
@@ -13,13 +14,13 @@ from rich.console import Console
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.pass_at_k import estimate, paired_difference
 from weighted_mtp.report.comparison import (
+    ONE_SEED,
     Solved,
     compare,
-    comparison_markdown,
-    comparison_table,
-    hierarchical_interval,
+    compare_at_best,
     read_counts,
 )
+from weighted_mtp.report.comparison_page import comparison_markdown, comparison_table, finding, plot_comparisons
 
 
 def counts(*passed: int, n: int = 1) -> dict[str, tuple[int, int]]:
@@ -30,44 +31,6 @@ def random_counts(seed: int, size: int = 30) -> dict[str, tuple[int, int]]:
     return counts(*np.random.default_rng(seed).integers(0, 2, size))
 
 
-def slowly(values: np.ndarray, baseline: np.ndarray | None, seed: int, resamples: int) -> list[float]:
-    """Every resample by itself: draw problems, draw seeds, average over what was drawn."""
-    problems, seeds = np.random.default_rng(seed), np.random.default_rng([seed, 1])
-    chosen_problems = [problems.integers(values.shape[1], size=values.shape[1]) for _ in range(resamples)]
-    chosen = [seeds.integers(len(values), size=len(values)) for _ in range(resamples)]
-    paired = baseline is not None and len(baseline) == len(values)
-    other = (
-        chosen if paired or baseline is None else [seeds.integers(len(baseline), size=len(baseline)) for _ in chosen]
-    )
-    means = []
-    for p, s, t in zip(chosen_problems, chosen, other, strict=True):
-        mean = np.mean([values[i, j] for i in s for j in p])
-        means.append(mean if baseline is None else mean - np.mean([baseline[i, j] for i in t for j in p]))
-    return means
-
-
-@pytest.mark.parametrize("baseline_seeds", [None, 3, 2], ids=["mean", "paired seeds", "unpaired seeds"])
-def test_intervals_are_those_of_resampling_one_by_one(baseline_seeds: int | None) -> None:
-    draw = np.random.default_rng(5)
-    values = draw.random((3, 7))
-    baseline = None if baseline_seeds is None else draw.random((baseline_seeds, 7))
-    found = hierarchical_interval(values, baseline, seed=4, resamples=400, confidence=0.9)
-    low, high = np.quantile(slowly(values, baseline, 4, 400), [0.05, 0.95])
-    assert (found.low, found.high) == (pytest.approx(low, abs=1e-12), pytest.approx(high, abs=1e-12))
-    assert found.value == pytest.approx(values.mean() - (0 if baseline is None else baseline.mean()), abs=1e-12)
-
-
-def test_one_seed_an_arm_is_the_paired_difference_over_problems() -> None:
-    a, b = random_counts(0), random_counts(1)
-    found = compare({"a": [a], "b": [b]}, seed=3).arms[1]
-    assert found.difference is not None
-    for own, theirs in (
-        (found.difference, paired_difference(a, b, 1, seed=3)),
-        (found.value, estimate(b, [1], seed=3)[1]),
-    ):
-        assert (own.value, own.low, own.high) == pytest.approx((theirs.value, theirs.low, theirs.high), abs=1e-12)
-
-
 def test_pairing_by_seed_takes_out_what_seeds_share() -> None:
     bad, good = counts(*[0] * 20), counts(*[1] * 20)
     paired = compare({"a": [bad, good, bad], "b": [bad, good, bad]}).arms[1]
@@ -75,14 +38,18 @@ def test_pairing_by_seed_takes_out_what_seeds_share() -> None:
     assert (paired.paired, unpaired.paired) == (True, False)
     assert paired.difference is not None
     assert unpaired.difference is not None
-    assert (paired.difference.low, paired.difference.high) == (0.0, 0.0)
-    assert unpaired.difference.high - unpaired.difference.low > 0.5
+    widths = [own.high - own.low for own in (paired.difference, unpaired.difference)]
+    assert (paired.difference.value, widths[0] < 0.4, widths[1] > 0.5) == (0.0, True, True)
 
 
-def test_an_interval_over_seeds_is_wider_than_one_over_problems_alone_where_seeds_differ() -> None:
-    values = np.stack([np.full(50, 0.2), np.full(50, 0.8)])
-    over_both = hierarchical_interval(values, None, 0, 2000, 0.95)
-    assert (over_both.low, over_both.high) == (pytest.approx(0.2), pytest.approx(0.8))
+@pytest.mark.parametrize("passed", [0, 1])
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_arms_that_solve_nothing_or_everything_have_intervals_like_any_other(passed: int, seeds: int) -> None:
+    arm = [counts(*[passed] * 20)] * seeds
+    baseline, other = compare({"a": arm, "b": arm}).arms
+    assert baseline.value == estimate(arm[0], [1])[1]
+    assert baseline.value.high - baseline.value.low > 0.1
+    assert other.difference == paired_difference(arm[0], arm[0], 1)
 
 
 def test_problems_are_counted_by_which_of_two_arms_solves_them() -> None:
@@ -131,8 +98,7 @@ def test_each_seed_has_a_number_of_its_own() -> None:
 def test_problems_are_matched_by_name_not_by_place() -> None:
     a = random_counts(2)
     found = compare({"a": [a], "b": [dict(reversed(a.items()))]}).arms[1]
-    assert found.difference is not None
-    assert (found.difference.low, found.difference.high) == (0.0, 0.0)
+    assert found.difference == paired_difference(a, a, 1)
 
 
 @pytest.mark.parametrize(
@@ -155,11 +121,54 @@ def test_a_k_above_the_samples_is_refused() -> None:
         compare({"a": [counts(1, n=2)], "b": [counts(1, n=2)]}, k=3)
 
 
-def test_few_seeds_are_said_to_be_few() -> None:
-    few = compare({"a": [counts(1, 0)] * 4, "b": [counts(1, 1)] * 4})
-    enough = compare({"a": [counts(1, 0)] * 5, "b": [counts(1, 1)] * 5})
-    assert any("few seeds (here 4)" in note for note in few.notes)
-    assert not any("few seeds" in note for note in enough.notes)
+def test_one_seed_is_said_to_say_nothing_of_the_method() -> None:
+    one, two, mixed = (
+        compare({"a": [counts(1, 0)] * a, "b": [counts(1, 1)] * b}).notes for a, b in ((1, 1), (2, 2), (1, 2))
+    )
+    assert ONE_SEED in one
+    assert not any("One seed" in note for note in two)
+    assert f"{ONE_SEED[:-1]}: a." in mixed
+
+
+def test_each_arm_is_judged_at_the_temperature_that_other_problems_choose() -> None:
+    """`sharp` solves at temperature 1 what `uniform` solves at 0.2; `odd` is best at 1 on every second problem."""
+    hot = {"uniform": [counts(0, 0, 0, 0)] * 2, "sharp": [counts(1, 1, 0, 1)] * 2, "odd": [counts(1, 0, 1, 0)] * 2}
+    cold = {"uniform": [counts(1, 1, 0, 1)] * 2, "sharp": [counts(1, 1, 0, 1)] * 2, "odd": [counts(0, 1, 0, 1)] * 2}
+    found = compare_at_best({1.0: hot, 0.2: cold}, against={"odd": "sharp"})
+    assert found.best == {"uniform": (0.2,), "sharp": (1.0,), "odd": (0.2, 1.0)}
+    values = {arm.name: arm.value.value for arm in found.arms}
+    assert values == {"uniform": 0.75, "sharp": 0.75, "odd": 0.0}, "what chose for itself would have solved all"
+    assert found.arms[1].difference is not None
+    assert found.arms[1].difference.value == 0
+    assert found.further[0].difference.value == -0.75
+    text = comparison_markdown(found)
+    assert "| 0.2 or 1 |" in text
+    assert compare(hot).arms[1].difference.value == 0.75  # type: ignore[union-attr]
+
+
+def test_what_was_found_is_said_by_the_intervals() -> None:
+    draw = np.random.default_rng(0)
+    good, bad, coin = (
+        [counts(*(draw.random(60) < share).astype(int)) for _ in range(3)] for share in (0.95, 0.05, 0.5)
+    )
+    base = [counts(*(draw.random(60) < 0.5).astype(int)) for _ in range(3)]
+    found = compare({"uniform": base, "good": good, "bad": bad, "coin": coin}, against={"good": "coin"})
+    text = finding(found)
+    expected = (
+        r"pass@1: good \(\+0\.389 \[\+0\.250, \+0\.528\]\) is above uniform; bad \(.*\) is below it; "
+        r"coin \(.*\) is not told apart from it\. good \(.*\) is above coin\. Over 3 seeds\."
+    )
+    assert re.fullmatch(expected, text), text
+    assert finding(compare({"a": base[:1], "b": good[:1]})).endswith(ONE_SEED)
+
+
+def test_the_figure_has_a_panel_a_comparison_and_a_line_an_arm(tmp_path: Path) -> None:
+    arms = {name: [random_counts(n), random_counts(n + 10)] for n, name in enumerate(("a", "b", "c"))}
+    file = plot_comparisons({"hot": compare(arms), "cold": compare(arms)}, tmp_path / "figure.svg")
+    text = file.read_text()
+    for words in ("hot", "cold", "pass@1 above a"):
+        assert f"<!-- {words}" in text
+    assert text.count("<!-- b -->") == 1, "panels share their arms' names"
 
 
 def evaluation(folder: Path, passed: list[bool], temperature: float = 0.0, **more: object) -> Path:
@@ -241,10 +250,10 @@ def test_the_tables_hold_every_arm_and_text_stays_text() -> None:
     comparison = compare({"a|[red]": [counts(1, 0)], "b": [counts(1, 1)] * 2})
     text = comparison_markdown(comparison)
     assert "| a\\|[red] | 0.500 [0.000, 1.000] |  |" in text
-    assert "| b (2 seeds) | 1.000 [1.000, 1.000] | +0.500 [+0.000, +1.000] |" in text
+    assert "| b (2 seeds) | 1.000 [0.342, 1.000] | +0.500 [-1.000, +1.000] |" in text
     assert "| b (2 seeds) | 1 | 1 | 0 | 0 |" in text
     console = Console(width=80, file=io.StringIO())
     console.print(comparison_table(comparison))
     shown = console.file.getvalue()
-    for cell in ("a|[red]", "b (2 seeds)", "+0.500 [+0.000, +1.000]", "only the baseline"):
+    for cell in ("a|[red]", "b (2 seeds)", "+0.500 [-1.000, +1.000]", "only the baseline"):
         assert cell in shown

@@ -83,8 +83,8 @@ def trainer(folder: Path, steps: int = 6, fresh: bool = False, **changes: object
     parts = {
         "state": state,
         "objective": objective,
-        "stream": BatchStream(store, 40, 2, seed=3, pad_id=0),
-        "validation": [collate(store, np.arange(4), 0)],
+        "stream": BatchStream(store, 40, 2, seed=3),
+        "validation": [collate(store, np.arange(4))],
         "config": TrainingConfig(max_steps=steps, gradient_accumulation=2, validate_every=2, save_every=100),
         "optim": optim,
         "device": torch.device("cpu"),
@@ -147,11 +147,11 @@ def test_objective_state_is_resumed_and_validation_leaves_it_alone(tmp_path: Pat
 
 
 def test_each_sample_is_seen_once_an_epoch_whatever_step_is_asked_for_first() -> None:
-    stream = BatchStream(random_store(), 40, 2, seed=1, pad_id=0)
+    stream = BatchStream(random_store(), 40, 2, seed=1)
     forward = [sorted(b.sample_ids.tolist() for b in stream.at(s)) for s in range(12)]
     backward = [sorted(b.sample_ids.tolist() for b in stream.at(s)) for s in reversed(range(12))][::-1]
     assert forward == backward
-    steps = BatchStream(random_store(), 40, 2, seed=1, pad_id=0).steps_per_epoch()
+    steps = BatchStream(random_store(), 40, 2, seed=1).steps_per_epoch()
     assert sorted(i for step in forward[:steps] for b in step for i in b) == list(range(24))
 
 
@@ -186,7 +186,7 @@ class Gaps(PolicyObjective):
 
 
 def test_a_vector_is_summed_over_batches_before_its_absolute_values(tmp_path: Path) -> None:
-    validation = [collate(random_store(), np.arange(start, start + 4), 0) for start in (0, 4)]
+    validation = [collate(random_store(), np.arange(start, start + 4)) for start in (0, 4)]
     run = trainer(tmp_path, objective=Gaps(Uniform(), LossConfig()), validation=validation)
     assert run.evaluate()["gaps"] == (abs(-3 + 1) + abs(-1 - 1)) / 4
 

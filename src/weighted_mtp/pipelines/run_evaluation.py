@@ -36,7 +36,15 @@ from weighted_mtp.parallel import cores
 from weighted_mtp.pipelines.command import Debug, one_line_errors
 from weighted_mtp.pipelines.inputs import trained_day
 from weighted_mtp.progress import console
-from weighted_mtp.report.evaluation import failures, failures_table, report_markdown, report_table, summary
+from weighted_mtp.report.evaluation import (
+    explanations,
+    failures,
+    failures_table,
+    report_markdown,
+    report_table,
+    summary,
+    undecided,
+)
 from weighted_mtp.runtime.device import RuntimeConfig, pick_device
 from weighted_mtp.runtime.distributed import by_first_rank, is_first, process_group, ranks
 
@@ -218,12 +226,16 @@ def _execution_facts(config: EvaluationConfig) -> list[str]:
     ]
 
 
-def print_report(report: Report) -> None:
-    """The result as tables on standard output."""
+def print_report(report: Report, explain: bool = False) -> None:
+    """The result as tables on standard output; to `explain`, each sample that did not pass as well."""
     output = Console()
     output.print(report_table(report))
+    if undecided(report):
+        output.print(undecided(report), soft_wrap=True, highlight=False, markup=False)
     if failures(report):
         output.print(failures_table(report))
+    for line in explanations(report) if explain else ():
+        output.print(line, soft_wrap=True, highlight=False, markup=False)
     output.print(f"every program and its verdict: {report.results}", soft_wrap=True)
 
 
@@ -280,10 +292,13 @@ def main(
     unsafe_execution: Annotated[
         bool, typer.Option("--unsafe-execution", help="Execute also where this machine cannot confine programs.")
     ] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say of each sample that did not pass how it ended, and with which value.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Sample programs (or take them from a file), execute them isolated, and report pass@k with its interval."""
-    options = {key: value for key, value in locals().items() if key != "debug" and value is not None}
+    options = {key: value for key, value in locals().items() if key not in ("debug", "explain") and value is not None}
     names = ("n_samples", "temperature", "top_p", "max_new_tokens", "batch_size", "seed")
     sampling = {name: options.pop(name) for name in names if name in options}
     with one_line_errors(debug):
@@ -291,7 +306,7 @@ def main(
         with process_group(config.runtime.model_copy(update={"timeout_seconds": LONGEST_WAIT})):
             report = evaluate(config)
             if is_first():
-                print_report(report)
+                print_report(report, explain)
 
 
 if __name__ == "__main__":

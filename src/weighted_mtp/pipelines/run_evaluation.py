@@ -27,6 +27,7 @@ from weighted_mtp.evaluation.answers import draw_samples, load_respondent, model
 from weighted_mtp.evaluation.benchmarks import BENCHMARKS, benchmark
 from weighted_mtp.evaluation.confinement import check_available, offered
 from weighted_mtp.evaluation.folder import EvaluationFolder, Origin, begun_on
+from weighted_mtp.evaluation.packages import installed
 from weighted_mtp.evaluation.problems import ProblemSet
 from weighted_mtp.evaluation.score import score
 from weighted_mtp.evaluation.verdicts import Report
@@ -82,6 +83,8 @@ class EvaluationConfig(Section):
     """Memory of one program, MiB. Default: the problem's own limit, else the benchmark's."""
     time_factor: float | None = Field(None, gt=0, le=1000)
     """How many times a problem's own time limit Python has. Default: the benchmark's, 5."""
+    packages: tuple[str, ...] = ()
+    """Packages of this environment that programs may import beside the standard library."""
     unsafe_execution: bool = False
     """Execute programs also where this machine cannot confine them."""
     runtime: RuntimeConfig = RuntimeConfig()
@@ -117,8 +120,11 @@ def evaluate(config: EvaluationConfig) -> Report:
     of other samples.
     """
     chosen = benchmark(config.benchmark)
-    if not chosen.is_text:
-        check_available(config.unsafe_execution)  # refused before hours of sampling, not after
+    if not chosen.is_text:  # refused before hours of sampling, not after
+        check_available(config.unsafe_execution)
+        installed(config.packages)
+    elif config.packages:
+        raise UserError(f"--packages has no effect with {chosen.name}, which executes nothing: leave it out")
     by_first_rank(lambda: prepare_benchmark(config.benchmark, config.data_root))
     problems = ProblemSet(config.data_root / config.benchmark / config.split, config.first)
     source = config.checkpoint
@@ -147,6 +153,7 @@ def evaluate(config: EvaluationConfig) -> Report:
             cpu_seconds=config.cpu_seconds,
             memory_mb=config.memory_mb,
             time_factor=config.time_factor,
+            packages=config.packages,
             unsafe=config.unsafe_execution,
             partial=config.partial,
         )
@@ -223,6 +230,7 @@ def _execution_facts(config: EvaluationConfig) -> list[str]:
     return [
         f"execution: {(config.workers or cores()) * ranks()} programs at once, {isolation}",
         f"limits of a program: CPU time {cpu}, memory {memory}",
+        *([f"programs may import {', '.join(config.packages)}"] if config.packages else []),
     ]
 
 
@@ -289,6 +297,10 @@ def main(
     time_factor: Annotated[
         float | None, typer.Option(help="Python's share of a problem's own time limit, meant for C++; 5 by default.")
     ] = None,
+    packages: Annotated[
+        str | None,
+        typer.Option(help="Packages of this environment that programs may import, as numpy; comma-separated."),
+    ] = None,
     unsafe_execution: Annotated[
         bool, typer.Option("--unsafe-execution", help="Execute also where this machine cannot confine programs.")
     ] = False,
@@ -301,6 +313,8 @@ def main(
     options = {key: value for key, value in locals().items() if key not in ("debug", "explain") and value is not None}
     names = ("n_samples", "temperature", "top_p", "max_new_tokens", "batch_size", "seed")
     sampling = {name: options.pop(name) for name in names if name in options}
+    if packages is not None:
+        options["packages"] = [name.strip() for name in packages.split(",")]
     with one_line_errors(debug):
         config = validated(EvaluationConfig, {**options, "sampling": sampling})
         with process_group(config.runtime.model_copy(update={"timeout_seconds": LONGEST_WAIT})):

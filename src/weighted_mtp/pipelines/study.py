@@ -101,6 +101,8 @@ class StudyConfig(Section):
     first: int | None = Field(None, ge=1)
     """Only the first N problems."""
     sampling: SamplingConfig = SamplingConfig()
+    packages: tuple[str, ...] = ()
+    """What programs may import beside the standard library, in arms' evaluations and in `own_programs`."""
     further_temperatures: tuple[Annotated[float, Field(ge=0)], ...] = ()
     """Arms are evaluated at these, too, and compared in a table each."""
     k: tuple[Annotated[int, Field(ge=1)], ...] = Field((1,), min_length=1)

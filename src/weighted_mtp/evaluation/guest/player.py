@@ -10,6 +10,7 @@ from typing import Any
 
 from .codec import CodecError, pack
 from .ending import FLUSH_FAILED, end_script, exit_code, remember
+from .imports import allow_packages
 from .objects import Objects
 from .server import Wire, describe, rehearse, reply, serve, take_channels
 from .surroundings import NAME, Program, name_streams, new_streams, take_place
@@ -178,6 +179,7 @@ def start(order: Any) -> None:
     name_streams()
     for name in PRELOAD.split():
         importlib.import_module(name)
+    allow_packages(order["packages"], order["places"])
     take_place()
     sys.set_int_max_str_digits(0)  # an answer may be a number of 10,000 digits; CPU time bounds the cost
     site.setquit()  # scripts call exit()

@@ -34,7 +34,8 @@ class Section(BaseModel):
         for name, value in values.items() if isinstance(values, dict) else ():
             kinds = list(_plain_types(cls.model_fields[name].annotation)) if name in cls.model_fields else [Any]
             if isinstance(value, bool) and bool not in kinds and Any not in kinds:
-                raise ValueError(f"{name}={str(value).lower()}: true and false are neither numbers nor names; give one")
+                word = str(value).lower()
+                raise ValueError(f"{name}={word}, as YAML reads on, off, yes and no, too; put a name in quotes")
             if isinstance(value, int) and abs(value) > _LARGEST:
                 raise ValueError(f"{name}={value} is too large a number; give one below {_LARGEST}")
             if value == "" and (str in kinds or Path in kinds):

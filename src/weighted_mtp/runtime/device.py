@@ -4,6 +4,7 @@ import contextlib
 import functools
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -45,12 +46,35 @@ def pick_device(config: RuntimeConfig) -> torch.device:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     if config.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("runtime.device is cuda, but PyTorch sees no CUDA device here: use runtime.device=auto or cpu")
+        raise UserError(
+            f"runtime.device is cuda, but PyTorch sees no CUDA device here{_why_no_cuda()}: use runtime.device=auto or "
+            "cpu"
+        )
     name = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)
+    if config.device == "auto" and name == "cpu" and (why := _why_no_cuda()):
+        _say_unused_gpu(why)
     if config.precision == "bf16" and not has_bf16(device):
         _warn_of_slow_bf16()
     return device
+
+
+GPU_FILES = (Path("/dev/nvidia0"), Path("/dev/nvidiactl"), Path("/dev/kfd"))
+"""There on a machine with a GPU and its driver, also where PyTorch cannot use it."""
+
+
+def _why_no_cuda() -> str:
+    """What to look at where there is a GPU that PyTorch cannot use; "" where there is none."""
+    if not any(file.exists() for file in GPU_FILES):
+        return ""
+    built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
+    return f" (this machine has a GPU, and PyTorch {torch.__version__} is {built}: compare the driver in `nvidia-smi`)"
+
+
+@functools.cache
+def _say_unused_gpu(why: str) -> None:
+    """Once a process."""
+    console.print(f"runtime.device=auto: computing on the CPU{why}", highlight=False, soft_wrap=True)
 
 
 @functools.cache

@@ -107,7 +107,7 @@ class Objects:
         return from_plain(plain, self.resolve)
 
     def encode(self, value: Any) -> Any:
-        return to_plain(value, self.refer)
+        return to_plain(value, self.refer, lambda own, base: ["u", base, self.reference(own)])
 
     def ask(self, operation: str, *arguments: Any) -> Any:
         """Do what the judge asks, whose arguments are plain → the value."""

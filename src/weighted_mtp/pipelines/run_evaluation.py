@@ -75,13 +75,13 @@ class EvaluationConfig(Section):
     sampling: SamplingConfig = SamplingConfig()
     dtype: Literal["float32", "bfloat16"] = "float32"
     k: tuple[int, ...] | None = None
-    workers: int | None = Field(None, ge=1)
+    workers: int | None = Field(None, ge=1, le=4096)
     """Programs of a rank that run at once. Default: as many as its share of the cores."""
-    cpu_seconds: float | None = Field(None, gt=0)
+    cpu_seconds: float | None = Field(None, gt=0, le=24 * 3600)
     """CPU time of one program. Default: the problem's own limit, else the benchmark's."""
-    memory_mb: int | None = Field(None, ge=64)
+    memory_mb: int | None = Field(None, ge=64, le=2**24)
     """Memory of one program, MiB. Default: the problem's own limit, else the benchmark's."""
-    time_factor: float | None = Field(None, gt=0)
+    time_factor: float | None = Field(None, gt=0, le=1000)
     """How many times a problem's own time limit Python has. Default: the benchmark's, 5."""
     packages: tuple[str, ...] = ()
     """Packages of this environment that programs may import beside the standard library."""

@@ -24,7 +24,7 @@ class RuntimeConfig(Section):
 
     `auto` is `bf16` where the device has instructions for it: a CPU without them is a hundred times slower in bf16.
     """
-    threads: int | None = Field(None, ge=1)
+    threads: int | None = Field(None, ge=1, le=4096)
     """CPU threads; PyTorch's own choice where not given."""
     parallel: Literal["full", "hybrid", "ddp"] = "full"
     """Of several ranks, what each holds: a share of all parameters, gradients and optimizer states (`full`), the same
@@ -36,7 +36,7 @@ class RuntimeConfig(Section):
     reduce_every_microbatch: bool = False
     """Add gradients up over ranks after every microbatch, not once a step: more communication, but no rank holds the
     gradients of all trained parameters meanwhile."""
-    timeout_seconds: int = Field(600, ge=1)
+    timeout_seconds: int = Field(600, ge=1, le=365 * 24 * 3600)
     """How long a rank waits for the others before it gives up."""
 
 

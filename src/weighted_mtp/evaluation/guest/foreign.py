@@ -14,7 +14,7 @@ from fractions import Fraction
 from typing import Any
 
 from .codec import CodecError, deep_recursion, from_plain, to_plain, unpack
-from .objects import ARITHMETIC, UNARY
+from .objects import ARITHMETIC, NUMBERS, UNARY
 from .server import Wire, reply
 
 _SHOWN = 100  # characters of a value that one is compared with
@@ -146,6 +146,20 @@ def _unary(name: str) -> Callable[..., Any]:
     return lambda self, *arguments: self._program.ask(name, self, *arguments)
 
 
+def _number(name: str) -> Callable[[Handle], Any]:
+    """Never the program's: what test code computes with such a number could be given another at each step."""
+
+    def method(self: Handle) -> Any:
+        if self._own & {f"__{name}__", "__index__"}:
+            why = f"{self._text}: only the program's own __{name}__ could make a number of it"
+            raise self._program.leave_open(why)
+        raise TypeError(f"an object of the program cannot be made {name}")
+
+    return method
+
+
+for _name in NUMBERS:
+    setattr(Handle, f"__{_name}__", _number(_name))
 for _name in (*ARITHMETIC, "lt", "le", "gt", "ge"):
     setattr(Handle, f"__{_name}__", _binary(_name))
 for _name in ARITHMETIC:
@@ -260,15 +274,18 @@ class Program:
             return value.program_plain  # type: ignore[attr-defined]
         if callable(value) and not isinstance(value, type):
             what = f"a test cannot hand a {type(value).__name__} to the program"
-            self.undecided = self.undecided or f"{what}: only values and the program's own objects cross the sandbox"
-            raise Incomparable(self.undecided)
+            raise self.leave_open(f"{what}: only values and the program's own objects cross the sandbox")
         raise TypeError(f"a test cannot hand a {type(value).__name__} to the program: only literals, containers and "
                         "the program's own objects cross the sandbox")  # fmt: skip
 
     def cannot_compare(self, one: Handle, other: Any, operation: str) -> Incomparable:
-        """What to raise; said once, since a test may go on."""
+        """What to raise instead of comparing."""
         method = operation if operation == "in" else f"__{operation}__"
-        self.undecided = self.undecided or _undecided(one._text, other, method)
+        return self.leave_open(_undecided(one._text, other, method))
+
+    def leave_open(self, why: str) -> Incomparable:
+        """What to raise where nobody can be trusted with the decision; kept, since a test may go on."""
+        self.undecided = self.undecided or why
         return Incomparable(self.undecided)
 
     def value_of(self, answer: Any) -> Any:

@@ -208,7 +208,7 @@ def test_a_folder_of_other_samples_is_refused_and_stays(data: Path, model: Path,
         (["--partial"], "--partial has no effect without --samples"),
         (["--workers", "0"], "`workers`: Input should be greater than or equal to 1"),
         (["--split", "nowhere"], "problems.parquet does not exist"),
-        (["--packages", "numpy,nowhere"], "--packages nowhere: nothing of that name can be imported here"),
+        (["--packages", "numpy,nowhere"], "packages: nothing called nowhere can be imported here"),
     ],
 )
 def test_a_wrong_option_is_one_line_before_anything_is_sampled(

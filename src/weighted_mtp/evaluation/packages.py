@@ -47,12 +47,12 @@ def _installed(names: tuple[str, ...]) -> Packages:
 def _providing(name: str) -> str:
     """The distribution that an importable name belongs to."""
     if name in sys.stdlib_module_names:
-        raise UserError(f"--packages {name}: it is of the standard library, which programs always have; leave it out")
+        raise UserError(f"packages: {name} is part of the standard library, which programs always have; leave it out")
     providers = packages_distributions().get(name)
     if not providers:
         raise UserError(
-            f"--packages {name}: nothing of that name can be imported here; give the name that an import statement "
-            "has, of a package that is installed in this environment"
+            f"packages: nothing called {name} can be imported here; give the name that an import statement has, of a "
+            "package that is installed in this environment"
         )
     return providers[0]
 

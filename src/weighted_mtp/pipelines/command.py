@@ -7,10 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, TypeVar
 
+import torch
 import typer
 
 from weighted_mtp.config import load_config
 from weighted_mtp.errors import UserError
+from weighted_mtp.models.checkpoint import first_line
 from weighted_mtp.pipelines.fit import FitConfig
 from weighted_mtp.progress import console
 from weighted_mtp.runtime.distributed import AnotherRankError, process_group, speaks
@@ -43,6 +45,13 @@ FIXES = {
     errno.ENOTDIR: "a file stands where a folder is needed: choose another folder",
     errno.EROFS: "the file system is read-only: choose a folder that you may write to",
 }
+
+NO_MEMORY = ("DefaultCPUAllocator", "Storage size calculation overflowed")
+"""How torch's CPU allocator says it."""
+LESS_MEMORY = (
+    "lower data.max_tokens, set runtime.activation_checkpointing=true (`wmtp plan` says what a run needs then), or "
+    "lower --batch-size of an evaluation"
+)
 
 
 @contextmanager
@@ -108,6 +117,8 @@ def one_line(error: BaseException) -> str | None:
         return str(error)
     if isinstance(error, OSError) and error.errno in FIXES:
         return f"{error.filename or 'writing'}: {FIXES[error.errno]}"
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error) for text in NO_MEMORY):
+        return f"out of memory ({first_line(error)[:200]}): {LESS_MEMORY}"
     # Native writers (safetensors, Arrow, DCP) wrap the system's error in types of their own.
     if "No space left on device" in str(error):
         return f"writing: {FIXES[errno.ENOSPC]}"

@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 from rich.console import Console
 
 from weighted_mtp.config import Section, validated
-from weighted_mtp.data.prepare import prepare_embedded
+from weighted_mtp.data.prepare import prepare_benchmark
 from weighted_mtp.data.prompts import Template, names_a_date
 from weighted_mtp.decoding.sample import SamplingConfig
 from weighted_mtp.errors import UserError
@@ -27,6 +27,7 @@ from weighted_mtp.evaluation.answers import draw_samples, load_respondent, model
 from weighted_mtp.evaluation.benchmarks import BENCHMARKS, benchmark
 from weighted_mtp.evaluation.confinement import check_available, offered
 from weighted_mtp.evaluation.folder import EvaluationFolder, Origin, begun_on
+from weighted_mtp.evaluation.packages import installed
 from weighted_mtp.evaluation.problems import ProblemSet
 from weighted_mtp.evaluation.score import score
 from weighted_mtp.evaluation.verdicts import Report
@@ -36,7 +37,15 @@ from weighted_mtp.parallel import cores
 from weighted_mtp.pipelines.command import Debug, one_line_errors
 from weighted_mtp.pipelines.inputs import trained_day
 from weighted_mtp.progress import console
-from weighted_mtp.report.evaluation import failures, failures_table, report_markdown, report_table, summary
+from weighted_mtp.report.evaluation import (
+    explanations,
+    failures,
+    failures_table,
+    report_markdown,
+    report_table,
+    summary,
+    undecided,
+)
 from weighted_mtp.runtime.device import RuntimeConfig, pick_device
 from weighted_mtp.runtime.distributed import by_first_rank, is_first, process_group, ranks
 
@@ -66,14 +75,16 @@ class EvaluationConfig(Section):
     sampling: SamplingConfig = SamplingConfig()
     dtype: Literal["float32", "bfloat16"] = "float32"
     k: tuple[int, ...] | None = None
-    workers: int | None = Field(None, ge=1)
+    workers: int | None = Field(None, ge=1, le=4096)
     """Programs of a rank that run at once. Default: as many as its share of the cores."""
-    cpu_seconds: float | None = Field(None, gt=0)
+    cpu_seconds: float | None = Field(None, gt=0, le=24 * 3600)
     """CPU time of one program. Default: the problem's own limit, else the benchmark's."""
-    memory_mb: int | None = Field(None, ge=64)
+    memory_mb: int | None = Field(None, ge=64, le=2**24)
     """Memory of one program, MiB. Default: the problem's own limit, else the benchmark's."""
-    time_factor: float | None = Field(None, gt=0)
+    time_factor: float | None = Field(None, gt=0, le=1000)
     """How many times a problem's own time limit Python has. Default: the benchmark's, 5."""
+    packages: tuple[str, ...] = ()
+    """Packages of this environment that programs may import beside the standard library."""
     unsafe_execution: bool = False
     """Execute programs also where this machine cannot confine them."""
     runtime: RuntimeConfig = RuntimeConfig()
@@ -109,9 +120,12 @@ def evaluate(config: EvaluationConfig) -> Report:
     of other samples.
     """
     chosen = benchmark(config.benchmark)
-    if not chosen.is_text:
-        check_available(config.unsafe_execution)  # refused before hours of sampling, not after
-    by_first_rank(lambda: prepare_embedded(config.benchmark, root=config.data_root))
+    if not chosen.is_text:  # refused before hours of sampling, not after
+        check_available(config.unsafe_execution)
+        installed(config.packages)
+    elif config.packages:
+        raise UserError(f"--packages has no effect with {chosen.name}, which executes nothing: leave it out")
+    by_first_rank(lambda: prepare_benchmark(config.benchmark, config.data_root))
     problems = ProblemSet(config.data_root / config.benchmark / config.split, config.first)
     source = config.checkpoint
     model = by_first_rank(lambda: find_model(source)) if source is not None else None
@@ -139,6 +153,7 @@ def evaluate(config: EvaluationConfig) -> Report:
             cpu_seconds=config.cpu_seconds,
             memory_mb=config.memory_mb,
             time_factor=config.time_factor,
+            packages=config.packages,
             unsafe=config.unsafe_execution,
             partial=config.partial,
         )
@@ -215,15 +230,20 @@ def _execution_facts(config: EvaluationConfig) -> list[str]:
     return [
         f"execution: {(config.workers or cores()) * ranks()} programs at once, {isolation}",
         f"limits of a program: CPU time {cpu}, memory {memory}",
+        *([f"programs may import {', '.join(config.packages)}"] if config.packages else []),
     ]
 
 
-def print_report(report: Report) -> None:
-    """The result as tables on standard output."""
+def print_report(report: Report, explain: bool = False) -> None:
+    """The result as tables on standard output; to `explain`, each sample that did not pass as well."""
     output = Console()
     output.print(report_table(report))
+    if undecided(report):
+        output.print(undecided(report), soft_wrap=True, highlight=False, markup=False)
     if failures(report):
         output.print(failures_table(report))
+    for line in explanations(report) if explain else ():
+        output.print(line, soft_wrap=True, highlight=False, markup=False)
     output.print(f"every program and its verdict: {report.results}", soft_wrap=True)
 
 
@@ -277,21 +297,30 @@ def main(
     time_factor: Annotated[
         float | None, typer.Option(help="Python's share of a problem's own time limit, meant for C++; 5 by default.")
     ] = None,
+    packages: Annotated[
+        str | None,
+        typer.Option(help="Packages of this environment that programs may import, as numpy; comma-separated."),
+    ] = None,
     unsafe_execution: Annotated[
         bool, typer.Option("--unsafe-execution", help="Execute also where this machine cannot confine programs.")
+    ] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say of each sample that did not pass how it ended, and with which value.")
     ] = False,
     debug: Debug = False,
 ) -> None:
     """Sample programs (or take them from a file), execute them isolated, and report pass@k with its interval."""
-    options = {key: value for key, value in locals().items() if key != "debug" and value is not None}
+    options = {key: value for key, value in locals().items() if key not in ("debug", "explain") and value is not None}
     names = ("n_samples", "temperature", "top_p", "max_new_tokens", "batch_size", "seed")
     sampling = {name: options.pop(name) for name in names if name in options}
+    if packages is not None:
+        options["packages"] = [name.strip() for name in packages.split(",")]
     with one_line_errors(debug):
         config = validated(EvaluationConfig, {**options, "sampling": sampling})
         with process_group(config.runtime.model_copy(update={"timeout_seconds": LONGEST_WAIT})):
             report = evaluate(config)
             if is_first():
-                print_report(report)
+                print_report(report, explain)
 
 
 if __name__ == "__main__":

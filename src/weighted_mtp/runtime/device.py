@@ -21,7 +21,9 @@ class RuntimeConfig(Section):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Matrix products: parameters, optimizer and losses stay in fp32 under `bf16` (autocast).
+    """Under `bf16` layers and heads compute in it, the residual stream between them included, on one rank as on
+    several; parameters, optimizer, losses, embeddings and final norm stay in fp32, and of the unembedding only products
+    are in bf16 (autocast).
 
     `auto` is `bf16` where the device has instructions for it: a CPU without them is a hundred times slower in bf16.
     """

@@ -24,7 +24,7 @@ from weighted_mtp.pipelines import run_evaluation, study_steps
 from weighted_mtp.pipelines.fit import FitConfig
 from weighted_mtp.pipelines.run_evaluation import EvaluationConfig
 from weighted_mtp.pipelines.run_third_party import ThirdPartyConfig, run_third_party
-from weighted_mtp.pipelines.study import OwnPrograms, StudyConfig
+from weighted_mtp.pipelines.study import OwnPrograms, StudyConfig, Training
 from weighted_mtp.pipelines.study_steps import PIPELINES, steps_of
 from weighted_mtp.runtime import sharding
 from weighted_mtp.training import loop
@@ -180,7 +180,7 @@ class Bench:
                     step._label_own_programs(step.what)
                 elif step.name in study.arms:
                     evaluated.extend(step._evaluations())
-        trained = [step for step in steps if not isinstance(step.what, OwnPrograms)]
+        trained = [step for step in steps if isinstance(step.what, Training)]
         return {
             "places": [str(step.run) for step in steps],
             "pipelines": [PIPELINES[step.what.pipeline][1].__name__ for step in trained],

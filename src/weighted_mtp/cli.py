@@ -75,7 +75,7 @@ def models_convert(
     head_init: Annotated[
         Literal["copy", "random"], typer.Option(help="Extra heads: copies of the last layer, or random ones.")
     ] = "copy",
-    seed: Annotated[int, typer.Option(help="Of --head-init random.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of --head-init random.", min=0, max=2**32 - 1)] = 0,
     tokenizer: Tokenizer = None,
     debug: Debug = False,
 ) -> None:

@@ -191,7 +191,7 @@ def main(
         Literal["random", "from-base"],
         typer.Option(help="Weights drawn at random, or selected from those of --model, which must be set up then."),
     ] = "random",
-    seed: Annotated[int, typer.Option(help="Of random weights.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Of random weights.", min=0, max=2**32 - 1)] = 0,
     storage: Annotated[Path, typer.Option(help="Folder for models and downloads.")] = Path("storage"),
     debug: Debug = False,
 ) -> None:
@@ -201,6 +201,8 @@ def main(
     vocabulary. Gated models: accept the terms on the model's page, put HF_TOKEN=… into .env.
     """
     with one_line_errors(debug):
+        if not model:
+            raise UserError("--model is empty: give a model of the catalogue, a hub id, a model folder or a .gguf file")
         known = KNOWN.get(model)
         request = Request(model, kind or (known.kind if known else "mtp"), n_future_tokens, source, storage, tokenizer)
         chosen = comma_list("--steps", steps, STEPS) if steps or not micro else ()

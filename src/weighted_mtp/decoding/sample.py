@@ -22,6 +22,7 @@ from weighted_mtp.config import Section
 from weighted_mtp.errors import UserError
 
 Finished = Literal["eos", "stop", "length"]
+_NOT_FINITE = -1  # in place of a token
 PROMPT_TAIL = 4  # prompt tokens that are decoded with a completion: SentencePiece drops the first token's space
 
 
@@ -78,6 +79,7 @@ class _Row:
 
     prompt: int
     sample: int
+    name: str  # of the prompt
     prompt_ids: list[int]
     budget: int  # tokens it may have
     tokens: list[int] = field(default_factory=list)
@@ -90,17 +92,20 @@ def sample(
     prompts: Sequence[list[int]],
     config: SamplingConfig,
     on_progress: Callable[[int], None] | None = None,
+    names: Sequence[str] | None = None,
 ) -> list[list[Completion]]:
     """`config.n_samples` completions of each prompt, in the prompts' order.
 
     model        a causal LM, or a policy (its head 1); put into eval mode meanwhile
     prompts      token ids, as `encode_prompt` gives them
     on_progress  called with the number of completions finished since the last call
+    names        of the prompts, for messages; where not given, their numbers
 
-    Raises UserError for a prompt that is empty or leaves no room for one token in the model's context.
+    Raises UserError for a prompt that is empty or leaves no room for one token in the model's context, and where the
+    model's logits are not finite.
     """
     found = {}
-    for batch in sample_batches(model, tokenizer, prompts, config, on_progress=on_progress):
+    for batch in sample_batches(model, tokenizer, prompts, config, on_progress=on_progress, names=names):
         found.update({(drawn.prompt, drawn.sample): drawn.completion for drawn in batch})
     return [[found[p, s] for s in range(config.n_samples)] for p in range(len(prompts))]
 
@@ -112,6 +117,7 @@ def sample_batches(
     config: SamplingConfig,
     chosen: Iterable[int] | None = None,
     on_progress: Callable[[int], None] | None = None,
+    names: Sequence[str] | None = None,
 ) -> Iterator[list[Drawn]]:
     """The completions of `sample`, `config.batch_size` at a time, the longest prompts' first.
 
@@ -122,7 +128,8 @@ def sample_batches(
 
     Raises UserError as `sample`.
     """
-    rows = _rows(model, prompts, config)
+    named = [f"prompt {p}" for p in range(len(prompts))] if names is None else names
+    rows = _rows(model, prompts, config, named)
     ends = _end_tokens(model, tokenizer)
     text = _Text(tokenizer, config.stop)
     training = model.training
@@ -142,18 +149,20 @@ def sample_batches(
         model.train(training)
 
 
-def _rows(model: PreTrainedModel, prompts: Sequence[list[int]], config: SamplingConfig) -> list[_Row]:
+def _rows(
+    model: PreTrainedModel, prompts: Sequence[list[int]], config: SamplingConfig, names: Sequence[str]
+) -> list[_Row]:
     """All completions to make, longest prompts first: little padding, and too large a batch fails at once."""
     context = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
     rows = []
     for p, ids in sorted(enumerate(prompts), key=lambda item: -len(item[1])):
         room = config.max_new_tokens if context is None else min(config.max_new_tokens, context - len(ids))
         if not ids:
-            raise UserError(f"prompt {p}: empty; give at least one token")
+            raise UserError(f"{names[p]}: empty; give at least one token")
         if room < 1:
-            raise UserError(f"prompt {p}: {len(ids)} tokens do not fit the model's context of {context}; shorten it")
+            raise UserError(f"{names[p]}: {len(ids)} tokens do not fit the model's context of {context}; shorten it")
         for s in range(config.n_samples):
-            rows.append(_Row(p, s, ids, room))
+            rows.append(_Row(p, s, names[p], ids, room))
     return rows
 
 
@@ -183,6 +192,11 @@ def _complete(
     while True:
         tokens = _choose(logits, rows, config)
         for row, token in zip(rows, tokens.tolist(), strict=True):
+            if token == _NOT_FINITE:
+                raise UserError(
+                    f"{row.name}: the model's logits are not finite after {len(row.tokens)} tokens; its training "
+                    "diverged, its weights are damaged, or they overflow in this dtype: try float32"
+                )
             row.tokens.append(token)
         finished = [_finished(row, ends, stopped) for row, stopped in zip(rows, text.stopped(rows), strict=True)]
         yield from ((row, reason) for row, reason in zip(rows, finished, strict=True) if reason is not None)
@@ -234,15 +248,21 @@ def _finished(row: _Row, ends: set[int], stopped: bool) -> Finished | None:
 
 
 def _choose(logits: Tensor, rows: list[_Row], config: SamplingConfig) -> Tensor:
-    """Next token (R,) of each row: the likeliest, or the one whose slice of the cumulative distribution is drawn."""
+    """Next token (R,) of each row: the likeliest, or the one whose slice of the cumulative distribution is drawn.
+
+    `_NOT_FINITE` in rows whose largest logit is not finite, which NaN counts as: to find that costs no wait of its own
+    for the device, and no number that is no token gets to the embedding.
+    """
+    largest, likeliest = logits.max(dim=-1)
     if config.temperature == 0:
-        return logits.argmax(dim=-1)
+        return likeliest.masked_fill(~largest.isfinite(), _NOT_FINITE)
     draws = torch.tensor([row.draws[len(row.tokens)] for row in rows], device=logits.device, dtype=torch.float64)
     probabilities = torch.softmax(logits.float() / config.temperature, dim=-1)
     if config.top_p < 1:
         probabilities = nucleus(probabilities, config.top_p)
     cumulative = probabilities.cumsum(dim=-1, dtype=torch.float64)
-    return torch.searchsorted(cumulative, draws[:, None] * cumulative[:, -1:], right=True).squeeze(1)
+    drawn = torch.searchsorted(cumulative, draws[:, None] * cumulative[:, -1:], right=True).squeeze(1)
+    return drawn.masked_fill(~largest.isfinite(), _NOT_FINITE)
 
 
 def nucleus(probabilities: Tensor, top_p: float) -> Tensor:

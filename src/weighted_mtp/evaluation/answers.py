@@ -117,7 +117,8 @@ def draw_samples(
         total = sum(sizes) - sum(sizes[number] for number in set(missing) - set(mine))
         done = sum(sizes) - sum(sizes[number] for number in missing)
         with progress(f"sampling {benchmark.name}{of_ranks()}", total, done) as advance:
-            drawn = sample_batches(model, tokenizer, prompts, options, mine, advance)
+            names = [problem.problem_id for problem in problems.statements]
+            drawn = sample_batches(model, tokenizer, prompts, options, mine, advance, names)
             for number, batch in zip(mine, _timed(drawn, advance), strict=True):
                 journal.add(_record(benchmark, problems.statements[one.prompt], one, form, number) for one in batch)
     with together():  # every rank is through

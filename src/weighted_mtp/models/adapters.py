@@ -10,8 +10,9 @@ import json
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
+import torch
 from peft import LoraConfig, PeftModel, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from peft.utils import SAFETENSORS_WEIGHTS_NAME, get_peft_model_state_dict
@@ -20,6 +21,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.core_model_loading import revert_weight_conversion
 
 from weighted_mtp.config import Section
 from weighted_mtp.errors import UserError
@@ -27,6 +29,7 @@ from weighted_mtp.models.checkpoint import ADAPTERS, READ_ERRORS, first_line, lo
 from weighted_mtp.models.fingerprint import fingerprint
 from weighted_mtp.models.folder import model_folder, refuse_existing
 from weighted_mtp.models.mtp import MTPForCausalLM, decoder_layers
+from weighted_mtp.models.shards import write_shards
 
 _PEFT = "base_model.model."  # before every name in PEFT's files
 _BASE = "frozen_weights"  # their fingerprint, in the metadata of adapters
@@ -113,6 +116,42 @@ def merge_lora(model: Adapted) -> Adapted:
             parent, _, attribute = name.rpartition(".")
             setattr(merged.get_submodule(parent), attribute, module.get_base_layer())
     return merged.requires_grad_(True)
+
+
+def save_merged(model: PreTrainedModel, directory: Path) -> None:
+    """What `merge_lora(model).save_pretrained(directory)` writes, without a copy of the model: adapters are merged a
+    file at a time, on the model's device, and the model stays as it is."""
+    state = model.state_dict()
+    converted = revert_weight_conversion(model, state) is not state  # stored in another form, which needs all at once
+    if converted or not has_lora(model):
+        merge_lora(model).save_pretrained(directory)
+        return
+    layers = ((name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer))
+    adapted: dict[str, Any] = {f"{name}.weight": layer for name, layer in layers}
+    unwanted = {*_tied(model), *(model._keys_to_ignore_on_save or ())}
+    stored = {
+        name.replace(".base_layer.", "."): tensor
+        for name, tensor in state.items()
+        if ".lora_" not in name and name not in unwanted
+    }
+
+    def merged(name: str) -> Tensor:
+        layer = adapted.get(name)
+        return stored[name].cpu() if layer is None else (stored[name] + layer.get_delta_weight("default")).cpu()
+
+    directory.mkdir(parents=True, exist_ok=True)
+    model.config.dtype = str(model.dtype).removeprefix("torch.")
+    model.config.architectures = [type(model).__name__]
+    model.config.save_pretrained(directory)
+    if model.can_generate() and model.generation_config is not None:
+        model.generation_config.save_pretrained(directory)
+    with torch.no_grad():
+        write_shards({name: tensor.to("meta") for name, tensor in stored.items()}, merged, directory)
+
+
+def _tied(model: PreTrainedModel) -> Iterable[str]:
+    """The weights that are others by another name."""
+    return model.all_tied_weights_keys if model.config.get_text_config().tie_word_embeddings else ()
 
 
 def save_adapters(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, source: str, directory: Path) -> None:

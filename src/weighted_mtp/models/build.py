@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from weighted_mtp.config import Section
 from weighted_mtp.errors import UserError
-from weighted_mtp.models.adapters import LoraSettings, apply_lora, merge_lora
+from weighted_mtp.models.adapters import LoraSettings, apply_lora, save_merged
 from weighted_mtp.models.checkpoint import load_tokenizer, quiet, save_tokenizer
 from weighted_mtp.models.convert import load_base, with_heads
 from weighted_mtp.models.micro import MicroSize, random_micro
@@ -103,5 +103,5 @@ def _new_micro(config: ModelConfig) -> tuple[MTPForCausalLM, PreTrainedTokenizer
 def save_policy(model: MTPForCausalLM, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
     """Write a folder that `load_policy` reads: adapters merged, tokenizer beside the weights."""
     with quiet():
-        merge_lora(model).save_pretrained(directory)
+        save_merged(model, directory)
         save_tokenizer(tokenizer, directory)

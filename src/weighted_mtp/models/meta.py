@@ -6,14 +6,12 @@ besides is each shard's `wq` and `wk`, whose rows are reordered: about a sixth o
 
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Literal, cast
 
 import torch
-from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 from transformers import GenerationConfig, LlamaConfig, PreTrainedTokenizerBase
 
@@ -44,11 +42,11 @@ from weighted_mtp.models.meta_format import (
 )
 from weighted_mtp.models.meta_tokenizer import find_tokenizer, llama_tokenizer, read_sentencepiece
 from weighted_mtp.models.mtp import MTPConfig, MTPForCausalLM
+from weighted_mtp.models.shards import SHARD_BYTES, write_shards
 from weighted_mtp.progress import Advance, progress
 
 __all__ = ["convert_meta", "export_meta", "is_meta_checkpoint"]
 
-SHARD_BYTES = 2 * 10**9
 LLAMA_2_CONTEXT = 4096
 
 
@@ -92,7 +90,7 @@ def convert_meta(
     shapes = {name: weight.shape for name, weight in weights.items()}
     total = _bytes(shapes, checkpoint.dtype)
     with model_folder(output) as partial, progress(f"converting {source}, bytes", total) as advance:
-        _write_shards(shapes, checkpoint.dtype, load, partial, shard_bytes, advance)
+        write_shards(_planned(shapes, checkpoint.dtype), load, partial, shard_bytes, advance)
         config.save_pretrained(partial)
         GenerationConfig(bos_token_id=fast.bos_token_id, eos_token_id=fast.eos_token_id).save_pretrained(partial)
         save_tokenizer(fast, partial)
@@ -178,7 +176,7 @@ def _write_meta(weights: Sequence[Weight], stored: Mapping[str, Tensor], folder:
         return rotary[name].to_meta(stored[rotary[name].policy])
 
     dtype = next(iter(stored.values())).dtype
-    _write_shards({w.meta: w.shape for w in rotary.values()}, dtype, load, scratch, SHARD_BYTES, lambda _: None)
+    write_shards(_planned({w.meta: w.shape for w in rotary.values()}, dtype), load, scratch)
     reordered = _map_files(sorted(scratch.glob("*.safetensors")))
     state = {w.meta: reordered[w.meta] if w.rotary else stored[w.policy] for w in weights}
     try:
@@ -271,28 +269,8 @@ def _map_files(files: Sequence[Path]) -> dict[str, Tensor]:
     return tensors
 
 
-def _write_shards(
-    shapes: Mapping[str, tuple[int, ...]],
-    dtype: torch.dtype,
-    load: Callable[[str], Tensor],
-    folder: Path,
-    shard_bytes: int,
-    advance: Advance,
-) -> None:
-    """Write tensors as `save_pretrained` names its files, holding those of one file at a time."""
-    planned = {name: torch.empty(shape, dtype=dtype, device="meta") for name, shape in shapes.items()}
-    plan = split_torch_state_dict_into_shards(planned, max_shard_size=shard_bytes)
-    for filename, names in plan.filename_to_tensors.items():
-        tensors: dict[str, Tensor] = {}
-        for name in names:
-            tensor = load(name).contiguous()
-            shared = any(tensor.data_ptr() == other.data_ptr() for other in tensors.values())
-            tensors[name] = tensor.clone() if shared else tensor  # a tied checkpoint's output is its embedding
-        save_file(tensors, folder / filename, metadata={"format": "pt"})
-        advance(sum(tensor.nbytes for tensor in tensors.values()))
-    if plan.is_sharded:
-        index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
-        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+def _planned(shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype) -> dict[str, Tensor]:
+    return {name: torch.empty(shape, dtype=dtype, device="meta") for name, shape in shapes.items()}
 
 
 def _bytes(shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype) -> int:

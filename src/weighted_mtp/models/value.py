@@ -23,8 +23,8 @@ from weighted_mtp.models.adapters import (
     adapted_source,
     apply_lora,
     holds_adapters,
-    merge_lora,
     merge_saved,
+    save_merged,
 )
 from weighted_mtp.models.checkpoint import (
     CRITIC,
@@ -223,7 +223,7 @@ def choose_trained(model: PreTrainedModel, config: ValueConfig) -> None:
 def save_value_model(model: ValueModel, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
     """Write a folder that `load_value_model` reads: adapters merged, tokenizer beside the weights."""
     with quiet():
-        merge_lora(model).save_pretrained(directory)
+        save_merged(model, directory)
         save_tokenizer(tokenizer, directory)
 
 

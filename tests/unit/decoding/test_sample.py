@@ -190,6 +190,39 @@ def test_a_prompt_as_long_as_the_context_is_refused() -> None:
         sample(tiny_model(), LETTERS, [[1], [1] * 64], SamplingConfig())
 
 
+@pytest.mark.parametrize("options", [{}, {"temperature": 1.0}, {"temperature": 1.0, "top_p": 0.9}])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_logits_that_are_not_finite_end_sampling_with_the_prompts_name(value: float, options: dict[str, float]) -> None:
+    class Diverged(Scripted):
+        def forward(self, position_ids: torch.Tensor, **inputs: object) -> object:
+            output = super().forward(position_ids=position_ids, **inputs)
+            late = position_ids[:, -1] >= 4
+            output.logits[late] = torch.full_like(output.logits[late], value)
+            return output
+
+    model, prompts = Diverged([97] * 9, 3), [[97], [97, 98, 99]]
+    config = SamplingConfig(max_new_tokens=9, **options)
+    with pytest.raises(UserError, match="HumanEval/1: the model's logits are not finite after 2 tokens"):
+        sample(model, LETTERS, prompts, config, names=["HumanEval/0", "HumanEval/1"])
+    with pytest.raises(UserError, match="prompt 1: the model's logits are not finite"):
+        sample(model, LETTERS, prompts, config)
+
+
+def test_one_logit_that_is_nan_is_enough_and_one_that_is_minus_infinity_is_allowed() -> None:
+    class Masked(Scripted):
+        def forward(self, position_ids: torch.Tensor, **inputs: object) -> object:
+            output = super().forward(position_ids=position_ids, **inputs)
+            output.logits[..., 5] = self.fifth
+            return output
+
+    model = Masked([97, 98], 1)
+    model.fifth = float("-inf")
+    assert sample(model, LETTERS, [[97]], SamplingConfig(max_new_tokens=9))[0][0].n_tokens == 3
+    model.fifth = float("nan")
+    with pytest.raises(UserError, match="not finite"):
+        sample(model, LETTERS, [[97]], SamplingConfig(max_new_tokens=9))
+
+
 def test_an_empty_prompt_is_refused() -> None:
     with pytest.raises(UserError, match="prompt 0: empty"):
         sample(tiny_model(), LETTERS, [[]], SamplingConfig())

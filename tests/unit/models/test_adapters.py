@@ -1,13 +1,16 @@
 import copy
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from peft import LoraConfig, PeftModel
 from safetensors.torch import load_file, save_file
+from tiny_models import ARCHITECTURES as ALL
 from tiny_models import byte_tokenizer, padded_batch, tiny_model
 
 from weighted_mtp.errors import UserError
+from weighted_mtp.models import adapters, shards
 from weighted_mtp.models.adapters import (
     LoraSettings,
     apply_lora,
@@ -15,11 +18,12 @@ from weighted_mtp.models.adapters import (
     has_lora,
     merge_lora,
     save_adapters,
+    save_merged,
 )
-from weighted_mtp.models.build import ModelConfig, build_policy
+from weighted_mtp.models.build import ModelConfig, build_policy, save_policy
 from weighted_mtp.models.checkpoint import save_tokenizer
 from weighted_mtp.models.convert import convert, load_base
-from weighted_mtp.models.mtp import MTPForCausalLM
+from weighted_mtp.models.mtp import MTPForCausalLM, load_policy
 from weighted_mtp.models.value import ValueConfig, build_value_model, load_value_model
 
 ARCHITECTURES = ["llama_tied", "gemma2", "phi"]
@@ -41,6 +45,35 @@ def trained(model: MTPForCausalLM) -> MTPForCausalLM:
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
     return model
+
+
+@pytest.mark.parametrize("architecture", ALL)
+def test_what_is_saved_is_the_merged_model_without_a_copy_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, architecture: str
+) -> None:
+    model = trained(apply_lora(policy(architecture), LoraSettings(full_heads=True)))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    merge_lora(model).save_pretrained(tmp_path / "copy")
+    monkeypatch.setattr(adapters, "merge_lora", None)
+    save_merged(model, tmp_path / "saved")
+    assert sorted(f.name for f in (tmp_path / "saved").iterdir()) == sorted(
+        f.name for f in (tmp_path / "copy").iterdir()
+    )
+    for file in (tmp_path / "copy").glob("*.json"):
+        assert json.loads((tmp_path / "saved" / file.name).read_text()) == json.loads(file.read_text())
+    expected, found = (load_file(tmp_path / name / "model.safetensors") for name in ("copy", "saved"))
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+
+
+def test_a_large_model_is_saved_a_file_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = trained(apply_lora(policy(), LoraSettings()))
+    monkeypatch.setattr(shards.write_shards, "__defaults__", (20_000, lambda _: None))
+    save_policy(model, byte_tokenizer(), tmp_path)
+    assert len(list(tmp_path.glob("model-*-of-*.safetensors"))) > 3
+    loaded, _ = load_policy(tmp_path)
+    assert torch.equal(loaded.head_states(*padded_batch()), merge_lora(model).head_states(*padded_batch()))
 
 
 @pytest.mark.parametrize("with_config", [False, True])

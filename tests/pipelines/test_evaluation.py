@@ -178,7 +178,7 @@ def test_it_says_what_is_done_and_leaves_a_page_of_what_failed_and_why(
     assert {k: found["value"] for k, found in report["pass_at_k"].items()} == {"1": 0.5, "2": 1.0}
     assert report["per_problem"]["micro/test/0"] == {"samples": 2, "passed": 1}
     page = (tmp_path / "out" / "report.md").read_text()
-    assert "| pass@1 | 0.500 | 0.500 – 0.500 |" in page
+    assert "| pass@1 | 0.500 | 0.379 – 0.621 |" in page
     assert page.count("| 1 of 2 |") == 12
 
 
@@ -224,3 +224,25 @@ def test_some_problems_alone_are_scored_where_that_is_wanted(data: Path, samples
     assert not (tmp_path / "out").exists()
     assert scored(data, few, tmp_path / "out", "--partial").exit_code == 0
     assert json.loads((tmp_path / "out" / "report.json").read_text())["problems"] == 3
+
+
+def test_values_that_cannot_be_compared_are_an_outcome_of_their_own_that_is_explained(
+    data: Path, tmp_path: Path
+) -> None:
+    problem, other = list(read_problems(data / "micro" / "test"))[:2]
+    answers = {
+        problem: f"class A:\n    def __eq__(self, o): return True\ndef {problem.entry_point}(*a): return A()\n",
+        other: f"def {other.entry_point}(*a): return 'nothing'\n",
+    }
+    file = tmp_path / "mine.jsonl"
+    rows = [{"task_id": problem.problem_id, "solution": program} for problem, program in answers.items()]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = scored(data, file, tmp_path / "out", "--partial", "--explain")
+    assert result.exit_code == 0, result.output
+    first, second = timeless(tmp_path / "out")
+    assert (first["status"], first["passed"]) == ("cannot_be_compared", False)
+    assert first["result"] == f"cannot be compared: {first['detail']}"
+    assert f"{problem.problem_id}, sample 1: cannot be compared: test 1: A object and" in result.output
+    assert "not compared: 1 of the samples" in (tmp_path / "out" / "report.md").read_text()
+    assert second["status"] == "failed"
+    assert f"{other.problem_id}, sample 1: failed: test 1: AssertionError: returned 'nothing'," in result.output

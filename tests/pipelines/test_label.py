@@ -1,6 +1,7 @@
 """`wmtp label` as a user types it: a policy is sampled on training problems, and its programs are learned from."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -78,6 +79,20 @@ def test_critics_and_policies_learn_from_the_policys_own_programs(storage: Path)
     sampled = ("data.dataset=own", "data.sampling.n_samples=10")
     policy = train(storage, "baseline", "on-own", "model.source=micro", tokenizer, *TINY, *sampled)
     assert policy.exit_code == 0, policy.output
+
+
+def test_programs_whose_values_cannot_be_compared_are_left_out_and_counted(storage: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "train"
+    shutil.copytree(storage / "train", folder)
+    rows = results(storage, "train")
+    rows[0].update(completion="def only_here(): pass", finished="stop", status="cannot_be_compared")
+    (folder / "results.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = wmtp("label", folder, "--name", "left", "--storage", storage, "--keep-unfinished")
+    assert result.exit_code == 0, result.output
+    assert "program whose value cannot be compared" in result.output
+    codes = {s.code for s in read_solutions(storage / "datasets" / "left" / "train")}
+    assert codes
+    assert "def only_here(): pass" not in codes
 
 
 @pytest.mark.parametrize(

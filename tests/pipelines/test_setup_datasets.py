@@ -247,6 +247,35 @@ def test_what_the_hub_refuses_says_which_file_would_serve(tmp_path: Path, hub: H
     assert (tmp_path / "datasets" / "mbpp" / "manifest.json").exists()
 
 
+def evaluate(storage: Path, benchmark: str, samples: Path) -> Result:
+    options = ["--benchmark", benchmark, "--samples", samples, "--data-root", storage / "datasets"]
+    output = ["--output", storage / "evaluation"]
+    return CliRunner().invoke(app, ["evaluate", *map(str, [*options, *output])])
+
+
+def test_an_evaluation_fetches_a_benchmark_that_is_missing_without_its_training_split(
+    tmp_path: Path, hub: HubServer
+) -> None:
+    samples = tmp_path / "samples.jsonl"
+    samples.write_text(json.dumps({"task_id": "gsm8k/test/0", "completion": GSM8K[4]["answer"]}) + "\n")
+    for _ in range(2):
+        result = evaluate(tmp_path, "gsm8k", samples)
+        assert result.exit_code == 0, result.output
+        assert "pass@1" in result.stdout
+    assert len(hub.seen("/resolve/.*main/test-")) == 1
+    assert not hub.seen("main/train-")
+
+
+@pytest.mark.parametrize("benchmark", ["gsm8k", "humaneval+"])
+def test_an_evaluation_of_a_benchmark_that_cannot_be_had_says_which_command_makes_it(
+    tmp_path: Path, hub: HubServer, benchmark: str
+) -> None:
+    shutil.rmtree(tmp_path / "hub" / "datasets" / "openai")
+    (tmp_path / "samples.jsonl").write_text("{}\n")
+    (line,) = errors(evaluate(tmp_path, benchmark, tmp_path / "samples.jsonl"))
+    assert f"wmtp data --datasets {benchmark}" in line
+
+
 def test_the_briefs_script_is_the_command(source: Path, tmp_path: Path) -> None:
     script = ROOT / "scripts" / "create_storage" / "setup_datasets.py"
     options = ["--datasets", "mbpp", "--steps", "process,small", "--source", source, "--storage", tmp_path]

@@ -29,4 +29,4 @@ from weighted_mtp.data.schema import TestCase
 )
 def test_a_program_cannot_take_the_place_of_what_the_test_uses(worker, program, test):
     outcome = worker.run(program, TestCase("code", "", test), context="def helper(x):\n    return x + 40960\n")
-    assert outcome.status == "failed", outcome
+    assert outcome.status in ("failed", "cannot_be_compared"), outcome

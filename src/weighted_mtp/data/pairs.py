@@ -66,14 +66,17 @@ def _load_split(
     """Correct and incorrect program of each pair, one after the other."""
     with sampling_from(directory) as index:
         sampled = sample_pairs(index, chosen, seed)
+        correct, incorrect = int(index.is_correct.sum()), int((~index.is_correct).sum())
     rows = np.stack([sampled.correct, sampled.incorrect], axis=1)
     store = split_tokens(directory, tokenizer, config.template, config.tokens, day).store
     kept = rows[(store.lengths[rows] <= config.max_length).all(axis=1)]
     if not len(kept):
         raise UserError(f"{directory}: no pair is within data.max_length={config.max_length}: raise it")
-    if len(kept) < len(rows):
-        console.print(
-            f"{directory.parent.name}/{directory.name}: {len(rows) - len(kept)} of {len(rows)} pairs dropped, "
-            f"with a program longer than data.max_length={config.max_length}"
-        )
+    dropped = f"; {len(rows) - len(kept)} more have one longer than data.max_length={config.max_length}"
+    console.print(
+        f"{directory.parent.name}/{directory.name}: {len(kept)} pairs of {correct} correct and {incorrect} incorrect "
+        f"programs, as data.pairs chooses them{dropped if len(kept) < len(rows) else ''}",
+        highlight=False,
+        soft_wrap=True,
+    )
     return store.at(kept.ravel())

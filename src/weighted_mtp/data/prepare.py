@@ -125,6 +125,26 @@ def prepare_embedded(*datasets: str, root: Path) -> None:
             prepare_micro(root)
 
 
+def prepare_benchmark(name: str, root: Path) -> None:
+    """Have a benchmark's evaluation splits in `root`, a storage's `datasets`: generated, or fetched from the hub.
+
+    What is there, in part or as a whole, is left alone, and so is what comes from a folder of the user's only. Of
+    several processes that start at once one prepares it, and the others wait. Raises UserError as `prepare`.
+    """
+    prepare_embedded(name, root=root)
+    dataset = DATASETS.get(name)
+    if dataset is None or dataset.hub_files is None or root.name != "datasets" or (root / name).exists():
+        return
+    root.mkdir(parents=True, exist_ok=True)
+    with FileLock(root / f".{name}.lock"):
+        if (root / name).exists():
+            return
+        try:
+            prepare(name, root.parent, only_evaluation=True)
+        except UserError as error:
+            raise UserError(f"{error}, to `wmtp data --datasets {name}`") from error
+
+
 def _holds(manifest: Manifest, wanted: Manifest) -> bool:
     return all(manifest.get(key) == value for key, value in wanted.items())
 

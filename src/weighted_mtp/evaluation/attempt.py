@@ -127,7 +127,8 @@ class Attempt:
             message = unpacked(answer.encode("ascii"))
             if "bytes" not in message:
                 raise_if_bad(message)
-            values.append(TOO_LONG if "bytes" in message else from_plain(message["value"], lambda *_: object()))
+            value = TOO_LONG if "bytes" in message else from_plain(message["value"], lambda *_: object())
+            values.append(_bare(value))
         if len(values) < len(calls):
             raise _no_answer()
         return values
@@ -240,6 +241,13 @@ class Attempt:
                 self._receive(role)
         except (Interrupted, Lost):
             return
+
+
+def _bare(value: Any) -> Any:
+    """A value with dicts in place of the standard library's kinds of them."""
+    if isinstance(value, dict):
+        return {key: _bare(item) for key, item in value.items()}
+    return type(value)(map(_bare, value)) if type(value) in (list, tuple) else value
 
 
 def _expected_bytes(job: Job) -> int:

@@ -54,8 +54,8 @@ for name, source in order["modules"].items():
 module.start(order)
 """
 _MODULES: dict[Role, tuple[str, ...]] = {
-    "player": ("codec", "emptying", "lockdown", "server", "surroundings", "ending", "player"),
-    "judge": ("codec", "emptying", "lockdown", "server", "judge"),
+    "player": ("codec", "emptying", "lockdown", "server", "objects", "surroundings", "ending", "player"),
+    "judge": ("codec", "emptying", "lockdown", "server", "objects", "foreign", "judge"),
 }
 
 

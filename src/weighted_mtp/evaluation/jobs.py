@@ -46,8 +46,8 @@ class Job:
 class Outcome:
     """What became of a program.
 
-    status   passed | failed | timed_out | out_of_memory | refused (it tried what the sandbox forbids) |
-             broken (it does not compile)
+    status   passed | failed | cannot_be_compared (what it returns only its own code could compare) | timed_out |
+             out_of_memory | refused (it tried what the sandbox forbids) | broken (it does not compile)
     detail   why, with the number of the test, from 1; "" when passed
     seconds  elapsed
     output   the end of what it printed

@@ -28,6 +28,7 @@ from weighted_mtp.data.tables import (
     stream_solutions,
 )
 from weighted_mtp.errors import UserError
+from weighted_mtp.evaluation.messages import UNDECIDED
 from weighted_mtp.evaluation.samples import Sample, read_samples
 from weighted_mtp.files import sha256, whole_directory
 from weighted_mtp.manifest import Manifest, are_there, read_manifest, write_manifest
@@ -35,7 +36,7 @@ from weighted_mtp.progress import progress
 
 LEARNED_FROM = (TRAIN, "validation")
 """Splits whose programs may be learned from, as long as nobody asks for more."""
-_VERSION = 2  # of this code: raise it with any change that changes what the same results give
+_VERSION = 3  # of this code: raise it with any change that changes what the same results give
 _UNDEFINED = re.compile(r"\b(?:NameError|UnboundLocalError): [^']*'(\w+)'")
 """How Python names the variable that is not there."""
 
@@ -98,7 +99,7 @@ def write_labelled(folder: Path, evaluations: Sequence[Evaluation], options: Lab
 
     A split holds what was evaluated of the split of that name: its problems, and each program once, labelled by
     whether it passed; one that does not compile is as incorrect as any. Left out, and counted: programs repeated,
-    unfinished, or of both verdicts (a limit of time decided), and problems without a program.
+    unfinished, undecided, or of both verdicts (a limit of time decided), and problems without a program.
 
     Raises UserError for evaluations of several datasets, of a split that is not asked for or of problems that are not
     there any more, for a folder that holds another dataset, where no program is left of a split, and for a full disk.
@@ -237,6 +238,8 @@ class _Copying:
             self.rows += 1
             if sample.record.get("finished") == "length" and not self.options.keep_unfinished:
                 self._dropped["program cut at the longest answer"] += 1
+            elif sample.record.get("status") == UNDECIDED:
+                self._dropped["program whose value cannot be compared"] += 1
             else:
                 of_problem.append(sample)
         return samples

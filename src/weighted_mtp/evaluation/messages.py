@@ -6,7 +6,10 @@ from typing import Any, Literal
 from weighted_mtp.evaluation.guest.codec import CodecError, unpack
 from weighted_mtp.evaluation.interpreter import CPU_TIME, OFF_SCRIPT
 
-Status = Literal["passed", "failed", "timed_out", "out_of_memory", "refused", "broken"]
+Status = Literal["passed", "failed", "cannot_be_compared", "timed_out", "out_of_memory", "refused", "broken"]
+
+UNDECIDED: Status = "cannot_be_compared"
+"""Neither right nor wrong: only the program's own code could say whether a value is the expected one."""
 
 
 class Ended(Exception):

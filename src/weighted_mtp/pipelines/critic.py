@@ -140,15 +140,18 @@ def critic_parts(config: CriticConfig) -> Parts:
         check_embedded(learner.model, learner.tokenizer, pairs.store.largest_id, "the dataset's prompts")
         return BatchStream(pairs.store, config.data.max_tokens, accumulation, seed, together=pairs.pairs)
 
+    held_out = stream(validation, 1, 0).first(config.training.validation_batches) if validation else []
+    pairs = {"train": len(train.pairs), "validation": sum(len(batch.sample_ids) // 2 for batch in held_out)}
     return Parts(
         model=learner.model,
         whole=learner.whole,
         groups=learner.groups,
         objective=learner.objective,
         stream=stream(train, config.training.gradient_accumulation, config.run.seed),
-        validation=stream(validation, 1, 0).first(config.training.validation_batches) if validation else [],
+        validation=held_out,
         save_model=learner.save_model,
         inputs={**data, **learner.inputs},
+        facts={"pairs": pairs},
     )
 
 

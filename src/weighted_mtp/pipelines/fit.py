@@ -1,10 +1,11 @@
 """What every training run shares: its folder, its options, and the way from the parts of a method to a finished run."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field, model_validator
 from torch import nn
@@ -22,7 +23,7 @@ from weighted_mtp.models.fingerprint import fingerprint
 from weighted_mtp.pipelines.inputs import Inputs, check_inputs, remember_inputs
 from weighted_mtp.progress import console
 from weighted_mtp.runtime.device import RuntimeConfig, autocast, pick_device
-from weighted_mtp.runtime.distributed import is_first, ranks
+from weighted_mtp.runtime.distributed import by_first_rank, is_first, ranks
 from weighted_mtp.runtime.sharding import WholeModel, whole_tensor
 from weighted_mtp.training.loop import Trainer, TrainingConfig
 from weighted_mtp.training.optim import Group, OptimConfig, build_optimizer
@@ -72,6 +73,7 @@ class Parts:
     validation  batches that are looked at and not learned from; may be empty
     save_model  writes the gathered model as the `model` folder of a checkpoint
     inputs      checksums of what the run is a function of beside its options
+    facts       what else `run.json` says of the run
     """
 
     model: nn.Module
@@ -82,6 +84,7 @@ class Parts:
     validation: Sequence[Batch]
     save_model: SaveModel
     inputs: Inputs
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 def finished(config: FitConfig) -> Path | None:
@@ -117,6 +120,7 @@ def fit(config: FitConfig, parts: Parts) -> Path | None:
         console.print(f"{run.path}: going on from step {state.step}")
     else:
         remember_inputs(run, inputs)
+        by_first_rank(lambda: run.remember(**parts.facts))
     stream = parts.stream
     console.print(
         f"{run.path}: {len(stream.together)} samples, {stream.steps_per_epoch()} steps an epoch, "

@@ -19,7 +19,7 @@ from pydantic import Field, model_validator
 from rich.console import Console
 
 from weighted_mtp.config import Section
-from weighted_mtp.data.prepare import prepare_embedded
+from weighted_mtp.data.prepare import prepare_benchmark
 from weighted_mtp.data.prompts import Template, names_a_date
 from weighted_mtp.decoding.sample import SamplingConfig
 from weighted_mtp.errors import UserError
@@ -35,7 +35,15 @@ from weighted_mtp.models.convert import find_model
 from weighted_mtp.parallel import cores
 from weighted_mtp.pipelines.inputs import trained_day
 from weighted_mtp.progress import console
-from weighted_mtp.report.evaluation import failures, failures_table, report_markdown, report_table, summary
+from weighted_mtp.report.evaluation import (
+    explanations,
+    failures,
+    failures_table,
+    report_markdown,
+    report_table,
+    summary,
+    undecided,
+)
 from weighted_mtp.runtime.device import RuntimeConfig, pick_device
 from weighted_mtp.runtime.distributed import by_first_rank, is_first, ranks
 
@@ -110,7 +118,7 @@ def evaluate(config: EvaluationConfig) -> Report:
     chosen = benchmark(config.benchmark)
     if not chosen.is_text:
         check_available(config.unsafe_execution)  # refused before hours of sampling, not after
-    by_first_rank(lambda: prepare_embedded(config.benchmark, root=config.data_root))
+    by_first_rank(lambda: prepare_benchmark(config.benchmark, config.data_root))
     problems = ProblemSet(config.data_root / config.benchmark / config.split, config.first)
     source = config.checkpoint
     model = by_first_rank(lambda: find_model(source)) if source is not None else None
@@ -217,12 +225,16 @@ def _execution_facts(config: EvaluationConfig) -> list[str]:
     ]
 
 
-def print_report(report: Report) -> None:
-    """The result as tables on standard output."""
+def print_report(report: Report, explain: bool = False) -> None:
+    """The result as tables on standard output; to `explain`, each sample that did not pass as well."""
     output = Console()
     output.print(report_table(report))
+    if undecided(report):
+        output.print(undecided(report), soft_wrap=True, highlight=False, markup=False)
     if failures(report):
         output.print(failures_table(report))
+    for line in explanations(report) if explain else ():
+        output.print(line, soft_wrap=True, highlight=False, markup=False)
     output.print(f"every program and its verdict: {report.results}", soft_wrap=True)
 
 

@@ -18,7 +18,9 @@ from weighted_mtp.errors import UserError
 from weighted_mtp.losses.mtp import check_one_per_head
 from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.pipelines.critic import Critic, check_same_tokens, load_critic
+from weighted_mtp.pipelines.doubts import doubts
 from weighted_mtp.pipelines.policy import PolicyConfig, train_policy
+from weighted_mtp.progress import console
 from weighted_mtp.value_weighting.base import TokenWeighting
 from weighted_mtp.value_weighting.td import TDConfig, TDWeighting
 
@@ -56,6 +58,8 @@ class VerifiableConfig(PolicyConfig):
 def run_verifiable(config: VerifiableConfig) -> Path | None:
     """Train with a critic's token weights; returns the run's folder, None where it was stopped."""
     critic = load_critic(config.critic, config.runtime, config.run.accept_changes)
+    for doubt in doubts(config.critic):
+        console.print(doubt, markup=False, highlight=False, soft_wrap=True)
 
     def weighting(policy: MTPForCausalLM, tokenizer: PreTrainedTokenizerBase) -> TokenWeighting:
         check_same_tokens(tokenizer, critic.tokenizer, f"critic={config.critic}")

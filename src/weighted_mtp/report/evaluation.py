@@ -1,13 +1,16 @@
 """An evaluation's report: pass@k, what became of the samples, and which problems failed and why."""
 
 import html
-from collections.abc import Mapping, Sequence
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
 
+from weighted_mtp.evaluation.messages import UNDECIDED
 from weighted_mtp.evaluation.pass_at_k import Estimate
 from weighted_mtp.evaluation.verdicts import ProblemResult, Report, shortened
 
@@ -23,6 +26,33 @@ def measures(report: Report) -> list[tuple[str, str, str]]:
         for k, estimate in estimates.items()
     ]
     return rows + [(status.replace("_", " "), f"{n:,}", "") for status, n in report.statuses.items()]
+
+
+def undecided(report: Report) -> str:
+    """What is to be known of samples that neither passed nor failed; "" if there are none."""
+    number = report.statuses.get(UNDECIDED, 0)
+    if not number:
+        return ""
+    return (
+        f"not compared: {number:,} of the samples, whose values only their own code could compare with what is "
+        "expected; pass@k counts them as not passed, `wmtp label` leaves them out, and --explain names the values"
+    )
+
+
+def explanations(report: Report) -> Iterator[str]:
+    """Of each sample that did not pass, in the order of `results.jsonl`, a line: how it ended, where, and why."""
+    seen: Counter[str] = Counter()
+    with report.results.open(encoding="utf-8") as lines:
+        for record in map(json.loads, lines):
+            seen[record["task_id"]] += 1
+            if not record["passed"]:
+                yield f"{record['task_id']}, sample {seen[record['task_id']]}: {_explained(record)}"
+
+
+def _explained(record: Mapping[str, Any]) -> str:
+    test = record["test"] or {}
+    given = f"; input {_line(test['input'])}, expected {_line(test['expected'])}" if "input" in test else ""
+    return f"{record['status'].replace('_', ' ')}: {record['detail']}{given}"
 
 
 def failures(report: Report) -> list[tuple[str, ProblemResult]]:
@@ -59,6 +89,8 @@ def report_markdown(report: Report, facts: Sequence[str]) -> str:
     shown = failures(report)
     lines = [f"# {_title(report)}", "", *(f"- {html.escape(fact, quote=False)}" for fact in facts), ""]
     lines += _markdown(("measure", "value", "95 % interval"), measures(report))
+    if undecided(report):
+        lines += ["", undecided(report) + "."]
     if shown:
         rows = [
             (name, _passed(problem), _reason(problem), *_test(problem), problem.failure.output[-_SHOWN:])

@@ -3,6 +3,10 @@
 import collections
 import enum
 import math
+from array import array
+from datetime import date, datetime, timedelta, timezone
+from decimal import Decimal
+from fractions import Fraction
 
 import pytest
 from hypothesis import given
@@ -45,6 +49,24 @@ def same_types(one, other) -> bool:
     return True
 
 
+library = st.one_of(
+    st.fractions(), st.decimals(allow_nan=False), st.dates(), st.datetimes(), st.times(), st.timedeltas(),
+    st.datetimes(timezones=st.just(timezone(timedelta(hours=-3)))), st.just(timezone(timedelta(minutes=5))),
+    st.lists(st.integers(0, 255)).map(lambda items: array("B", items)), st.slices(9),
+    st.dictionaries(keys, st.integers(), max_size=3).map(collections.Counter),
+    st.dictionaries(keys, st.integers(), max_size=3).map(collections.OrderedDict),
+    st.dictionaries(keys, st.integers(), max_size=3).map(lambda items: collections.defaultdict(list, items)),
+)  # fmt: skip
+
+
+@given(library)
+def test_a_value_of_the_library_arrives_equal_and_of_the_same_type(value):
+    arrived = across(value)
+    assert arrived == value
+    assert type(arrived) is type(value)
+    assert repr(arrived) == repr(value)
+
+
 @given(values)
 def test_a_value_arrives_equal_and_of_the_same_types(value):
     arrived = across(value)
@@ -62,6 +84,26 @@ class Colour(enum.IntEnum):
     RED = 1
 
 
+class Mapping(dict):
+    pass
+
+
+class Share(Fraction):
+    pass
+
+
+class Day(date):
+    pass
+
+
+class Moment(datetime):
+    pass
+
+
+class Price(Decimal):
+    pass
+
+
 class Sly(str):
     def __eq__(self, other):
         return True
@@ -69,15 +111,28 @@ class Sly(str):
     __hash__ = str.__hash__
 
 
+@pytest.mark.parametrize("value", [Sly("a"), [Sly("a")], {Sly("a"): 1}])
+def test_what_compares_itself_is_referred_to(value):
+    with pytest.raises(TypeError):
+        across(value)
+
+
+def test_views_of_a_dict_arrive_as_views():
+    views = [{1: 2, 3: 4}.keys(), {1: 2, 3: 4}.items()]
+    assert across(views) == views
+    assert list(across({1: 2, 3: 4}.values())) == [2, 4]
+
+
 @pytest.mark.parametrize(
     ("value", "plain"),
     [
-        (collections.Counter("aab"), {"a": 2, "b": 1}),
-        (collections.OrderedDict(a=1), {"a": 1}),
-        (collections.defaultdict(list, {1: [2]}), {1: [2]}),
+        (Mapping(a=1), {"a": 1}),
+        (Share(1, 3), Fraction(1, 3)),
+        (Day(2024, 2, 29), date(2024, 2, 29)),
+        (Moment(2024, 2, 29, 3), datetime(2024, 2, 29, 3)),
+        (Price("1.50"), Decimal("1.50")),
         (collections.namedtuple("Point", "x y")(1, 2), (1, 2)),
         (Colour.RED, 1),
-        (Sly("a"), "a"),
         (bytearray(b"a"), b"a"),
         (range(3), range(3)),
     ],
@@ -96,6 +151,7 @@ def test_builtin_types_arrive_as_themselves_and_others_do_not():
 @pytest.mark.parametrize(
     "payload",
     [b"", b"{", b"\xff", b"[" * 100_000, b'{"a":1}', b"[]", b"[1]", b'["z",1]', b'["d",1]', b'["s",["l"]]',
+     b'["v"]', b'["v","open","/"]', b'["v","Fraction",1,0]', b'["v","Decimal","x"]', b'["v","date",1]',
      b'["i","x"]', b'["i"]', b'["y","open"]', b'["b","0"]', b'["c","1"]', b'["r",1,2,0]', b'[["l"]]'],
 )  # fmt: skip
 def test_nonsense_is_a_codec_error(payload):

@@ -32,6 +32,12 @@ _CALL = TestCase("call", "(1,)", str(_ANSWER))
 _CODE = f"assert got == {_ANSWER} and abs(got - {_ANSWER}) < 1e-6"
 _ASSERTIONS = TestCase("code", "", f"got = f(1)\n{_CODE}")
 _CONVERSATION = TestCase("code", "", f"for argument in [1]:\n    got = f(argument)\n{_CODE}")
+_CONTAINED = TestCase(
+    "code",
+    "",
+    f"got = f(1)\nassert got in ({_ANSWER},) and [got] == [{_ANSWER}] and not got != {_ANSWER}\n"
+    f"assert {{got: 1}} == {{{_ANSWER}: 1}} and got <= {_ANSWER} <= got",
+)
 _SCRIPT = TestCase("stdio", "1\n", f"{_ANSWER}\n")
 _STUB = "def f(x):\n    'the stub'\n"
 
@@ -64,11 +70,12 @@ class Attack:
     program: str
 
     def jobs(self, bait: "Bait") -> list[Job]:
-        """One job, or three: a call, and test code whose calls are known beforehand or are not."""
+        """One job, or four: a call, and test code whose calls are known beforehand or are not, or which compares what
+        a value is in."""
         program = bait.inserted(self.program)
         if self.name.endswith("[script]"):
             return [Job(program, "", [_SCRIPT], LIMITS)]
-        tests = (_CALL, _ASSERTIONS, _CONVERSATION) if self.kind == "forgery" else (_CALL,)
+        tests = (_CALL, _ASSERTIONS, _CONVERSATION, _CONTAINED) if self.kind == "forgery" else (_CALL,)
         return [Job(program, "f", [test], LIMITS, _STUB) for test in tests]
 
 

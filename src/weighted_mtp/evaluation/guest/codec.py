@@ -1,7 +1,9 @@
-"""The only language that crosses the wall between a program and its judge: literals and containers, as JSON.
+"""The only language that crosses the wall between a program and its judge: literals, containers and the values of a few
+classes of the standard library, as JSON.
 
-JSON and not pickle, because the judge decodes what a hostile program wrote. `decode` can only build exact builtin
-types, so an object with a dishonest `__eq__`, or a subclass of `str` or `float`, arrives as its plain base value.
+JSON and not pickle, because the judge decodes what a hostile program wrote. `from_plain` can only build values of
+exactly these types, so an object with a dishonest `__eq__` arrives as a reference to it, and one of a subclass of `str`
+or `float` that leaves `==` alone as its plain base value.
 
     value                           plain form
     None, bool, float, short int    itself (NaN and infinities as JSON's `NaN`, `Infinity`)
@@ -13,14 +15,20 @@ types, so an object with a dishonest `__eq__`, or a subclass of `str` or `float`
     dict                            ["d", key, value, key, value, …]
     range                           ["r", start, stop, step]
     a builtin type                  ["y", name], of those that values here can have
-    a name of the program           ["n", name]
-    any other object                ["h", number], an opaque handle that only its owner can open
+    Fraction, Decimal, date, …      ["v", name, part, …], of the classes in `_VALUES`
+    a function or class by name     ["n", name]
+    an exception class by name      ["e", name, builtin base, another exception class that it derives from, or null]
+    any other object                ["h", number, own special methods, text], a handle that only its owner can open
 """
 
 import json
-from collections import deque
+from array import array
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable
-from typing import Any
+from datetime import date, datetime, time, timedelta, timezone
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any, NamedTuple
 
 _SEQUENCES: tuple[tuple[str, type], ...] = (
     ("l", list),
@@ -36,6 +44,64 @@ _TYPES = {
     for kind in (*_TAG_OF, dict, bool, int, float, complex, str, bytes, bytearray, range, object, type(None))
 }
 _SHORT_INT = 1 << 63
+REFERENCES = ("n", "e", "h")
+
+
+class _Class(NamedTuple):
+    """How values of a class are taken apart and made again."""
+
+    kind: type
+    parts: Callable[[Any], tuple[Any, ...]]
+    make: Callable[..., Any]
+
+
+def _zone(value: Any) -> timedelta | None:
+    return value.utcoffset()
+
+
+def _with_zone(kind: Callable[..., Any]) -> Callable[..., Any]:
+    """A maker of moments: of a time zone only its distance from UTC matters to `==`."""
+
+    def make(*parts: Any) -> Any:
+        *numbers, distance, fold = parts
+        return kind(*numbers, tzinfo=None if distance is None else timezone(distance), fold=fold)
+
+    return make
+
+
+_VALUES = {
+    made.kind.__name__: made
+    for made in (
+        _Class(Fraction, lambda v: (v.numerator, v.denominator), Fraction),
+        _Class(Decimal, lambda v: (Decimal.__str__(v),), Decimal),
+        _Class(
+            datetime,
+            lambda v: (v.year, v.month, v.day, v.hour, v.minute, v.second, v.microsecond, _zone(v), v.fold),
+            _with_zone(datetime),
+        ),
+        _Class(date, lambda v: (v.year, v.month, v.day), date),
+        _Class(time, lambda v: (v.hour, v.minute, v.second, v.microsecond, _zone(v), v.fold), _with_zone(time)),
+        _Class(timedelta, lambda v: (v.days, v.seconds, v.microseconds), timedelta),
+        _Class(timezone, lambda v: (v.utcoffset(None),), timezone),
+        _Class(array, lambda v: (v.typecode, v.tolist()), array),
+        _Class(slice, lambda v: (v.start, v.stop, v.step), slice),
+        _Class(Counter, lambda v: (dict(dict.items(v)),), Counter),
+        _Class(OrderedDict, lambda v: (list(OrderedDict.items(v)),), OrderedDict),
+        _Class(
+            defaultdict,
+            lambda v: (v.default_factory if v.default_factory in _TYPES.values() else None, dict(dict.items(v))),
+            defaultdict,
+        ),
+        _Class(type({}.keys()), lambda v: (list(v),), lambda keys: dict.fromkeys(keys).keys()),
+        _Class(type({}.values()), lambda v: (list(v),), lambda values: dict(enumerate(values)).values()),
+        _Class(type({}.items()), lambda v: (list(v),), lambda items: dict(items).items()),
+    )
+}
+_VALUE_OF = {made.kind: (name, made.parts) for name, made in _VALUES.items()}
+
+# What else a subclass may be of, and still be a plain value; `datetime` before `date`, of which it is a subclass.
+_BASES = (dict, int, float, str, complex, bytes, bytearray, list, tuple, set, frozenset, deque, Fraction, Decimal,
+          datetime, date, time, timedelta)  # fmt: skip
 
 
 class CodecError(ValueError):
@@ -46,8 +112,11 @@ def _plain_int(value: int) -> Any:
     return value if -_SHORT_INT < value < _SHORT_INT else ["i", hex(value)]
 
 
-def to_plain(value: Any, refer: Callable[[Any], list[Any]]) -> Any:
-    """Value → plain form. Subclasses lose what they add; `refer(object)` gives the form of everything else."""
+def to_plain(value: Any, refer: Callable[[Any], Any]) -> Any:
+    """Value → plain form; `refer(object)` gives the form of what has none of its own.
+
+    Subclasses lose what they add. Those with an `==` of their own are referred to.
+    """
     kind = type(value)
     if value is None or kind is str or kind is bool or kind is float:
         return value
@@ -56,30 +125,43 @@ def to_plain(value: Any, refer: Callable[[Any], list[Any]]) -> Any:
     tag = _TAG_OF.get(kind)
     if tag is not None:
         return [tag, *[to_plain(item, refer) for item in value]]
-    if isinstance(value, dict):
-        return ["d", *[to_plain(part, refer) for item in dict.items(value) for part in item]]
-    if isinstance(value, int):
-        return _plain_int(int(value))
-    if isinstance(value, float):
-        return float(value)
-    if isinstance(value, str):
-        return str.__str__(value)
-    if isinstance(value, complex):
+    if kind is dict:
+        return ["d", *[to_plain(part, refer) for item in value.items() for part in item]]
+    if kind in _VALUE_OF:
+        name, parts = _VALUE_OF[kind]
+        return ["v", name, *[to_plain(part, refer) for part in parts(value)]]
+    if kind is complex:
         return ["c", value.real, value.imag]
-    if isinstance(value, (bytes, bytearray)):
-        return ["b", bytes(value).hex()]
-    if isinstance(value, type) and _TYPES.get(value.__name__) is value:
-        return ["y", value.__name__]
-    if isinstance(value, range):
+    if kind is bytes or kind is bytearray:
+        return ["b", value.hex()]
+    if kind is range:
         return ["r", *[_plain_int(bound) for bound in (value.start, value.stop, value.step)]]
-    for tag, base in _SEQUENCES:
-        if isinstance(value, base):
-            return [tag, *[to_plain(item, refer) for item in base.__iter__(value)]]  # type: ignore[attr-defined]
-    return refer(value)
+    if kind is type and isinstance(value, type) and _TYPES.get(value.__name__) is value:
+        return ["y", value.__name__]
+    base = next((base for base in _BASES if base in kind.__mro__), None)
+    if base is None or kind.__eq__ is not base.__eq__ or kind.__ne__ is not base.__ne__:
+        return refer(value)
+    return to_plain(_as_base(value, base), refer)
 
 
-def from_plain(plain: Any, resolve: Callable[[str, Any], Any]) -> Any:
-    """Plain form → value of exact builtin types; `resolve("n" | "h", key)` gives names and handles.
+def _as_base(value: Any, base: type) -> Any:
+    """A value of a subclass as one of exactly its base, with nothing of the subclass asked that can be avoided."""
+    if base in _TAG_OF:
+        return base(base.__iter__(value))  # type: ignore[attr-defined]
+    if base is dict:
+        return dict(dict.items(value))
+    if base is str:
+        return str.__str__(value)
+    if base in (int, float):
+        return base.__pos__(value)
+    if base in (complex, bytes, bytearray):
+        return base(value)
+    name, parts = _VALUE_OF[base]
+    return _VALUES[name].make(*parts(value))
+
+
+def from_plain(plain: Any, resolve: Callable[[str, list[Any]], Any]) -> Any:
+    """Plain form → value of exact types; `resolve("n" | "e" | "h", [key, …])` gives what is referred to.
 
     Raises CodecError for anything that `to_plain` cannot have made.
     """
@@ -89,16 +171,18 @@ def from_plain(plain: Any, resolve: Callable[[str, Any], Any]) -> Any:
         return plain
     try:
         return _from_tagged(plain[0], plain[1:], resolve)
-    except (IndexError, TypeError, ValueError, KeyError) as error:
+    except (IndexError, TypeError, ValueError, KeyError, ArithmeticError) as error:
         raise CodecError(f"malformed value: {error}") from None
 
 
-def _from_tagged(tag: str, items: list[Any], resolve: Callable[[str, Any], Any]) -> Any:
+def _from_tagged(tag: str, items: list[Any], resolve: Callable[[str, list[Any]], Any]) -> Any:
     if tag in _KIND_OF:
         return _KIND_OF[tag](from_plain(item, resolve) for item in items)
     if tag == "d":
         values = [from_plain(item, resolve) for item in items]
         return dict(zip(values[::2], values[1::2], strict=True))
+    if tag == "v":
+        return _VALUES[items[0]].make(*[from_plain(part, resolve) for part in items[1:]])
     if tag == "i":
         return int(items[0], 16)
     if tag == "c":
@@ -109,8 +193,8 @@ def _from_tagged(tag: str, items: list[Any], resolve: Callable[[str, Any], Any])
         return range(*[from_plain(bound, resolve) for bound in items])
     if tag == "y":
         return _TYPES[items[0]]
-    if tag in ("n", "h"):
-        return resolve(tag, items[0])
+    if tag in REFERENCES:
+        return resolve(tag, items)
     raise CodecError(f"unknown tag {tag!r}")
 
 

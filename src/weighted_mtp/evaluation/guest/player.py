@@ -8,8 +8,9 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from .codec import CodecError, from_plain, pack, to_plain
+from .codec import CodecError, pack
 from .ending import FLUSH_FAILED, end_script, exit_code, remember
+from .objects import Objects
 from .server import Wire, describe, rehearse, reply, serve, take_channels
 from .surroundings import NAME, Program, name_streams, new_streams, take_place
 
@@ -21,55 +22,32 @@ PRELOAD = """
 """
 
 
-class Objects:
-    """The program's own objects that crossed the wall as handles."""
-
-    def __init__(self, namespace: dict[str, Any]) -> None:
-        self._namespace = namespace
-        self._kept: list[Any] = []
-        self._number: dict[int, int] = {}
-
-    def refer(self, value: Any) -> list[Any]:
-        """The handle of an object; the same object keeps its number."""
-        if id(value) not in self._number:
-            self._number[id(value)] = len(self._kept)
-            self._kept.append(value)  # keeps the object alive, so its id stays its own
-        return ["h", self._number[id(value)]]
-
-    def resolve(self, tag: str, key: Any) -> Any:
-        """A handle or a name → the object."""
-        return self._namespace[key] if tag == "n" else self._kept[key]
-
-    def decode(self, plain: Any) -> Any:
-        return from_plain(plain, self.resolve)
-
-    def encode(self, value: Any) -> Any:
-        return to_plain(value, self.refer)
-
-
-_OPERATIONS: dict[str, Callable[..., Any]] = {
-    "call": lambda function, args, kwargs: function(*args, **kwargs),
-    "get": getattr,
-    "set": setattr,
-    "item": lambda value, key: value[key],
-    "put": lambda value, key, item: value.__setitem__(key, item),
-    "len": len,
-    "bool": bool,
-    "iter": iter,
-    "next": next,
-}
-
-
 def _answer(objects: Objects, limit: int, compute: Callable[[], Any]) -> bytes:
     """The packed value of a computation, or its error."""
     try:
-        payload = pack({"value": objects.encode(compute())})
+        value = compute()
     except BaseException as error:  # SystemExit too: leaving is not an answer
-        return pack({"error": describe(error)})
+        return _error(objects, limit, error)
+    try:
+        payload = pack({"value": objects.encode(value)})
+    except RecursionError:  # nested too deeply, or in itself
+        payload = pack({"value": objects.reference(value)})
+    except BaseException as error:
+        return _error(objects, limit, error)
     if len(payload) > limit:
         what = f"the answer takes {len(payload)} bytes, more than {limit}"
         return pack({"error": ["ValueError", what], "bytes": len(payload)})
     return payload
+
+
+def _error(objects: Objects, limit: int, error: BaseException) -> bytes:
+    """The packed form of an exception, as much of it as can be told."""
+    said: dict[str, Any] = {"error": describe(error)}
+    try:
+        payload = pack({**said, "raised": objects.raised(error)})
+    except BaseException:  # the program's own `__str__` or arguments may be anything
+        return pack(said)
+    return payload if len(payload) <= limit else pack(said)
 
 
 def _compiled(job: Any, wire: Wire, name: str) -> Program | None:
@@ -131,7 +109,7 @@ def _serve_judge(job: Any, wire: Wire) -> None:
             _answer(
                 objects,
                 job["limit"],
-                lambda: _OPERATIONS[operation](*map(objects.decode, arguments)),  # noqa: B023
+                lambda: objects.ask(operation, *arguments),  # noqa: B023
             )
         )
 

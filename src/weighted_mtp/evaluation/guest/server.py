@@ -159,12 +159,17 @@ def _is_emptied() -> bool:
     return True
 
 
+def builtin_base(kind: type) -> type:
+    """The nearest of a class and those it derives from that is a builtin."""
+    return next(base for base in kind.__mro__ if getattr(builtins, base.__name__, None) is base)
+
+
 def describe(error: BaseException) -> list[str]:
     """An exception as [name of its nearest builtin class, what to show a reader].
 
     What the sandbox forbids comes as several errors of the system; all are called PermissionError here.
     """
-    base = next(kind for kind in type(error).__mro__ if getattr(builtins, kind.__name__, None) is kind)
+    base = builtin_base(type(error))
     if isinstance(error, OSError) and _is_refusal(error):
         base = PermissionError
     try:

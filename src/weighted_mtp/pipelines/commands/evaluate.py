@@ -63,10 +63,13 @@ def main(
     unsafe_execution: Annotated[
         bool, typer.Option("--unsafe-execution", help="Execute also where this machine cannot confine programs.")
     ] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say of each sample that did not pass how it ended, and with which value.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Sample programs (or take them from a file), execute them isolated, and report pass@k with its interval."""
-    options = {key: value for key, value in locals().items() if key != "debug" and value is not None}
+    options = {key: value for key, value in locals().items() if key not in ("debug", "explain") and value is not None}
     names = ("n_samples", "temperature", "top_p", "max_new_tokens", "batch_size", "seed")
     sampling = {name: options.pop(name) for name in names if name in options}
     with one_line_errors(debug):
@@ -78,4 +81,4 @@ def main(
         with process_group(config.runtime.model_copy(update={"timeout_seconds": LONGEST_WAIT})):
             report = evaluate(config)
             if is_first():
-                print_report(report)
+                print_report(report, explain)

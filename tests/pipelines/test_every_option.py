@@ -242,7 +242,7 @@ EFFECTS: dict[str, Effect | list[Effect]] = {
     "ThirdPartyConfig.options": Effect("third_party", "options.scale=2.0", "loss", ("token_weighting=b",)),
     "EvaluationConfig.benchmark": Effect("evaluate", 'benchmark="nobody"', "error", names="nobody"),
     "EvaluationConfig.output": Effect("evaluate", 'output="@/evaluations/named"', "output"),
-    "EvaluationConfig.checkpoint": Effect("evaluate", 'checkpoint="@/runs/reference"', "texts", DRAWN),
+    "EvaluationConfig.checkpoint": Effect("evaluate", 'checkpoint="@/runs/reference2"', "texts", DRAWN),
     "EvaluationConfig.samples": Effect("evaluate", SCORED[0], "texts", ("first=1",)),
     "EvaluationConfig.partial": Effect("evaluate", "partial=true", "tasks", SCORED),
     "EvaluationConfig.data_root": Effect("evaluate", 'data_root="@/others"', "problems"),
@@ -288,7 +288,9 @@ EFFECTS: dict[str, Effect | list[Effect]] = {
     "OwnPrograms.seed": Effect(STUDY, "stages.own.seed=3", "evaluations"),
     "OwnPrograms.keep_solutions": Effect(STUDY, "stages.own.keep_solutions=true", "labelled"),
     "OwnPrograms.per_seed": Effect(STUDY, "stages.own.per_seed=true", "places"),
-    "Arm.against": Effect(STUDY, "arms.weighted.against=nobody", "error", names="arms.weighted.against=nobody"),
+    "StudyConfig.k": Effect(STUDY, "k=[2]", "error", names="k=(2,) needs sampling.n_samples=2"),
+    "EvaluatedArm.checkpoint": Effect(STUDY, "arms.as-it-is.checkpoint=elsewhere", "evaluations"),
+    "Compared.against": Effect(STUDY, "arms.weighted.against=nobody", "error", names="arms.weighted.against=nobody"),
 }
 
 ELSEWHERE = {

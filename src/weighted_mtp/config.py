@@ -12,16 +12,47 @@ from typing import Any, TypeVar, cast
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from weighted_mtp.errors import UserError
+from weighted_mtp.errors import UserError, first_line
 from weighted_mtp.synonyms import SYNONYMS
 
 
 class Section(BaseModel):
-    """A part of the configuration: immutable, without keys that nobody reads, and of finite numbers."""
+    """A part of the configuration: immutable, without keys that nobody reads, and of finite numbers.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+    A name may be a number, such as a job's; a number may not be `true`, nor text empty.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, coerce_numbers_to_str=True
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _values_are_what_they_look_like(cls, values: Any) -> Any:
+        for name, value in values.items() if isinstance(values, dict) else ():
+            kinds = list(_plain_types(cls.model_fields[name].annotation)) if name in cls.model_fields else [Any]
+            if isinstance(value, bool) and bool not in kinds and Any not in kinds:
+                word = str(value).lower()
+                raise ValueError(f"{name}={word}, as YAML reads on, off, yes and no, too; put a name in quotes")
+            if isinstance(value, int) and abs(value) > _LARGEST:
+                raise ValueError(f"{name}={value} is too large a number; give one below {_LARGEST}")
+            if value == "" and (str in kinds or Path in kinds):
+                raise ValueError(f"{name} is empty; give a value, or leave the option out")
+        return values
+
+
+_LARGEST = 2**53  # exact in JSON, in fp64, and far from where 64 bits overflow
+
+
+def _plain_types(annotation: Any) -> Iterator[Any]:
+    """The types in an annotation, without what it is made of."""
+    arguments = typing.get_args(annotation)
+    if not arguments or typing.get_origin(annotation) is typing.Literal:
+        yield annotation
+    for argument in arguments:
+        yield from _plain_types(argument)
 
 
 T = TypeVar("T", bound=Section)
@@ -44,7 +75,7 @@ def read_options(path: Path | None, overrides: Sequence[str] = ()) -> dict[str, 
     try:
         return cast(dict[str, Any], OmegaConf.to_container(merged, resolve=True))
     except OmegaConfBaseException as error:
-        raise UserError(f"{path}: {_first_line(error)}") from error
+        raise UserError(f"{path}: {first_line(error)}") from error
 
 
 def validated(schema: type[T], values: Any, prefix: str = "") -> T:
@@ -123,20 +154,16 @@ def _parse_override(override: str) -> DictConfig:
     try:
         return OmegaConf.from_dotlist([override])
     except (OmegaConfBaseException, yaml.YAMLError) as error:
-        raise UserError(f"--override {override}: {_first_line(error)}") from error
+        raise UserError(f"--override {override}: {first_line(error)}") from error
 
 
 def _merge(base: DictConfig, changes: DictConfig, where: str) -> DictConfig:
     try:
         merged = OmegaConf.merge(base, changes)
-    except OmegaConfBaseException as error:
-        raise UserError(f"{where}: {_first_line(error)}") from error
+    except (OmegaConfBaseException, TypeError, ValueError) as error:  # a list where a section was, and so on
+        raise UserError(f"{where}: {first_line(error)}") from error
     assert isinstance(merged, DictConfig)
     return merged
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
 
 
 def _explain(schema: type[BaseModel], error: ValidationError) -> Iterator[str]:

@@ -16,10 +16,11 @@ from torch.distributed.fsdp import OffloadPolicy
 from weighted_mtp.data.batches import Batch
 from weighted_mtp.losses.mtp import LossConfig
 from weighted_mtp.losses.objective import PolicyObjective
+from weighted_mtp.losses.token_ce import next_token_cross_entropies
 from weighted_mtp.models.adapters import LoraSettings, apply_lora
 from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.runtime import sharding
-from weighted_mtp.runtime.device import RuntimeConfig
+from weighted_mtp.runtime.device import RuntimeConfig, autocast
 from weighted_mtp.runtime.distributed import process_group, rank, ranks
 from weighted_mtp.value_weighting.controls import Uniform
 
@@ -103,10 +104,14 @@ def gradients(architecture: str, parallel: str, config: RuntimeConfig) -> dict[s
         if ranks() > 1:
             mesh = sharding._mesh(torch.device("cpu"), parallel)
             sharding.shard(model, mesh, config, OffloadPolicy())
+        else:
+            sharding.placed(model, config)
         objective, own = PolicyObjective(Uniform(), LossConfig()), BATCHES[rank() :: ranks()]
         for number, item in enumerate(objective.prepare(own, {})[0]):
             sharding.reduce_gradients(model, number == len(own) - 1)
-            objective.sums(model, item).loss.backward()
+            with autocast(torch.device("cpu"), config):
+                loss = objective.sums(model, item).loss
+            loss.backward()
         return {name: sharding.whole_tensor(p.grad).numpy() for name, p in model.named_parameters()}
 
 
@@ -119,6 +124,36 @@ def test_gradients_of_shared_and_tied_unembeddings_are_those_of_one_rank(archite
         for name, gradient in expected.items():
             np.testing.assert_allclose(got[name], gradient, rtol=1e-5, atol=1e-5, err_msg=name)
             assert np.abs(gradient).max() > 0.01
+
+
+@pytest.mark.parametrize(("architecture", "parallel"), [("llama_tied", "full"), ("gemma2", "ddp"), ("qwen3", "full")])
+def test_bf16_computes_the_same_on_one_rank_and_on_two(architecture: str, parallel: str) -> None:
+    config = RuntimeConfig(device="cpu", precision="bf16")
+    expected = gradients(architecture, parallel, config)
+    in_fp32 = gradients(architecture, parallel, RuntimeConfig(device="cpu", precision="fp32"))
+    for got in values(run_group(2, gradients, architecture, parallel, config)):
+        for name, gradient in expected.items():
+            np.testing.assert_allclose(got[name], gradient, rtol=1e-5, atol=1e-5, err_msg=name)
+    apart = [np.abs(in_fp32[name] - g).max() / np.abs(g).max() for name, g in expected.items()]
+    assert np.median(apart) > 1e-3
+
+
+def frozen_states(parallel: str, config: RuntimeConfig) -> NDArray[np.float32]:
+    """What a frozen critic or reference is asked for."""
+    with process_group(config):
+        model = MTPForCausalLM.from_base(tiny_model("qwen3"), 1)
+        sharding.placed_frozen(model, config.model_copy(update={"parallel": parallel}))
+        with torch.no_grad(), autocast(torch.device("cpu"), config):
+            return next_token_cross_entropies(model, BATCHES[1]).numpy()
+
+
+@pytest.mark.parametrize("parallel", ["full", "ddp"])
+def test_a_frozen_model_says_the_same_to_one_rank_and_to_each_of_two(parallel: str) -> None:
+    config = RuntimeConfig(device="cpu", precision="bf16")
+    expected = frozen_states("full", config)
+    assert not np.array_equal(expected, frozen_states("full", RuntimeConfig(device="cpu", precision="fp32")))
+    for got in values(run_group(2, frozen_states, parallel, config)):
+        np.testing.assert_array_equal(got, expected)
 
 
 def sent_on(architecture: str, parallel: str, adapters: bool) -> tuple[bool, dict[str, NDArray[np.float32]]]:

@@ -158,7 +158,7 @@ def broken_yaml(folder: Path) -> Path:
     ("option", "expected"),
     [
         ("training.max_stepz=3", "the nearest known one is `training.max_steps`"),
-        ("model.n_future_tokens=0", "n_future_tokens = 0"),
+        ("model.n_future_tokens=0", "model.n_future_tokens"),
         ("model.micro.num_hidden_layers=1", "num_hidden_layers"),
         ("model.micro.hidden_size=33", "must be a multiple of"),
         ("model={source: x, head_init: random, lora: {r: 2}}", "set model.lora.full_heads=true"),
@@ -224,7 +224,7 @@ def test_a_tokenizer_that_does_not_fit_the_model_is_one_line(storage: Path, tmp_
     model = tmp_path / "model"
     shutil.copytree(storage / "runs" / "fits" / "checkpoints" / "step-00000004" / "model", model)
     tokenizer = json.loads((model / "tokenizer.json").read_text())
-    tokenizer["added_tokens"].append({**tokenizer["added_tokens"][0], "id": 5000, "content": "<|new|>"})
+    tokenizer["added_tokens"].append({**tokenizer["added_tokens"][0], "id": 5000, "content": "new", "special": False})
     (model / "tokenizer.json").write_text(json.dumps(tokenizer))
     assert "tokenizer has" in error_of(train(storage, "misfit", f"model.source={model}"))
 

@@ -208,6 +208,7 @@ def test_a_folder_of_other_samples_is_refused_and_stays(data: Path, model: Path,
         (["--partial"], "--partial has no effect without --samples"),
         (["--workers", "0"], "`workers`: Input should be greater than or equal to 1"),
         (["--split", "nowhere"], "problems.parquet does not exist"),
+        (["--packages", "numpy,nowhere"], "packages: nothing called nowhere can be imported here"),
     ],
 )
 def test_a_wrong_option_is_one_line_before_anything_is_sampled(
@@ -246,3 +247,18 @@ def test_values_that_cannot_be_compared_are_an_outcome_of_their_own_that_is_expl
     assert "not compared: 1 of the samples" in (tmp_path / "out" / "report.md").read_text()
     assert second["status"] == "failed"
     assert f"{other.problem_id}, sample 1: failed: test 1: AssertionError: returned 'nothing'," in result.output
+
+
+def test_programs_import_a_package_where_that_is_allowed_and_other_packages_execute_again(
+    data: Path, tmp_path: Path
+) -> None:
+    problem = next(iter(read_problems(data / "micro" / "test")))
+    right = next(s.code for s in read_solutions(data / "micro" / "test") if s.is_correct)
+    file = tmp_path / "mine.jsonl"
+    file.write_text(json.dumps({"task_id": problem.problem_id, "solution": f"import numpy\n{right}"}) + "\n")
+    assert scored(data, file, tmp_path / "out", "--partial").exit_code == 0
+    assert "No module named 'numpy'" in timeless(tmp_path / "out")[0]["detail"]
+    result = scored(data, file, tmp_path / "out", "--partial", "--packages", "numpy")
+    assert result.exit_code == 0, result.output
+    assert "programs may import numpy" in result.stderr
+    assert timeless(tmp_path / "out")[0]["status"] == "passed"

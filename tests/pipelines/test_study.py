@@ -267,6 +267,7 @@ def changed(stage: str, **options: Any) -> dict[str, Any]:
             {**STUDY, "sampling": {"temperature": 0.5, "n_samples": 2}, "further_temperatures": [0]},
             "n_samples=2",
         ),
+        ({**STUDY, "packages": ["nowhere"]}, "packages: nothing called nowhere can be imported here"),
         ({**STUDY, "k": [1, 5]}, "k=(1, 5) needs sampling.n_samples=5 or more, and it is 1"),
         (
             {**STUDY, "arms": {"as-is": {"pipeline": "evaluation", "checkpoint": "{critc}"}}},

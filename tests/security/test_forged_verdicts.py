@@ -20,6 +20,11 @@ from weighted_mtp.data.schema import TestCase
             "class A:\n    def __radd__(s, o): return 1\n    def __rsub__(s, o): return 0\ndef f(x): return A()",
             "assert abs(40961 - f(1)) < 1e-6",
         ),
+        "a number in the test's arithmetic": (
+            "class A:\n    n = 0\n    def __float__(s):\n        A.n += 1\n        return 1.2 if A.n == 1 else 0.0\n"
+            "    __index__ = __float__\ndef f(x): return A()",
+            "import math\nx = f(1)\nassert abs(6 - 5 * math.pow(x, 1) + math.pow(x, 2)) < 1e-6",
+        ),
         "the test's own list": ("def f(x):\n    x.clear()\n    return []", "x = [40961]\nassert f(x) == x"),
         "length and truth": (
             "class A:\n    def __len__(s): return 40961\n    def __bool__(s): return True\ndef f(x): return A()",

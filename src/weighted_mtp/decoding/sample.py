@@ -39,7 +39,7 @@ class SamplingConfig(Section):
     """Completions of each prompt."""
     batch_size: int = Field(64, ge=1)
     """Completions in progress at a time."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)
     """With the prompt's number, the sample's and the position it determines every draw."""
     stop: tuple[str, ...] = ()
     """A completion ends before the first of these; a benchmark's own are added where a starter is continued."""

@@ -127,7 +127,7 @@ class Attempt:
             message = unpacked(answer.encode("ascii"))
             if "bytes" not in message:
                 raise_if_bad(message)
-            value = TOO_LONG if "bytes" in message else from_plain(message["value"], lambda *_: object())
+            value = TOO_LONG if "bytes" in message else from_plain(message["value"], _without_objects)
             values.append(_bare(value))
         if len(values) < len(calls):
             raise _no_answer()
@@ -241,6 +241,10 @@ class Attempt:
                 self._receive(role)
         except (Interrupted, Lost):
             return
+
+
+def _without_objects(tag: str, items: list[Any]) -> Any:
+    return items[0] if tag == "u" else object()
 
 
 def _bare(value: Any) -> Any:

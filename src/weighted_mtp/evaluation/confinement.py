@@ -30,7 +30,8 @@ from weighted_mtp.evaluation.guest.lockdown import MACHINES
 SCRATCH_MB = 16  # all of a program's files together
 _OPEN_FILES = 64
 _INTERPRETER_MB = 128  # address space of a warm interpreter itself
-_SCRATCH, _PACKAGES = "/scratch", "/packages"  # where it and `sandlock` lie where there are namespaces
+_PACKAGES_MB = 512  # and of packages that it has imported; numpy takes 100
+_SCRATCH, _SANDLOCK = "/scratch", "/sandlock"  # where it and `sandlock` lie where there are namespaces
 _LANDLOCK_ABI = 3  # from here on it governs truncation; what later ones add, seccomp forbids
 _ENVIRONMENT = {"PYTHONHASHSEED": "0", "PYTHONUTF8": "1"}
 _TRIAL_SECONDS = 30.0
@@ -39,7 +40,7 @@ _TRIAL_SECONDS = 30.0
 _LANDLOCK = """
 import json, os, sys
 options = json.loads(sys.argv[1])
-sys.path.insert(0, options["packages"])
+sys.path.insert(0, options["sandlock"])
 environment = dict(os.environ)
 os.environ["HOME"] = "/"  # which sandlock asks for, and which is not there
 from sandlock import Protection, Sandbox, confine
@@ -129,12 +130,13 @@ def why_no_namespaces() -> str:
     return "" if done.returncode == 0 else said[-1] if said else f"bubblewrap ends with {done.returncode}"
 
 
-def limits(memory_mb: int) -> dict[str, int]:
+def limits(memory_mb: int, has_packages: bool = False) -> dict[str, int]:
     """The limits of each process inside, by the names that the module `resource` has for them."""
+    interpreter_mb = _INTERPRETER_MB + has_packages * _PACKAGES_MB
     return {
         "RLIMIT_NOFILE": _OPEN_FILES,
         "RLIMIT_CORE": 0,
-        "RLIMIT_AS": (memory_mb + _INTERPRETER_MB) << 20,
+        "RLIMIT_AS": (memory_mb + interpreter_mb) << 20,
     }
 
 
@@ -148,20 +150,24 @@ class Started(NamedTuple):
     ends: tuple[socket.socket, socket.socket, socket.socket]
 
 
-def start(source: str, isolation: Isolation, scratch: Path | None, streams: Sequence[int]) -> Started:
+def start(
+    source: str, isolation: Isolation, scratch: Path | None, streams: Sequence[int], packages: Sequence[str] = ()
+) -> Started:
     """An isolated Python process that runs `source`.
 
     scratch   where it may make files; None with namespaces, which have a folder of their own
     streams   descriptors that it inherits, under the same numbers
+    packages  files and folders that it may read beside the interpreter's own
 
     Raises UserError where the system refuses.
     """
     folder = _SCRATCH if isolation.namespaces else str(scratch)
     command = [_interpreter(), "-s", "-S", "-P", "-B", "-c", source, f"sandbox of {os.getpid()}"]
     if isolation.landlock:
-        command = _under_landlock(command, folder, _PACKAGES if isolation.namespaces else str(_packages()))
+        sandlock = _SANDLOCK if isolation.namespaces else str(_sandlock())
+        command = _under_landlock(command, folder, sandlock, packages)
     if isolation.namespaces:
-        command = _in_namespaces(command)
+        command = _in_namespaces(command, packages)
     with contextlib.ExitStack() as inner:
         pairs = [socket.socketpair() for _ in range(3)]
         stdin, stdout, stderr = (inner.enter_context(pair[1]).fileno() for pair in pairs)
@@ -209,7 +215,7 @@ def _readable() -> list[str]:
 _DEVICES = ("/dev/null", "/dev/urandom", "/dev/random", "/dev/zero")
 
 
-def _packages() -> Path:
+def _sandlock() -> Path:
     """The folder that `sandlock` lies in."""
     spec = find_spec("sandlock")
     assert spec is not None
@@ -217,10 +223,10 @@ def _packages() -> Path:
     return Path(spec.origin).parent.parent
 
 
-def _under_landlock(command: list[str], scratch: str, packages: str) -> list[str]:
+def _under_landlock(command: list[str], scratch: str, sandlock: str, packages: Sequence[str]) -> list[str]:
     options = {
-        "packages": packages,
-        "readable": [*_readable(), *_DEVICES],
+        "sandlock": sandlock,
+        "readable": [*_readable(), *packages, *_DEVICES],
         "writable": ["/dev/null", scratch],
         "command": command,
     }
@@ -237,11 +243,11 @@ def bubblewrap() -> str | None:
         return shutil.which("bwrap")
 
 
-def _in_namespaces(command: list[str]) -> list[str]:
+def _in_namespaces(command: list[str], packages: Sequence[str] = ()) -> list[str]:
     """A command in namespaces of its own, in which there is nothing but what it needs to run."""
-    visible = [option for path in _readable() for option in ("--ro-bind", path, path)]
+    visible = [option for path in (*_readable(), *packages) for option in ("--ro-bind", path, path)]
     if find_spec("sandlock") is not None:
-        visible += ["--ro-bind", str(_packages() / "sandlock"), f"{_PACKAGES}/sandlock"]
+        visible += ["--ro-bind", str(_sandlock() / "sandlock"), f"{_SANDLOCK}/sandlock"]
     devices = [option for path in _DEVICES for option in ("--dev-bind", path, path)]
     unshared = ("user-try", "ipc", "pid", "net", "uts", "cgroup-try")
     return [

@@ -51,6 +51,7 @@ class Execution(Section):
     cpu_seconds: float | None = None
     memory_mb: int | None = None
     time_factor: float | None = None
+    packages: tuple[str, ...] = ()
     unsafe: bool = False
 
 

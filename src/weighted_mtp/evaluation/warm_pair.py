@@ -3,22 +3,26 @@
 from weighted_mtp.evaluation.confinement import Isolation
 from weighted_mtp.evaluation.interpreter import ConfinedInterpreter, Confinement, Role
 from weighted_mtp.evaluation.jobs import Limits
+from weighted_mtp.evaluation.packages import Packages
 
 
 class WarmPair:
     """A warm player and a warm judge, started when they are first asked for; closed by the owner.
 
+    The player's programs may import `packages`; the judge has the standard library alone.
+
     Both are replaced for a job whose limits are part of the confinement, and whoever closes the pair gets a new one.
     """
 
-    def __init__(self, isolation: Isolation) -> None:
+    def __init__(self, isolation: Isolation, packages: Packages) -> None:
         self._isolation = isolation
+        self._packages = packages
         self._interpreters: dict[Role, ConfinedInterpreter] = {}
         self._confinement: Confinement | None = None
 
     def confine(self, limits: Limits) -> None:
         """Be fit for a job with these limits."""
-        confinement = Confinement(self._isolation, limits.memory_mb)
+        confinement = Confinement(self._isolation, limits.memory_mb, self._packages)
         if confinement != self._confinement:
             self.close()
             self._confinement = confinement
@@ -26,7 +30,8 @@ class WarmPair:
     def __getitem__(self, role: Role) -> ConfinedInterpreter:
         assert self._confinement is not None
         if role not in self._interpreters:
-            self._interpreters[role] = ConfinedInterpreter(role, self._confinement)
+            confined = self._confinement if role == "player" else self._confinement._replace(packages=Packages())
+            self._interpreters[role] = ConfinedInterpreter(role, confined)
         return self._interpreters[role]
 
     def clear(self) -> None:

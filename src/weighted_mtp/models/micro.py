@@ -24,9 +24,9 @@ _ATTENTION = ("q_proj", *_KEY_VALUE, "o_proj")
 class MicroSize(Section):
     """How large a micro model is."""
 
-    hidden_size: int = Field(192, ge=1)
-    intermediate_size: int = Field(512, ge=1)
-    num_hidden_layers: int = Field(4, ge=2)
+    hidden_size: int = Field(192, ge=1, le=2**16)
+    intermediate_size: int = Field(512, ge=1, le=2**18)
+    num_hidden_layers: int = Field(4, ge=2, le=2**10)
     num_attention_heads: int = Field(6, ge=1)
     max_position_embeddings: int = Field(512, ge=1)
 

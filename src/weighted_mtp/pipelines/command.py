@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from weighted_mtp.errors import UserError
+from weighted_mtp.errors import UserError, first_line
 from weighted_mtp.progress import console
 from weighted_mtp.runtime.speaker import AnotherRankError, speaks
 
@@ -39,6 +39,13 @@ FIXES = {
     errno.ENOTDIR: "a file stands where a folder is needed: choose another folder",
     errno.EROFS: "the file system is read-only: choose a folder that you may write to",
 }
+
+NO_MEMORY = ("DefaultCPUAllocator", "Storage size calculation overflowed")
+"""How torch's CPU allocator says it."""
+LESS_MEMORY = (
+    "lower data.max_tokens, set runtime.activation_checkpointing=true (`wmtp plan` says what a run needs then), or "
+    "lower --batch-size of an evaluation"
+)
 
 
 @contextmanager
@@ -79,6 +86,12 @@ def one_line(error: BaseException) -> str | None:
         return str(error)
     if isinstance(error, OSError) and error.errno in FIXES:
         return f"{error.filename or 'writing'}: {FIXES[error.errno]}"
+    if (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"  # torch's, which is not imported for this
+        or any(text in str(error) for text in NO_MEMORY)
+    ):
+        return f"out of memory ({first_line(error)[:200]}): {LESS_MEMORY}"
     # Native writers (safetensors, Arrow, DCP) wrap the system's error in types of their own.
     if "No space left on device" in str(error):
         return f"writing: {FIXES[errno.ENOSPC]}"

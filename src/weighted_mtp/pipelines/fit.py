@@ -37,7 +37,7 @@ class RunConfig(Section):
 
     name: str
     root: Path = Path("storage/runs")
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=2**32)
     accept_changes: bool = Field(False, exclude=True)
     """Resume also where a critic, a reference, data or a tokenizer has changed since the run began: `--accept-changes`.
     It is no part of the run, whose `run.json` says what was accepted."""

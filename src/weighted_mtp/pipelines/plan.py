@@ -8,8 +8,10 @@ No weights, data or GPU are needed: models are built of shapes, and one microbat
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
+from transformers import PreTrainedModel
 
 from weighted_mtp.errors import UserError
 from weighted_mtp.models.mtp import MTPForCausalLM, takes_heads
@@ -17,6 +19,8 @@ from weighted_mtp.pipelines.planned import Planned
 from weighted_mtp.progress import progress
 from weighted_mtp.report.memory import PlanRow
 from weighted_mtp.runtime.device import RuntimeConfig, autocast, in_bf16
+from weighted_mtp.runtime.precision import compute_in
+from weighted_mtp.runtime.sharding import Shardable
 from weighted_mtp.training.footprint import Pass, Weights, asking_pass, hollow, training_pass, weights_of
 from weighted_mtp.training.memory_plan import Layout, footprint
 
@@ -92,9 +96,10 @@ def _trained(run: Planned, recompute: bool, layout: Layout) -> tuple[Weights, Pa
     with torch.device("meta"):
         model = run.trained()
     if recompute:
-        model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+        again = {"use_reentrant": False, "context_fn": lambda: (nullcontext(), _precision(layout))}
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs=again)
     refusing = takes_heads(model) if isinstance(model, MTPForCausalLM) else nullcontext()
-    with hollow(model, _parts_dtype(layout)), refusing:
+    with _hollow(model, layout, is_gathered=layout.ranks > 1), refusing:
         passed = training_pass(model, run.batch, lambda: _precision(layout), run.detach_extra_heads)
     return weights_of(model), passed
 
@@ -102,14 +107,17 @@ def _trained(run: Planned, recompute: bool, layout: Layout) -> tuple[Weights, Pa
 def _asked(run: Planned, name: str, layout: Layout) -> tuple[Weights, int]:
     with torch.device("meta"):
         model = run.asked[name]().requires_grad_(False)
-    with hollow(model, _parts_dtype(layout)):
+    with _hollow(model, layout, is_gathered=True):
         most = asking_pass(model, run.batch, lambda: _precision(layout))
     return weights_of(model), most
 
 
-def _parts_dtype(layout: Layout) -> torch.dtype:
-    """Of a layer's or head's parameters while they compute: gathered in bf16, or where they lie, in fp32."""
-    return torch.bfloat16 if layout.ranks > 1 and layout.precision == "bf16" else torch.float32
+def _hollow(model: PreTrainedModel, layout: Layout, is_gathered: bool) -> AbstractContextManager[PreTrainedModel]:
+    """The model as it computes: under `bf16` its parts in it, cast where they are not gathered so."""
+    casts = layout.precision == "bf16"
+    if casts:
+        compute_in(cast(Shardable, model).parts_to_gather(), torch.bfloat16)
+    return hollow(model, torch.bfloat16 if casts and is_gathered else torch.float32)
 
 
 def _precision(layout: Layout) -> AbstractContextManager[object]:

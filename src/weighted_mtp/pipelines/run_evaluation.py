@@ -27,6 +27,7 @@ from weighted_mtp.evaluation.answers import draw_samples, load_respondent, model
 from weighted_mtp.evaluation.benchmarks import benchmark
 from weighted_mtp.evaluation.confinement import check_available, offered
 from weighted_mtp.evaluation.folder import EvaluationFolder, Origin, begun_on
+from weighted_mtp.evaluation.packages import installed
 from weighted_mtp.evaluation.problems import ProblemSet
 from weighted_mtp.evaluation.score import score
 from weighted_mtp.evaluation.verdicts import Report
@@ -73,14 +74,16 @@ class EvaluationConfig(Section):
     sampling: SamplingConfig = SamplingConfig()
     dtype: Literal["float32", "bfloat16"] = "float32"
     k: tuple[int, ...] | None = None
-    workers: int | None = Field(None, ge=1)
+    workers: int | None = Field(None, ge=1, le=4096)
     """Programs of a rank that run at once. Default: as many as its share of the cores."""
-    cpu_seconds: float | None = Field(None, gt=0)
+    cpu_seconds: float | None = Field(None, gt=0, le=24 * 3600)
     """CPU time of one program. Default: the problem's own limit, else the benchmark's."""
-    memory_mb: int | None = Field(None, ge=64)
+    memory_mb: int | None = Field(None, ge=64, le=2**24)
     """Memory of one program, MiB. Default: the problem's own limit, else the benchmark's."""
-    time_factor: float | None = Field(None, gt=0)
+    time_factor: float | None = Field(None, gt=0, le=1000)
     """How many times a problem's own time limit Python has. Default: the benchmark's, 5."""
+    packages: tuple[str, ...] = ()
+    """Packages of this environment that programs may import beside the standard library."""
     unsafe_execution: bool = False
     """Execute programs also where this machine cannot confine them."""
     runtime: RuntimeConfig = RuntimeConfig()
@@ -116,8 +119,11 @@ def evaluate(config: EvaluationConfig) -> Report:
     of other samples.
     """
     chosen = benchmark(config.benchmark)
-    if not chosen.is_text:
-        check_available(config.unsafe_execution)  # refused before hours of sampling, not after
+    if not chosen.is_text:  # refused before hours of sampling, not after
+        check_available(config.unsafe_execution)
+        installed(config.packages)
+    elif config.packages:
+        raise UserError(f"--packages has no effect with {chosen.name}, which executes nothing: leave it out")
     by_first_rank(lambda: prepare_benchmark(config.benchmark, config.data_root))
     problems = ProblemSet(config.data_root / config.benchmark / config.split, config.first)
     source = config.checkpoint
@@ -146,6 +152,7 @@ def evaluate(config: EvaluationConfig) -> Report:
             cpu_seconds=config.cpu_seconds,
             memory_mb=config.memory_mb,
             time_factor=config.time_factor,
+            packages=config.packages,
             unsafe=config.unsafe_execution,
             partial=config.partial,
         )
@@ -222,6 +229,7 @@ def _execution_facts(config: EvaluationConfig) -> list[str]:
     return [
         f"execution: {(config.workers or cores()) * ranks()} programs at once, {isolation}",
         f"limits of a program: CPU time {cpu}, memory {memory}",
+        *([f"programs may import {', '.join(config.packages)}"] if config.packages else []),
     ]
 
 

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 
 from weighted_mtp.config import Section
 from weighted_mtp.decoding.sample import SamplingConfig
+from weighted_mtp.evaluation.packages import installed
 
 Pipeline = Literal["ref_tuning", "critic", "baseline", "verifiable", "rho1"]
 
@@ -101,6 +102,8 @@ class StudyConfig(Section):
     first: int | None = Field(None, ge=1)
     """Only the first N problems."""
     sampling: SamplingConfig = SamplingConfig()
+    packages: tuple[str, ...] = ()
+    """What programs may import beside the standard library, in arms' evaluations and in `own_programs`."""
     further_temperatures: tuple[Annotated[float, Field(ge=0)], ...] = ()
     """Arms are evaluated at these, too, and compared in a table each."""
     k: tuple[Annotated[int, Field(ge=1)], ...] = Field((1,), min_length=1)
@@ -126,6 +129,11 @@ class StudyConfig(Section):
         own = self.sampling.model_dump()
         temperatures = (self.sampling.temperature, *self.further_temperatures)
         return {t: SamplingConfig.model_validate({**own, "temperature": t}) for t in temperatures}
+
+    @model_validator(mode="after")
+    def _packages_are_there(self) -> "StudyConfig":
+        installed(self.packages)
+        return self
 
     @model_validator(mode="after")
     def _each_temperature_can_be(self) -> "StudyConfig":

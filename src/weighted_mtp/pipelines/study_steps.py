@@ -191,6 +191,7 @@ class Step:
                     split=split,
                     first=stage.first,
                     sampling=study.sampling.model_copy(update=drawn),
+                    packages=study.packages,
                 )
             )
             for split in LEARNED_FROM
@@ -208,6 +209,7 @@ class Step:
                 split=self.study.split,
                 first=self.study.first,
                 sampling=self.study.samplings[temperature],
+                packages=self.study.packages,
             )
             for temperature, folder in self.evaluations.items()
         ]

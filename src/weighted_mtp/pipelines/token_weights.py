@@ -39,6 +39,7 @@ from weighted_mtp.pipelines.run_verifiable import VerifiableConfig
 from weighted_mtp.report.token_picture import draw_programs
 from weighted_mtp.report.token_weights import ShownProgram, Token, View, write_page
 from weighted_mtp.runtime.device import RuntimeConfig, pick_device
+from weighted_mtp.runtime.sharding import placed_frozen
 from weighted_mtp.value_weighting.base import TokenWeighting, WeightingState
 from weighted_mtp.value_weighting.metrics import localisation_auc
 from weighted_mtp.value_weighting.rho1 import Rho1Weighting
@@ -171,7 +172,7 @@ def _rho1_source(run: Path, config: Rho1RunConfig) -> Source:
 def _policy(run: Path, runtime: RuntimeConfig) -> tuple[MTPForCausalLM, PreTrainedTokenizerBase]:
     """The policy of a run's newest checkpoint, on its device."""
     policy, tokenizer = load_base(str(newest_model(run)), "float32")
-    policy.to(pick_device(runtime)).eval()  # type: ignore[arg-type]
+    placed_frozen(policy, runtime)
     return cast(MTPForCausalLM, policy), tokenizer
 
 

@@ -4,6 +4,7 @@ import contextlib
 import functools
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -20,11 +21,13 @@ class RuntimeConfig(Section):
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Matrix products: parameters, optimizer and losses stay in fp32 under `bf16` (autocast).
+    """Under `bf16` layers and heads compute in it, the residual stream between them included, on one rank as on
+    several; parameters, optimizer, losses, embeddings and final norm stay in fp32, and of the unembedding only products
+    are in bf16 (autocast).
 
     `auto` is `bf16` where the device has instructions for it: a CPU without them is a hundred times slower in bf16.
     """
-    threads: int | None = Field(None, ge=1)
+    threads: int | None = Field(None, ge=1, le=4096)
     """CPU threads; PyTorch's own choice where not given."""
     parallel: Literal["full", "hybrid", "ddp"] = "full"
     """Of several ranks, what each holds: a share of all parameters, gradients and optimizer states (`full`), the same
@@ -36,7 +39,7 @@ class RuntimeConfig(Section):
     reduce_every_microbatch: bool = False
     """Add gradients up over ranks after every microbatch, not once a step: more communication, but no rank holds the
     gradients of all trained parameters meanwhile."""
-    timeout_seconds: int = Field(600, ge=1)
+    timeout_seconds: int = Field(600, ge=1, le=365 * 24 * 3600)
     """How long a rank waits for the others before it gives up."""
 
 
@@ -45,12 +48,35 @@ def pick_device(config: RuntimeConfig) -> torch.device:
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     if config.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("runtime.device is cuda, but PyTorch sees no CUDA device here: use runtime.device=auto or cpu")
+        raise UserError(
+            f"runtime.device is cuda, but PyTorch sees no CUDA device here{_why_no_cuda()}: use runtime.device=auto or "
+            "cpu"
+        )
     name = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)
+    if config.device == "auto" and name == "cpu" and (why := _why_no_cuda()):
+        _say_unused_gpu(why)
     if config.precision == "bf16" and not has_bf16(device):
         _warn_of_slow_bf16()
     return device
+
+
+GPU_FILES = (Path("/dev/nvidia0"), Path("/dev/nvidiactl"), Path("/dev/kfd"))
+"""There on a machine with a GPU and its driver, also where PyTorch cannot use it."""
+
+
+def _why_no_cuda() -> str:
+    """What to look at where there is a GPU that PyTorch cannot use; "" where there is none."""
+    if not any(file.exists() for file in GPU_FILES):
+        return ""
+    built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
+    return f" (this machine has a GPU, and PyTorch {torch.__version__} is {built}: compare the driver in `nvidia-smi`)"
+
+
+@functools.cache
+def _say_unused_gpu(why: str) -> None:
+    """Once a process."""
+    console.print(f"runtime.device=auto: computing on the CPU{why}", highlight=False, soft_wrap=True)
 
 
 @functools.cache

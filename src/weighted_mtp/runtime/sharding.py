@@ -15,7 +15,7 @@ import copy
 import os
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,7 @@ from transformers import PreTrainedModel
 from weighted_mtp.errors import UserError
 from weighted_mtp.runtime.device import RuntimeConfig, in_bf16, pick_device, recomputing
 from weighted_mtp.runtime.distributed import by_first_rank, is_first, ranks
+from weighted_mtp.runtime.precision import compute_in
 
 
 class Shardable(Protocol):
@@ -90,6 +91,8 @@ def placed(model: PreTrainedModel, config: RuntimeConfig) -> WholeModel:
         model.activation_checkpointing_enable(activation_checkpointing_kwargs=recompute)
     if ranks() == 1:
         model.to(device)  # type: ignore[arg-type]
+        if (dtype := _in_parts(device, config)) is not None:
+            compute_in(cast(Shardable, model).parts_to_gather(), dtype)
         return lambda: model
     empty = _without_weights(model) if is_first() else None
     shard(model, _mesh(device, config.parallel), config, CPUOffloadPolicy() if config.cpu_offload else OffloadPolicy())
@@ -108,12 +111,20 @@ def placed(model: PreTrainedModel, config: RuntimeConfig) -> WholeModel:
 
 
 def placed_frozen(model: PreTrainedModel, config: RuntimeConfig) -> None:
-    """The same for a model that is only asked, in eval mode; under `ddp` every rank holds all of it."""
+    """The same for a model that is only asked, in eval mode; under `ddp` every rank holds all of it.
+
+    What is held whole, and computes in bf16, is held in bf16.
+    """
     model.eval().requires_grad_(False)
     if ranks() == 1 or config.parallel == "ddp":
         device = pick_device(config)
         _receive(model.parameters(), device)
         model.to(device)  # type: ignore[arg-type]
+        if (dtype := _in_parts(device, config)) is not None:
+            parts = cast(Shardable, model).parts_to_gather()
+            for parameter in (p for part in parts for p in part.parameters()):
+                parameter.data = parameter.data.to(dtype)
+            compute_in(parts, dtype)
     else:
         placed(model, config)
 
@@ -127,7 +138,7 @@ def shard(model: Any, mesh: DeviceMesh, config: RuntimeConfig, offload: OffloadP
     products in bf16: the unembedding adds up the gradients of all heads and chunks.
     """
     device = pick_device(config)
-    in_parts = torch.bfloat16 if in_bf16(device, config) else None
+    in_parts = _in_parts(device, config)
     for part in model.parts_to_gather():
         policy = MixedPrecisionPolicy(param_dtype=in_parts, reduce_dtype=torch.float32)
         _receive(part.parameters(), device)
@@ -140,6 +151,11 @@ def shard(model: Any, mesh: DeviceMesh, config: RuntimeConfig, offload: OffloadP
         if isinstance(module, FSDPModule):
             module.set_force_sum_reduction_for_comms(True)
             module.set_gradient_divide_factor(1.0)
+
+
+def _in_parts(device: torch.device, config: RuntimeConfig) -> torch.dtype | None:
+    """What layers and heads compute in; None for what they are stored in."""
+    return torch.bfloat16 if in_bf16(device, config) else None
 
 
 def reduce_gradients(model: nn.Module, now: bool) -> None:

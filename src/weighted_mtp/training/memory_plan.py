@@ -76,7 +76,7 @@ def footprint(weights: Weights, passed: Pass, asked: Sequence[tuple[Weights, int
     share, off = layout.shards, layout.cpu_offload
     trained = FP32 * weights.trained
     parameters, optimizer = FP32 * weights.total / share, 2 * trained / share
-    frozen = sum(FP32 * held.total for held, _ in asked) / share
+    frozen = sum(_held(held, layout) for held, _ in asked)
     gradients = trained if layout.keeps_gradients_whole else trained / share
     gathered = _gathered(weights, layout)
     learning = gradients + passed.most if layout.microbatches > 1 else passed.most_with_gradients(share)
@@ -93,6 +93,13 @@ def footprint(weights: Weights, passed: Pass, asked: Sequence[tuple[Weights, int
         peak=always + max(learning + gathered, asking),
         host=parameters + optimizer + frozen + trained / share if off else 0.0,
     )
+
+
+def _held(weights: Weights, layout: Layout) -> float:
+    """A frozen model's share; what is held whole is held in what it computes in, its root in fp32."""
+    if layout.shards > 1:
+        return FP32 * weights.total / layout.shards
+    return FP32 * weights.root + layout.gathered_bytes * (weights.total - weights.root)
 
 
 def _gathered(weights: Weights, layout: Layout) -> float:

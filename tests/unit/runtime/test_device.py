@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from weighted_mtp.errors import UserError
 from weighted_mtp.runtime import device
 from weighted_mtp.runtime.device import RuntimeConfig, autocast, pick_device
 
@@ -32,3 +33,18 @@ def test_slow_bf16_is_told_of(monkeypatch, capsys):
     pick_device(RuntimeConfig(precision="bf16"))
     pick_device(RuntimeConfig(precision="bf16"))
     assert capsys.readouterr().err.count("runtime.precision=auto") == 1
+
+
+def test_a_gpu_that_pytorch_cannot_use_is_told_of_once(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(device, "GPU_FILES", (tmp_path / "nvidia0",))
+    device._say_unused_gpu.cache_clear()
+    assert pick_device(RuntimeConfig()) == CPU
+    assert capsys.readouterr().err == ""
+    (tmp_path / "nvidia0").touch()
+    for _ in range(2):
+        assert pick_device(RuntimeConfig()) == CPU
+        assert pick_device(RuntimeConfig(device="cpu")) == CPU
+    assert capsys.readouterr().err.count("computing on the CPU (this machine has a GPU") == 1
+    with pytest.raises(UserError, match="this machine has a GPU"):
+        pick_device(RuntimeConfig(device="cuda"))

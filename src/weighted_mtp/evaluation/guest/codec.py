@@ -18,13 +18,16 @@ or `float` that leaves `==` alone as its plain base value.
     Fraction, Decimal, date, …      ["v", name, part, …], of the classes in `_VALUES`
     a function or class by name     ["n", name]
     an exception class by name      ["e", name, builtin base, another exception class that it derives from, or null]
+    an object of a subclass         ["u", its base value, handle]
     any other object                ["h", number, own special methods, text], a handle that only its owner can open
 """
 
 import json
+import sys
 from array import array
 from collections import Counter, OrderedDict, defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from fractions import Fraction
@@ -44,7 +47,7 @@ _TYPES = {
     for kind in (*_TAG_OF, dict, bool, int, float, complex, str, bytes, bytearray, range, object, type(None))
 }
 _SHORT_INT = 1 << 63
-REFERENCES = ("n", "e", "h")
+_DEEP = 4000  # frames
 
 
 class _Class(NamedTuple):
@@ -112,10 +115,15 @@ def _plain_int(value: int) -> Any:
     return value if -_SHORT_INT < value < _SHORT_INT else ["i", hex(value)]
 
 
-def to_plain(value: Any, refer: Callable[[Any], Any]) -> Any:
-    """Value → plain form; `refer(object)` gives the form of what has none of its own.
+def _only_base(value: Any, base: Any) -> Any:
+    return base
 
-    Subclasses lose what they add. Those with an `==` of their own are referred to.
+
+def to_plain(value: Any, refer: Callable[[Any], Any], derived: Callable[[Any, Any], Any] = _only_base) -> Any:
+    """Value → plain form.
+
+    refer    object → the form of what has none of its own, such as an object with an `==` of its own
+    derived  (object of a subclass, form of its base value) → its form; without it, the subclass is lost
     """
     kind = type(value)
     if value is None or kind is str or kind is bool or kind is float:
@@ -124,12 +132,12 @@ def to_plain(value: Any, refer: Callable[[Any], Any]) -> Any:
         return _plain_int(value)
     tag = _TAG_OF.get(kind)
     if tag is not None:
-        return [tag, *[to_plain(item, refer) for item in value]]
+        return [tag, *[to_plain(item, refer, derived) for item in value]]
     if kind is dict:
-        return ["d", *[to_plain(part, refer) for item in value.items() for part in item]]
+        return ["d", *[to_plain(part, refer, derived) for item in value.items() for part in item]]
     if kind in _VALUE_OF:
         name, parts = _VALUE_OF[kind]
-        return ["v", name, *[to_plain(part, refer) for part in parts(value)]]
+        return ["v", name, *[to_plain(part, refer, derived) for part in parts(value)]]
     if kind is complex:
         return ["c", value.real, value.imag]
     if kind is bytes or kind is bytearray:
@@ -141,7 +149,7 @@ def to_plain(value: Any, refer: Callable[[Any], Any]) -> Any:
     base = next((base for base in _BASES if base in kind.__mro__), None)
     if base is None or kind.__eq__ is not base.__eq__ or kind.__ne__ is not base.__ne__:
         return refer(value)
-    return to_plain(_as_base(value, base), refer)
+    return derived(value, to_plain(_as_base(value, base), refer, derived))
 
 
 def _as_base(value: Any, base: type) -> Any:
@@ -161,7 +169,8 @@ def _as_base(value: Any, base: type) -> Any:
 
 
 def from_plain(plain: Any, resolve: Callable[[str, list[Any]], Any]) -> Any:
-    """Plain form → value of exact types; `resolve("n" | "e" | "h", [key, …])` gives what is referred to.
+    """Plain form → value of exact types; `resolve("n" | "e" | "h", [key, …])` gives what is referred to,
+    and `resolve("u", [base value, handle])` what a subclass' object is here.
 
     Raises CodecError for anything that `to_plain` cannot have made.
     """
@@ -193,9 +202,22 @@ def _from_tagged(tag: str, items: list[Any], resolve: Callable[[str, list[Any]],
         return range(*[from_plain(bound, resolve) for bound in items])
     if tag == "y":
         return _TYPES[items[0]]
-    if tag in REFERENCES:
+    if tag == "u":
+        return resolve(tag, [from_plain(items[0], resolve), items[1]])
+    if tag in ("n", "e", "h"):
         return resolve(tag, items)
     raise CodecError(f"unknown tag {tag!r}")
+
+
+@contextmanager
+def deep_recursion() -> Iterator[None]:
+    """As much of the stack as values take that are nested as deeply as Python could compare them."""
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(max(before, _DEEP))
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(before)
 
 
 def pack(message: Any) -> bytes:

@@ -6,11 +6,15 @@ comparison is Incomparable, unless Python itself decides it, as for classes that
 """
 
 import builtins
+from collections import deque
 from collections.abc import Callable
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
-from .codec import CodecError, from_plain, to_plain, unpack
-from .objects import ARITHMETIC, UNARY
+from .codec import CodecError, deep_recursion, from_plain, to_plain, unpack
+from .objects import ARITHMETIC, NUMBERS, UNARY
 from .server import Wire, reply
 
 _SHOWN = 100  # characters of a value that one is compared with
@@ -102,25 +106,16 @@ class Handle:
         return object.__hash__(self)
 
     def __instancecheck__(self, value: Any) -> bool:
-        if isinstance(value, Handle):
-            return self._program.ask("isinstance", value, self)
-        return self._may_be_base(value)
+        return isinstance(value, (Handle, Derived)) and self._program.ask("isinstance", value, self)
 
     def __subclasscheck__(self, kind: Any) -> bool:
         return isinstance(kind, Handle) and self._program.ask("issubclass", kind, self)
 
-    def _may_be_base(self, value: Any) -> bool:
-        """False where a plain value cannot be an object of this class, which derives from another than the value's."""
-        try:
-            if self._program.ask("issubclass", self, type(value)):
-                raise self._program.cannot_compare(self, value, "isinstance")
-        except TypeError:  # a class that the program cannot be told of, or this is none
-            pass
-        return False
-
 
 def _equal(one: Handle, other: Any, operation: str, same: bool) -> Any:
     """`==` and `!=`, where `same` is what one object gives."""
+    if other is Handle:  # what `type` gives for any object of the program
+        raise one._program.cannot_compare(one, other, operation)
     if not isinstance(other, Handle):
         return _with_value(one, other, operation, "__eq__" in one._own or f"__{operation}__" in one._own)
     if not (one._own | other._own) & {"__eq__", "__ne__"}:
@@ -151,6 +146,20 @@ def _unary(name: str) -> Callable[..., Any]:
     return lambda self, *arguments: self._program.ask(name, self, *arguments)
 
 
+def _number(name: str) -> Callable[[Handle], Any]:
+    """Never the program's: what test code computes with such a number could be given another at each step."""
+
+    def method(self: Handle) -> Any:
+        if self._own & {f"__{name}__", "__index__"}:
+            why = f"{self._text}: only the program's own __{name}__ could make a number of it"
+            raise self._program.leave_open(why)
+        raise TypeError(f"an object of the program cannot be made {name}")
+
+    return method
+
+
+for _name in NUMBERS:
+    setattr(Handle, f"__{_name}__", _number(_name))
 for _name in (*ARITHMETIC, "lt", "le", "gt", "ge"):
     setattr(Handle, f"__{_name}__", _binary(_name))
 for _name in ARITHMETIC:
@@ -175,6 +184,28 @@ class ProgramError:
         return getattr(self.program_handle, name)
 
 
+class Derived:
+    """What the values have in common that stand for objects of the program's own subclasses of builtin types."""
+
+    program_handle: Any
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "program_handle":
+            raise AttributeError(name)
+        return getattr(self.program_handle, name)
+
+    def __str__(self) -> str:
+        return str(self.program_handle) if "__str__" in self.program_handle._own else super().__str__()
+
+    def __repr__(self) -> str:
+        return repr(self.program_handle) if "__repr__" in self.program_handle._own else super().__repr__()
+
+
+_COPIED = (int, float, complex, str, bytes, list, tuple, set, frozenset, dict, deque, Fraction, Decimal)
+_REDUCED = (date, datetime, time, timedelta)  # which take no value of their own kind
+_DERIVED: dict[type, type] = {kind: type(kind.__name__, (Derived, kind), {}) for kind in (*_COPIED, *_REDUCED)}
+
+
 class Program:
     """The other side of the wall.
 
@@ -194,6 +225,8 @@ class Program:
         """
         if tag == "e":
             return self._exception_class(*items)
+        if tag == "u":
+            return self._derived(items[0], from_plain(items[1], self.resolve))
         key = (tag, items[0])
         if key not in self._handles:
             own, text = items[1:] or ("", "")
@@ -203,6 +236,13 @@ class Program:
     def handle(self, name: str) -> Handle:
         """That of a function or class."""
         return self.resolve("n", [name])
+
+    def _derived(self, base: Any, handle: Handle) -> Any:
+        """A value that is equal to its base, and knows the object it stands for."""
+        kind = type(base)
+        value = _DERIVED[kind](*(base.__reduce__()[1] if kind in _REDUCED else (base,)))
+        value.program_handle = handle
+        return value
 
     def _exception_class(self, name: str, base: str, parent: list[Any] | None) -> type:
         if name not in self._classes:
@@ -225,7 +265,7 @@ class Program:
             raise Incomparable(self.undecided)
 
     def _sent(self, value: Any) -> Any:
-        return to_plain(value, self._refer)
+        return to_plain(value, self._refer, _sent_derived)
 
     def _refer(self, value: Any) -> list[Any]:
         if type(value) is Handle:
@@ -234,15 +274,18 @@ class Program:
             return value.program_plain  # type: ignore[attr-defined]
         if callable(value) and not isinstance(value, type):
             what = f"a test cannot hand a {type(value).__name__} to the program"
-            self.undecided = self.undecided or f"{what}: only values and the program's own objects cross the sandbox"
-            raise Incomparable(self.undecided)
+            raise self.leave_open(f"{what}: only values and the program's own objects cross the sandbox")
         raise TypeError(f"a test cannot hand a {type(value).__name__} to the program: only literals, containers and "
                         "the program's own objects cross the sandbox")  # fmt: skip
 
     def cannot_compare(self, one: Handle, other: Any, operation: str) -> Incomparable:
-        """What to raise; said once, since a test may go on."""
-        method = operation if operation in ("in", "isinstance") else f"__{operation}__"
-        self.undecided = self.undecided or _undecided(one._text, other, method)
+        """What to raise instead of comparing."""
+        method = operation if operation == "in" else f"__{operation}__"
+        return self.leave_open(_undecided(one._text, other, method))
+
+    def leave_open(self, why: str) -> Incomparable:
+        """What to raise where nobody can be trusted with the decision; kept, since a test may go on."""
+        self.undecided = self.undecided or why
         return Incomparable(self.undecided)
 
     def value_of(self, answer: Any) -> Any:
@@ -251,7 +294,8 @@ class Program:
             raise CodecError("the program answered out of turn")
         if "error" in answer:
             raise self._raised(answer["error"], answer.get("raised"))
-        return from_plain(answer["value"], self.resolve)
+        with deep_recursion():
+            return from_plain(answer["value"], self.resolve)
 
     def _raised(self, error: Any, raised: Any) -> Exception:
         """[class name, what to show], and what else there is → an exception to raise, marked as the program's."""
@@ -309,6 +353,10 @@ class RecordedProgram(Program):
             raise Unplanned
 
 
+def _sent_derived(value: Any, base: Any) -> Any:
+    return value.program_handle._plain if isinstance(value, Derived) else base
+
+
 class EndedProgram(Program):
     """A program that nothing can be asked any more: its answers are there."""
 
@@ -317,6 +365,8 @@ class EndedProgram(Program):
 
     def resolve(self, tag: str, items: list[Any]) -> Any:
         """What stands for an object of it."""
+        if tag == "u":
+            return items[0]
         own, text = items[1:] if tag == "h" else ("", str(items[0]))
         return Silent(frozenset(own.split()), str(text))
 

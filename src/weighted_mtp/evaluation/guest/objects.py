@@ -16,8 +16,9 @@ _SHOWN = 80  # characters of an object's text
 # Of each name the special method __name__; those that take two also have __rname__, but for comparisons.
 COMPARISONS = ("lt", "le", "eq", "ne", "gt", "ge")
 _ARITHMETIC = "add sub mul truediv floordiv mod pow matmul and or xor lshift rshift divmod"
-_CONVERSIONS = "neg pos abs invert int float complex index round floor ceil trunc hash str repr format bytes reversed"
-ARITHMETIC, UNARY = tuple(_ARITHMETIC.split()), tuple(_CONVERSIONS.split())
+_OF_ONE = "neg pos abs invert round floor ceil trunc hash str repr format bytes reversed"
+ARITHMETIC, UNARY = tuple(_ARITHMETIC.split()), tuple(_OF_ONE.split())
+NUMBERS = ("int", "float", "complex", "index")  # what a value may be made into
 _NAMED_OTHERWISE: dict[str, Callable[..., Any]] = {
     "and": operator.and_,
     "or": operator.or_,
@@ -47,7 +48,7 @@ OPERATIONS: dict[str, Callable[..., Any]] = {
 
 _SPECIAL = (
     "__contains__",
-    *(f"__{name}__" for name in (*COMPARISONS, *ARITHMETIC, *UNARY)),
+    *(f"__{name}__" for name in (*COMPARISONS, *ARITHMETIC, *UNARY, *NUMBERS)),
     *(f"__r{name}__" for name in ARITHMETIC),
 )
 
@@ -107,7 +108,7 @@ class Objects:
         return from_plain(plain, self.resolve)
 
     def encode(self, value: Any) -> Any:
-        return to_plain(value, self.refer)
+        return to_plain(value, self.refer, lambda own, base: ["u", base, self.reference(own)])
 
     def ask(self, operation: str, *arguments: Any) -> Any:
         """Do what the judge asks, whose arguments are plain → the value."""

@@ -8,8 +8,9 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from .codec import CodecError, pack
+from .codec import CodecError, deep_recursion, pack
 from .ending import FLUSH_FAILED, end_script, exit_code, remember
+from .imports import allow_packages
 from .objects import Objects
 from .server import Wire, describe, rehearse, reply, serve, take_channels
 from .surroundings import NAME, Program, name_streams, new_streams, take_place
@@ -29,7 +30,8 @@ def _answer(objects: Objects, limit: int, compute: Callable[[], Any]) -> bytes:
     except BaseException as error:  # SystemExit too: leaving is not an answer
         return _error(objects, limit, error)
     try:
-        payload = pack({"value": objects.encode(value)})
+        with deep_recursion():
+            payload = pack({"value": objects.encode(value)})
     except RecursionError:  # nested too deeply, or in itself
         payload = pack({"value": objects.reference(value)})
     except BaseException as error:
@@ -178,6 +180,7 @@ def start(order: Any) -> None:
     name_streams()
     for name in PRELOAD.split():
         importlib.import_module(name)
+    allow_packages(order["packages"], order["places"])
     take_place()
     sys.set_int_max_str_digits(0)  # an answer may be a number of 10,000 digits; CPU time bounds the cost
     site.setquit()  # scripts call exit()

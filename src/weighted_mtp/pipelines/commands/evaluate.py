@@ -60,6 +60,10 @@ def main(
     time_factor: Annotated[
         float | None, typer.Option(help="Python's share of a problem's own time limit, meant for C++; 5 by default.")
     ] = None,
+    packages: Annotated[
+        str | None,
+        typer.Option(help="Packages of this environment that programs may import, as numpy; comma-separated."),
+    ] = None,
     unsafe_execution: Annotated[
         bool, typer.Option("--unsafe-execution", help="Execute also where this machine cannot confine programs.")
     ] = False,
@@ -72,6 +76,8 @@ def main(
     options = {key: value for key, value in locals().items() if key not in ("debug", "explain") and value is not None}
     names = ("n_samples", "temperature", "top_p", "max_new_tokens", "batch_size", "seed")
     sampling = {name: options.pop(name) for name in names if name in options}
+    if packages is not None:
+        options["packages"] = [name.strip() for name in packages.split(",")]
     with one_line_errors(debug):
         from weighted_mtp.config import validated
         from weighted_mtp.pipelines.run_evaluation import LONGEST_WAIT, EvaluationConfig, evaluate, print_report

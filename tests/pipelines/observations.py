@@ -51,7 +51,6 @@ STUDY = {
     "arms": {
         "uniform": {"pipeline": "baseline", "config": "baseline_local.yaml"},
         "weighted": {"pipeline": "verifiable", "config": "verifiable_local.yaml", "override": ["critic={critic}"]},
-        "as-it-is": {"pipeline": "evaluation", "checkpoint": "storage/runs/policy"},
     },
 }
 

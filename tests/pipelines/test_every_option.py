@@ -258,6 +258,7 @@ EFFECTS: dict[str, Effect | list[Effect]] = {
     "EvaluationConfig.cpu_seconds": Effect("evaluate", "cpu_seconds=1.5", "execution"),
     "EvaluationConfig.memory_mb": Effect("evaluate", "memory_mb=300", "execution"),
     "EvaluationConfig.time_factor": Effect("evaluate", "time_factor=2", "execution"),
+    "EvaluationConfig.packages": Effect("evaluate", 'packages=["numpy"]', "execution"),
     "EvaluationConfig.unsafe_execution": Effect("evaluate", "unsafe_execution=true", "execution"),
     "SamplingConfig.max_new_tokens": Effect("evaluate", "sampling.max_new_tokens=4", "texts"),
     "SamplingConfig.temperature": Effect("evaluate", "sampling.temperature=1", "texts"),
@@ -275,10 +276,15 @@ EFFECTS: dict[str, Effect | list[Effect]] = {
     "StudyConfig.benchmark": Effect(STUDY, "benchmark=mbpp", "evaluations"),
     "StudyConfig.split": Effect(STUDY, "split=validation", "evaluations"),
     "StudyConfig.first": Effect(STUDY, "first=3", "evaluations"),
+    "StudyConfig.packages": Effect(STUDY, "packages=[numpy]", "evaluations"),
+    "StudyConfig.k": Effect(STUDY, "k=[2]", "error", names="k=(2,) needs sampling.n_samples=2"),
     "StudyConfig.further_temperatures": Effect(STUDY, "further_temperatures=[0.5]", "evaluations"),
     "Training.pipeline": Effect(STUDY, "arms.uniform.pipeline=ref_tuning", "pipelines"),
     "Training.config": Effect(STUDY, "arms.uniform.config=smollm2_mbpp.yaml", "options"),
     "Training.override": Effect(STUDY, "arms.uniform.override=[optim.lr=0.5]", "options"),
+    "EvaluatedArm.checkpoint": Effect(
+        STUDY, "arms.more.checkpoint=other", "evaluations", ("arms.more={pipeline: evaluation, checkpoint: x}",)
+    ),
     "TrainingStage.per_seed": Effect(STUDY, "stages.critic.per_seed=true", "places"),
     "OwnPrograms.checkpoint": Effect(STUDY, "stages.own.checkpoint=elsewhere", "evaluations"),
     "OwnPrograms.benchmark": Effect(STUDY, "stages.own.benchmark=mbpp", "evaluations"),
@@ -288,8 +294,6 @@ EFFECTS: dict[str, Effect | list[Effect]] = {
     "OwnPrograms.seed": Effect(STUDY, "stages.own.seed=3", "evaluations"),
     "OwnPrograms.keep_solutions": Effect(STUDY, "stages.own.keep_solutions=true", "labelled"),
     "OwnPrograms.per_seed": Effect(STUDY, "stages.own.per_seed=true", "places"),
-    "StudyConfig.k": Effect(STUDY, "k=[2]", "error", names="k=(2,) needs sampling.n_samples=2"),
-    "EvaluatedArm.checkpoint": Effect(STUDY, "arms.as-it-is.checkpoint=elsewhere", "evaluations"),
     "Compared.against": Effect(STUDY, "arms.weighted.against=nobody", "error", names="arms.weighted.against=nobody"),
 }
 

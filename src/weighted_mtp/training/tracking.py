@@ -180,6 +180,7 @@ class _MLflowRun:
         self._tags = {"git_sha": git_sha(), "run_directory": str(run.path)}
         known = run.manifest()
         sent = known.get("mlflow_records")
+        self._is_noted = sent is not None  # that it lacks some
         if sent is None:
             sent = len(records) if "mlflow_run_id" in known else 0
         self._sent, self._unsent = min(sent, len(records)), list(records[sent:])
@@ -242,9 +243,9 @@ class _MLflowRun:
             del self._tags[key]
         if self._away:
             console.print("MLflow is back and has all records")
-        if self._away or self._run.manifest().get("mlflow_records") is not None:
+        if self._is_noted:
             self._run.remember(mlflow_records=None)
-        self._away, self._pause = False, _FIRST_PAUSE
+        self._is_noted, self._away, self._pause = False, False, _FIRST_PAUSE
 
     def _fall_behind(self, error: Exception) -> None:
         if not self._away:
@@ -255,6 +256,7 @@ class _MLflowRun:
                 soft_wrap=True,
             )
         self._run.remember(mlflow_records=self._sent)
+        self._is_noted = True
         self._away, self._next_try, self._pause = True, time.monotonic() + self._pause, 2 * self._pause
 
     def _open(self) -> None:
@@ -265,10 +267,24 @@ class _MLflowRun:
         with _alone_in(self._config.tracking_uri):
             self._client = MlflowClient(tracking_uri=self._config.tracking_uri)
             run_id = self._find_or_create()
-        parameters = [Param(key, str(value)[:500]) for key, value in flatten(self._run.config).items()]
-        self._client.log_batch(run_id, params=parameters)
-        self._client.log_artifact(run_id, str(self._run.path / "config.yaml"))
+        logged = self._client.get_run(run_id).data.params  # by an earlier start, and MLflow lets none be changed
+        parameters = [Param(k, str(v)[:500]) for k, v in flatten(self._run.config).items() if k not in logged]
+        for start in range(0, len(parameters), _PARAMETERS):
+            self._client.log_batch(run_id, params=parameters[start : start + _PARAMETERS])
+        self._log_config(run_id)
         self._id = run_id
+
+    def _log_config(self, run_id: str) -> None:
+        """Many a server takes metrics, and has its artifacts where a client cannot write."""
+        try:
+            self._client.log_artifact(run_id, str(self._run.path / "config.yaml"))
+        except Exception as error:
+            console.print(
+                f"MLflow takes no artifacts ({type(error).__name__}: {first_line(error)[:200]}); config.yaml is in "
+                f"{self._run.path}",
+                markup=False,
+                soft_wrap=True,
+            )
 
     def _find_or_create(self) -> str:
         known = self._run.manifest().get("mlflow_run_id")
@@ -290,12 +306,13 @@ class _MLflowRun:
 _MLFLOW_ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_LOGGING_LEVEL": "WARNING",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # standard output holds results only
     # MLflow's own patience is minutes, in which a step would wait; here what fails is sent later.
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
 }
 _FIRST_PAUSE = 30.0  # seconds between tries while a server is away; each pause is twice the one before
-_BATCH = 1000  # metrics that MLflow takes at once
+_BATCH, _PARAMETERS = 1000, 100  # metrics and parameters that MLflow takes at once
 
 
 def _metrics(records: Sequence[Record]) -> list[Any]:

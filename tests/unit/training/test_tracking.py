@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from pydantic import create_model
 
 from weighted_mtp.config import Section
 from weighted_mtp.errors import UserError
@@ -129,6 +130,34 @@ def test_a_run_killed_while_the_server_was_away_sends_the_rest_when_it_resumes(
 def test_a_tracking_uri_that_is_none_is_one_line(tmp_path: Path, uri: str) -> None:
     with pytest.raises(UserError, match=f"mlflow.tracking_uri={uri}"):
         Tracker(RunDirectory(tmp_path / "run", Section()), MLflowConfig(tracking_uri=uri), 0)
+
+
+def test_parameters_are_those_of_the_first_start(tmp_path: Path) -> None:
+    """MLflow lets none be changed, and a resume may have changed one on purpose."""
+    fields = {f"option_{i}": (int, i) for i in range(230)}
+    many = create_model("Many", __base__=Section, **fields)
+    run = RunDirectory(tmp_path / "run", many())
+    for number in (1, 2):
+        run.config = many(option_0=number)
+        with Tracker(run, database(tmp_path), 0):
+            pass
+    client = MlflowClient(tracking_uri=database(tmp_path).tracking_uri)
+    parameters = client.get_run(run.manifest()["mlflow_run_id"]).data.params
+    assert parameters == {**{name: str(value) for name, (_, value) in fields.items()}, "option_0": "1"}
+
+
+def test_a_server_without_artifacts_gets_the_metrics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", "/mlruns")
+
+    monkeypatch.setattr(MlflowClient, "log_artifact", refused)
+    run = RunDirectory(tmp_path / "run", Section())
+    with Tracker(run, database(tmp_path), 0) as tracker:
+        tracker.log(1, "train", {"loss": 1.0})
+    assert losses_in(database(tmp_path), run) == [(1, 1.0)]
+    assert "MLflow takes no artifacts (PermissionError" in capsys.readouterr().err
 
 
 def _unreachable() -> None:

@@ -209,6 +209,81 @@ def test_broken_yaml_is_one_line_for_every_pipeline(tmp_path: Path, pipeline: st
     )
 
 
+EVALUATE = ["evaluate", "--benchmark", "micro", "--output", "out", "--data-root", "DATA"]
+DATA = ["data", "--storage", "out", "--datasets"]
+CONFIGURATIONS = ["none", "a file", "a folder", "broken.yaml", "foreign.yaml"]
+COMMANDS = [
+    [*EVALUATE, "--checkpoint", "RUN", "--temperature", "nan"],
+    [*EVALUATE, "--checkpoint", "RUN", "--k", "0"],
+    [*EVALUATE, "--checkpoint", "RUN", "--n", "0"],
+    [*EVALUATE, "--checkpoint", "RUN", "--seed", "-1"],
+    [*EVALUATE, "--checkpoint", "RUN", "--seed", TOO_LARGE],
+    [*EVALUATE, "--checkpoint", "RUN", "--dtype", "float16"],
+    [*EVALUATE, "--checkpoint", "RUN", "--first", "0"],
+    [*EVALUATE, "--checkpoint", "RUN", "--output", "a file"],
+    [*EVALUATE, "--checkpoint", "RUN", "--data-root", "a file"],
+    [*EVALUATE, "--checkpoint", "RUN", "--split", "none"],
+    [*EVALUATE, "--checkpoint", "RUN", "--template", "chat"],
+    [*EVALUATE, "--checkpoint", ""],
+    [*EVALUATE, "--checkpoint", "a file"],
+    [*EVALUATE, "--checkpoint", "a folder"],
+    [*EVALUATE, "--samples", "a folder"],
+    [*EVALUATE, "--samples", "empty.jsonl"],
+    [*EVALUATE, "--samples", "foreign.jsonl"],
+    [*EVALUATE, "--samples", "binary.jsonl"],
+    *([*("models", "convert"), source, "out"] for source in ("", "a file", "a folder", "no/such/model")),
+    ["models", "convert", "RUN", "a file"],
+    ["models", "convert", "RUN", "out", "--n-future-tokens", "99"],
+    *(["models", "export", source, "out"] for source in ("a file", "a folder", "no/such/model")),
+    ["models", "export", "RUN", "a file"],
+    ["models", "export", "RUN", "out", "--format", "adapter"],
+    ["models", "setup", "--model", "", "--storage", "out"],
+    ["models", "setup", "--model", "a folder", "--storage", "out"],
+    ["models", "setup", "--steps", "none", "--storage", "out"],
+    *(["compare", arm, "no/such/arm"] for arm in ("a file", "a folder", "no/such/evaluation")),
+    *(["weights", "--run", run] for run in ("a file", "a folder", "RUN")),
+    ["weights", "--critic", "RUN"],
+    *(["label", evaluation, "--name", "own"] for evaluation in ("a file", "a folder", "no/such/evaluation")),
+    *(
+        [*command, "--config", file]
+        for command in (["plan"], ["study"])
+        for file in ("none", "a folder", "broken.yaml")
+    ),
+    *(["plan", "--config", file] for file in ("foreign.yaml", "a file")),
+    *(["study", "--config", file] for file in ("foreign.yaml", "a file")),
+    *(
+        ["data", "--datasets", "mbpp", "--storage", "out", "--source", source]
+        for source in ("none", "a folder", "a file")
+    ),
+    ["data", "--datasets", "none", "--storage", "out"],
+    ["data", "--datasets", "mbpp", "--languages", "klingon", "--storage", "out"],
+    ["data", "--datasets", "mbpp", "--steps", "none", "--storage", "out"],
+    *(["verify", "--storage", storage] for storage in ("none", "a file")),
+]
+
+
+@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
+def test_bad_arguments_of_any_command_are_one_line_and_leave_what_is_there(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    (tmp_path / "a folder").mkdir()
+    for name, text in {
+        "a file": "text",
+        "broken.yaml": "run: [1",
+        "foreign.yaml": "zzz: 1",
+        "empty.jsonl": "",
+        "foreign.jsonl": '{"task_id": "Other/0", "completion": ""}\n',
+    }.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "binary.jsonl").write_bytes(b"\xff\xfe\0")
+    monkeypatch.chdir(tmp_path)
+    before, run = contents(tmp_path), contents(storage.run("policy"))
+    places = {"RUN": str(storage.run("policy")), "DATA": str(storage.folder / "datasets")}
+    assert error_of(wmtp(*(places.get(argument, argument) for argument in arguments)))
+    assert before.items() <= contents(tmp_path).items()
+    assert contents(storage.run("policy")) == run
+
+
 def test_a_list_in_place_of_a_section_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "list.yaml").write_text("run: [1]\n")
     error_of(wmtp("train", "baseline", "--config", tmp_path / "list.yaml", "--override", "run.name=x"))

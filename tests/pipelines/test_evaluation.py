@@ -119,6 +119,16 @@ def test_an_evaluation_killed_at_both_stages_ends_like_one_that_was_not(
     assert not list((tmp_path / "out").glob("*.partial"))
 
 
+def test_answers_end_before_the_stops_that_are_given(data: Path, model: Path, tmp_path: Path) -> None:
+    stops = [part for letter in "aeins" for part in ("--stop", letter)]
+    assert wmtp(*asked(data, model, tmp_path / "out", *stops)).exit_code == 0
+    rows = [json.loads(line) for line in (tmp_path / "out" / "samples.jsonl").read_text().splitlines()]
+    assert "stop" in {row["finished"] for row in rows}
+    assert not any(set("aeins") & set(row["text"]) for row in rows)
+    described = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert described["origin"]["sampling"]["stop"] == list("aeins")
+
+
 def under_torchrun(folder: Path, ranks: int, *arguments: str) -> subprocess.CompletedProcess[str]:
     """`KILLED` on so many ranks; journals of ranks after the first end in their numbers."""
     script = folder / "killed.py"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import cast
 
 import pytest
-from method_storage import Storage, error_of, new_storage, records, stopped_after_three, weights
+from method_storage import CONFIGS, Storage, error_of, new_storage, records, stopped_after_three, weights
 from typer.testing import CliRunner
 
 from weighted_mtp.cli import app
@@ -19,6 +19,8 @@ from weighted_mtp.models.build import save_policy
 from weighted_mtp.models.checkpoint import newest_model
 from weighted_mtp.models.convert import load_base
 from weighted_mtp.models.mtp import MTPForCausalLM
+from weighted_mtp.pipelines.study import StudyConfig
+from weighted_mtp.pipelines.study_steps import steps_of
 
 CHAT = "{{ 'Today is ' + strftime_now('%d %b %Y') + '. ' + messages[0]['content'] }}"
 
@@ -219,3 +221,15 @@ def test_an_evaluation_asks_with_the_date_of_the_run_or_of_its_own_first_start(
         ["evaluate", "--checkpoint", model, "--template", "plain", "--date", "2026-05-01", *data],
     )
     assert "--date 2026-05-01 has no effect" in error_of(result)
+
+
+def test_a_study_hands_the_acceptance_on_to_its_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "study.yaml"
+    arm = {"pipeline": "baseline", "config": str(CONFIGS / "baseline_local.yaml")}
+    file.write_text(json.dumps({"name": "s", "storage": str(tmp_path), "arms": {"a": arm}}))
+    asked: list[StudyConfig] = []
+    monkeypatch.setattr("weighted_mtp.pipelines.run_study.run_study", lambda config, *_: asked.append(config))
+    for more in ([], ["--accept-changes"]):
+        CliRunner().invoke(app, ["study", "--config", str(file), *more])
+    accepted = [step._training(step.what).run.accept_changes for study in asked for step in steps_of(study, tmp_path)]
+    assert accepted == [False, True]

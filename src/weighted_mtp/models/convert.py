@@ -84,6 +84,8 @@ def find_model(source: str) -> Path:
     Raises UserError for a missing path, a folder without a model, and whatever `hub.fetch` refuses.
     """
     path = Path(source).expanduser()
+    if not source:
+        raise UserError("a model's name is empty: give a model folder, a run, a .gguf file or a hub id")
     if path.is_file():
         return path
     if not path.is_dir():

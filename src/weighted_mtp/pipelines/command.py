@@ -37,6 +37,9 @@ FIXES = {
     errno.EPERM: "no permission: choose a folder that you may write to",
     errno.ENOENT: "cannot be made or read here: choose another folder",
     errno.ENOTDIR: "a file stands where a folder is needed: choose another folder",
+    errno.EEXIST: "a file stands where a folder is needed: choose another folder",
+    errno.EISDIR: "a folder stands where a file is needed: give the path of a file",
+    errno.ENAMETOOLONG: "the name is too long: choose a shorter one",
     errno.EROFS: "the file system is read-only: choose a folder that you may write to",
 }
 

@@ -73,7 +73,7 @@ class EvaluationConfig(Section):
     on which the evaluation was begun."""
     sampling: SamplingConfig = SamplingConfig()
     dtype: Literal["float32", "bfloat16"] = "float32"
-    k: tuple[int, ...] | None = None
+    k: tuple[Annotated[int, Field(ge=1)], ...] | None = None
     workers: int | None = Field(None, ge=1, le=4096)
     """Programs of a rank that run at once. Default: as many as its share of the cores."""
     cpu_seconds: float | None = Field(None, gt=0, le=24 * 3600)
@@ -187,7 +187,7 @@ def _origin(config: EvaluationConfig, problems: ProblemSet, model: Path | None) 
     if model is None:
         assert config.samples is not None
         if not config.samples.is_file():
-            raise UserError(f"{config.samples} does not exist: give the path of a file of samples")
+            raise UserError(f"{config.samples}: no such file; give the path of a file of samples")
         return Origin(**of_problems, samples_sha256=sha256(config.samples))
     return Origin(
         **of_problems,

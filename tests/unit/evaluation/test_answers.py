@@ -23,7 +23,7 @@ PROBLEMS = [
     for i in range(5)
 ]
 SAMPLING = SamplingConfig(max_new_tokens=12, temperature=1.0, n_samples=3, batch_size=4, seed=5)
-ORIGIN = Origin(benchmark="x", split="test", first=None, problems_sha256="", model_sha256="", sampling=SAMPLING)
+ORIGIN = Origin(benchmark="x", split="test", first=None, problems_sha256="p", model_sha256="m", sampling=SAMPLING)
 
 
 @pytest.fixture(scope="module")

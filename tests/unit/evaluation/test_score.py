@@ -41,7 +41,7 @@ def scored(samples, output, problems=PROBLEMS, benchmark=BENCHMARKS["humaneval"]
     split = output.parent / "datasets" / benchmark.name / "test"
     write_split(split, problems, [])
     origin = Origin(
-        benchmark=benchmark.name, split="test", first=None, problems_sha256="", samples_sha256=sha256(samples)
+        benchmark=benchmark.name, split="test", first=None, problems_sha256="p", samples_sha256=sha256(samples)
     )
     with EvaluationFolder(output, origin) as folder:
         return score(benchmark, ProblemSet(split), samples, folder, **options)

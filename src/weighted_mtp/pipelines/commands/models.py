@@ -38,7 +38,7 @@ def setup(
         Literal["random", "from-base"],
         typer.Option(help="Weights drawn at random, or selected from those of --model, which must be set up then."),
     ] = "random",
-    seed: Annotated[int, typer.Option(help="Of random weights.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Of random weights.", min=0, max=2**32 - 1)] = 0,
     storage: Annotated[Path, typer.Option(help="Folder for models and downloads.")] = Path("storage"),
     debug: Debug = False,
 ) -> None:
@@ -48,9 +48,12 @@ def setup(
     vocabulary. Gated models: accept the terms on the model's page, put HF_TOKEN=… into .env.
     """
     with one_line_errors(debug):
+        from weighted_mtp.errors import UserError
         from weighted_mtp.models.catalog import KNOWN
         from weighted_mtp.pipelines.setup_models import STEPS, Request, create_micro, download, make, verify
 
+        if not model:
+            raise UserError("--model is empty: give a model of the catalogue, a hub id, a model folder or a .gguf file")
         known = KNOWN.get(model)
         request = Request(model, kind or (known.kind if known else "mtp"), n_future_tokens, source, storage, tokenizer)
         chosen = comma_list("--steps", steps, STEPS) if steps or not micro else ()
@@ -72,7 +75,7 @@ def convert(
     head_init: Annotated[
         Literal["copy", "random"], typer.Option(help="Extra heads: copies of the last layer, or random ones.")
     ] = "copy",
-    seed: Annotated[int, typer.Option(help="Of --head-init random.")] = 0,
+    seed: Annotated[int, typer.Option(help="Of --head-init random.", min=0, max=2**32 - 1)] = 0,
     tokenizer: Tokenizer = None,
     debug: Debug = False,
 ) -> None:

@@ -12,7 +12,7 @@ folder. Wherever it was stopped, the same command goes on from there.
 import datetime
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import typer
 from pydantic import Field, model_validator

@@ -2,6 +2,6 @@
 
 import typer
 
-from weighted_mtp.pipelines.setup_datasets import main
+from weighted_mtp.pipelines.commands.data import main
 
 typer.run(main)

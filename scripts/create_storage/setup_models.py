@@ -2,6 +2,6 @@
 
 import typer
 
-from weighted_mtp.pipelines.setup_models import main
+from weighted_mtp.pipelines.commands.models import setup
 
-typer.run(main)
+typer.run(setup)

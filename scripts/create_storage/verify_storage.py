@@ -2,6 +2,6 @@
 
 import typer
 
-from weighted_mtp.pipelines.verify_storage import main
+from weighted_mtp.pipelines.commands.verify import main
 
 typer.run(main)

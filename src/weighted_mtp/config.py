@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from weighted_mtp.errors import UserError
+from weighted_mtp.errors import UserError, first_line
 from weighted_mtp.synonyms import SYNONYMS
 
 
@@ -75,7 +75,7 @@ def read_options(path: Path | None, overrides: Sequence[str] = ()) -> dict[str, 
     try:
         return cast(dict[str, Any], OmegaConf.to_container(merged, resolve=True))
     except OmegaConfBaseException as error:
-        raise UserError(f"{path}: {_first_line(error)}") from error
+        raise UserError(f"{path}: {first_line(error)}") from error
 
 
 def validated(schema: type[T], values: Any, prefix: str = "") -> T:
@@ -154,20 +154,16 @@ def _parse_override(override: str) -> DictConfig:
     try:
         return OmegaConf.from_dotlist([override])
     except (OmegaConfBaseException, yaml.YAMLError) as error:
-        raise UserError(f"--override {override}: {_first_line(error)}") from error
+        raise UserError(f"--override {override}: {first_line(error)}") from error
 
 
 def _merge(base: DictConfig, changes: DictConfig, where: str) -> DictConfig:
     try:
         merged = OmegaConf.merge(base, changes)
     except (OmegaConfBaseException, TypeError, ValueError) as error:  # a list where a section was, and so on
-        raise UserError(f"{where}: {_first_line(error)}") from error
+        raise UserError(f"{where}: {first_line(error)}") from error
     assert isinstance(merged, DictConfig)
     return merged
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
 
 
 def _explain(schema: type[BaseModel], error: ValidationError) -> Iterator[str]:

@@ -21,11 +21,10 @@ from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.samples import write_jsonl
 from weighted_mtp.models.checkpoint import newest_model
 from weighted_mtp.pipelines import run_evaluation, study_steps
-from weighted_mtp.pipelines.fit import FitConfig
+from weighted_mtp.pipelines.kinds import KINDS
 from weighted_mtp.pipelines.run_evaluation import EvaluationConfig
-from weighted_mtp.pipelines.run_third_party import ThirdPartyConfig, run_third_party
 from weighted_mtp.pipelines.study import OwnPrograms, StudyConfig, Training
-from weighted_mtp.pipelines.study_steps import PIPELINES, steps_of
+from weighted_mtp.pipelines.study_steps import steps_of
 from weighted_mtp.runtime import sharding
 from weighted_mtp.training import loop
 from weighted_mtp.value_weighting.base import TokenWeighting
@@ -33,10 +32,6 @@ from weighted_mtp.value_weighting.controls import Uniform
 
 Observations = Mapping[str, Any]
 CHAT = "{{ 'Today is ' + strftime_now('%d %b %Y') + '. ' + messages[0]['content'] }}"
-RUNS: dict[str, tuple[type[FitConfig], Any]] = {
-    **PIPELINES,
-    "third_party": (ThirdPartyConfig, run_third_party),
-}
 COMMON = [
     "mlflow.enabled=false",
     "training.max_steps=3",
@@ -120,7 +115,7 @@ class Bench:
         policy += ["model.source=@/runs/policy", "model.micro_tokenizer=@/datasets/micro/tokenizer"]
         fixed = [f"run.name={name}", "run.root=@/runs", "data.root=@/datasets", *COMMON]
         all_options = [*fixed, *([] if pipeline == "critic" else policy), *start]
-        schema, run = RUNS[pipeline]
+        schema, run = KINDS[pipeline]
         config = load_config(schema, CONFIGS / f"{pipeline}_local.yaml", [*map(self.filled, all_options), *options])
         threads = torch.get_num_threads()
         with calls() as called:
@@ -183,7 +178,7 @@ class Bench:
         trained = [step for step in steps if isinstance(step.what, Training)]
         return {
             "places": [str(step.run) for step in steps],
-            "pipelines": [PIPELINES[step.what.pipeline][1].__name__ for step in trained],
+            "pipelines": [KINDS[step.what.pipeline].run.__name__ for step in trained],
             "options": [flatten(step._training(step.what)) for step in trained],
             "evaluations": [flatten(config) for config in evaluated],
             "labelled": [str(given) for given in labelled],

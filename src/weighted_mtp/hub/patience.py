@@ -52,10 +52,6 @@ def may_pass(error: Exception) -> bool:
     return isinstance(error, httpx2.TimeoutException | httpx2.NetworkError | httpx2.RemoteProtocolError | Problem)
 
 
-def first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
-
-
 def say(note: str) -> None:
     """One line on standard error."""
     console.print(note, markup=False, highlight=False, soft_wrap=True)

@@ -15,8 +15,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from weighted_mtp.errors import UserError
-from weighted_mtp.hub.patience import Problem, asked_wait, first_line
+from weighted_mtp.errors import UserError, first_line
+from weighted_mtp.hub.patience import Problem, asked_wait
 from weighted_mtp.hub.repository import Repository
 
 _TOKEN = "put HF_TOKEN=… in .env and repeat, or log in with `hf auth login`"

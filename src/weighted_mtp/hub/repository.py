@@ -15,7 +15,8 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.hf_api import DatasetInfo, ModelInfo, RepoSibling
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
-from weighted_mtp.hub.patience import Patience, Problem, first_line, say
+from weighted_mtp.errors import first_line
+from weighted_mtp.hub.patience import Patience, Problem, say
 
 Kind = Literal["model", "dataset"]
 

@@ -24,8 +24,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.core_model_loading import revert_weight_conversion
 
 from weighted_mtp.config import Section
-from weighted_mtp.errors import UserError
-from weighted_mtp.models.checkpoint import ADAPTERS, READ_ERRORS, first_line, load_tokenizer, save_tokenizer
+from weighted_mtp.errors import UserError, first_line
+from weighted_mtp.models.checkpoint import ADAPTERS, READ_ERRORS, load_tokenizer, save_tokenizer
 from weighted_mtp.models.fingerprint import fingerprint
 from weighted_mtp.models.folder import model_folder, refuse_existing
 from weighted_mtp.models.mtp import MTPForCausalLM, decoder_layers

@@ -5,8 +5,8 @@ from typing import cast
 
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, PreTrainedConfig
 
-from weighted_mtp.errors import UserError
-from weighted_mtp.models.checkpoint import READ_ERRORS, first_line, quiet, read_config
+from weighted_mtp.errors import UserError, first_line
+from weighted_mtp.models.checkpoint import READ_ERRORS, quiet, read_config
 from weighted_mtp.models.mtp import MTPConfig, MTPForCausalLM
 from weighted_mtp.models.value import ValueModelConfig
 

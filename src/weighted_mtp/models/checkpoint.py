@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from torch.nn import Embedding
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from weighted_mtp.errors import UserError
+from weighted_mtp.errors import UserError, first_line
 from weighted_mtp.progress import console
 
 Model = TypeVar("Model", bound=PreTrainedModel)
@@ -198,10 +198,6 @@ def foreign_adapters(folder: Path) -> UserError:
         f"{folder}: adapters that another program put on {base}; merge them into it (PEFT's merge_and_unload, then "
         "save_pretrained with the tokenizer) and give that folder"
     )
-
-
-def first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @contextmanager

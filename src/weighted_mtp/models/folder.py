@@ -13,13 +13,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from weighted_mtp.errors import UserError
+from weighted_mtp.errors import UserError, first_line
 from weighted_mtp.files import check_files, whole_directory, whole_file
 from weighted_mtp.manifest import MANIFEST, read_manifest, write_manifest
 from weighted_mtp.models.card import CARD, Origin, card
 from weighted_mtp.models.checkpoint import (
     READ_ERRORS,
-    first_line,
     load_tokenizer,
     quiet,
     read_config,

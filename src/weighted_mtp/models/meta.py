@@ -15,13 +15,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import GenerationConfig, LlamaConfig, PreTrainedTokenizerBase
 
-from weighted_mtp.errors import UserError
+from weighted_mtp.errors import UserError, first_line
 from weighted_mtp.models.adapters import holds_adapters
 from weighted_mtp.models.card import Origin
 from weighted_mtp.models.checkpoint import (
     READ_ERRORS,
     SENTENCEPIECE,
-    first_line,
     newest_model,
     quiet,
     read_config,

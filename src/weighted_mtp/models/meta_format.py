@@ -22,8 +22,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
-from weighted_mtp.errors import UserError
-from weighted_mtp.models.checkpoint import first_line
+from weighted_mtp.errors import UserError, first_line
 
 PARAMS, WEIGHTS = "params.json", "consolidated.pth"
 _ROPE = "rope.freqs"

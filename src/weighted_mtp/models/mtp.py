@@ -33,8 +33,8 @@ from transformers.cache_utils import Cache
 from transformers.configuration_utils import SubConfigSpec
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from weighted_mtp.errors import UserError
-from weighted_mtp.models.checkpoint import Dtype, first_line, load_complete, read_config
+from weighted_mtp.errors import UserError, first_line
+from weighted_mtp.models.checkpoint import Dtype, load_complete, read_config
 
 HeadInit = Literal["copy", "random"]
 MAX_HEADS = 64  # far beyond any published model (8); more is a typing error that would only be noticed as a full memory

@@ -2,22 +2,16 @@
 
 import errno
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import Annotated
 
-import torch
 import typer
 
-from weighted_mtp.config import load_config
-from weighted_mtp.errors import UserError
-from weighted_mtp.models.checkpoint import first_line
-from weighted_mtp.pipelines.fit import FitConfig
+from weighted_mtp.errors import UserError, first_line
 from weighted_mtp.progress import console
-from weighted_mtp.runtime.distributed import AnotherRankError, process_group, speaks
-
-Options = TypeVar("Options", bound=FitConfig)
+from weighted_mtp.runtime.speaker import AnotherRankError, speaks
 
 ConfigFile = Annotated[Path, typer.Option("--config", help="YAML file, for example configs/local/baseline_local.yaml.")]
 Overrides = Annotated[list[str] | None, typer.Option("--override", help="Set one option: a.b=value. May be repeated.")]
@@ -75,23 +69,6 @@ def one_line_errors(debug: bool) -> Iterator[None]:
         sys.exit(USER_ERROR)
 
 
-def train(
-    schema: type[Options],
-    run: Callable[[Options], Path | None],
-    config: Path,
-    override: Sequence[str] | None,
-    accept_changes: bool,
-    debug: bool,
-) -> None:
-    """What every training command does: read its options, join the other ranks if there are any, and train."""
-    with one_line_errors(debug):
-        accepted = [f"run.accept_changes={accept_changes}"] if accept_changes else []
-        options = load_config(schema, config, [*(override or ()), *accepted])
-        with process_group(options.runtime):
-            folder = run(options)
-        finish(folder)
-
-
 def comma_list(option: str, text: str | None, known: Sequence[str]) -> tuple[str, ...]:
     """The names in a comma-separated option, in the order of `known`; all of them for `all` or nothing.
 
@@ -106,21 +83,17 @@ def comma_list(option: str, text: str | None, known: Sequence[str]) -> tuple[str
     return tuple(name for name in known if name in names or "all" in names)
 
 
-def finish(run: Path | None) -> None:
-    """Print where a finished run lies; a stopped one (None) ends with the exit code of an interrupt."""
-    if run is None:
-        raise typer.Exit(INTERRUPTED)
-    if not console.quiet:
-        print(run)
-
-
 def one_line(error: BaseException) -> str | None:
     """The line of an error that a user can mend, None for a bug."""
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OSError) and error.errno in FIXES:
         return f"{error.filename or 'writing'}: {FIXES[error.errno]}"
-    if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(text in str(error) for text in NO_MEMORY):
+    if (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"  # torch's, which is not imported for this
+        or any(text in str(error) for text in NO_MEMORY)
+    ):
         return f"out of memory ({first_line(error)[:200]}): {LESS_MEMORY}"
     # Native writers (safetensors, Arrow, DCP) wrap the system's error in types of their own.
     if "No space left on device" in str(error):

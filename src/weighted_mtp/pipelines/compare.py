@@ -7,16 +7,11 @@ uv run wmtp compare uniform=eval/u-1,eval/u-2 verifiable=eval/v-1,eval/v-2 --out
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
-
-import typer
-from rich.console import Console
 
 from weighted_mtp.errors import UserError
 from weighted_mtp.files import whole_file
-from weighted_mtp.pipelines.command import Debug, one_line_errors
-from weighted_mtp.report.comparison import Comparison, compare
-from weighted_mtp.report.comparison_page import comparison_markdown, comparison_table, finding
+from weighted_mtp.report.comparison import Comparison
+from weighted_mtp.report.comparison_page import comparison_markdown
 
 
 def named_arms(arguments: Sequence[str]) -> dict[str, list[Path]]:
@@ -52,32 +47,3 @@ def write_comparison(comparison: Comparison, output: Path) -> None:
     """Write the comparison as Markdown."""
     with whole_file(output) as partial:
         partial.write_text(comparison_markdown(comparison))
-
-
-def main(
-    arms: Annotated[
-        list[str],
-        typer.Argument(help="Folders of `wmtp evaluate`, the baseline first; name=DIR,DIR where an arm has seeds."),
-    ],
-    output: Annotated[Path | None, typer.Option(help="Also write the table to this file, as Markdown.")] = None,
-    k: Annotated[int, typer.Option(help="k of pass@k.", min=1)] = 1,
-    base: Annotated[
-        bool, typer.Option("--base", help="Of humaneval+ and mbpp+: by the base tests, without those EvalPlus added.")
-    ] = False,
-    debug: Debug = False,
-) -> None:
-    """Compare evaluations on the same problems: pass@k, and the paired difference to the first with its interval."""
-    with one_line_errors(debug):
-        comparison = compare(named_arms(arms), k=k, base=base)
-        console = Console()
-        console.print(comparison_table(comparison))
-        for note in comparison.notes:
-            console.print(note, soft_wrap=True, highlight=False, markup=False)
-        console.print(finding(comparison), soft_wrap=True, highlight=False, markup=False)
-        if output is not None:
-            write_comparison(comparison, output)
-            console.print(f"table: {output}", soft_wrap=True)
-
-
-if __name__ == "__main__":
-    typer.run(main)

@@ -9,14 +9,10 @@ It is the study `configs/local/demo.yaml`. Stopped at any time, the same command
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
 
-import typer
 from rich.console import Console
 
 from weighted_mtp.config import load_config
-from weighted_mtp.parallel import cores
-from weighted_mtp.pipelines.command import INTERRUPTED, Debug, one_line_errors
 from weighted_mtp.pipelines.run_study import report, run_study
 from weighted_mtp.pipelines.study import StudyConfig
 from weighted_mtp.pipelines.token_weights import run_source, write_weights
@@ -38,30 +34,12 @@ def demo_config(storage: Path, steps: int | None, seeds: Sequence[int]) -> Study
     return load_config(StudyConfig, CONFIG, [*options, f"name={'-'.join(parts)}"])
 
 
-def main(
-    storage: Annotated[Path, typer.Option(help="Folder for data, runs and results.")] = Path("storage"),
-    steps: Annotated[
-        int | None, typer.Option(help="Optimizer steps of every training run; a quick look, not a result.", min=1)
-    ] = None,
-    seeds: Annotated[
-        list[int] | None, typer.Option(help="Of weights, order and sampling; may be repeated. Default: 10, 11 and 12.")
-    ] = None,
-    jobs: Annotated[
-        int | None,
-        typer.Option(help="Steps that run at once, each with its share of the cores. Default: one a core.", min=1),
-    ] = None,
-    debug: Debug = False,
-) -> None:
-    """Run the whole method on the embedded micro benchmark: three seeds, a quarter of an hour on two CPU cores."""
-    with one_line_errors(debug):
-        _run(demo_config(storage, steps, seeds or ()), jobs or cores())
-
-
-def _run(config: StudyConfig, jobs: int) -> None:
+def run_demo(config: StudyConfig, jobs: int) -> bool:
+    """Run the study and say where everything lies; False where it was stopped."""
     started, console = time.monotonic(), Console()
     result = run_study(config, CONFIG.parent, jobs=jobs)
     if result is None:
-        raise typer.Exit(INTERRUPTED)
+        return False
     for file in report(config, result):
         console.print(file, soft_wrap=True)
     weights = config.storage / "runs" / config.name / "weights.html"
@@ -74,3 +52,4 @@ def _run(config: StudyConfig, jobs: int) -> None:
         f"MLflow: uv run mlflow ui --backend-store-uri sqlite:///{config.storage / 'mlflow.db'}", soft_wrap=True
     )
     console.print(f"{time.monotonic() - started:.0f} s in all", soft_wrap=True)
+    return True

@@ -11,15 +11,12 @@ import platform
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
 
-import typer
 from rich.console import Console
 from rich.table import Column, Table
 
 from weighted_mtp.evaluation.attacks import CLASSES, Finding, attacks, run_attacks
 from weighted_mtp.evaluation.confinement import SCRATCH_MB, lacks, landlock_abi, offered, why_no_namespaces
-from weighted_mtp.pipelines.command import Debug, one_line_errors
 from weighted_mtp.progress import progress
 
 UNSAFE = 1
@@ -82,38 +79,27 @@ def _attacks_table(findings: list[Finding]) -> Table:
     return table
 
 
-def main(
-    try_attacks: Annotated[
-        bool, typer.Option("--attacks/--no-attacks", help="Also try it out with hostile programs, about a minute.")
-    ] = True,
-    debug: Debug = False,
-) -> None:
-    """Say how well this machine can keep hostile programs in, and try it out."""
-    with one_line_errors(debug):
-        console = Console()
-        console.print(_offers_table())
-        is_safe = offered().is_enough
-        if try_attacks and is_safe:
-            findings = try_out()
-            console.print()
-            console.print(_attacks_table(findings))
-            bad = [finding for finding in findings if finding.wrong]
-            for finding in bad:
-                console.print(
-                    f"[red]{finding.attack.kind}: {finding.attack.name}[/]: {'; '.join(finding.wrong)}", soft_wrap=True
-                )
-            is_safe = not bad
-        elif not is_safe:
-            console.print(f"missing: {lacks()}", soft_wrap=True, highlight=False)
-        console.print(
-            f"\nevaluation is safe here: {offered()}"
-            if is_safe
-            else "\nevaluation is not safe here, and refuses unless --unsafe-execution accepts the risk",
-            highlight=False,
-        )
-    if not is_safe:
-        raise typer.Exit(UNSAFE)
-
-
-if __name__ == "__main__":
-    typer.run(main)
+def examine(try_attacks: bool) -> bool:
+    """Say what keeps programs in here, and how it holds; whether evaluation is safe."""
+    console = Console()
+    console.print(_offers_table())
+    is_safe = offered().is_enough
+    if try_attacks and is_safe:
+        findings = try_out()
+        console.print()
+        console.print(_attacks_table(findings))
+        bad = [finding for finding in findings if finding.wrong]
+        for finding in bad:
+            console.print(
+                f"[red]{finding.attack.kind}: {finding.attack.name}[/]: {'; '.join(finding.wrong)}", soft_wrap=True
+            )
+        is_safe = not bad
+    elif not is_safe:
+        console.print(f"missing: {lacks()}", soft_wrap=True, highlight=False)
+    console.print(
+        f"\nevaluation is safe here: {offered()}"
+        if is_safe
+        else "\nevaluation is not safe here, and refuses unless --unsafe-execution accepts the risk",
+        highlight=False,
+    )
+    return is_safe

@@ -10,14 +10,10 @@ The dataset is written to `storage/datasets/NAME`, with index and statistics lik
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
 
-import typer
 from rich.console import Console
 
-from weighted_mtp.errors import UserError
-from weighted_mtp.evaluation.labelled import LEARNED_FROM, LabelOptions, authors_differ, read_evaluation, write_labelled
-from weighted_mtp.pipelines.command import Debug, one_line_errors
+from weighted_mtp.evaluation.labelled import LabelOptions, authors_differ, read_evaluation, write_labelled
 from weighted_mtp.pipelines.setup_datasets import describe
 from weighted_mtp.report.datasets import account
 
@@ -43,35 +39,3 @@ def label(evaluations: Sequence[Path], folder: Path, options: LabelOptions) -> N
             )
             remedy = "sample more programs a problem, or from a policy that passes more often, for pairs of its own"
             console.print(f"{split}: {note}; {remedy}", markup=False, highlight=False, soft_wrap=True)
-
-
-def main(
-    evaluations: Annotated[
-        list[Path], typer.Argument(help="Folders of `wmtp evaluate`, on the train and validation split of one dataset.")
-    ],
-    name: Annotated[str, typer.Option(help="Of the dataset that is written; a training run's data.dataset.")],
-    splits: Annotated[
-        str, typer.Option(help="Splits whose programs may be taken, each into the split of its name; comma-separated.")
-    ] = ",".join(LEARNED_FROM),
-    keep_solutions: Annotated[
-        bool, typer.Option("--keep-solutions", help="Take the dataset's own correct and incorrect solutions, too.")
-    ] = False,
-    keep_unfinished: Annotated[
-        bool, typer.Option("--keep-unfinished", help="Keep programs that were cut at the longest answer allowed.")
-    ] = False,
-    storage: Annotated[Path, typer.Option(help="Folder for datasets.")] = Path("storage"),
-    debug: Debug = False,
-) -> None:
-    """Make a dataset of a policy's own programs: executed samples of training problems, labelled by their verdicts.
-
-    Programs are told apart by their text and kept once a problem; those that were cut are left out.
-    """
-    with one_line_errors(debug):
-        if name != Path(name).name or name.startswith("."):
-            raise UserError(f"--name {name}: must be the plain name of a folder")
-        wanted = tuple(split.strip() for split in splits.split(","))
-        label(evaluations, storage / "datasets" / name, LabelOptions(wanted, keep_solutions, keep_unfinished))
-
-
-if __name__ == "__main__":
-    typer.run(main)

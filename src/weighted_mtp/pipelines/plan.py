@@ -8,20 +8,16 @@ No weights, data or GPU are needed: models are built of shapes, and one microbat
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Annotated, cast
+from typing import cast
 
 import torch
-import typer
-from rich.console import Console
 from transformers import PreTrainedModel
 
 from weighted_mtp.errors import UserError
 from weighted_mtp.models.mtp import MTPForCausalLM, takes_heads
-from weighted_mtp.pipelines.command import ConfigFile, Debug, Overrides, one_line_errors
-from weighted_mtp.pipelines.planned import Planned, planned
+from weighted_mtp.pipelines.planned import Planned
 from weighted_mtp.progress import progress
-from weighted_mtp.report.memory import PlanRow, plan_table
+from weighted_mtp.report.memory import PlanRow
 from weighted_mtp.runtime.device import RuntimeConfig, autocast, in_bf16
 from weighted_mtp.runtime.precision import compute_in
 from weighted_mtp.runtime.sharding import Shardable
@@ -130,21 +126,3 @@ def _precision(layout: Layout) -> AbstractContextManager[object]:
     if layout.on_gpu and layout.precision == "bf16":
         return torch.autocast("cpu", torch.bfloat16)
     return autocast(torch.device("cpu"), RuntimeConfig(precision=layout.precision))
-
-
-def main(
-    config: ConfigFile,
-    override: Overrides = None,
-    gpus: Annotated[int, typer.Option(help="GPUs of a node, each with a rank of its own.", min=1)] = 1,
-    nodes: Annotated[int, typer.Option(help="Nodes.", min=1)] = 1,
-    gpu_memory: Annotated[float, typer.Option(help="Memory of a GPU, GB; what is more does not fit.", min=1)] = 80,
-    debug: Debug = False,
-) -> None:
-    """Say what a training run needs on every GPU, for each way to share it; needs no weights, data or GPU."""
-    with one_line_errors(debug):
-        run = planned(Path(config), tuple(override or ()))
-        Console().print(plan_table(plan(run, Machine(gpus, nodes)), run.batch, gpu_memory))
-
-
-if __name__ == "__main__":
-    typer.run(main)

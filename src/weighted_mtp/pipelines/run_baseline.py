@@ -11,7 +11,6 @@ from pathlib import Path
 
 import typer
 
-from weighted_mtp.pipelines.command import AcceptChanges, ConfigFile, Debug, Overrides, train
 from weighted_mtp.pipelines.policy import PolicyConfig, train_policy
 from weighted_mtp.value_weighting.controls import Uniform
 
@@ -21,12 +20,7 @@ def run_baseline(config: PolicyConfig) -> Path | None:
     return train_policy(config, lambda _policy, _tokenizer: Uniform())
 
 
-def main(
-    config: ConfigFile, override: Overrides = None, accept_changes: AcceptChanges = False, debug: Debug = False
-) -> None:
-    """Train a policy with all tokens weighted equally."""
-    train(PolicyConfig, run_baseline, config, override, accept_changes, debug)
-
-
 if __name__ == "__main__":
-    typer.run(main)
+    from weighted_mtp.pipelines.commands.train import baseline
+
+    typer.run(baseline)

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import typer
 
-from weighted_mtp.pipelines.command import AcceptChanges, ConfigFile, Debug, Overrides, train
 from weighted_mtp.pipelines.critic import CriticConfig, critic_parts
 from weighted_mtp.pipelines.fit import finished, fit
 
@@ -21,12 +20,7 @@ def run_critic(config: CriticConfig) -> Path | None:
     return finished(config) or fit(config, critic_parts(config))
 
 
-def main(
-    config: ConfigFile, override: Overrides = None, accept_changes: AcceptChanges = False, debug: Debug = False
-) -> None:
-    """Train a critic on pairs of correct and incorrect programs."""
-    train(CriticConfig, run_critic, config, override, accept_changes, debug)
-
-
 if __name__ == "__main__":
-    typer.run(main)
+    from weighted_mtp.pipelines.commands.train import critic
+
+    typer.run(critic)

@@ -12,7 +12,6 @@ from pathlib import Path
 import typer
 
 from weighted_mtp.errors import UserError
-from weighted_mtp.pipelines.command import AcceptChanges, ConfigFile, Debug, Overrides, train
 from weighted_mtp.pipelines.policy import PolicyConfig, train_policy
 from weighted_mtp.value_weighting.controls import Uniform
 
@@ -29,12 +28,7 @@ def run_ref_tuning(config: PolicyConfig) -> Path | None:
     return train_policy(config, lambda _policy, _tokenizer: Uniform())
 
 
-def main(
-    config: ConfigFile, override: Overrides = None, accept_changes: AcceptChanges = False, debug: Debug = False
-) -> None:
-    """Fine-tune the reference model on correct programs."""
-    train(PolicyConfig, run_ref_tuning, config, override, accept_changes, debug)
-
-
 if __name__ == "__main__":
-    typer.run(main)
+    from weighted_mtp.pipelines.commands.train import ref_tuning
+
+    typer.run(ref_tuning)

@@ -15,7 +15,6 @@ from pydantic import model_validator
 from transformers import PreTrainedTokenizerBase
 
 from weighted_mtp.models.mtp import MTPForCausalLM
-from weighted_mtp.pipelines.command import AcceptChanges, ConfigFile, Debug, Overrides, train
 from weighted_mtp.pipelines.critic import REFERENCE, check_same_tokens, load_reference
 from weighted_mtp.pipelines.policy import PolicyConfig, head_losses, train_policy
 from weighted_mtp.value_weighting.base import TokenWeighting
@@ -50,12 +49,7 @@ def run_rho1(config: Rho1RunConfig) -> Path | None:
     return train_policy(config, weighting, {REFERENCE: reference.checksum})
 
 
-def main(
-    config: ConfigFile, override: Overrides = None, accept_changes: AcceptChanges = False, debug: Debug = False
-) -> None:
-    """Train a policy on the tokens that Rho-1 selects."""
-    train(Rho1RunConfig, run_rho1, config, override, accept_changes, debug)
-
-
 if __name__ == "__main__":
-    typer.run(main)
+    from weighted_mtp.pipelines.commands.train import rho1
+
+    typer.run(rho1)

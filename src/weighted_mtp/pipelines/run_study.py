@@ -16,15 +16,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
-from typing import Annotated
 
-import typer
 from rich.console import Console
 from rich.table import Table
 
-from weighted_mtp.config import load_config
 from weighted_mtp.files import whole_file
-from weighted_mtp.pipelines.command import INTERRUPTED, AcceptChanges, ConfigFile, Debug, Overrides, one_line_errors
 from weighted_mtp.pipelines.schedule import SchedulerName, run_steps, scheduling
 from weighted_mtp.pipelines.study import StudyConfig, Training, TrainingStage
 from weighted_mtp.pipelines.study_steps import Step, all_before, steps_of
@@ -175,33 +171,3 @@ def time_table(result: StudyResult) -> Table:
             of_steps = [f"{steps[-1]['step']:,}", f"{step:.3g}", f"{step / first_step:.2f}"]
         table.add_row(name, *of_steps, f"{whole / 60:.1f}", f"{whole / first_whole:.2f}")
     return table
-
-
-def main(
-    config: ConfigFile,
-    override: Overrides = None,
-    scheduler: Annotated[
-        SchedulerName,
-        typer.Option(help="Who runs the steps: this machine, or Slurm with the options in the file's `slurm:`."),
-    ] = "local",
-    jobs: Annotated[
-        int | None,
-        typer.Option(help="Steps at once. Default: one, in this process; with Slurm, all that can begin.", min=1),
-    ] = None,
-    accept_changes: AcceptChanges = False,
-    debug: Debug = False,
-) -> None:
-    """Compare weightings over several seeds: everything from pretraining to the table, resumed arm by arm."""
-    with one_line_errors(debug):
-        study = load_config(StudyConfig, config, override or ())
-        if accept_changes:
-            study = study.model_copy(update={"override": (*study.override, "run.accept_changes=true")})
-        result = run_study(study, config.parent, scheduler, jobs)
-        if result is None:
-            raise typer.Exit(INTERRUPTED)
-        for file in report(study, result):
-            print(file)
-
-
-if __name__ == "__main__":
-    typer.run(main)

@@ -15,7 +15,6 @@ from transformers import PreTrainedTokenizerBase
 
 from weighted_mtp.errors import UserError
 from weighted_mtp.models.mtp import MTPForCausalLM
-from weighted_mtp.pipelines.command import AcceptChanges, ConfigFile, Debug, Overrides, train
 from weighted_mtp.pipelines.policy import PolicyConfig, train_policy
 from weighted_mtp.value_weighting.base import TokenWeighting
 from weighted_mtp.value_weighting.registry import weighting_named
@@ -47,12 +46,7 @@ def run_third_party(config: ThirdPartyConfig) -> Path | None:
     return train_policy(config, weighting)
 
 
-def main(
-    config: ConfigFile, override: Overrides = None, accept_changes: AcceptChanges = False, debug: Debug = False
-) -> None:
-    """Train a policy with a token weighting that another installed package offers."""
-    train(ThirdPartyConfig, run_third_party, config, override, accept_changes, debug)
-
-
 if __name__ == "__main__":
-    typer.run(main)
+    from weighted_mtp.pipelines.commands.train import third_party
+
+    typer.run(third_party)

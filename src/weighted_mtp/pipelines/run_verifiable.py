@@ -17,7 +17,6 @@ from transformers import PreTrainedTokenizerBase
 from weighted_mtp.errors import UserError
 from weighted_mtp.losses.mtp import check_one_per_head
 from weighted_mtp.models.mtp import MTPForCausalLM
-from weighted_mtp.pipelines.command import AcceptChanges, ConfigFile, Debug, Overrides, train
 from weighted_mtp.pipelines.critic import Critic, check_same_tokens, load_critic
 from weighted_mtp.pipelines.doubts import doubts
 from weighted_mtp.pipelines.policy import PolicyConfig, train_policy
@@ -81,12 +80,7 @@ def _check_same_questions(config: VerifiableConfig, critic: Critic) -> None:
         )
 
 
-def main(
-    config: ConfigFile, override: Overrides = None, accept_changes: AcceptChanges = False, debug: Debug = False
-) -> None:
-    """Train a policy whose tokens a critic weights."""
-    train(VerifiableConfig, run_verifiable, config, override, accept_changes, debug)
-
-
 if __name__ == "__main__":
-    typer.run(main)
+    from weighted_mtp.pipelines.commands.train import verifiable
+
+    typer.run(verifiable)

@@ -8,10 +8,9 @@ Every step can be repeated: a broken download goes on, a model that is there is 
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 import torch
-import typer
 
 from weighted_mtp import hub
 from weighted_mtp.data.prepare import prepare_embedded
@@ -23,7 +22,6 @@ from weighted_mtp.models.checkpoint import load_tokenizer
 from weighted_mtp.models.convert import DEFAULT_HEADS, Heads, convert, load_base, with_heads, without_heads, write_model
 from weighted_mtp.models.folder import check_model
 from weighted_mtp.models.micro import MicroSize, micro_from, random_micro
-from weighted_mtp.pipelines.command import Debug, Tokenizer, comma_list, one_line_errors
 
 STEPS = ("download", "convert", "verify")
 MicroInit = Literal["random", "from-base"]
@@ -159,59 +157,3 @@ def create_micro(request: Request, kind: Kind, init: MicroInit, seed: int) -> Pa
     write_model(model, tokenizer, output, origin)
     print(f"{output}: {check_model(output)}")
     return output
-
-
-def main(
-    model: Annotated[
-        str,
-        typer.Option(help=f"One of {', '.join(KNOWN)}; or a hub id, a model folder or a .gguf file."),
-    ] = "meta-llama-mtp",
-    steps: Annotated[
-        str | None,
-        typer.Option(
-            help=f"Of {', '.join(STEPS)}; comma-separated, or all. Default: all, but nothing with --create-micro."
-        ),
-    ] = None,
-    kind: Annotated[
-        Literal["mtp", "reference"] | None,
-        typer.Option("--type", help="mtp: a policy with heads; reference: a plain causal LM. Default: as is known."),
-    ] = None,
-    n_future_tokens: Annotated[
-        int | None, typer.Option(help="Heads of the policy. Default: as many as its files have, else 4.", min=1)
-    ] = None,
-    source: Annotated[Path | None, typer.Option(help="Folder with the model's own files, instead of the hub.")] = None,
-    tokenizer: Tokenizer = None,
-    micro: Annotated[
-        bool, typer.Option("--create-micro", help="Also make a micro model for local runs; needs no download.")
-    ] = False,
-    micro_type: Annotated[
-        Literal["mtp", "reference"], typer.Option(help="Of the micro model: a policy with heads, or a plain causal LM.")
-    ] = "mtp",
-    micro_init: Annotated[
-        Literal["random", "from-base"],
-        typer.Option(help="Weights drawn at random, or selected from those of --model, which must be set up then."),
-    ] = "random",
-    seed: Annotated[int, typer.Option(help="Of random weights.", min=0, max=2**32 - 1)] = 0,
-    storage: Annotated[Path, typer.Option(help="Folder for models and downloads.")] = Path("storage"),
-    debug: Debug = False,
-) -> None:
-    """Set up a model for training: download, convert to safetensors with prediction heads, verify.
-
-    `--model meta-llama-mtp` is Meta's 7B multi-token predictor, `--model ref-sheared-llama` the reference of the same
-    vocabulary. Gated models: accept the terms on the model's page, put HF_TOKEN=… into .env.
-    """
-    with one_line_errors(debug):
-        if not model:
-            raise UserError("--model is empty: give a model of the catalogue, a hub id, a model folder or a .gguf file")
-        known = KNOWN.get(model)
-        request = Request(model, kind or (known.kind if known else "mtp"), n_future_tokens, source, storage, tokenizer)
-        chosen = comma_list("--steps", steps, STEPS) if steps or not micro else ()
-        for name, step in (("download", download), ("convert", make), ("verify", verify)):
-            if name in chosen:
-                step(request)
-        if micro:
-            create_micro(request, micro_type, micro_init, seed)
-
-
-if __name__ == "__main__":
-    typer.run(main)

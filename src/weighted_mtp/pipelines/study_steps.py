@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -13,33 +13,18 @@ from weighted_mtp.config import load_config
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.labelled import LEARNED_FROM, LabelOptions
 from weighted_mtp.files import whole_file
-from weighted_mtp.pipelines.critic import CriticConfig
 from weighted_mtp.pipelines.fit import FitConfig, finished
+from weighted_mtp.pipelines.kinds import KINDS
 from weighted_mtp.pipelines.label_samples import label
-from weighted_mtp.pipelines.policy import PolicyConfig
-from weighted_mtp.pipelines.run_baseline import run_baseline
-from weighted_mtp.pipelines.run_critic import run_critic
 from weighted_mtp.pipelines.run_evaluation import EvaluationConfig, evaluate, holds_evaluation
-from weighted_mtp.pipelines.run_ref_tuning import run_ref_tuning
-from weighted_mtp.pipelines.run_rho1 import Rho1RunConfig, run_rho1
-from weighted_mtp.pipelines.run_verifiable import VerifiableConfig, run_verifiable
 from weighted_mtp.pipelines.study import (
     DATASETS,
     EvaluatedArm,
     OwnPrograms,
-    Pipeline,
     StepConfig,
     StudyConfig,
     Training,
 )
-
-PIPELINES: dict[Pipeline, tuple[type[FitConfig], Callable[[Any], Path | None]]] = {
-    "ref_tuning": (PolicyConfig, run_ref_tuning),
-    "critic": (CriticConfig, run_critic),
-    "baseline": (PolicyConfig, run_baseline),
-    "verifiable": (VerifiableConfig, run_verifiable),
-    "rho1": (Rho1RunConfig, run_rho1),
-}
 
 
 @dataclass(frozen=True)
@@ -110,7 +95,7 @@ class Step:
         if isinstance(self.what, OwnPrograms):
             self._label_own_programs(self.what)
             return True
-        if isinstance(self.what, Training) and PIPELINES[self.what.pipeline][1](self._training(self.what)) is None:
+        if isinstance(self.what, Training) and KINDS[self.what.pipeline].run(self._training(self.what)) is None:
             return False
         if self.name in self.study.arms:
             for evaluation in self._evaluations():
@@ -181,7 +166,7 @@ class Step:
             f"mlflow.tracking_uri=sqlite:///{study.storage / 'mlflow.db'}",
         ]
         own = [self._filled(option) for option in (*training.override, *study.override)]
-        config = load_config(PIPELINES[training.pipeline][0], self.folder / training.config, [*fixed, *own])
+        config = load_config(KINDS[training.pipeline].schema, self.folder / training.config, [*fixed, *own])
         if (folder := config.run.root / config.run.name) != self.run:
             raise UserError(
                 f"its run is {folder}, but a study's steps look for {self.run}: leave out run.name and .root"

@@ -11,11 +11,10 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, cast
+from typing import cast
 
 import numpy as np
 import torch
-import typer
 from tokenizers.decoders import DecodeStream
 from torch import Tensor
 from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
@@ -25,7 +24,6 @@ from weighted_mtp.config import load_config, read_options, validated
 from weighted_mtp.data.batches import Batch, TokenStore, build_store, collate, within
 from weighted_mtp.data.index import read_index
 from weighted_mtp.data.load import SplitsConfig
-from weighted_mtp.data.prepare import prepare_embedded
 from weighted_mtp.data.prompts import MARKS, encode_solutions
 from weighted_mtp.data.schema import Problem, Solution
 from weighted_mtp.data.tables import read_problems, read_solutions
@@ -33,7 +31,6 @@ from weighted_mtp.errors import UserError
 from weighted_mtp.models.checkpoint import newest_model
 from weighted_mtp.models.convert import load_base
 from weighted_mtp.models.mtp import MTPForCausalLM
-from weighted_mtp.pipelines.command import Debug, one_line_errors
 from weighted_mtp.pipelines.critic import CriticConfig, check_same_tokens, load_critic, load_reference
 from weighted_mtp.pipelines.inputs import trained_day
 from weighted_mtp.pipelines.policy import explicit_weighting, head_losses
@@ -202,7 +199,7 @@ def _config_of(run: Path) -> Path:
     return run / "config.yaml"
 
 
-def _split_of(run: Path, root: Path | None, dataset: str | None, split: str | None) -> Path:
+def split_of(run: Path, root: Path | None, dataset: str | None, split: str | None) -> Path:
     """The folder of a split: of what the run learned from, unless others are given; of several datasets the first."""
     data = read_options(_config_of(run)).get("data", {})
     own = validated(SplitsConfig, {name: data[name] for name in SplitsConfig.model_fields if name in data})
@@ -330,37 +327,3 @@ def _of_two(program: ShownProgram) -> ShownProgram:
     """The program with its first weight and its judgement alone."""
     tokens = (Token(t.text, (t.values[0], t.values[-1]), t.semantic, t.wrong) for t in program.tokens)
     return ShownProgram(program.name, program.task, program.is_correct, tuple(tokens), program.facts)
-
-
-def main(
-    critic: Annotated[Path | None, typer.Option(help="Run of a critic, with the weighting's default options.")] = None,
-    run: Annotated[Path | None, typer.Option(help="Or a verifiable or Rho-1 run, with its own options.")] = None,
-    data_root: Annotated[
-        Path | None, typer.Option(help="Where the datasets are; where the run had them if not given.")
-    ] = None,
-    dataset: Annotated[
-        str | None, typer.Option(help="Dataset with correct and incorrect programs; the run's own if not given.")
-    ] = None,
-    split: Annotated[
-        str | None,
-        typer.Option(help="Its split; the run's validation split if not given, or the training split if it has none."),
-    ] = None,
-    problems: Annotated[int, typer.Option(help="How many problems, two programs each.", min=1)] = 4,
-    output: Annotated[Path, typer.Option(help="The page; the picture lies beside it.")] = Path("weights.html"),
-    debug: Debug = False,
-) -> None:
-    """Show programs with every token coloured by its weight, and by what the critic says of it."""
-    with one_line_errors(debug):
-        if (critic is None) == (run is None):
-            raise UserError("give either --critic (the run of a critic) or --run (a verifiable or Rho-1 run)")
-        if output.suffix != ".html":
-            raise UserError(f"--output {output}: the page is HTML; give a name that ends in .html")
-        directory = _split_of(cast(Path, critic or run), data_root, dataset, split)
-        prepare_embedded(directory.parent.name, root=directory.parent.parent)
-        source = critic_source(critic) if critic else run_source(cast(Path, run))
-        picture = write_weights(source, directory, problems, output)
-        print(f"page:    {output}\npicture: {picture}")
-
-
-if __name__ == "__main__":
-    typer.run(main)

@@ -10,9 +10,8 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-import typer
 from rich.console import Console
 from rich.table import Column, Table
 
@@ -26,7 +25,6 @@ from weighted_mtp.files import whole_file
 from weighted_mtp.manifest import MANIFEST
 from weighted_mtp.models.catalog import setup_command
 from weighted_mtp.models.folder import check_model
-from weighted_mtp.pipelines.command import Debug, one_line_errors
 from weighted_mtp.progress import progress
 
 FAILED = 1
@@ -112,32 +110,19 @@ def write_report(storage: Path, checks: list[Check]) -> Path:
     return storage / f"{REPORT}.md"
 
 
-def main(
-    check: Annotated[Literal["all", "models", "datasets"], typer.Option(help="What to check.")] = "all",
-    generate_report: Annotated[
-        bool, typer.Option("--generate-report", help="Also write verification.md and .json under the storage folder.")
-    ] = False,
-    storage: Annotated[Path, typer.Option(help="Folder with models and datasets.")] = Path("storage"),
-    debug: Debug = False,
-) -> None:
-    """Check models and datasets: checksums, schema, counts, leakage between splits, weights, heads, tokenizer."""
-    with one_line_errors(debug):
-        checks = verify(storage, check)
-        table = Table(Column("folder", overflow="fold"), "", "found", box=None)
-        for item in checks:
-            table.add_row(
-                str(Path(item.folder).relative_to(storage)), "[green]good" if item.good else "[red]wrong", item.found
-            )
-        console = Console()
-        console.print(table)
-        for item in checks:
-            if not item.good:
-                console.print(f"{item.folder}: run `{item.remedy}`", soft_wrap=True, highlight=False)
-        if generate_report:
-            console.print(f"report: {write_report(storage, checks)}", soft_wrap=True)
-    if not all(item.good for item in checks):
-        raise typer.Exit(FAILED)
-
-
-if __name__ == "__main__":
-    typer.run(main)
+def verify_and_say(storage: Path, what: Literal["all", "models", "datasets"], with_report: bool) -> bool:
+    """Check, print what was found and what mends it, write the report if it is wanted; whether all is good."""
+    checks = verify(storage, what)
+    table = Table(Column("folder", overflow="fold"), "", "found", box=None)
+    for item in checks:
+        table.add_row(
+            str(Path(item.folder).relative_to(storage)), "[green]good" if item.good else "[red]wrong", item.found
+        )
+    console = Console()
+    console.print(table)
+    for item in checks:
+        if not item.good:
+            console.print(f"{item.folder}: run `{item.remedy}`", soft_wrap=True, highlight=False)
+    if with_report:
+        console.print(f"report: {write_report(storage, checks)}", soft_wrap=True)
+    return all(item.good for item in checks)

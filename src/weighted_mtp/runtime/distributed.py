@@ -4,7 +4,6 @@ In one process without `torchrun`, or with one rank, every function here gives b
 torch.distributed is touched.
 """
 
-import hashlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,23 +13,17 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 from torch import distributed as dist
-from torch._C._distributed_c10d import Store
 from torch.distributed.rendezvous import rendezvous
 
 from weighted_mtp.errors import UserError
 from weighted_mtp.progress import console
 from weighted_mtp.runtime.device import RuntimeConfig, pick_device
+from weighted_mtp.runtime.speaker import AnotherRankError, count_errors_in
 
 T = TypeVar("T")
 
 # How the libraries below say that another rank is gone; they raise RuntimeError, or what wraps its message.
 _LOST = ("gloo/transport", "Connection closed by peer", "Connection reset by peer", "NCCL", "Timed out waiting")
-
-_store: Store | None = None
-
-
-class AnotherRankError(UserError):
-    """Another rank failed, and says how itself."""
 
 
 def rank() -> int:
@@ -68,7 +61,6 @@ def process_group(config: RuntimeConfig) -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
         return
-    global _store
     device, local = pick_device(config), int(os.environ["LOCAL_RANK"])
     if device.type == "cuda":
         if local >= torch.cuda.device_count():
@@ -79,10 +71,11 @@ def process_group(config: RuntimeConfig) -> Iterator[None]:
         torch.cuda.set_device(local)
     console.quiet = int(os.environ["RANK"]) != 0
     try:
-        _store, number, world = next(rendezvous("env://"))
+        store, number, world = next(rendezvous("env://"))
+        count_errors_in(store)
         dist.init_process_group(
             "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo",
-            store=_store,
+            store=store,
             rank=number,
             world_size=world,
             timeout=timedelta(seconds=config.timeout_seconds),
@@ -98,17 +91,6 @@ def process_group(config: RuntimeConfig) -> Iterator[None]:
             ) from error
         raise
     dist.destroy_process_group()
-
-
-def speaks(message: str) -> bool:
-    """Whether this rank is to show an error: of ranks with the same one, the first to come."""
-    if _store is None:
-        return int(os.environ.get("LOCAL_RANK", "0")) == 0
-    try:
-        start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-        return _store.add(f"said/{start}/{hashlib.sha256(message.encode()).hexdigest()}", 1) == 1
-    except RuntimeError:  # the rank that keeps the store is gone
-        return True
 
 
 def summed(x: Tensor) -> Tensor:

@@ -21,10 +21,10 @@ from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 from transformers import PreTrainedModel
 
-from weighted_mtp.errors import UserError
+from weighted_mtp.errors import UserError, first_line
 from weighted_mtp.files import check_files, partial_name, whole_directory
 from weighted_mtp.manifest import named_files, write_manifest
-from weighted_mtp.models.checkpoint import checkpoints_in, first_line
+from weighted_mtp.models.checkpoint import checkpoints_in
 from weighted_mtp.progress import console
 from weighted_mtp.runtime.distributed import by_first_rank, is_first, together
 from weighted_mtp.runtime.sharding import WholeModel

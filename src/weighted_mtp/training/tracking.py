@@ -19,9 +19,8 @@ import torch
 from filelock import FileLock
 
 from weighted_mtp.config import Section, differences, flatten, load_config, save_config
-from weighted_mtp.errors import UserError
+from weighted_mtp.errors import UserError, first_line
 from weighted_mtp.files import whole_file
-from weighted_mtp.models.checkpoint import first_line
 from weighted_mtp.progress import console
 from weighted_mtp.runtime.distributed import by_first_rank, is_first, ranks, together
 

@@ -11,9 +11,9 @@ from typing import Self
 
 from fsspec.core import url_to_fs
 
-from weighted_mtp.errors import UserError
+from weighted_mtp.errors import UserError, first_line
 from weighted_mtp.manifest import MANIFEST, named_files
-from weighted_mtp.models.checkpoint import checkpoints_in, first_line
+from weighted_mtp.models.checkpoint import checkpoints_in
 from weighted_mtp.progress import console
 
 _OF_THE_RUN = ("config.yaml", "run.json", "metrics.jsonl")

@@ -1,0 +1,121 @@
+"""`wmtp models setup|convert|export`"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from weighted_mtp.pipelines.command import Debug, Tokenizer, comma_list, one_line_errors
+
+
+def setup(
+    model: Annotated[
+        str,
+        typer.Option(help="One of meta-llama-mtp, ref-sheared-llama; or a hub id, a model folder or a .gguf file."),
+    ] = "meta-llama-mtp",
+    steps: Annotated[
+        str | None,
+        typer.Option(
+            help="Of download, convert, verify; comma-separated, or all. Default: all, but nothing with --create-micro."
+        ),
+    ] = None,
+    kind: Annotated[
+        Literal["mtp", "reference"] | None,
+        typer.Option("--type", help="mtp: a policy with heads; reference: a plain causal LM. Default: as is known."),
+    ] = None,
+    n_future_tokens: Annotated[
+        int | None, typer.Option(help="Heads of the policy. Default: as many as its files have, else 4.", min=1)
+    ] = None,
+    source: Annotated[Path | None, typer.Option(help="Folder with the model's own files, instead of the hub.")] = None,
+    tokenizer: Tokenizer = None,
+    micro: Annotated[
+        bool, typer.Option("--create-micro", help="Also make a micro model for local runs; needs no download.")
+    ] = False,
+    micro_type: Annotated[
+        Literal["mtp", "reference"], typer.Option(help="Of the micro model: a policy with heads, or a plain causal LM.")
+    ] = "mtp",
+    micro_init: Annotated[
+        Literal["random", "from-base"],
+        typer.Option(help="Weights drawn at random, or selected from those of --model, which must be set up then."),
+    ] = "random",
+    seed: Annotated[int, typer.Option(help="Of random weights.", min=0, max=2**32 - 1)] = 0,
+    storage: Annotated[Path, typer.Option(help="Folder for models and downloads.")] = Path("storage"),
+    debug: Debug = False,
+) -> None:
+    """Set up a model for training: download, convert to safetensors with prediction heads, verify.
+
+    `--model meta-llama-mtp` is Meta's 7B multi-token predictor, `--model ref-sheared-llama` the reference of the same
+    vocabulary. Gated models: accept the terms on the model's page, put HF_TOKEN=… into .env.
+    """
+    with one_line_errors(debug):
+        from weighted_mtp.errors import UserError
+        from weighted_mtp.models.catalog import KNOWN
+        from weighted_mtp.pipelines.setup_models import STEPS, Request, create_micro, download, make, verify
+
+        if not model:
+            raise UserError("--model is empty: give a model of the catalogue, a hub id, a model folder or a .gguf file")
+        known = KNOWN.get(model)
+        request = Request(model, kind or (known.kind if known else "mtp"), n_future_tokens, source, storage, tokenizer)
+        chosen = comma_list("--steps", steps, STEPS) if steps or not micro else ()
+        for name, step in (("download", download), ("convert", make), ("verify", verify)):
+            if name in chosen:
+                step(request)
+        if micro:
+            create_micro(request, micro_type, micro_init, seed)
+
+
+def convert(
+    source: Annotated[
+        str, typer.Argument(help="Causal LM: a model folder, run, .gguf file or hub id; or Meta's consolidated.pth.")
+    ],
+    output: Annotated[Path, typer.Argument(help="Folder of the policy that is written.")],
+    n_future_tokens: Annotated[
+        int | None, typer.Option(help="Heads: how many tokens ahead are predicted. Default: as stored, else 4.", min=1)
+    ] = None,
+    head_init: Annotated[
+        Literal["copy", "random"], typer.Option(help="Extra heads: copies of the last layer, or random ones.")
+    ] = "copy",
+    seed: Annotated[int, typer.Option(help="Of --head-init random.", min=0, max=2**32 - 1)] = 0,
+    tokenizer: Tokenizer = None,
+    debug: Debug = False,
+) -> None:
+    """Put prediction heads on any Llama-, Qwen-, Mistral-, Gemma- or Phi-like causal LM."""
+    with one_line_errors(debug):
+        from weighted_mtp.models import convert as conversion
+        from weighted_mtp.models.folder import check_model
+
+        conversion.convert(source, output, n_future_tokens or "as stored", head_init, seed=seed, tokenizer=tokenizer)
+        print(f"{output}: {check_model(output)}")
+
+
+def export(
+    policy: Annotated[Path, typer.Argument(help="Policy folder, as `wmtp models convert` or a run writes it.")],
+    output: Annotated[Path, typer.Argument(help="Folder that is written.")],
+    form: Annotated[
+        Literal["plain", "meta", "adapter"],
+        typer.Option(
+            "--format",
+            help="plain: trunk and head 1, for any other tool; meta: consolidated.pth; adapter: of a run with "
+            "training.save_lora_only, the adapters of trunk and head 1, for PEFT on the plain model.",
+        ),
+    ] = "plain",
+    tokenizer: Tokenizer = None,
+    debug: Debug = False,
+) -> None:
+    """Write a policy as an ordinary causal LM, as a checkpoint in Meta's format, or its adapters alone."""
+    with one_line_errors(debug):
+        from weighted_mtp.errors import UserError
+        from weighted_mtp.models.adapters import export_adapters
+        from weighted_mtp.models.checkpoint import newest_model
+        from weighted_mtp.models.convert import export_plain
+        from weighted_mtp.models.meta import export_meta
+
+        if form == "meta":
+            export_meta(policy, output, tokenizer=tokenizer)
+        elif tokenizer is not None:
+            raise UserError(f"--tokenizer {tokenizer}: is of use with --format meta alone; leave it out")
+        elif form == "adapter":
+            export_adapters(newest_model(policy), output)
+        else:
+            export_plain(policy, output)
+        print(output)

@@ -1,0 +1,37 @@
+"""`wmtp study`"""
+
+from typing import Annotated, Literal
+
+import typer
+
+from weighted_mtp.pipelines.command import INTERRUPTED, AcceptChanges, ConfigFile, Debug, Overrides, one_line_errors
+
+
+def main(
+    config: ConfigFile,
+    override: Overrides = None,
+    scheduler: Annotated[
+        Literal["local", "slurm"],
+        typer.Option(help="Who runs the steps: this machine, or Slurm with the options in the file's `slurm:`."),
+    ] = "local",
+    jobs: Annotated[
+        int | None,
+        typer.Option(help="Steps at once. Default: one, in this process; with Slurm, all that can begin.", min=1),
+    ] = None,
+    accept_changes: AcceptChanges = False,
+    debug: Debug = False,
+) -> None:
+    """Compare weightings over several seeds: everything from pretraining to the table, resumed arm by arm."""
+    with one_line_errors(debug):
+        from weighted_mtp.config import load_config
+        from weighted_mtp.pipelines.run_study import report, run_study
+        from weighted_mtp.pipelines.study import StudyConfig
+
+        study = load_config(StudyConfig, config, override or ())
+        if accept_changes:
+            study = study.model_copy(update={"override": (*study.override, "run.accept_changes=true")})
+        result = run_study(study, config.parent, scheduler, jobs)
+        if result is None:
+            raise typer.Exit(INTERRUPTED)
+        for file in report(study, result):
+            print(file)

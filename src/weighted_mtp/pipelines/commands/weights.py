@@ -1,0 +1,43 @@
+"""`wmtp weights`"""
+
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+
+from weighted_mtp.pipelines.command import Debug, one_line_errors
+
+
+def main(
+    critic: Annotated[Path | None, typer.Option(help="Run of a critic, with the weighting's default options.")] = None,
+    run: Annotated[Path | None, typer.Option(help="Or a verifiable or Rho-1 run, with its own options.")] = None,
+    data_root: Annotated[
+        Path | None, typer.Option(help="Where the datasets are; where the run had them if not given.")
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Dataset with correct and incorrect programs; the run's own if not given.")
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="Its split; the run's validation split if not given, or the training split if it has none."),
+    ] = None,
+    problems: Annotated[int, typer.Option(help="How many problems, two programs each.", min=1)] = 4,
+    output: Annotated[Path, typer.Option(help="The page; the picture lies beside it.")] = Path("weights.html"),
+    debug: Debug = False,
+) -> None:
+    """Show programs with every token coloured by its weight, and by what the critic says of it."""
+    with one_line_errors(debug):
+        from weighted_mtp.errors import UserError
+
+        if (critic is None) == (run is None):
+            raise UserError("give either --critic (the run of a critic) or --run (a verifiable or Rho-1 run)")
+        if output.suffix != ".html":
+            raise UserError(f"--output {output}: the page is HTML; give a name that ends in .html")
+        from weighted_mtp.data.prepare import prepare_embedded
+        from weighted_mtp.pipelines.token_weights import critic_source, run_source, split_of, write_weights
+
+        directory = split_of(cast(Path, critic or run), data_root, dataset, split)
+        prepare_embedded(directory.parent.name, root=directory.parent.parent)
+        source = critic_source(critic) if critic else run_source(cast(Path, run))
+        picture = write_weights(source, directory, problems, output)
+        print(f"page:    {output}\npicture: {picture}")

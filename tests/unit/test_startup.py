@@ -1,0 +1,110 @@
+"""Help and mistyped commands are answered before anything large is imported."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from weighted_mtp.cli import app
+from weighted_mtp.data.registry import ALL, NAMES
+from weighted_mtp.data.sources.codecontests import LANGUAGES
+from weighted_mtp.evaluation.benchmarks import BENCHMARKS
+from weighted_mtp.evaluation.labelled import LEARNED_FROM
+from weighted_mtp.models.catalog import KNOWN
+from weighted_mtp.pipelines import setup_datasets, setup_models
+
+LARGE = {"torch", "transformers", "numpy", "scipy", "pyarrow", "matplotlib", "mlflow", "omegaconf", "joblib"}
+PROGRAM = """
+import sys
+from weighted_mtp.cli import app
+try:
+    app(sys.argv[1:])
+except SystemExit:
+    pass
+print("\\nLOADED", *sorted({name.partition(".")[0] for name in sys.modules}))
+"""
+
+
+def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every command by the words that are typed, groups of them included."""
+    yield path, group
+    for name, command in getattr(group, "commands", {}).items():
+        yield from commands(command, (*path, name))
+
+
+COMMANDS = dict(commands(typer.main.get_command(app)))
+
+
+def run(*arguments: str, cwd: Path | None = None) -> tuple[str, set[str]]:
+    """What a command says, and the packages that are imported when it has ended."""
+    done = subprocess.run([sys.executable, "-c", PROGRAM, *arguments], capture_output=True, text=True, cwd=cwd)
+    said, _, loaded = done.stdout.rpartition("\nLOADED ")
+    assert loaded, done.stderr
+    return said + done.stderr, set(loaded.split())
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_help_imports_nothing_large(path: tuple[str, ...]) -> None:
+    said, loaded = run(*path, "--help")
+    assert "Usage:" in said
+    assert loaded & LARGE == set()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["evaluat"], ["evaluate", "--nothing"], ["train", "critic"], ["study", "--config"]], ids=" ".join
+)
+def test_a_mistyped_command_imports_nothing_large(arguments: list[str]) -> None:
+    said, loaded = run(*arguments)
+    assert "Error" in said
+    assert loaded & LARGE == set()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["compare", "a", "b"], "holds no results.jsonl"),
+        (["doctor", "--no-attacks"], "evaluation is"),
+        (["weights"], "give either --critic"),
+    ],
+    ids=["compare", "doctor", "weights"],
+)
+def test_what_computes_nothing_with_tensors_imports_no_torch(
+    tmp_path: Path, arguments: list[str], expected: str
+) -> None:
+    said, loaded = run(*arguments, cwd=tmp_path)
+    assert expected in said
+    assert "torch" not in loaded
+
+
+def option_help(command: tuple[str, ...], name: str) -> str:
+    return next(str(getattr(p, "help", "")) for p in COMMANDS[command].params if p.name == name)
+
+
+def default(command: tuple[str, ...], name: str) -> str:
+    return next(str(p.default) for p in COMMANDS[command].params if p.name == name)
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "names"),
+    [
+        (("data",), "datasets", NAMES),
+        (("data",), "steps", [*setup_datasets.STEPS]),
+        (("data",), "languages", LANGUAGES[1:]),
+        (("evaluate",), "benchmark", [*BENCHMARKS]),
+        (("models", "setup"), "model", [*KNOWN]),
+        (("models", "setup"), "steps", setup_models.STEPS),
+    ],
+)
+def test_help_names_all_there_are(command: tuple[str, ...], option: str, names: list[str]) -> None:
+    assert [name for name in names if name not in option_help(command, option)] == []
+
+
+def test_help_says_what_all_is_and_defaults_are_known() -> None:
+    assert NAMES[:5] == ALL
+    assert set(default(("data",), "steps").split(",")) <= setup_datasets.STEPS.keys()
+    assert default(("label",), "splits") == ",".join(LEARNED_FROM)
+    assert default(("models", "setup"), "model") in KNOWN

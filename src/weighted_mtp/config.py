@@ -128,7 +128,13 @@ def _read_with_bases(path: Path, children: tuple[Path, ...]) -> DictConfig:
         return config
     if not isinstance(base, str):
         raise UserError(f"{path}: `extends` must be the path of one YAML file, not {base!r}")
-    return _merge(_read_with_bases(path.parent / base, (*children, path.resolve())), config, str(path))
+    inherited = _read_with_bases(path.parent / base, (*children, path.resolve()))
+    for name in config:
+        if config[name] is None and isinstance(inherited.get(name), DictConfig):
+            raise UserError(
+                f"{path}: `{name!s}` is empty, which would drop that of {base}: give an option of it, or none"
+            )
+    return _merge(inherited, config, str(path))
 
 
 def _read_yaml(path: Path) -> DictConfig:
@@ -185,10 +191,11 @@ def _advice(schema: type[BaseModel], location: Sequence[str]) -> str:
     """What to write instead: another trainer's name in our words, the same name elsewhere, or the nearest one here."""
     *place, name = location
     options = list(options_of(schema))
-    if called := [option for option in SYNONYMS.get(name.lower(), ()) if option in options]:
-        return f"here it is called `{called[0]}`"
     known = _known_keys(schema, place)
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+    others = [name.lower()] if name.lower() in SYNONYMS or near else difflib.get_close_matches(name, SYNONYMS, n=1)
+    if called := [option for other in others for option in SYNONYMS.get(other, ()) if option in options]:
+        return f"here it is called `{called[0]}`"
     if not near and (elsewhere := [option for option in options if option.rpartition(".")[2] == name]):
         return f"it is `{elsewhere[0]}`"
     nearest = near or difflib.get_close_matches(name, known, n=1, cutoff=0.0)

@@ -255,7 +255,7 @@ COMMANDS = [
         ["data", "--datasets", "mbpp", "--storage", "out", "--source", source]
         for source in ("none", "a folder", "a file")
     ),
-    ["data", "--datasets", "none", "--storage", "out"],
+    *(["data", "--datasets", name, "--storage", "out"] for name in ("none", "")),
     ["data", "--datasets", "mbpp", "--languages", "klingon", "--storage", "out"],
     ["data", "--datasets", "mbpp", "--steps", "none", "--storage", "out"],
     *(["verify", "--storage", storage] for storage in ("none", "a file")),

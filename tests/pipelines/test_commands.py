@@ -170,6 +170,8 @@ def broken_yaml(folder: Path) -> Path:
         ("model={n_future_tokens: 1}", "loss.detach_extra_heads is about heads 2 … H"),
         ("model.head_warmup_steps=4", "model.head_warmup_steps=4 must be less than training.max_steps=4"),
         ("optim.warmup_steps=4", "optim.warmup_steps=4 must be less than training.max_steps=4"),
+        ("model.micro.max_position_embeddings=32", "but the model's context is 32: set data.max_length=32"),
+        ("run.name=../elsewhere", "../elsewhere lies outside of run.root"),
         ("model.source=/nowhere", "/nowhere"),
         ("model.micro_tokenizer=/nowhere", "/nowhere"),
         ("data.dataset=mbpp", "wmtp data --datasets mbpp"),

@@ -44,6 +44,14 @@ def test_overrides_win_over_the_file_and_the_file_over_what_it_extends(tmp_path:
     assert (config.name, config.inner.rate, config.inner.steps) == ("base", 0.5, 3)
 
 
+@pytest.mark.parametrize("overrides", [[], ["inner.steps=3"]])
+def test_an_empty_section_does_not_drop_what_is_extended(tmp_path: Path, overrides: list[str]) -> None:
+    write(tmp_path / "base.yaml", "inner: {rate: 0.5}\n")
+    child = write(tmp_path / "child.yaml", "extends: base.yaml\ninner:\n")
+    with pytest.raises(UserError, match="`inner` is empty, which would drop that of base.yaml"):
+        load_config(Outer, child, overrides)
+
+
 def test_a_saved_configuration_reads_back_equal(tmp_path: Path) -> None:
     config = load_config(Outer, None, ["inner.rate=3e-4", "maybe.steps=7"])
     save_config(config, tmp_path / "saved.yaml")
@@ -101,6 +109,7 @@ class Run(Section):
         ("learning_rate=1", "unknown option `learning_rate`; here it is called `optim.lr`"),
         ("inner.adam_beta1=1", "here it is called `optim.betas`"),
         ("inner.LEARNING_RATE=1", "here it is called `optim.lr`"),
+        ("optim.leraning_rate=1", "here it is called `optim.lr`"),
         ("inner.lr=1", "unknown option `inner.lr`; it is `optim.lr`"),
         ("steps=1", "unknown option `steps`; it is `inner.steps`"),
         ("optim.lrr=1", "the nearest known one is `optim.lr`"),

@@ -20,6 +20,7 @@ from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
 from weighted_mtp.config import Section
 from weighted_mtp.errors import UserError
+from weighted_mtp.models.checkpoint import context_of
 
 Finished = Literal["eos", "stop", "length"]
 _NOT_FINITE = -1  # in place of a token
@@ -153,7 +154,7 @@ def _rows(
     model: PreTrainedModel, prompts: Sequence[list[int]], config: SamplingConfig, names: Sequence[str]
 ) -> list[_Row]:
     """All completions to make, longest prompts first: little padding, and too large a batch fails at once."""
-    context = getattr(model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+    context = context_of(model)
     rows = []
     for p, ids in sorted(enumerate(prompts), key=lambda item: -len(item[1])):
         room = config.max_new_tokens if context is None else min(config.max_new_tokens, context - len(ids))

@@ -139,6 +139,22 @@ def check_embedded(
         )
 
 
+def context_of(model: PreTrainedModel) -> int | None:
+    """How many tokens the model's positions go up to, None where its configuration does not say."""
+    config = model.config.get_text_config(decoder=True)
+    names = ("max_position_embeddings", "max_seq_len")  # the second is MPT's
+    return next((int(getattr(config, name)) for name in names if getattr(config, name, None) is not None), None)
+
+
+def check_context(model: PreTrainedModel, longest: int) -> None:
+    """Raise UserError where a sample of `longest` tokens, prompt included, is beyond the model's positions."""
+    context = context_of(model)
+    if context is not None and longest > context:
+        raise UserError(
+            f"a sample has {longest:,} tokens, but the model's context is {context:,}: set data.max_length={context}"
+        )
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """The `config.json` of a model folder. UserError where the folder or the file is missing or broken."""
     path = folder / "config.json"

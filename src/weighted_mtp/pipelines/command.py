@@ -74,7 +74,7 @@ def comma_list(option: str, text: str | None, known: Sequence[str]) -> tuple[str
 
     Raises UserError for a name that is not known.
     """
-    names = [name.strip() for name in (text or "all").split(",") if name.strip()]
+    names = [name.strip() for name in ("all" if text is None else text).split(",") if name.strip()]
     unknown = [name for name in names if name not in (*known, "all")]
     if unknown or not names:
         raise UserError(

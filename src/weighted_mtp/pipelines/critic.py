@@ -29,7 +29,7 @@ from weighted_mtp.losses.critic_objective import ImplicitObjective, ValueObjecti
 from weighted_mtp.losses.objective import Objective
 from weighted_mtp.losses.token_ce import next_token_cross_entropies
 from weighted_mtp.models.build import save_policy
-from weighted_mtp.models.checkpoint import check_embedded, newest_model
+from weighted_mtp.models.checkpoint import check_context, check_embedded, newest_model
 from weighted_mtp.models.convert import load_base, with_heads, without_heads
 from weighted_mtp.models.fingerprint import fingerprint
 from weighted_mtp.models.mtp import MTPForCausalLM
@@ -138,6 +138,7 @@ def critic_parts(config: CriticConfig) -> Parts:
 
     def stream(pairs: PairStore, accumulation: int, seed: int) -> BatchStream:
         check_embedded(learner.model, learner.tokenizer, pairs.store.largest_id, "the dataset's prompts")
+        check_context(learner.model, int(pairs.store.lengths.max()))
         return BatchStream(pairs.store, config.data.max_tokens, accumulation, seed, together=pairs.pairs)
 
     held_out = stream(validation, 1, 0).first(config.training.validation_batches) if validation else []

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -41,6 +41,13 @@ class RunConfig(Section):
     accept_changes: bool = Field(False, exclude=True)
     """Resume also where a critic, a reference, data or a tokenizer has changed since the run began: `--accept-changes`.
     It is no part of the run, whose `run.json` says what was accepted."""
+
+    @field_validator("name")
+    @classmethod
+    def _within_the_root(cls, name: str) -> str:
+        if Path(name).is_absolute() or ".." in Path(name).parts:
+            raise ValueError(f"{name} lies outside of run.root: give a name, or folders below the root")
+        return name
 
 
 class FitConfig(Section):

@@ -17,7 +17,7 @@ from weighted_mtp.losses.mtp import LossConfig
 from weighted_mtp.losses.objective import PolicyObjective
 from weighted_mtp.losses.token_ce import head_cross_entropies
 from weighted_mtp.models.build import MICRO, ModelConfig, build_policy, save_policy
-from weighted_mtp.models.checkpoint import check_embedded
+from weighted_mtp.models.checkpoint import check_context, check_embedded
 from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.pipelines.fit import FitConfig, Parts, finished, fit, saving
 from weighted_mtp.pipelines.inputs import Inputs, data_inputs, template_day
@@ -154,6 +154,7 @@ def train_policy(config: PolicyConfig, weighting: WeightingFactory, inputs: Inpu
     training, validation = load_stores(config.data, tokenizer, config.run.seed, day)
     for store in filter(None, (training, validation)):
         check_embedded(model, tokenizer, store.largest_id, "the dataset's prompts")
+        check_context(model, int(store.lengths.max()))
 
     def stream(store: TokenStore, accumulation: int, seed: int) -> BatchStream:
         return BatchStream(store, config.data.max_tokens, accumulation, seed)

@@ -143,7 +143,7 @@ def _validations(run: Path) -> list[Record]:
 def critic_table(result: StudyResult) -> Table:
     """What each critic's last validation says of it."""
     table = Table(title="critics, on problems that training never shows", title_justify="left")
-    names = ("pair_accuracy", "localisation_auc", "brier")
+    names = ("pair_accuracy", "localisation_auc", "drift", "brier")
     for column in ("critic", *names):
         table.add_column(column.replace("_", " "), justify="left" if column == "critic" else "right")
     for name, run in result.stages.items():

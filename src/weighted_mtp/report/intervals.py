@@ -24,7 +24,8 @@ def over_seeds_and_problems(values: Values, baseline: Values | None = None, conf
     seeds' means, plus that over problems' means, less what both count, e's (two-way clustering: Cameron, Gelbach and
     Miller 2011, J. Business & Economic Statistics 29(2), section 2), each unbiased (divided by S − 1 or P − 1). The
     seeds' share has Student's t quantile of S − 1 degrees of freedom, the problems' that of P − 1, and the two are
-    added as squares. Departure: there the quantile is the normal one, which covers too little where seeds are few.
+    added as squares; the margin is never less than either by itself, since two seeds may agree by chance. Departure:
+    there the quantile is the normal one, which covers too little where seeds are few.
     `benchmarks/interval_coverage.py` shows how often the interval covers.
 
     One seed says nothing of other seeds: its interval holds for other problems alone. Where all values are alike it is
@@ -41,10 +42,10 @@ def over_seeds_and_problems(values: Values, baseline: Values | None = None, conf
     if len(of_problems) == 1:
         return Estimate(mean, lowest, 1.0, confidence)
     several = [part for part in parts if len(part) > 1]
-    of_problems_alone = _of_mean(of_problems) - sum(map(_interaction, several))
-    squared = _t(len(of_problems), confidence) ** 2 * max(of_problems_alone, 0.0)
-    squared += sum(_t(len(part), confidence) ** 2 * _of_mean(part.mean(axis=1)) for part in several)
-    margin = math.sqrt(squared)
+    over_problems = _t(len(of_problems), confidence) ** 2 * _of_mean(of_problems)
+    twice = _t(len(of_problems), confidence) ** 2 * sum(map(_interaction, several))
+    over_seeds = sum(_t(len(part), confidence) ** 2 * _of_mean(part.mean(axis=1)) for part in several)
+    margin = math.sqrt(max(over_problems, over_seeds, over_problems + over_seeds - twice))
     return Estimate(mean, max(mean - margin, lowest), min(mean + margin, 1.0), confidence)
 
 

@@ -94,6 +94,63 @@ def test_a_program_begins_with_its_starter(answer: str, after: str) -> None:
     assert program_in_answer(answer, "f", STARTER).program == STARTER + after
 
 
+STRIPPED = [
+    "n = 0\n    for c in s:\n        n += 1\n    return n\n",
+    "n = 0\n\n    for c in s:\n        n += 1\n\n    return n\n",
+    "n = 0\n\tfor c in s:\n\t\tn += 1\n\treturn n\n",
+    "n = 0\n        for c in s:\n            n += 1\n        return n\n",
+    "if not s:\n        return 0\n    return len(s)\n",
+    "if not s:\n        return 0\n    elif s:\n        return len(s)\n    return -1\n",
+    "for n, c in enumerate(s, 1):\n        if n == len(s):\n            return n\n    return 0\n",
+    "for _ in s:\n        n = len(s)\n    return n if s else 0\n",
+    "def length(t):\n        return len(t)\n    return length(s)\n",
+    "import math\n    return math.floor(len(s))\n",
+]
+
+
+@pytest.mark.parametrize("text", STRIPPED)
+@pytest.mark.parametrize(
+    "around",
+    ["{}", "{}\nIt counts, (I think.\n", "Here:\n\n{}\nDone it.", "```python\n{}```", "Sure.\n```\n{}```\nDone."],
+)
+def test_a_body_whose_first_line_lost_its_indentation_is_whole(pool: SandboxPool, text: str, around: str) -> None:
+    found = program_in_answer(around.format(text), "f", 'def f(s):\n    """d"""\n')
+    tests = (TestCase("call", "('',)", "0"), TestCase("call", "('abc',)", "3"))
+    (outcome,) = pool.run_many([Job(found.program, "f", tests)])
+    assert outcome.status == "passed", f"{found.how}: {outcome.detail}\n{found.program}"
+    assert found.how.endswith("a function's body")
+    assert text.splitlines()[0] in found.program
+
+
+@pytest.mark.parametrize("prose", ["Sure\n", "Gladly, friend\n", "- body\n", "The body is:\n", "Body:\n\n"])
+def test_prose_before_a_body_is_no_line_of_it(prose: str) -> None:
+    assert program_in_answer(f"{prose}    return x + 1\n", "f", STARTER).program == f"{STARTER}    return x + 1\n"
+
+
+def test_what_follows_a_stripped_body_stays() -> None:
+    program = program_in_answer("y = x\n    return y + 1\n\nprint(f(2))\n", "f", STARTER).program
+    assert program == f"{STARTER}    y = x\n    return y + 1\n\nprint(f(2))\n"
+
+
+@pytest.mark.parametrize("mark", ["\ufeff", "\u200b", "\u2060", "\ufeff\u200b"])
+@pytest.mark.parametrize(
+    "around", ["```python\n{}```", "Sure:\n```\n{}```\nDone.", "Sure:\n\n{}\nDone it.", "> ```\n> {}> ```"]
+)
+def test_marks_of_no_width_before_a_program_are_none_of_it(around: str, mark: str) -> None:
+    one_line = "f = lambda x: x + 1\n"
+    program = program_in_answer(around.format(mark + one_line), "f", STARTER).program
+    assert program.startswith(f"{STARTER}\n{one_line}")
+    assert mark not in program
+
+
+@pytest.mark.parametrize("space", ["\u00a0", "\u2003", "\u3000", "\u202f"])
+@pytest.mark.parametrize("around", ["{}", "```python\n{}```", "Sure:\n\n{}\nDone it."])
+def test_code_may_be_indented_by_other_spaces(around: str, space: str) -> None:
+    text = f"def f(x):\n{space * 4}if x:\n{space * 8}x += 1\n {space * 3}return x\n"
+    program = program_in_answer(around.format(text), "f").program
+    assert program.strip() == "def f(x):\n    if x:\n        x += 1\n    return x"
+
+
 def test_imports_from_future_come_before_the_starter() -> None:
     program = program_in_answer(f"```python\nfrom __future__ import annotations\n{F}```", "f", STARTER).program
     assert program == f"from __future__ import annotations\n\n{STARTER}\n{F}"

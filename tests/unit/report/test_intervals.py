@@ -20,7 +20,8 @@ def margin(values: np.ndarray) -> float:
     squares = [(values[s, p] - of_seeds[s] - of_problems[p] + mean) ** 2 for s in range(seeds) for p in range(problems)]
     both = sum(squares) / ((seeds - 1) * (problems - 1)) / values.size
     t_seeds, t_problems = (stats.t(size - 1).ppf(0.975) for size in (seeds, problems))
-    return math.sqrt(t_seeds**2 * by_seed + t_problems**2 * max(by_problem - both, 0))
+    shares = (t_seeds**2 * by_seed, t_problems**2 * by_problem)
+    return math.sqrt(max(*shares, sum(shares) - t_problems**2 * both))
 
 
 def test_terms_are_those_of_seeds_and_of_problems_and_what_both_count_is_counted_once() -> None:
@@ -34,6 +35,13 @@ def test_terms_are_those_of_seeds_and_of_problems_and_what_both_count_is_counted
     expected = margin(values - baseline)
     assert (paired.value - paired.low, paired.high - paired.value) == pytest.approx((expected, expected))
     assert paired.value == pytest.approx(values.mean() - baseline.mean())
+
+
+def test_seeds_that_agree_by_chance_leave_the_interval_over_problems() -> None:
+    values = np.array([[1.0, 0.0, 1.0, 0.0, 1.0, 0.0], [0.0, 1.0, 0.0, 1.0, 1.0, 0.0]])
+    found, alone = over_seeds_and_problems(values), over_seeds_and_problems(values.mean(axis=0, keepdims=True))
+    assert (found.low, found.high) == (alone.low, alone.high)
+    assert found.high - found.low > 0.1
 
 
 def test_one_seed_is_a_t_interval_over_problems() -> None:

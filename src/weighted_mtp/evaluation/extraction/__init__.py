@@ -7,19 +7,23 @@ the answer.
 
 import re
 import textwrap
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from weighted_mtp.evaluation.extraction.blocks import Block, inline_sources, read_blocks, sources
 from weighted_mtp.evaluation.extraction.joining import helpers, joined
-from weighted_mtp.evaluation.extraction.lines import runs, separated, without_tags
+from weighted_mtp.evaluation.extraction.lines import Line, runs, separated, without_tags
 from weighted_mtp.evaluation.extraction.reasoning import regions
 from weighted_mtp.evaluation.extraction.source import Source, parse, split_lines
 
 _LONG = 100_000  # characters of a text in which nobody looks for code among words
 _CODE = re.compile(r"^\s*(?:def|class|import|from|for|while|print)\b", re.MULTILINE)
-_INVISIBLE = "\ufeff\u200b\u2060"  # before a text, where an editor or a file left it
+
+# What an editor, a file or a web page left where a line begins: characters of no width, and spaces that Python refuses.
+_BEGINNING = re.compile(r"^[ \t>\ufeff\u200b\u2060\u00a0\u2002\u2003\u2009\u202f\u3000]+", re.MULTILINE)
+_PLAIN = str.maketrans(dict.fromkeys("\ufeff\u200b\u2060") | dict.fromkeys("\u00a0\u2002\u2003\u2009\u202f\u3000", " "))
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,10 @@ def program_in_answer(answer: str, entry_point: str = "", starter: str = "") -> 
     starter      code that an answer continues or repeats. The program begins with it, unless something is imported from
                  __future__, or the starter alone is not Python
     """
-    text = answer.lstrip(_INVISIBLE)
     task = _Task(entry_point, starter)
+    text = answer.lstrip("\ufeff\u200b\u2060")
+    if parse(text) is None:
+        text = _BEGINNING.sub(lambda beginning: beginning[0].translate(_PLAIN), text)
     if found := task.whole(text):
         return found
     for part, where in regions(text):
@@ -92,7 +98,7 @@ class _Task:
         prose = sorted(longest.values(), key=lambda source: source.line)
         if best := self._best(prose, "run of lines"):
             return best
-        bodies = (self._body(source.text, "last run of lines") for source in reversed(prose) if source.is_body)
+        bodies = (self._body(part, "last run of lines") for part in _bodies(lines, prose)) if self.starter else ()
         if body := next((body for body in bodies if body), None):
             return body
         return self._best(inline_sources(text), "code among words") if len(text) < _LONG else None
@@ -148,15 +154,29 @@ class _Task:
         return source.is_script or (source.acts and ("*" in bound or source.needed_at_once <= bound))
 
     def _body(self, text: str, how: str) -> Extracted | None:
-        """A text that completes the starter's function, indented as it stands or by as much as the starter."""
+        """A text that completes the starter's function, indented as it stands or by as much as the starter; its first
+        line as the others, if it has lost its indentation."""
         if not self.starter or not text.strip():
             return None
         readings = [text] if text.lstrip("\r\n")[0] in " \t" else []
         bare = parse(textwrap.dedent(text))
         if bare is not None and bare.is_body:
             readings.append(textwrap.indent(bare.text, self._margin))
+        readings += self._with_first_line_indented(split_lines(text.lstrip("\r\n")))
         program = next((self.starter + reading for reading in readings if parse(self.starter + reading)), None)
         return Extracted(program, f"{how}, a function's body") if program is not None else None
+
+    def _with_first_line_indented(self, lines: Sequence[str]) -> Iterator[str]:
+        """A stripped body: all of it but its first line is indented."""
+        first, *others = lines
+        end = next((n for n, line in enumerate(others) if line.strip() and line[0] not in " \t"), len(others))
+        margins = [line[: len(line) - len(line.lstrip(" \t"))] for line in others[:end] if line.strip()]
+        if first[0] in " \t" or not margins:
+            return
+        for margin in dict.fromkeys([self._margin, min(margins, key=len)]):
+            body = parse(textwrap.dedent("".join([margin, first, *others[:end]])))
+            if body is not None and body.is_body and not body.begins_with_words:
+                yield "".join([textwrap.indent(body.text, self._margin), *others[end:]])
 
     def _program(self, parts: Iterable[Source]) -> str:
         """Texts as one program, after the starter or its stub as far as it takes part."""
@@ -179,3 +199,19 @@ class _Task:
         """How far the starter's function is indented."""
         last = self.starter.rstrip().splitlines()[-1:] or [""]
         return last[0][: len(last[0]) - len(last[0].lstrip())] or "    "
+
+
+def _bodies(lines: Sequence[Line], prose: Sequence[Source]) -> Iterator[str]:
+    """What may be a body among prose, the last first: the lines around a source that reach from one without indentation
+    to the next, or it alone, as where there are words before it."""
+    outer = [n for n, (_, line) in enumerate(lines) if line.strip() and line[0] not in " \t"]
+    seen = {-1}
+    for found in reversed(prose):
+        before = bisect_right(outer, found.line)
+        start = outer[before - 1] if before else -1
+        after = bisect_left(outer, found.line + len(split_lines(found.text)))
+        if start not in seen:
+            seen.add(start)
+            yield "".join(line for _, line in lines[start : outer[after] if after < len(outer) else None])
+        if found.is_body:
+            yield found.text

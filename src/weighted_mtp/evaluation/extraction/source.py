@@ -101,8 +101,15 @@ class Source:
 
     @cached_property
     def is_body(self) -> bool:
-        """Whether it returns outside of any function: a function's body, without its head."""
-        return any(isinstance(node, ast.Return) for statement in self.tree.body for node in evaluated(statement))
+        """Whether it returns or yields outside of any function: a function's body, without its head."""
+        returns = (ast.Return, ast.Yield, ast.YieldFrom)
+        return any(isinstance(node, returns) for statement in self.tree.body for node in evaluated(statement))
+
+    @property
+    def begins_with_words(self) -> bool:
+        """Whether the first statement could as well be prose: "Sure, gladly"."""
+        first = self.tree.body[0]
+        return _is_word(first) and any(isinstance(node, ast.Name) for node in ast.walk(first))
 
     def lines_of_strings(self) -> set[int]:
         """Numbers, from 0, of the lines on which there is any text of a string."""
@@ -251,5 +258,6 @@ def _is_word(statement: ast.stmt) -> bool:
         case ast.AnnAssign(value=None):
             return True
         case ast.Expr(value=value):
-            return not any(isinstance(node, ast.Call | ast.Await | ast.NamedExpr) for node in ast.walk(value))
+            acting = (ast.Call, ast.Await, ast.NamedExpr, ast.Yield, ast.YieldFrom)
+            return not any(isinstance(node, acting) for node in ast.walk(value))
     return False

@@ -31,6 +31,16 @@ HEAD_OF_ARGUMENTS = {
     ),
     "its own source": "import inspect\ndef f(): return 7\nprint(inspect.getsource(f))",
     "a module that it writes": "open('made.py', 'w').write('X = 5')\nimport made\nprint(made.X)",
+    "its own file": "print(open(__file__).read())\n# ä",
+    "its own file, by argument": "import sys\nprint(open(sys.argv[0], 'rb').read())",
+    "its own file, with a mark": "\ufeffprint(open(__file__, 'rb').read())",
+    "its own file, by Path": "from pathlib import Path\nprint(Path(__file__).read_text(), Path(__file__).exists())",
+    "its own folder": "import os\nprint(os.listdir())",
+    "its own file, written over": "open(__file__, 'w').write('x')\nprint(open(__file__).read())",
+    "its own file, removed": "import os\nos.remove(__file__)\nprint(os.path.exists(__file__), os.listdir())",
+    "itself as a module": "print(__name__)\nimport program\nprint(program.__name__)",
+    "the names of site": "print(help, copyright, credits, license, exit, quit, type(help).__name__)",
+    "help": "def f():\n    'what it does'\nhelp(f)",
 }
 
 BUFFERS = {
@@ -132,6 +142,15 @@ STREAMS = {
     "/dev/stdin, bytes": "print(open('/dev/stdin', 'rb').read())",
     "/dev/stdin, pathlib": "import pathlib\nprint(pathlib.Path('/dev/stdin').read_text())",
     "/dev/stdin, os.open": "import os\nprint(os.read(os.open('/dev/stdin', os.O_RDONLY), 100))",
+    "/dev/stdin exists": "import os\nprint(os.path.exists('/dev/stdin'), os.path.exists('/dev/none'))\nprint(input())",
+    "/dev/stdin exists, pathlib": "import pathlib\nprint(pathlib.Path('/dev/stdin').exists(), input())",
+    "/dev/fd/1 exists": "import os\nprint(os.path.exists('/dev/fd/1'), os.path.isdir('/dev/fd/1'))",
+    "stat of files": (
+        "import os\nos.mkdir('a')\nopen('a/b', 'w').write('x')\nfolder = os.open('a', os.O_RDONLY)\n"
+        "print(os.stat('b', dir_fd=folder).st_size, os.stat(folder).st_ino == os.stat('a').st_ino)\n"
+        "os.symlink('none', 'c')\nprint(os.path.exists('c'), os.stat('c', follow_symlinks=False).st_size)"
+    ),
+    "rmtree": "import os, shutil\nos.makedirs('a/b/c')\nshutil.rmtree('a')\nprint(os.path.exists('a'))",
     "/dev/stdin, with": "with open('/dev/stdin') as f: print(f.readlines())",
     "/dev/stdin, fileinput": "import fileinput\nprint(list(fileinput.input('/dev/stdin')))",
     "/dev/stdin, codecs": "import codecs\nprint(codecs.open('/dev/stdin', encoding='utf-8').read())",

@@ -184,6 +184,8 @@ def start(order: Any) -> None:
     take_place()
     sys.set_int_max_str_digits(0)  # an answer may be a number of 10,000 digits; CPU time bounds the cost
     site.setquit()  # scripts call exit()
+    site.setcopyright()
+    site.sethelper()
     program = {"program": "def f(x):\n    return [x]\n", "entry_point": "f", "calls": [["t", 1]] * 3, "limit": 1000}
     rehearse(run, [{"mode": mode, **program} for mode in ("calls", "serve")])
     del sys.modules["program"]

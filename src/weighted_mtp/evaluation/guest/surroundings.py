@@ -1,6 +1,7 @@
 """What a program finds around it: what it would find as a file that plain `python` runs, its output going to a pipe."""
 
 import builtins
+import contextlib
 import io
 import linecache
 import os
@@ -41,7 +42,10 @@ def name_streams() -> None:
     """Let `open` and `os.open` know the standard streams by the names that they have as files."""
     builtins.open = io.open = _Open(io.open)
     os.open = _OpenDescriptor(os.open)
-    os.supports_dir_fd.add(os.open)
+    os.stat = _Stat(os.stat)  # type: ignore[assignment]
+    os.supports_dir_fd |= {os.open, os.stat}
+    os.supports_fd.add(os.stat)
+    os.supports_follow_symlinks.add(os.stat)
 
 
 class _Open:
@@ -80,6 +84,19 @@ class _OpenDescriptor:
         return self._plain(path, flags, mode, dir_fd=dir_fd) if stream is None else os.dup(stream)
 
 
+class _Stat:
+    """`os.stat`."""
+
+    def __init__(self, plain: Any) -> None:
+        self._plain = plain
+        self.__name__, self.__doc__ = plain.__name__, plain.__doc__
+
+    def __call__(self, path: Any, *, dir_fd: int | None = None, follow_symlinks: bool = True) -> os.stat_result:
+        stream = _stream(path) if follow_symlinks else None
+        file = path if stream is None else stream
+        return self._plain(file, dir_fd=dir_fd, follow_symlinks=follow_symlinks)
+
+
 def _stream(file: Any) -> int | None:
     """The descriptor that the name of a file stands for."""
     if isinstance(file, int):
@@ -97,11 +114,12 @@ class Program:
     """
 
     def __init__(self, text: str, name: str) -> None:
-        text = text.removeprefix("\ufeff")  # with which a file may begin
+        source, text = text, text.removeprefix("\ufeff")  # with which a file may begin
         linecache.cache[NAME] = len(text), None, text.splitlines(keepends=True), NAME
         self._module = sys.modules[name] = types.ModuleType(name)
         self._module.__file__ = os.path.abspath(NAME)  # noqa: PTH100
         self._code = compile(text, NAME, "exec", dont_inherit=True)
+        _write(source)
 
     @property
     def namespace(self) -> dict[str, Any]:
@@ -111,6 +129,12 @@ class Program:
         """Execute it, with as much of the stack as plain Python has. Raises what it raises."""
         sys.setrecursionlimit(_RECURSION_LIMIT + _depth() - _PLAIN_DEPTH)
         exec(self._code, self._module.__dict__)
+
+
+def _write(source: str) -> None:
+    """Put the program where `__file__` and `sys.argv[0]` say that it is, if the folder takes it."""
+    with contextlib.suppress(OSError), open(NAME, "wb") as file:  # noqa: PTH123
+        file.write(source.encode())
 
 
 def _depth() -> int:

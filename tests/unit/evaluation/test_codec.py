@@ -2,7 +2,9 @@
 
 import collections
 import enum
+import ipaddress
 import math
+import pathlib
 from array import array
 from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
@@ -56,6 +58,14 @@ library = st.one_of(
     st.dictionaries(keys, st.integers(), max_size=3).map(collections.Counter),
     st.dictionaries(keys, st.integers(), max_size=3).map(collections.OrderedDict),
     st.dictionaries(keys, st.integers(), max_size=3).map(lambda items: collections.defaultdict(list, items)),
+    st.uuids(), st.ip_addresses(), st.ip_addresses().map(ipaddress.ip_network), st.text().map(collections.UserString),
+    st.ip_addresses().map(ipaddress.ip_interface), st.just(...), st.just(NotImplemented),
+    st.text().map(pathlib.PurePosixPath), st.text().map(pathlib.PureWindowsPath),
+    st.lists(atoms, max_size=3).map(collections.UserList),
+    st.dictionaries(keys, st.integers(), max_size=3).map(collections.UserDict),
+    st.lists(st.dictionaries(keys, st.integers(), max_size=3), min_size=1, max_size=3).map(
+        lambda maps: collections.ChainMap(*maps)
+    ),
 )  # fmt: skip
 
 
@@ -152,6 +162,9 @@ def test_builtin_types_arrive_as_themselves_and_others_do_not():
     "payload",
     [b"", b"{", b"\xff", b"[" * 100_000, b'{"a":1}', b"[]", b"[1]", b'["z",1]', b'["d",1]', b'["s",["l"]]',
      b'["v"]', b'["v","open","/"]', b'["v","Fraction",1,0]', b'["v","Decimal","x"]', b'["v","date",1]',
+     b'["v","UUID",1]', b'["v","UUID","x"]', b'["v","PurePosixPath",["t"]]', b'["v","UserString",1]',
+     b'["v","ChainMap",1]', b'["v","UserList",1]', b'["v","memoryview",["t",3],"i",["b","00"]]',
+     b'["v","memoryview",1,"B",["b","00"]]', b'["v","PosixPath","/"]', b'["y","Elipsis"]',
      b'["i","x"]', b'["i"]', b'["y","open"]', b'["b","0"]', b'["c","1"]', b'["r",1,2,0]', b'[["l"]]'],
 )  # fmt: skip
 def test_nonsense_is_a_codec_error(payload):

@@ -59,6 +59,7 @@ def raised(kind: str, argument: int, then: str = "pass") -> str:
 
 FRACTION, DECIMAL, DATES = "from fractions import Fraction", "from decimal import Decimal", "from datetime import *"
 COUNTS, ARRAY = "from collections import *", "from array import array"
+PATHS, ADDRESSES = "from pathlib import *", "from ipaddress import *"
 ABC = '{"a": 1, "b": 2}'
 
 CASES = {
@@ -109,6 +110,62 @@ CASES = {
     "array and a list": (returns("array('i', [1, 2])", ARRAY), "assert f() == [1, 2]"),
     "array as a list": (returns("array('i', [1, 2])", ARRAY), "assert list(f()) == [1, 2] and f()[1] == 2"),
     "slice": (returns("slice(1, 2)"), "assert [0, 1, 2][f()] == [1]"),
+    "Ellipsis": ("def f(): return ...\n", "assert f() is ... and f() == Ellipsis and type(f()) is type(...)"),
+    "Ellipsis in a list": ("def f(): return [..., 1]\n", "assert f() == [..., 1]"),
+    "Ellipsis and None": ("def f(): return ...\n", "assert f() is None"),
+    "Ellipsis given": ("def f(x): return x is ...\n", "assert f(...)"),
+    "NotImplemented": ("def f(): return NotImplemented\n", "assert f() is NotImplemented"),
+    "a pure path": (returns("PurePath('a') / 'b'", PATHS), f"{PATHS}\nassert f() == PurePath('a/b')"),
+    "a pure path and a path": (returns("PurePosixPath('a')", PATHS), f"{PATHS}\nassert f() == Path('a')"),
+    "a pure path and its text": (returns("PurePath('a')", PATHS), "assert f() == 'a'"),
+    "a pure path's parts": (returns("PurePath('a/b.c')", PATHS), "assert f().suffix == '.c' and f().parts[0] == 'a'"),
+    "a path of Windows": (returns("PureWindowsPath('A/b')", PATHS), f"{PATHS}\nassert f() == PureWindowsPath('a/B')"),
+    "paths of two kinds": (returns("PureWindowsPath('a')", PATHS), f"{PATHS}\nassert f() == PurePosixPath('a')"),
+    "UUID": (returns("UUID(int=5)", "from uuid import *"), "from uuid import *\nassert f() == UUID(int=5)"),
+    "another UUID": (returns("UUID(int=5)", "from uuid import *"), "from uuid import *\nassert f() == UUID(int=6)"),
+    "UUID and a number": (returns("UUID(int=5)", "from uuid import *"), "assert f() == 5"),
+    "UUID's fields": (returns("UUID(int=5)", "from uuid import *"), "assert f().int == 5 and str(f())[-1] == '5'"),
+    "an address": (returns("ip_address('10.0.0.1')", ADDRESSES), f"{ADDRESSES}\nassert f() == ip_address('10.0.0.1')"),
+    "an address and its text": (returns("ip_address('10.0.0.1')", ADDRESSES), "assert f() == '10.0.0.1'"),
+    "an address' zone": (returns("ip_address('fe80::1%2')", ADDRESSES), f"{ADDRESSES}\nassert f().scope_id == '2'"),
+    "a network": (
+        returns("ip_network('10.0.0.0/30')", ADDRESSES),
+        f"{ADDRESSES}\nassert f().num_addresses == 4 and ip_address('10.0.0.3') in f()",
+    ),
+    "another network": (
+        returns("ip_network('10.0.0.0/30')", ADDRESSES),
+        f"{ADDRESSES}\nassert f() == ip_network('10.0.0.0/29')",
+    ),
+    "interfaces": (
+        returns("[ip_interface('10.0.0.1/30'), ip_interface('::1/64')]", ADDRESSES),
+        f"{ADDRESSES}\nassert f() == [ip_interface('10.0.0.1/30'), ip_interface('::1/64')]",
+    ),
+    "an IPv6 network": (
+        returns("ip_network('2001:db8::/32')", ADDRESSES),
+        f"{ADDRESSES}\nassert f() == ip_network('2001:db8::/32')",
+    ),
+    "ChainMap and a dict": (returns("ChainMap({'a': 1}, {'a': 2, 'b': 3})", COUNTS), "assert f() == {'a': 1, 'b': 3}"),
+    "ChainMap and another": (returns("ChainMap({'a': 1}, {'a': 2})", COUNTS), "assert f() == {'a': 2}"),
+    "ChainMap's parents": (
+        returns("ChainMap({'a': 1}, OrderedDict(a=2))", COUNTS),
+        "assert f().parents == {'a': 2} and len(f().maps) == 2",
+    ),
+    "UserDict": (returns("UserDict(a=1)", COUNTS), f"{COUNTS}\nassert f() == {{'a': 1}} == UserDict(a=1)"),
+    "UserList and a list": (returns("UserList([1, 2])", COUNTS), "assert f() == [1, 2] and f() + [3] == [1, 2, 3]"),
+    "UserList and another": (returns("UserList([1, 2])", COUNTS), f"{COUNTS}\nassert f() == UserList([1])"),
+    "UserString": (returns("UserString('ab')", COUNTS), "assert f() == 'ab' and f().upper() == 'AB'"),
+    "UserString and another": (returns("UserString('ab')", COUNTS), "assert f() == 'AB'"),
+    "memoryview and bytes": (returns("memoryview(b'abc')"), "assert f() == b'abc' and f()[1] == 98"),
+    "memoryview and other bytes": (returns("memoryview(b'abc')[::-1]"), "assert f() == b'abc'"),
+    "memoryview of an array": (
+        returns("memoryview(array('i', [1, 2]))", ARRAY),
+        f"{ARRAY}\nassert f() == array('i', [1, 2]) and f().tolist() == [1, 2]",
+    ),
+    "memoryview of two dimensions": (
+        returns("memoryview(b'abcdef').cast('B', (2, 3))"),
+        "assert f().shape == (2, 3) and f().tolist()[1] == [100, 101, 102]",
+    ),
+    "memoryview of nothing": (returns("memoryview(b'')"), "assert f() == b''"),
     "map and a list": (returns("map(str, [1])"), "assert f() == ['1']"),
     "map as a list": (returns("map(str, [1])"), "assert list(f()) == ['1']"),
     "a generator as a list": ("def f():\n    yield 1\n    yield 2\n", "assert list(f()) == [1, 2]"),

@@ -47,16 +47,17 @@ REMARK = (
     "# The next program that finds all as it was and leaves nothing of itself\n"  # what an attack looks for in memory
 )
 
-# What the next program must find: nothing, and everything as it always is.
+# What the next program must find: only its own file, and everything as it always is.
 _FRESH = f"""
 {REMARK * 100}
 import os, random, sys
 def f(x):
     print("next")
-    return [os.listdir(), os.environ.get("LEFT"), "left" in sys.modules, round(random.random(), 6), x]
+    own = 'print("next")' in open(__file__).read()
+    return [os.listdir(), own, os.environ.get("LEFT"), "left" in sys.modules, round(random.random(), 6), x]
 """
 _HARMLESS = (
-    Job(_FRESH, "f", [TestCase("call", "(7,)", "[[], None, False, 0.844422, 7]")], PATIENT),
+    Job(_FRESH, "f", [TestCase("call", "(7,)", "[['program.py'], True, None, False, 0.844422, 7]")], PATIENT),
     Job("print(int(input()) + 1)", "", [TestCase("stdio", "1\n", "2\n")], PATIENT),
 )
 

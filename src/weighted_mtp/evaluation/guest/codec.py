@@ -15,6 +15,7 @@ or `float` that leaves `==` alone as its plain base value.
     dict                            ["d", key, value, key, value, …]
     range                           ["r", start, stop, step]
     a builtin type                  ["y", name], of those that values here can have
+    Ellipsis, NotImplemented        ["y", name]
     Fraction, Decimal, date, …      ["v", name, part, …], of the classes in `_VALUES`
     a function or class by name     ["n", name]
     an exception class by name      ["e", name, builtin base, another exception class that it derives from, or null]
@@ -25,13 +26,16 @@ or `float` that leaves `==` alone as its plain base value.
 import json
 import sys
 from array import array
-from collections import Counter, OrderedDict, defaultdict, deque
+from collections import ChainMap, Counter, OrderedDict, UserDict, UserList, UserString, defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from fractions import Fraction
+from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+from pathlib import PurePosixPath, PureWindowsPath
 from typing import Any, NamedTuple
+from uuid import UUID
 
 _SEQUENCES: tuple[tuple[str, type], ...] = (
     ("l", list),
@@ -46,6 +50,7 @@ _TYPES = {
     kind.__name__: kind
     for kind in (*_TAG_OF, dict, bool, int, float, complex, str, bytes, bytearray, range, object, type(None))
 }
+_CONSTANTS = {"Ellipsis": ..., "NotImplemented": NotImplemented}
 _SHORT_INT = 1 << 63
 _DEEP = 4000  # frames
 
@@ -72,6 +77,25 @@ def _with_zone(kind: Callable[..., Any]) -> Callable[..., Any]:
     return make
 
 
+def _from_text(kind: type) -> _Class:
+    """A class whose text says all: a text of another type may be the program's own, with its own methods."""
+
+    def make(text: Any) -> Any:
+        if type(text) is not str:
+            raise TypeError(f"{kind.__name__} of a {type(text).__name__}")
+        return kind(text)
+
+    return _Class(kind, lambda v: (kind.__str__(v),), make)
+
+
+def _view(shape: tuple[int, ...], form: str, content: bytes) -> memoryview:
+    view = memoryview(content)
+    return view.cast(form, shape) if len(shape) > 1 else view.cast(form)  # type: ignore[call-overload]
+
+
+_TEXTUAL = (PurePosixPath, PureWindowsPath, IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface,
+            IPv6Network, UUID, UserString)  # fmt: skip
+
 _VALUES = {
     made.kind.__name__: made
     for made in (
@@ -95,6 +119,11 @@ _VALUES = {
             lambda v: (v.default_factory if v.default_factory in _TYPES.values() else None, dict(dict.items(v))),
             defaultdict,
         ),
+        _Class(ChainMap, lambda v: ([dict(names) for names in v.maps],), lambda maps: ChainMap(*map(dict, maps))),
+        _Class(UserDict, lambda v: (dict(v.data),), UserDict),
+        _Class(UserList, lambda v: (list(v.data),), UserList),
+        _Class(memoryview, lambda v: (v.shape, v.format, v.tobytes()), _view),
+        *map(_from_text, _TEXTUAL),
         _Class(type({}.keys()), lambda v: (list(v),), lambda keys: dict.fromkeys(keys).keys()),
         _Class(type({}.values()), lambda v: (list(v),), lambda values: dict(enumerate(values)).values()),
         _Class(type({}.items()), lambda v: (list(v),), lambda items: dict(items).items()),
@@ -146,6 +175,8 @@ def to_plain(value: Any, refer: Callable[[Any], Any], derived: Callable[[Any, An
         return ["r", *[_plain_int(bound) for bound in (value.start, value.stop, value.step)]]
     if kind is type and isinstance(value, type) and _TYPES.get(value.__name__) is value:
         return ["y", value.__name__]
+    if value is ... or value is NotImplemented:
+        return ["y", str(value)]
     base = next((base for base in _BASES if base in kind.__mro__), None)
     if base is None or kind.__eq__ is not base.__eq__ or kind.__ne__ is not base.__ne__:
         return refer(value)
@@ -201,7 +232,7 @@ def _from_tagged(tag: str, items: list[Any], resolve: Callable[[str, list[Any]],
     if tag == "r":
         return range(*[from_plain(bound, resolve) for bound in items])
     if tag == "y":
-        return _TYPES[items[0]]
+        return _CONSTANTS[items[0]] if items[0] in _CONSTANTS else _TYPES[items[0]]
     if tag == "u":
         return resolve(tag, [from_plain(items[0], resolve), items[1]])
     if tag in ("n", "e", "h"):

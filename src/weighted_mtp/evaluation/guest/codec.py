@@ -77,7 +77,7 @@ def _with_zone(kind: Callable[..., Any]) -> Callable[..., Any]:
     return make
 
 
-def _from_text(kind: type) -> _Class:
+def _from_text(kind: Any) -> _Class:
     """A class whose text says all: a text of another type may be the program's own, with its own methods."""
 
     def make(text: Any) -> Any:

@@ -42,7 +42,7 @@ def name_streams() -> None:
     """Let `open` and `os.open` know the standard streams by the names that they have as files."""
     builtins.open = io.open = _Open(io.open)
     os.open = _OpenDescriptor(os.open)
-    os.stat = _Stat(os.stat)  # type: ignore[assignment]
+    os.stat = _Stat(os.stat)
     os.supports_dir_fd |= {os.open, os.stat}
     os.supports_fd.add(os.stat)
     os.supports_follow_symlinks.add(os.stat)

@@ -1,6 +1,8 @@
 """From answers as models write them to the program that is meant."""
 
+import ast
 import json
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -149,6 +151,75 @@ def test_code_may_be_indented_by_other_spaces(around: str, space: str) -> None:
     text = f"def f(x):\n{space * 4}if x:\n{space * 8}x += 1\n {space * 3}return x\n"
     program = program_in_answer(around.format(text), "f").program
     assert program.strip() == "def f(x):\n    if x:\n        x += 1\n    return x"
+
+
+SUM = "import sys\n\nfor _ in range(int(input())):\n    a, b = map(int, input().split())\n    print(a + b)\n"
+LOOP = SUM.removeprefix("import sys\n\n")
+BY_FUNCTION = f"def solve():\n{textwrap.indent(LOOP, '    ')}\n\nsolve()\n"
+NO_ANSWERS_AFTER = [
+    "a, b = map(int, input().split())\nprint(a + b)\n",
+    "a, b = map(int, input().split())\n...\nprint(a + b)\n",
+    "for _ in range(int(input())):\n    a, b = map(int, input().split())\n    # ...\n",
+    "import io, sys\nsys.stdin = io.StringIO('1\\n1 2\\n')\nprint(input(), 'tried')\n",
+    "import sys\nfrom io import StringIO\ndef run(t):\n    sys.stdin = StringIO(t)\n    print(input())\n\nrun('5')\n",
+    "from io import BytesIO\nimport sys\nTEXT = b'1'\nsys.stdin = BytesIO(TEXT)\nprint(sys.stdin.read())\n",
+    "import io\nfrom unittest.mock import patch\nwith patch('sys.stdin', io.StringIO('5')):\n    print(input())\n",
+    "import subprocess\nprint(subprocess.run(['python', 'a.py'], stdin=open('in.txt')))\n",
+    "import sys, pytest\ndef test_it(capsys):\n    sys.stdin = open('1.txt')\n    print(input())\n\npytest.main()\n",
+    "import sys\nfrom io import StringIO\ndef test_it(patch):\n    patch.setattr(sys, 'stdin', StringIO('1'))\n"
+    "    print(input())\n\ntest_it(print)\n",
+]
+
+
+@pytest.mark.parametrize("program", [SUM, BY_FUNCTION])
+@pytest.mark.parametrize("after", NO_ANSWERS_AFTER)
+@pytest.mark.parametrize(
+    "around", ["```python\n{}```\nKey line:\n```python\n{}```\n", "```\n{}```\n- So:\n\n  ```\n{}```\nDone."]
+)
+def test_an_excerpt_or_a_trial_of_a_script_is_no_answer(program: str, after: str, around: str) -> None:
+    assert program_in_answer(around.format(program, after)).program == program
+
+
+@pytest.mark.parametrize(
+    "better",
+    [
+        LOOP,  # most of it: rewritten
+        "import io, sys\nsys.stdin = io.StringIO(sys.stdin.read())\nprint(input())\n",  # only reads sooner
+        "import sys\nsys.stdin = open(0)\nprint(sys.stdin.read())\n",
+        "a, b = map(int, input().split())\nprint(a - b)\n",
+        "print(sum(map(int, input().split())))\n",
+    ],
+)
+def test_another_script_after_it_is_the_answer(better: str) -> None:
+    assert program_in_answer(f"```python\n{SUM}```\nBetter:\n```python\n{better}```\n").program == better
+
+
+def test_a_script_that_brings_its_own_input_is_taken_where_there_is_no_other() -> None:
+    script = "import io, sys\nsys.stdin = io.StringIO('5')\nprint(input())\n"
+    assert program_in_answer(f"Run:\n```python\n{script}```").program == script
+
+
+SESSION = ">>> def f(x):\n...     return x - 1\n...\n>>> f(1)\n0\n"
+
+
+@pytest.mark.parametrize(
+    "around",
+    ["```python\n{0}```\nTry:\n```pycon\n{1}```\n", "```\n{1}```\nSo:\n```\n{0}```\n", "```\n{0}```\n```\n\n{1}```"],
+)
+def test_what_was_typed_is_no_answer_where_another_block_defines_it(around: str) -> None:
+    assert program_in_answer(around.format(F, SESSION), "f").program == F
+
+
+def test_what_was_typed_is_taken_where_no_other_defines_it() -> None:
+    assert "return x - 1" in program_in_answer(f"```python\nimport math\n```\n```\n{SESSION}```", "f").program
+
+
+@pytest.mark.parametrize("mark", ["> ", ">", "  > "])
+@pytest.mark.parametrize("program", [F, f"import math\n\n{F}", "def f(x):\n    y = x\n\n    return y + 1\n"])
+def test_code_in_a_quotation_needs_no_fence(mark: str, program: str) -> None:
+    quoted = "".join(f"{mark}{line}".rstrip() + "\n" for line in program.splitlines())
+    found = program_in_answer(f"As they say:\n\n{quoted}\nIt's so, I think.\n", "f").program
+    assert ast.dump(ast.parse(found)) == ast.dump(ast.parse(program))
 
 
 def test_imports_from_future_come_before_the_starter() -> None:

@@ -14,7 +14,7 @@ from functools import cached_property
 
 from weighted_mtp.evaluation.extraction.blocks import Block, inline_sources, read_blocks, sources
 from weighted_mtp.evaluation.extraction.joining import helpers, joined
-from weighted_mtp.evaluation.extraction.lines import Line, runs, separated, without_tags
+from weighted_mtp.evaluation.extraction.lines import Line, runs, separated, without_quotes, without_tags
 from weighted_mtp.evaluation.extraction.reasoning import regions
 from weighted_mtp.evaluation.extraction.source import Source, parse, split_lines
 
@@ -38,7 +38,8 @@ def program_in_answer(answer: str, entry_point: str = "", starter: str = "") -> 
     """The program in an answer.
 
     A text that is Python is the program, unchanged. Else it is looked for after the model's reasoning: the last block
-    that defines the entry point, or for a script the last one that reads and prints; with the other blocks' texts that
+    that defines the entry point, or for a script the last one that reads and prints, what was typed into an interpreter
+    only where no other will do; with the other blocks' texts that
     it needs; where no block will do, among the lines of prose that are Python. A block's examples are left out if they
     can fail although the function is right. Where nothing is found, the last block or all of the text will say so when
     it is run.
@@ -80,9 +81,11 @@ class _Task:
         if source and self._is_answer(source, source.defined | source.imported):
             return self.whole(text)
         blocks = read_blocks(text)
-        read = {(s.line, s.text): s for block in blocks if block.label != "other" for s in sources(block)}
-        if found := self._best(list(read.values()), "block"):
-            return found
+        typed = [block for block in blocks if block.is_session]
+        for some in ([block for block in blocks if not block.is_session], blocks) if typed else (blocks,):
+            read = {(s.line, s.text): s for block in some if block.label != "other" for s in sources(block)}
+            if found := self._best(list(read.values()), "block"):
+                return found
         for block in sorted(blocks, key=lambda block: ("return" in block.text, block.line), reverse=True):
             if found := self._body(block.text, "last block"):
                 return found
@@ -91,7 +94,7 @@ class _Task:
     def _among_prose(self, text: str, blocks: Sequence[Block]) -> Extracted | None:
         """The program in lines that need no fence."""
         lines = list(enumerate(split_lines(text)))
-        bare = without_tags(separated(lines))
+        bare = without_quotes(without_tags(separated(lines)))
         known = [block.source for block in blocks if block.source is not None]
         found = runs(lines, known) if bare == lines else runs(lines, known) + runs(bare, known)
         longest = {source.line: source for source in sorted(found, key=lambda source: len(source.text))}
@@ -123,21 +126,30 @@ class _Task:
         return self.entry_point in source.defined | source.imported, block.label == "python", does
 
     def _best(self, found: Sequence[Source], what: str) -> Extracted | None:
-        """The last that is an answer, of scripts among prose the longest; with what it needs of the others."""
+        """The last that is an answer, of scripts among prose the longest, of a script and its excerpt the script; with
+        what it needs of the others."""
         every = [source.without_words() for source in found]
         bound = frozenset(name for source in every for name in source.defined | source.imported)
         variables = frozenset(name for source in every if source.is_script for name in source.variables)
         by_length = what == "run of lines" and not self.entry_point
 
-        def rank(item: tuple[int, Source]) -> tuple[bool, int, int]:
+        def rank(item: tuple[int, Source]) -> tuple[bool, bool, int, int]:
             place, source = item
             is_whole = source.is_script and not source.needed_at_once & variables  # else a piece of another script
-            return is_whole and not self.entry_point, len(source.text) if by_length else 0, place
+            return (
+                is_whole and not self.entry_point,
+                not self.entry_point and not source.replaces_input,
+                len(source.text) if by_length else 0,
+                place,
+            )
 
         answers = [(place, source) for place, source in enumerate(every) if self._is_answer(source, bound)]
         if not answers:
             return None
-        _, chosen = max(answers, key=rank)
+        last, chosen = max(answers, key=rank)
+        if not self.entry_point:
+            wholes = [s for place, s in answers if place < last and s.is_script and chosen.is_excerpt_of(s)]
+            chosen = wholes[-1] if wholes else chosen
         others = [source for source in every if source is chosen or self.entry_point not in source.imported]
         needed = helpers(chosen, others)
         bare = chosen.without_examples(self.entry_point) if self.entry_point else chosen

@@ -1,6 +1,8 @@
 """From answers as models write them to the program that is meant."""
 
+import ast
 import json
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,6 +94,132 @@ def test_a_broken_program_is_not_mended() -> None:
 )
 def test_a_program_begins_with_its_starter(answer: str, after: str) -> None:
     assert program_in_answer(answer, "f", STARTER).program == STARTER + after
+
+
+STRIPPED = [
+    "n = 0\n    for c in s:\n        n += 1\n    return n\n",
+    "n = 0\n\n    for c in s:\n        n += 1\n\n    return n\n",
+    "n = 0\n\tfor c in s:\n\t\tn += 1\n\treturn n\n",
+    "n = 0\n        for c in s:\n            n += 1\n        return n\n",
+    "if not s:\n        return 0\n    return len(s)\n",
+    "if not s:\n        return 0\n    elif s:\n        return len(s)\n    return -1\n",
+    "for n, c in enumerate(s, 1):\n        if n == len(s):\n            return n\n    return 0\n",
+    "for _ in s:\n        n = len(s)\n    return n if s else 0\n",
+    "def length(t):\n        return len(t)\n    return length(s)\n",
+    "import math\n    return math.floor(len(s))\n",
+]
+
+
+@pytest.mark.parametrize("text", STRIPPED)
+@pytest.mark.parametrize(
+    "around",
+    ["{}", "{}\nIt counts, (I think.\n", "Here:\n\n{}\nDone it.", "```python\n{}```", "Sure.\n```\n{}```\nDone."],
+)
+def test_a_body_whose_first_line_lost_its_indentation_is_whole(pool: SandboxPool, text: str, around: str) -> None:
+    found = program_in_answer(around.format(text), "f", 'def f(s):\n    """d"""\n')
+    tests = (TestCase("call", "('',)", "0"), TestCase("call", "('abc',)", "3"))
+    (outcome,) = pool.run_many([Job(found.program, "f", tests)])
+    assert outcome.status == "passed", f"{found.how}: {outcome.detail}\n{found.program}"
+    assert found.how.endswith("a function's body")
+    assert text.splitlines()[0] in found.program
+
+
+@pytest.mark.parametrize("prose", ["Sure\n", "Gladly, friend\n", "- body\n", "The body is:\n", "Body:\n\n"])
+def test_prose_before_a_body_is_no_line_of_it(prose: str) -> None:
+    assert program_in_answer(f"{prose}    return x + 1\n", "f", STARTER).program == f"{STARTER}    return x + 1\n"
+
+
+def test_what_follows_a_stripped_body_stays() -> None:
+    program = program_in_answer("y = x\n    return y + 1\n\nprint(f(2))\n", "f", STARTER).program
+    assert program == f"{STARTER}    y = x\n    return y + 1\n\nprint(f(2))\n"
+
+
+@pytest.mark.parametrize("mark", ["\ufeff", "\u200b", "\u2060", "\ufeff\u200b"])
+@pytest.mark.parametrize(
+    "around", ["```python\n{}```", "Sure:\n```\n{}```\nDone.", "Sure:\n\n{}\nDone it.", "> ```\n> {}> ```"]
+)
+def test_marks_of_no_width_before_a_program_are_none_of_it(around: str, mark: str) -> None:
+    one_line = "f = lambda x: x + 1\n"
+    program = program_in_answer(around.format(mark + one_line), "f", STARTER).program
+    assert program.startswith(f"{STARTER}\n{one_line}")
+    assert mark not in program
+
+
+@pytest.mark.parametrize("space", ["\u00a0", "\u2003", "\u3000", "\u202f"])
+@pytest.mark.parametrize("around", ["{}", "```python\n{}```", "Sure:\n\n{}\nDone it."])
+def test_code_may_be_indented_by_other_spaces(around: str, space: str) -> None:
+    text = f"def f(x):\n{space * 4}if x:\n{space * 8}x += 1\n {space * 3}return x\n"
+    program = program_in_answer(around.format(text), "f").program
+    assert program.strip() == "def f(x):\n    if x:\n        x += 1\n    return x"
+
+
+SUM = "import sys\n\nfor _ in range(int(input())):\n    a, b = map(int, input().split())\n    print(a + b)\n"
+LOOP = SUM.removeprefix("import sys\n\n")
+BY_FUNCTION = f"def solve():\n{textwrap.indent(LOOP, '    ')}\n\nsolve()\n"
+NO_ANSWERS_AFTER = [
+    "a, b = map(int, input().split())\nprint(a + b)\n",
+    "a, b = map(int, input().split())\n...\nprint(a + b)\n",
+    "for _ in range(int(input())):\n    a, b = map(int, input().split())\n    # ...\n",
+    "import io, sys\nsys.stdin = io.StringIO('1\\n1 2\\n')\nprint(input(), 'tried')\n",
+    "import sys\nfrom io import StringIO\ndef run(t):\n    sys.stdin = StringIO(t)\n    print(input())\n\nrun('5')\n",
+    "from io import BytesIO\nimport sys\nTEXT = b'1'\nsys.stdin = BytesIO(TEXT)\nprint(sys.stdin.read())\n",
+    "import io\nfrom unittest.mock import patch\nwith patch('sys.stdin', io.StringIO('5')):\n    print(input())\n",
+    "import subprocess\nprint(subprocess.run(['python', 'a.py'], stdin=open('in.txt')))\n",
+    "import sys, pytest\ndef test_it(capsys):\n    sys.stdin = open('1.txt')\n    print(input())\n\npytest.main()\n",
+    "import sys\nfrom io import StringIO\ndef test_it(patch):\n    patch.setattr(sys, 'stdin', StringIO('1'))\n"
+    "    print(input())\n\ntest_it(print)\n",
+]
+
+
+@pytest.mark.parametrize("program", [SUM, BY_FUNCTION])
+@pytest.mark.parametrize("after", NO_ANSWERS_AFTER)
+@pytest.mark.parametrize(
+    "around", ["```python\n{}```\nKey line:\n```python\n{}```\n", "```\n{}```\n- So:\n\n  ```\n{}```\nDone."]
+)
+def test_an_excerpt_or_a_trial_of_a_script_is_no_answer(program: str, after: str, around: str) -> None:
+    assert program_in_answer(around.format(program, after)).program == program
+
+
+@pytest.mark.parametrize(
+    "better",
+    [
+        LOOP,  # most of it: rewritten
+        "import io, sys\nsys.stdin = io.StringIO(sys.stdin.read())\nprint(input())\n",  # only reads sooner
+        "import sys\nsys.stdin = open(0)\nprint(sys.stdin.read())\n",
+        "a, b = map(int, input().split())\nprint(a - b)\n",
+        "print(sum(map(int, input().split())))\n",
+    ],
+)
+def test_another_script_after_it_is_the_answer(better: str) -> None:
+    assert program_in_answer(f"```python\n{SUM}```\nBetter:\n```python\n{better}```\n").program == better
+
+
+def test_a_script_that_brings_its_own_input_is_taken_where_there_is_no_other() -> None:
+    script = "import io, sys\nsys.stdin = io.StringIO('5')\nprint(input())\n"
+    assert program_in_answer(f"Run:\n```python\n{script}```").program == script
+
+
+SESSION = ">>> def f(x):\n...     return x - 1\n...\n>>> f(1)\n0\n"
+
+
+@pytest.mark.parametrize(
+    "around",
+    ["```python\n{0}```\nTry:\n```pycon\n{1}```\n", "```\n{1}```\nSo:\n```\n{0}```\n", "```\n{0}```\n```\n\n{1}```"],
+)
+def test_what_was_typed_is_no_answer_where_another_block_defines_it(around: str) -> None:
+    assert program_in_answer(around.format(F, SESSION), "f").program == F
+
+
+def test_what_was_typed_is_taken_where_no_other_defines_it() -> None:
+    assert "return x - 1" in program_in_answer(f"```python\nimport math\n```\n```\n{SESSION}```", "f").program
+
+
+@pytest.mark.parametrize("mark", ["> ", ">", "  > "])
+@pytest.mark.parametrize("program", [F, f"import math\n\n{F}", "def f(x):\n    y = x\n\n    return y + 1\n"])
+def test_code_in_a_quotation_needs_no_fence(mark: str, program: str) -> None:
+    quoted = "".join(f"{mark}{line}".rstrip() + "\n" for line in program.splitlines())
+    found = program_in_answer(f"As they say:\n\n{quoted}\nIt's so, I think.\n", "f").program
+    assert ast.dump(ast.parse(found)) == ast.dump(ast.parse(program))
 
 
 def test_imports_from_future_come_before_the_starter() -> None:

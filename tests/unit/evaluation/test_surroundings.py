@@ -104,6 +104,18 @@ BUFFERS = {
     "stdout closed": "import sys\nwith sys.stdout as out: print('YES', file=out)",
     "stdout deleted": "import sys\nprint('YES')\ndel sys.stdout",
     "stdout None": "import sys\nprint('YES')\nsys.stdout = None",
+    "stdout detached": "import sys\nprint('YES')\nsys.stdout.detach()",
+    "stdout detached and written to": "import sys\nout = sys.stdout.detach()\nout.write(b'YES')\nsys.stdout = None",
+    "codecs over the detached stdout": (
+        "import codecs, sys\nsys.stdout = codecs.getwriter('utf-8')(sys.stdout.detach())\nprint('YES', end='')"
+    ),
+    "a new stdout over the detached one": (
+        "import io, sys\nsys.stdout = io.TextIOWrapper(sys.stdout.detach(), encoding='utf-8')\nprint('YES', end='')"
+    ),
+    "all streams anew": (
+        "import io, sys\nfor name in ('stdin', 'stdout', 'stderr'):\n"
+        "    setattr(sys, name, io.TextIOWrapper(getattr(sys, name).detach(), encoding='utf-8'))\nprint(input())"
+    ),
     "left by sys.exit": "import sys\nprint('YES', end='')\nsys.exit()",
     "left by sys.exit in a function": "import sys\ndef main():\n    print('YES', end='')\n    sys.exit(0)\nmain()",
     "left with a text": "print('YES')\nraise SystemExit('no')",
@@ -166,12 +178,12 @@ def pool():
         yield pool
 
 
-def plain(program: str, folder: Path) -> subprocess.CompletedProcess[str]:
+def plain(program: str, folder: Path, given: str = INPUT) -> subprocess.CompletedProcess[str]:
     """The program as a file that Python runs, with pipes for its streams."""
     (folder / "program.py").write_bytes(program.encode())
     environment = {"PYTHONUTF8": "1", "PYTHONHASHSEED": "0"}
     command = [sys.executable, "-B", "program.py"]
-    return subprocess.run(command, input=INPUT, cwd=folder, env=environment, capture_output=True, text=True)
+    return subprocess.run(command, input=given, cwd=folder, env=environment, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -182,6 +194,29 @@ def test_a_script_prints_and_ends_as_under_plain_python(pool, tmp_path, name):
         is_right = there.returncode == 0 and same_output(there.stdout, expected)
         assert (outcome.status == "passed") is is_right, (outcome, there)
     assert outcome.output.startswith(there.stdout)
+
+
+@pytest.mark.parametrize(
+    "program",
+    {
+        "input": "print(repr(input()), repr(input()))",
+        "stdin.readline": "import sys\nprint(repr(sys.stdin.readline()))",
+        "stdin.readlines": "import sys\nprint(sys.stdin.readlines())",
+        "stdin.read": "import sys\nprint(repr(sys.stdin.read()), sys.stdin.newlines)",
+        "lines of stdin": "import sys\nprint(list(sys.stdin))",
+        "stdin.buffer": "import sys\nprint(sys.stdin.buffer.read())",
+        "open(0)": "print(repr(open(0).read()))",
+        "/dev/stdin": "print(repr(open('/dev/stdin').read()))",
+        "fileinput": "import fileinput\nprint(list(fileinput.input()))",
+        "a detached stdin": "import io, sys\nprint(io.TextIOWrapper(sys.stdin.detach()).readlines())",
+    }.values(),
+)
+def test_line_ends_of_the_input_are_those_of_plain_python(pool, tmp_path, program):
+    given = "abc\r\na\rb\n\r\r\nz\r\n"
+    there = plain(program, tmp_path, given)
+    assert there.returncode == 0
+    outcome = pool.run_many([Job(program, "", [TestCase("stdio", given, there.stdout)])])[0]
+    assert outcome.status == "passed", (outcome, there)
 
 
 @pytest.mark.parametrize("kind", ["call", "code"])

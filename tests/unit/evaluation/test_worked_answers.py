@@ -33,6 +33,17 @@ from weighted_mtp.evaluation.worked_answers import final_number, graded
         ("#### \\boxed{18} of 20", "18"),
         ("#### Answer: 18 (in 3 days)", "18"),
         ("It costs \u22125", "-5"),
+        ("It costs \uff0d5", "-5"),
+        ("It is \u20135 degrees", "-5"),
+        ("It is (\u2013$5)", "-5"),
+        ("#### \u20135 of 3", "-5"),
+        ("from 3\u20135", "5"),
+        ("3 \u2013 5 is too little", "5"),
+        ("3 \u20135", "5"),
+        ("of plan A\u20135", "5"),
+        ("It is \uff11\uff18.\uff15", "18.5"),
+        ("#### \uff04\uff17\uff10\uff0c\uff10\uff10\uff10", "70000"),
+        ("a half, \uff0e\uff15", ".5"),
     ],
 )
 def test_it_is_the_marked_one_or_else_the_last(text: str, number: str) -> None:
@@ -52,7 +63,16 @@ SEPARATORS = [
     "\u00a0",
     "\u202f",
     "\u2009",
+    "\u2007",
     ",",
+    "~",
+    "'",
+    "\u2019",
+    "_",
+    "\uff0c",
+    r"\thinspace ",
+    r"\thinspace{}",
+    r"\medspace ",
 ]
 
 
@@ -73,6 +93,30 @@ def test_thousands_are_separated_as_latex_does(number: str) -> None:
         (r"\boxed{3 \times 6 = 18} of 20", "18"),
         (r"\boxed{} of 20", "20"),
         (r"\boxed{18", "18"),
+        (r"\boxed{- 5} of 20", "-5"),
+        (r"\boxed{-\ 5} of 20", "-5"),
+        (r"\boxed{$- 5$} of 20", "-5"),
+        (r"\boxed{x = - \$5} of 20", "-5"),
+        (r"\boxed{3 - 5 = - 2} of 20", "-2"),
+        (r"\boxed{\frac12} of 20", "0.5"),
+        (r"\boxed{\frac{1}{2}} of 20", "0.5"),
+        (r"\boxed{\frac 1 2} of 20", "0.5"),
+        (r"\boxed{-\dfrac{3}{4}} of 20", "-0.75"),
+        (r"\boxed{- \tfrac{3}{4}} of 20", "-0.75"),
+        (r"\boxed{x = \frac{1}{2}} of 20", "0.5"),
+        (r"\boxed{1\frac{1}{2}} of 20", "1.5"),
+        (r"\boxed{$\frac{1,000}{4}$} of 20", "250"),
+        (r"\boxed{\frac{1}{2}\text{ cups}} of 20", "0.5"),
+        (r"\boxed{\frac{1}{2} \text{ of a cup}} of 20", "0.5"),
+        (r"\boxed{\text{1/2 cup}} of 20", "0.5"),
+        (r"\boxed{\mathbf{\frac{1}{2}}} of 20", "0.5"),
+        (r"\boxed{\frac{-1.5}{2}} of 20", "-0.75"),
+        (r"\boxed{1 1/2} of 20", "1.5"),
+        (r"\boxed{11/2} of 20", "5.5"),
+        (r"\boxed{1/2} of 20", "0.5"),
+        (r"\boxed{1/2 cup} of 20", "0.5"),
+        (r"\boxed{-1/2} of 20", "-0.5"),
+        (r"\boxed{\frac{6}{2} = 3} of 20", "3"),
     ],
 )
 def test_a_box_holds_the_answer_whatever_follows(text: str, number: str) -> None:
@@ -87,6 +131,11 @@ def test_a_box_holds_the_answer_whatever_follows(text: str, number: str) -> None
         ("#### 1: Add 3\n#### 7\nin 5 days", "7"),
         ("#### Step 1: add 5\nso it is 18", "18"),
         ("#### 18. That is all, in 3 days", "18"),  # no first heading has this number
+        ("#### 1. 5 apples", "5"),
+        ("#### 1) $5", "5"),
+        ("#### 1. 5 apples were eaten", "1"),  # a sentence may begin with a number, and follow another
+        ("#### 1. 5 apples\n#### 2. 3 pears", "1"),
+        ("#### 1.5 apples", "1.5"),
         ("#### 9 * 2 = 18", "18"),
         ("#### 5 - 3 = 2 apples", "2"),
         ("#### 36 eggs = 3 dozen", "36"),
@@ -94,6 +143,13 @@ def test_a_box_holds_the_answer_whatever_follows(text: str, number: str) -> None
 )
 def test_a_numbered_heading_is_no_answer_and_a_sum_is_its_result(text: str, number: str) -> None:
     assert final_number(text) == Decimal(number)
+
+
+@pytest.mark.parametrize(
+    "content", [r"\frac{x}{2}", r"\frac{1}{0}", r"\frac{1}{2} + 3", r"2\cdot\frac{1}{2}", r"\frac{\sqrt{2}}{2}"]
+)
+def test_a_fraction_that_is_no_number_is_none(content: str) -> None:
+    assert final_number(rf"\boxed{{{content}}} of 20") is None
 
 
 @pytest.mark.parametrize("text", ["", "no number", "####", "$", ",", "9" * 101, "٣"])

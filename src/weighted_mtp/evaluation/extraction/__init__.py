@@ -7,19 +7,23 @@ the answer.
 
 import re
 import textwrap
-from collections.abc import Iterable, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from weighted_mtp.evaluation.extraction.blocks import Block, inline_sources, read_blocks, sources
 from weighted_mtp.evaluation.extraction.joining import helpers, joined
-from weighted_mtp.evaluation.extraction.lines import runs, separated, without_tags
+from weighted_mtp.evaluation.extraction.lines import Line, runs, separated, without_quotes, without_tags
 from weighted_mtp.evaluation.extraction.reasoning import regions
 from weighted_mtp.evaluation.extraction.source import Source, parse, split_lines
 
 _LONG = 100_000  # characters of a text in which nobody looks for code among words
 _CODE = re.compile(r"^\s*(?:def|class|import|from|for|while|print)\b", re.MULTILINE)
-_INVISIBLE = "\ufeff\u200b\u2060"  # before a text, where an editor or a file left it
+
+# What an editor, a file or a web page left where a line begins: characters of no width, and spaces that Python refuses.
+_BEGINNING = re.compile(r"^[ \t>\ufeff\u200b\u2060\u00a0\u2002\u2003\u2009\u202f\u3000]+", re.MULTILINE)
+_PLAIN = str.maketrans(dict.fromkeys("\ufeff\u200b\u2060") | dict.fromkeys("\u00a0\u2002\u2003\u2009\u202f\u3000", " "))
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,8 @@ def program_in_answer(answer: str, entry_point: str = "", starter: str = "") -> 
     """The program in an answer.
 
     A text that is Python is the program, unchanged. Else it is looked for after the model's reasoning: the last block
-    that defines the entry point, or for a script the last one that reads and prints; with the other blocks' texts that
+    that defines the entry point, or for a script the last one that reads and prints, what was typed into an interpreter
+    only where no other will do; with the other blocks' texts that
     it needs; where no block will do, among the lines of prose that are Python. A block's examples are left out if they
     can fail although the function is right. Where nothing is found, the last block or all of the text will say so when
     it is run.
@@ -43,8 +48,10 @@ def program_in_answer(answer: str, entry_point: str = "", starter: str = "") -> 
     starter      code that an answer continues or repeats. The program begins with it, unless something is imported from
                  __future__, or the starter alone is not Python
     """
-    text = answer.lstrip(_INVISIBLE)
     task = _Task(entry_point, starter)
+    text = answer.lstrip("\ufeff\u200b\u2060")
+    if parse(text) is None:
+        text = _BEGINNING.sub(lambda beginning: beginning[0].translate(_PLAIN), text)
     if found := task.whole(text):
         return found
     for part, where in regions(text):
@@ -74,9 +81,11 @@ class _Task:
         if source and self._is_answer(source, source.defined | source.imported):
             return self.whole(text)
         blocks = read_blocks(text)
-        read = {(s.line, s.text): s for block in blocks if block.label != "other" for s in sources(block)}
-        if found := self._best(list(read.values()), "block"):
-            return found
+        typed = [block for block in blocks if block.is_session]
+        for some in ([block for block in blocks if not block.is_session], blocks) if typed else (blocks,):
+            read = {(s.line, s.text): s for block in some if block.label != "other" for s in sources(block)}
+            if found := self._best(list(read.values()), "block"):
+                return found
         for block in sorted(blocks, key=lambda block: ("return" in block.text, block.line), reverse=True):
             if found := self._body(block.text, "last block"):
                 return found
@@ -85,14 +94,14 @@ class _Task:
     def _among_prose(self, text: str, blocks: Sequence[Block]) -> Extracted | None:
         """The program in lines that need no fence."""
         lines = list(enumerate(split_lines(text)))
-        bare = without_tags(separated(lines))
+        bare = without_quotes(without_tags(separated(lines)))
         known = [block.source for block in blocks if block.source is not None]
         found = runs(lines, known) if bare == lines else runs(lines, known) + runs(bare, known)
         longest = {source.line: source for source in sorted(found, key=lambda source: len(source.text))}
         prose = sorted(longest.values(), key=lambda source: source.line)
         if best := self._best(prose, "run of lines"):
             return best
-        bodies = (self._body(source.text, "last run of lines") for source in reversed(prose) if source.is_body)
+        bodies = (self._body(part, "last run of lines") for part in _bodies(lines, prose)) if self.starter else ()
         if body := next((body for body in bodies if body), None):
             return body
         return self._best(inline_sources(text), "code among words") if len(text) < _LONG else None
@@ -117,21 +126,30 @@ class _Task:
         return self.entry_point in source.defined | source.imported, block.label == "python", does
 
     def _best(self, found: Sequence[Source], what: str) -> Extracted | None:
-        """The last that is an answer, of scripts among prose the longest; with what it needs of the others."""
+        """The last that is an answer, of scripts among prose the longest, of a script and its excerpt the script; with
+        what it needs of the others."""
         every = [source.without_words() for source in found]
         bound = frozenset(name for source in every for name in source.defined | source.imported)
         variables = frozenset(name for source in every if source.is_script for name in source.variables)
         by_length = what == "run of lines" and not self.entry_point
 
-        def rank(item: tuple[int, Source]) -> tuple[bool, int, int]:
+        def rank(item: tuple[int, Source]) -> tuple[bool, bool, int, int]:
             place, source = item
             is_whole = source.is_script and not source.needed_at_once & variables  # else a piece of another script
-            return is_whole and not self.entry_point, len(source.text) if by_length else 0, place
+            return (
+                is_whole and not self.entry_point,
+                not self.entry_point and not source.replaces_input,
+                len(source.text) if by_length else 0,
+                place,
+            )
 
         answers = [(place, source) for place, source in enumerate(every) if self._is_answer(source, bound)]
         if not answers:
             return None
-        _, chosen = max(answers, key=rank)
+        last, chosen = max(answers, key=rank)
+        if not self.entry_point:
+            wholes = [s for place, s in answers if place < last and s.is_script and chosen.is_excerpt_of(s)]
+            chosen = wholes[-1] if wholes else chosen
         others = [source for source in every if source is chosen or self.entry_point not in source.imported]
         needed = helpers(chosen, others)
         bare = chosen.without_examples(self.entry_point) if self.entry_point else chosen
@@ -148,15 +166,29 @@ class _Task:
         return source.is_script or (source.acts and ("*" in bound or source.needed_at_once <= bound))
 
     def _body(self, text: str, how: str) -> Extracted | None:
-        """A text that completes the starter's function, indented as it stands or by as much as the starter."""
+        """A text that completes the starter's function, indented as it stands or by as much as the starter; its first
+        line as the others, if it has lost its indentation."""
         if not self.starter or not text.strip():
             return None
         readings = [text] if text.lstrip("\r\n")[0] in " \t" else []
         bare = parse(textwrap.dedent(text))
         if bare is not None and bare.is_body:
             readings.append(textwrap.indent(bare.text, self._margin))
+        readings += self._with_first_line_indented(split_lines(text.lstrip("\r\n")))
         program = next((self.starter + reading for reading in readings if parse(self.starter + reading)), None)
         return Extracted(program, f"{how}, a function's body") if program is not None else None
+
+    def _with_first_line_indented(self, lines: Sequence[str]) -> Iterator[str]:
+        """A stripped body: all of it but its first line is indented."""
+        first, *others = lines
+        end = next((n for n, line in enumerate(others) if line.strip() and line[0] not in " \t"), len(others))
+        margins = [line[: len(line) - len(line.lstrip(" \t"))] for line in others[:end] if line.strip()]
+        if first[0] in " \t" or not margins:
+            return
+        for margin in dict.fromkeys([self._margin, min(margins, key=len)]):
+            body = parse(textwrap.dedent("".join([margin, first, *others[:end]])))
+            if body is not None and body.is_body and not body.begins_with_words:
+                yield "".join([textwrap.indent(body.text, self._margin), *others[end:]])
 
     def _program(self, parts: Iterable[Source]) -> str:
         """Texts as one program, after the starter or its stub as far as it takes part."""
@@ -179,3 +211,19 @@ class _Task:
         """How far the starter's function is indented."""
         last = self.starter.rstrip().splitlines()[-1:] or [""]
         return last[0][: len(last[0]) - len(last[0].lstrip())] or "    "
+
+
+def _bodies(lines: Sequence[Line], prose: Sequence[Source]) -> Iterator[str]:
+    """What may be a body among prose, the last first: the lines around a source that reach from one without indentation
+    to the next, or it alone, as where there are words before it."""
+    outer = [n for n, (_, line) in enumerate(lines) if line.strip() and line[0] not in " \t"]
+    seen = {-1}
+    for found in reversed(prose):
+        before = bisect_right(outer, found.line)
+        start = outer[before - 1] if before else -1
+        after = bisect_left(outer, found.line + len(split_lines(found.text)))
+        if start not in seen:
+            seen.add(start)
+            yield "".join(line for _, line in lines[start : outer[after] if after < len(outer) else None])
+        if found.is_body:
+            yield found.text

@@ -32,6 +32,7 @@ _MARKDOWN = re.compile(r"[{.\s]*(?:markdown|md|mdx)(?![a-z\d])", re.IGNORECASE)
 _FENCE = re.compile(r"\s*(?:`{3,}|~{3,})")
 _DEEP_FENCE = re.compile(r"^(?: {4}|[ \t]*\t)[ \t]*(?:`{3}|~{3})", re.MULTILINE)
 _NUMBERED = re.compile(r"[ \t]*(\d+)(?:[ \t]*[|:.)]|[ \t]|$)[ \t]?")
+_PROMPT = re.compile(r"^\s*>>> ", re.MULTILINE)
 _DEEPEST = 3  # blocks of Markdown in blocks of Markdown
 _MOST_QUOTED = 8  # fences inside of one program's docstrings, and programs with such
 
@@ -51,6 +52,11 @@ class Block:
     @property
     def may_be_python(self) -> bool:
         return self.label in ("python", "")
+
+    @property
+    def is_session(self) -> bool:
+        """Whether it shows what was typed into an interpreter."""
+        return self.source is None and _PROMPT.search(self.text) is not None
 
     @cached_property
     def source(self) -> Source | None:

@@ -17,6 +17,7 @@ _HEAD = re.compile(
 )
 _GLUED = re.compile(r"(?P<code>[^`\n]*[^\s`][^`\n]*?)(?P<fence>`{3,}[ \t]*\w*[ \t]*)$")
 _TAGS = re.compile(r"\s*(?:</?[a-zA-Z][^<>]*>\s*)+")
+_QUOTE = re.compile(r" {0,3}>(?!>> ) ?")
 _CLOSING_TAGS = re.compile(r"\s*(?:</[a-zA-Z][^<>]*>\s*)+$")
 
 
@@ -56,6 +57,11 @@ def without_tags(lines: Sequence[Line]) -> list[Line]:
     is_page = any(re.search(r"<(?:pre|code)\b", line) for _, line in lines)
     bare = ((number, _CLOSING_TAGS.sub("\n", _without_leading_tags(line))) for number, line in lines)
     return [(number, html.unescape(line) if is_page else line) for number, line in bare]
+
+
+def without_quotes(lines: Sequence[Line]) -> list[Line]:
+    """Lines without the mark of a quotation, `> `."""
+    return [(number, _QUOTE.sub("", line, count=1) if _QUOTE.match(line) else line) for number, line in lines]
 
 
 def _without_leading_tags(line: str) -> str:

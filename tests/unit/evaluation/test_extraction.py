@@ -99,6 +99,7 @@ def test_a_program_begins_with_its_starter(answer: str, after: str) -> None:
 STRIPPED = [
     "n = 0\n    for c in s:\n        n += 1\n    return n\n",
     "n = 0\n\n    for c in s:\n        n += 1\n\n    return n\n",
+    "n = 0\n# then\n    for c in s:\n        n += 1\n    return n\n",
     "n = 0\n\tfor c in s:\n\t\tn += 1\n\treturn n\n",
     "n = 0\n        for c in s:\n            n += 1\n        return n\n",
     "if not s:\n        return 0\n    return len(s)\n",
@@ -113,7 +114,14 @@ STRIPPED = [
 @pytest.mark.parametrize("text", STRIPPED)
 @pytest.mark.parametrize(
     "around",
-    ["{}", "{}\nIt counts, (I think.\n", "Here:\n\n{}\nDone it.", "```python\n{}```", "Sure.\n```\n{}```\nDone."],
+    [
+        "{}",
+        "<answer>\n{}</answer>\n",
+        "{}\nIt counts, (I think.\n",
+        "Here:\n\n{}\nDone it.",
+        "```python\n{}```",
+        "Sure.\n```\n{}```\nDone.",
+    ],
 )
 def test_a_body_whose_first_line_lost_its_indentation_is_whole(pool: SandboxPool, text: str, around: str) -> None:
     found = program_in_answer(around.format(text), "f", 'def f(s):\n    """d"""\n')
@@ -127,6 +135,11 @@ def test_a_body_whose_first_line_lost_its_indentation_is_whole(pool: SandboxPool
 @pytest.mark.parametrize("prose", ["Sure\n", "Gladly, friend\n", "- body\n", "The body is:\n", "Body:\n\n"])
 def test_prose_before_a_body_is_no_line_of_it(prose: str) -> None:
     assert program_in_answer(f"{prose}    return x + 1\n", "f", STARTER).program == f"{STARTER}    return x + 1\n"
+
+
+def test_a_body_in_a_quotation_is_whole() -> None:
+    program = program_in_answer("So:\n> y = x\n>     return y + 1\n", "f", STARTER).program
+    assert program.startswith(f"{STARTER}    y = x\n    return y + 1\n")
 
 
 def test_what_follows_a_stripped_body_stays() -> None:

@@ -72,6 +72,7 @@ SEPARATORS = [
     "\uff0c",
     r"\thinspace ",
     r"\thinspace{}",
+    r"\thinspace",
     r"\medspace ",
 ]
 
@@ -113,6 +114,7 @@ def test_thousands_are_separated_as_latex_does(number: str) -> None:
         (r"\boxed{\frac{-1.5}{2}} of 20", "-0.75"),
         (r"\boxed{1 1/2} of 20", "1.5"),
         (r"\boxed{11/2} of 20", "5.5"),
+        (r"\boxed{\frac{3}{4}\%} of 20", "0.75"),
         (r"\boxed{1/2} of 20", "0.5"),
         (r"\boxed{1/2 cup} of 20", "0.5"),
         (r"\boxed{-1/2} of 20", "-0.5"),

@@ -11,6 +11,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 
 from weighted_mtp.evaluation.extraction.blocks import Block, inline_sources, read_blocks, sources
 from weighted_mtp.evaluation.extraction.joining import helpers, joined
@@ -101,7 +102,8 @@ class _Task:
         prose = sorted(longest.values(), key=lambda source: source.line)
         if best := self._best(prose, "run of lines"):
             return best
-        bodies = (self._body(part, "last run of lines") for part in _bodies(lines, prose)) if self.starter else ()
+        parts = chain(_bodies(bare, prose), _bodies(lines, prose)) if self.starter else ()
+        bodies = (self._body(part, "last run of lines") for part in parts)
         if body := next((body for body in bodies if body), None):
             return body
         return self._best(inline_sources(text), "code among words") if len(text) < _LONG else None
@@ -181,12 +183,13 @@ class _Task:
     def _with_first_line_indented(self, lines: Sequence[str]) -> Iterator[str]:
         """A stripped body: all of it but its first line is indented."""
         first, *others = lines
-        end = next((n for n, line in enumerate(others) if line.strip() and line[0] not in " \t"), len(others))
-        margins = [line[: len(line) - len(line.lstrip(" \t"))] for line in others[:end] if line.strip()]
+        end = next((n for n, line in enumerate(others) if _is_outer(line)), len(others))
+        inner = [line for line in others[:end] if line.strip() and line[0] != "#"]
+        margins = [line[: len(line) - len(line.lstrip(" \t"))] for line in inner]
         if first[0] in " \t" or not margins:
             return
         for margin in dict.fromkeys([self._margin, min(margins, key=len)]):
-            body = parse(textwrap.dedent("".join([margin, first, *others[:end]])))
+            body = parse("".join([first, *(line.removeprefix(margin) for line in others[:end])]))
             if body is not None and body.is_body and not body.begins_with_words:
                 yield "".join([textwrap.indent(body.text, self._margin), *others[end:]])
 
@@ -216,14 +219,21 @@ class _Task:
 def _bodies(lines: Sequence[Line], prose: Sequence[Source]) -> Iterator[str]:
     """What may be a body among prose, the last first: the lines around a source that reach from one without indentation
     to the next, or it alone, as where there are words before it."""
-    outer = [n for n, (_, line) in enumerate(lines) if line.strip() and line[0] not in " \t"]
+    numbers = [number for number, _ in lines]
+    outer = [place for place, (_, line) in enumerate(lines) if _is_outer(line)]
     seen = {-1}
     for found in reversed(prose):
-        before = bisect_right(outer, found.line)
+        first = bisect_left(numbers, found.line)
+        before = bisect_right(outer, first)
         start = outer[before - 1] if before else -1
-        after = bisect_left(outer, found.line + len(split_lines(found.text)))
+        after = bisect_left(outer, first + len(split_lines(found.text)))
         if start not in seen:
             seen.add(start)
             yield "".join(line for _, line in lines[start : outer[after] if after < len(outer) else None])
         if found.is_body:
             yield found.text
+
+
+def _is_outer(line: str) -> bool:
+    """Whether a line is not indented and could be: a comment may stand anywhere."""
+    return bool(line.strip()) and line[0] not in " \t#"

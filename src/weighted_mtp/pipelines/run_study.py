@@ -110,17 +110,20 @@ def report(config: StudyConfig, result: StudyResult) -> list[Path]:
 def compared(config: StudyConfig, result: StudyResult) -> dict[str, Comparison]:
     """Title → comparison, of each temperature and k, and with each arm's best temperature where there are several."""
     against = {name: arm.against for name, arm in config.arms.items() if arm.against is not None}
+
+    def title(how: str, k: int) -> str:
+        return f"{how}, pass@{k}" if len(config.k) > 1 else how
+
     found = {
-        f"sampled at temperature {temperature:g}" + (f", pass@{k}" if len(config.k) > 1 else ""): compare(
-            arms, against=against, k=k
-        )
+        title(f"sampled at temperature {temperature:g}", k): compare(arms, against=against, k=k)
         for k in config.k
         for temperature, arms in result.evaluations.items()
     }
     if len(result.evaluations) > 1:
         for k in config.k:
-            title = "each arm at its best temperature" + (f", pass@{k}" if len(config.k) > 1 else "")
-            found[title] = compare_at_best(result.evaluations, against=against, k=k)
+            found[title("each arm at its best temperature", k)] = compare_at_best(
+                result.evaluations, against=against, k=k
+            )
     return found
 
 

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from weighted_mtp.data.prompts import encode_problem, encode_prompt
 from weighted_mtp.data.schema import Problem, Solution
 from weighted_mtp.data.tables import read_problems, read_solutions
-from weighted_mtp.decoding.sample import Drawn, SamplingConfig, sample_batches
+from weighted_mtp.decoding.sample import Drawn, SamplingConfig, sample_batches, unit_size
 from weighted_mtp.evaluation.benchmarks import MBPP_SHOTS, AnswerForm, Benchmark, mbpp_prompt
 from weighted_mtp.evaluation.folder import EvaluationFolder, collect
 from weighted_mtp.evaluation.journal import Journal
@@ -135,7 +135,7 @@ def _missing_batches(records: Iterable[dict[str, Any]], n_prompts: int, options:
 
 
 def _batch_sizes(n_prompts: int, options: SamplingConfig) -> list[int]:
-    total, size = n_prompts * options.n_samples, options.batch_size
+    total, size = n_prompts * options.n_samples, unit_size(n_prompts, options)
     return [min(size, total - start) for start in range(0, total, size)]
 
 

@@ -15,11 +15,11 @@ from weighted_mtp.cli import app
 from weighted_mtp.data.sources.micro.dataset import write_micro
 from weighted_mtp.data.sources.micro.generator import MicroConfig
 from weighted_mtp.errors import UserError
-from weighted_mtp.pipelines.plan import Machine, plan
-from weighted_mtp.pipelines.planned import Planned, planned
-from weighted_mtp.report.memory import PlanRow, plan_table
-from weighted_mtp.training.footprint import Microbatch, Pass, Weights, weights_of
-from weighted_mtp.training.memory_plan import Footprint, Layout, footprint
+from weighted_mtp.memory.configured import Planned, planned
+from weighted_mtp.memory.footprint import Microbatch, Pass, Weights, weights_of
+from weighted_mtp.memory.layout import Footprint, Layout, footprint
+from weighted_mtp.memory.plan import Machine, plan
+from weighted_mtp.memory.table import PlanRow, plan_table
 
 PARTS = [part.name for part in fields(Footprint) if part.name != "host"]
 ROOT = Path(__file__).resolve().parents[2]
@@ -154,7 +154,9 @@ def test_ranks_that_cannot_share_a_step_are_one_line() -> None:
 )
 def test_an_architecture_that_cannot_have_heads_is_refused(tmp_path: Path, config: PreTrainedConfig) -> None:
     config.save_pretrained(tmp_path / "base")
-    (tmp_path / "baseline.yaml").write_text(f"run: {{name: a}}\nmodel: {{source: {tmp_path}/base}}\n")
+    (tmp_path / "baseline.yaml").write_text(
+        f"pipeline: baseline\nrun: {{name: a}}\nmodel: {{source: {tmp_path}/base}}\n"
+    )
     done = CliRunner().invoke(app, ["plan", "--config", str(tmp_path / "baseline.yaml")])
     assert done.exit_code == 2
     assert "error: base model" in done.stderr.splitlines()[-1]

@@ -27,7 +27,7 @@ Draft = Literal["heads", "none"]
 Completed = Iterator[tuple[Row, Finished]]
 
 _MOST_BATCHES, _UNITS = 8, 16  # batches of a unit, and units that there are before one has more than a batch
-_TOKENS_A_PASS = defaultdict(lambda: 512, cpu=64)  # up to which a pass costs little more than one of a token a row
+_TOKENS_A_PASS = defaultdict(lambda: 512, cpu=8)  # up to which a pass costs little more than one of a token a row
 
 
 class SamplingConfig(Section):
@@ -48,7 +48,8 @@ class SamplingConfig(Section):
     stop: tuple[str, ...] = ()
     """A completion ends before the first of these; a benchmark's own are added where a starter is continued."""
     draft: Draft | None = None
-    """`heads`: a policy's further heads draft, which changes speed and no token. Default: where that is faster."""
+    """`heads`: a policy's further heads draft, which changes speed and no token; `none`: they do not.
+    Default: where a batch is so small that it is faster."""
 
     @model_validator(mode="after")
     def _every_option_has_an_effect(self) -> "SamplingConfig":
@@ -159,13 +160,13 @@ def _decoder(model: PreTrainedModel, config: SamplingConfig, text: Text) -> Call
 
 
 def drafts(model: PreTrainedModel, config: SamplingConfig) -> bool:
-    """Whether heads draft. Raises UserError for a `draft` that has no effect on this model."""
+    """Whether heads draft. Raises UserError for a `draft` that cannot be."""
     heads = model.config.n_future_tokens if isinstance(model, MTPForCausalLM) else 0
+    if config.draft == "heads" and heads < 2:
+        has = "no prediction heads" if heads == 0 else "one head, and only further ones draft"
+        raise UserError(f"draft=heads has no effect: the model has {has}; leave it out")
     if config.draft is None:
         return heads > 1 and config.batch_size * heads <= _TOKENS_A_PASS[model.device.type]
-    if heads < 2:
-        has = "no prediction heads" if heads == 0 else "one head, which has nothing to draft with"
-        raise UserError(f"draft={config.draft} has no effect: the model has {has}; leave it out")
     return config.draft == "heads"
 
 

@@ -20,7 +20,7 @@ from weighted_mtp.data.schema import Problem, Solution
 from weighted_mtp.data.tables import read_problems, read_solutions
 from weighted_mtp.decoding.sample import Drawn, SamplingConfig, sample_batches, unit_size
 from weighted_mtp.evaluation.benchmarks import MBPP_SHOTS, AnswerForm, Benchmark, mbpp_prompt
-from weighted_mtp.evaluation.folder import EvaluationFolder, collect
+from weighted_mtp.evaluation.folder import EvaluationFolder, Speed, collect
 from weighted_mtp.evaluation.journal import Journal
 from weighted_mtp.evaluation.problems import ProblemSet
 from weighted_mtp.evaluation.samples import program_key, write_jsonl
@@ -99,8 +99,8 @@ def draw_samples(
 ) -> None:
     """Ask everything that has no answer yet, and write `samples.jsonl`: problems in order, the samples of each in turn.
 
-    Answers are kept a batch at a time, and ranks take the batches in turn. Killed and started again, on any number of
-    ranks, it writes the bytes that one undisturbed rank would have written.
+    Answers are kept a unit of the sampler's at a time, and ranks take these in turn. Killed and started again, on any
+    number of ranks, it writes the bytes that one undisturbed rank would have written.
 
     data_root  the prepared datasets: MBPP's own prompt shows problems of another split
 
@@ -111,69 +111,76 @@ def draw_samples(
     stop = benchmark.stop if form is AnswerForm.COMPLETION else ()
     options = sampling.model_copy(update={"stop": tuple(dict.fromkeys((*stop, *sampling.stop)))})
     with folder.sampling() as journal:
-        missing = by_first_rank(lambda: _missing_batches(journal.records, len(prompts), options))
+        missing = by_first_rank(lambda: _missing_units(journal.records, len(prompts), options))
         mine = missing[rank() :: ranks()]
-        sizes = _batch_sizes(len(prompts), options)
+        sizes = _unit_sizes(len(prompts), options)
         total = sum(sizes) - sum(sizes[number] for number in set(missing) - set(mine))
         done = sum(sizes) - sum(sizes[number] for number in missing)
         with progress(f"sampling {benchmark.name}{of_ranks()}", total, done) as advance:
             names = [problem.problem_id for problem in problems.statements]
             drawn = sample_batches(model, tokenizer, prompts, options, mine, advance, names)
-            for number, batch in zip(mine, _timed(drawn, advance), strict=True):
-                journal.add(_record(benchmark, problems.statements[one.prompt], one, form, number) for one in batch)
+            for number, (seconds, unit) in zip(mine, _timed(drawn, advance), strict=True):
+                kept = {"unit": number, "seconds": seconds / len(unit)}
+                journal.add({**kept, **_record(benchmark, problems.statements[one.prompt], one, form)} for one in unit)
     with together():  # every rank is through
         pass
     with together():
         if is_first():
-            _write_samples(journal.path, problems, folder.samples)
+            _write_samples(journal.path, problems, folder)
 
 
-def _missing_batches(records: Iterable[dict[str, Any]], n_prompts: int, options: SamplingConfig) -> list[int]:
-    """Numbers of the batches of which not every sample is recorded."""
-    found = Counter(batch for batch, _, _ in {_key(record) for record in records})
-    return [number for number, size in enumerate(_batch_sizes(n_prompts, options)) if found[number] < size]
+def _missing_units(records: Iterable[dict[str, Any]], n_prompts: int, options: SamplingConfig) -> list[int]:
+    """Numbers of the units of which not every sample is recorded."""
+    found = Counter(unit for unit, _, _ in {_key(record) for record in records})
+    return [number for number, size in enumerate(_unit_sizes(n_prompts, options)) if found[number] < size]
 
 
-def _batch_sizes(n_prompts: int, options: SamplingConfig) -> list[int]:
+def _unit_sizes(n_prompts: int, options: SamplingConfig) -> list[int]:
     total, size = n_prompts * options.n_samples, unit_size(n_prompts, options)
     return [min(size, total - start) for start in range(0, total, size)]
 
 
-def _key(record: dict[str, Any]) -> tuple[int, str, int]:
-    return record["batch"], record["task_id"], record["sample"]
+def _key(record: dict[str, Any]) -> tuple[int | None, str, int]:
+    return record.get("unit"), record["task_id"], record["sample"]  # an earlier version's records have no unit
 
 
-def _write_samples(journal: Path, problems: ProblemSet, samples: Path) -> None:
-    """Every sample once, in order; then the journals go."""
+_OF_JOURNAL = ("unit", "seconds", "passes")  # not samples' own, so that samples.jsonl is the same on any machine
+
+
+def _write_samples(journal: Path, problems: ProblemSet, folder: EvaluationFolder) -> None:
+    """Every sample once, in order, and how fast they came; then the journals go."""
     collect(journal)
     with Journal(journal) as whole:
         once = {(record["task_id"], record["sample"]): record for record in whole.records}
     order = sorted(once.values(), key=lambda record: (problems.row[record["task_id"]], record["sample"]))
-    write_jsonl(samples, ({k: v for k, v in record.items() if k != "batch"} for record in order))
+    folder.write_speed(Speed.of(order))
+    write_jsonl(folder.samples, ({k: v for k, v in record.items() if k not in _OF_JOURNAL} for record in order))
     journal.unlink()
 
 
-def _timed(batches: Iterator[list[Drawn]], advance: Advance) -> Iterator[list[Drawn]]:
-    """The batches, each with a note of its tokens a second."""
+def _timed(units: Iterator[list[Drawn]], advance: Advance) -> Iterator[tuple[float, list[Drawn]]]:
+    """The units and the seconds that each took, with a note of how fast it came."""
     start = time.monotonic()
-    for batch in batches:
-        tokens, seconds = sum(drawn.completion.n_tokens for drawn in batch), time.monotonic() - start
-        advance(0, f"{tokens / seconds:,.0f} tokens/s")
-        yield batch
+    for unit in units:
+        seconds = time.monotonic() - start
+        completions = [drawn.completion for drawn in unit]
+        tokens, passes = sum(c.n_tokens for c in completions), sum(c.n_passes for c in completions)
+        advance(0, Speed(tokens=tokens, passes=passes, seconds=seconds).described)
+        yield seconds, unit
         start = time.monotonic()
 
 
-def _record(benchmark: Benchmark, problem: Problem, drawn: Drawn, form: AnswerForm, batch: int) -> dict[str, Any]:
+def _record(benchmark: Benchmark, problem: Problem, drawn: Drawn, form: AnswerForm) -> dict[str, Any]:
     completion = drawn.completion
     extracted = benchmark.extracted(problem, completion.text, form)
     return {
-        "batch": batch,
         "task_id": problem.problem_id,
         "sample": drawn.sample,
         **program_key(problem, extracted.program),
         "taken": extracted.how,
         "text": completion.text,
         "tokens": completion.n_tokens,
+        "passes": completion.n_passes,
         "finished": completion.finished,
     }
 

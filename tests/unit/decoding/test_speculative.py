@@ -12,8 +12,8 @@ from scipy.stats import chisquare
 from tiny_models import ARCHITECTURES, GROUPED, VOCABULARY, letter_tokenizer, tiny_model
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig
 
-from weighted_mtp.decoding.rows import Choice, Row, Text, uniform_draws
-from weighted_mtp.decoding.sample import Completion, SamplingConfig, sample
+from weighted_mtp.decoding.rows import Choice, Completion, Row, Text, uniform_draws
+from weighted_mtp.decoding.sample import SamplingConfig, drafts, sample
 from weighted_mtp.decoding.slots import Forward, takes_slots
 from weighted_mtp.decoding.speculative import _Window, decode
 from weighted_mtp.errors import UserError
@@ -255,9 +255,15 @@ def test_without_slots_a_batch_is_padded_and_drafts_are_refused_by_name() -> Non
             sample(model, LETTERS, PROMPTS, drafting(DRAWN))
 
 
-@pytest.mark.parametrize("draft", ["heads", "none"])
-def test_draft_without_effect_is_refused(draft: str) -> None:
-    with pytest.raises(UserError, match=f"draft={draft} has no effect: the model has no prediction heads"):
-        sample(tiny_model(), LETTERS, PROMPTS, drafting(GREEDY, draft))
+def test_drafts_of_a_model_without_further_heads_are_refused() -> None:
+    with pytest.raises(UserError, match="draft=heads has no effect: the model has no prediction heads"):
+        sample(tiny_model(), LETTERS, PROMPTS, drafting(GREEDY))
     with pytest.raises(UserError, match="has no effect: the model has one head"):
-        sample(policy(heads=1), LETTERS, PROMPTS, drafting(GREEDY, draft))
+        sample(policy(heads=1), LETTERS, PROMPTS, drafting(GREEDY))
+
+
+@pytest.mark.parametrize(("batch_size", "expected"), [(2, True), (3, False)])
+def test_heads_draft_by_default_where_a_pass_is_small(batch_size: int, expected: bool) -> None:
+    config = SamplingConfig(batch_size=batch_size)
+    assert drafts(policy(), config) == expected  # four heads, and 8 tokens a pass on a CPU
+    assert not drafts(policy(heads=1), config)

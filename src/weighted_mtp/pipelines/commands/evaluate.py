@@ -49,6 +49,13 @@ def main(
         list[str] | None,
         typer.Option(help="An answer ends before this text; may be repeated. A benchmark has its own."),
     ] = None,
+    draft: Annotated[
+        str | None,
+        typer.Option(
+            help="heads or none: whether a policy's further heads draft, which changes speed and no token. "
+            "Default: where a batch is so small that it is faster."
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Of the sampling; 0 where not given.")] = None,
     dtype: Annotated[
         str | None, typer.Option(help="float32, the default, or bfloat16: faster, and rarely another token.")
@@ -78,7 +85,7 @@ def main(
 ) -> None:
     """Sample programs (or take them from a file), execute them isolated, and report pass@k with its interval."""
     options = {key: value for key, value in locals().items() if key not in ("debug", "explain") and value is not None}
-    names = ("n_samples", "temperature", "top_p", "max_new_tokens", "batch_size", "stop", "seed")
+    names = ("n_samples", "temperature", "top_p", "max_new_tokens", "batch_size", "stop", "draft", "seed")
     sampling = {name: options.pop(name) for name in names if name in options}
     if packages is not None:
         options["packages"] = [name.strip() for name in packages.split(",")]

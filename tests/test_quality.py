@@ -13,7 +13,7 @@ PACKAGE = ROOT / "src" / "weighted_mtp"
 # Data flows one way (docs/ARCHITECTURE.md): a layer imports from those before it, never from those after it.
 LAYERS = [
     ["errors", "files", "progress", "parallel", "manifest", "hub"],
-    ["synonyms", "config"],
+    ["synonyms", "configurations", "config"],
     ["runtime"],
     ["data"],
     ["models"],

@@ -13,12 +13,13 @@ from pathlib import Path
 from rich.console import Console
 
 from weighted_mtp.config import load_config
+from weighted_mtp.configurations import folder
 from weighted_mtp.pipelines.run_study import report, run_study
 from weighted_mtp.pipelines.study import StudyConfig
 from weighted_mtp.pipelines.token_weights import run_source, write_weights
 
 SHOWN = 4  # problems whose programs the picture of token weights shows
-CONFIG = Path(__file__).parents[3] / "configs" / "local" / "demo.yaml"
+CONFIG = folder() / "local" / "demo.yaml"
 
 
 def demo_config(storage: Path, steps: int | None, seeds: Sequence[int]) -> StudyConfig:

@@ -12,7 +12,7 @@ PACKAGE = ROOT / "src" / "weighted_mtp"
 
 # Data flows one way (docs/ARCHITECTURE.md): a layer imports from those before it, never from those after it.
 LAYERS = [
-    ["errors", "files", "progress", "parallel", "manifest", "hub"],
+    ["errors", "files", "progress", "parallel", "manifest", "extras", "hub"],
     ["synonyms", "configurations", "config"],
     ["runtime"],
     ["data"],

@@ -52,6 +52,7 @@ def _common(
 ) -> None:
     """What every command has: the help above comes from the app itself."""
 
+
 app.command("demo")(demo.main)
 app.command("data")(data.main)
 of_models.command("setup")(models.setup)

@@ -38,7 +38,7 @@ def test_an_unknown_name_lists_near_ones(name: str, near: str) -> None:
 
 
 def test_a_path_that_does_not_exist_is_no_name() -> None:
-    with pytest.raises(UserError, match="/nowhere/x.yaml: no such configuration file"):
+    with pytest.raises(UserError, match=r"/nowhere/x\.yaml: no such configuration file"):
         find(Path("/nowhere/x.yaml"))
 
 

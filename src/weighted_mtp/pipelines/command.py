@@ -18,7 +18,7 @@ ConfigFile = Annotated[
     Path,
     typer.Option(
         "--config",
-        help="YAML file, or the name of one that comes with the package: local/baseline_local; see `wmtp configs list`.",
+        help="YAML file, or a name such as local/baseline_local; `wmtp configs list` shows all.",
         autocompletion=complete,
     ),
 ]

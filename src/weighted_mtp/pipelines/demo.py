@@ -45,8 +45,8 @@ def run_demo(config: StudyConfig, jobs: int) -> bool:
         console.print(file, soft_wrap=True)
     weights = config.storage / "runs" / config.name / "weights.html"
     source = run_source(result.runs["verifiable"][0])
-    picture = write_weights(source, config.storage / "datasets" / "micro" / "validation", SHOWN, weights)
-    console.print(f"token weights: {weights} and {picture}", soft_wrap=True)
+    files = write_weights(source, config.storage / "datasets" / "micro" / "validation", SHOWN, weights)
+    console.print(f"token weights: {' and '.join(map(str, files))}", soft_wrap=True)
     for arm, folders in result.evaluations[config.sampling.temperature].items():
         console.print(f"{arm}: every program and its verdict in {folders[0] / 'results.jsonl'}", soft_wrap=True)
     console.print(

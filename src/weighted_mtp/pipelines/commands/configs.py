@@ -28,5 +28,5 @@ def copy(
 ) -> None:
     """Copy a configuration, with those that it is made of, to be changed."""
     with one_line_errors(debug):
-        for file in configurations.copy(name, to) or ["everything is there already"]:
-            print(file)
+        written = [str(file) for file in configurations.copy(name, to)]
+        print(*(written or ["everything is there already"]), sep="\n")

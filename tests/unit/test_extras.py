@@ -31,7 +31,7 @@ def without_extras(work: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     extras._say_once.cache_clear()
     for name in BROUGHT:
         monkeypatch.setitem(sys.modules, name, None)  # importing it fails
-    monkeypatch.delitem(sys.modules, "weighted_mtp.pipelines.slurm", raising=False)
+    monkeypatch.delitem(sys.modules, "weighted_mtp.study.slurm", raising=False)
     return work / "storage"
 
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.table import Table
 
+from weighted_mtp.data.preparation.stats import LENGTH_BINS, SplitStats
 from weighted_mtp.data.schema import Counts
-from weighted_mtp.data.stats import LENGTH_BINS, SplitStats
-from weighted_mtp.evaluation.known_verdicts import Agreement
+from weighted_mtp.evaluation.check_labels import Agreement
 from weighted_mtp.manifest import Manifest
 
 if TYPE_CHECKING:

@@ -25,8 +25,8 @@ def main(
     with one_line_errors(debug):
         from weighted_mtp.config import load_config
         from weighted_mtp.configurations import find
-        from weighted_mtp.pipelines.run_study import report, run_study
-        from weighted_mtp.pipelines.study import StudyConfig
+        from weighted_mtp.study.config import StudyConfig
+        from weighted_mtp.study.run import report, run_study
 
         file = find(config)
         study = load_config(StudyConfig, file, override or ())

@@ -72,4 +72,4 @@ def test_it_is_what_runs_and_finds_its_configurations_outside_of_the_repository(
     wmtp = ("-m", "weighted_mtp.cli")
     assert "local/demo" in python(installed, *wmtp, "configs", "list", cwd=tmp_path)
     assert "--steps" in python(installed, *wmtp, "demo", "--help", cwd=tmp_path)
-    assert "parameters" in python(installed, *wmtp, "plan", "--config", "production/baseline.yaml", cwd=tmp_path)
+    assert "fits" in python(installed, *wmtp, "plan", "--config", "production/baseline.yaml", cwd=tmp_path)

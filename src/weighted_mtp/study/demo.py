@@ -14,6 +14,7 @@ from rich.console import Console
 
 from weighted_mtp.config import load_config
 from weighted_mtp.configurations import folder
+from weighted_mtp.extras import has
 from weighted_mtp.pipelines.token_weights import run_source, write_weights
 from weighted_mtp.study.config import StudyConfig
 from weighted_mtp.study.run import report, run_study
@@ -49,8 +50,9 @@ def run_demo(config: StudyConfig, jobs: int) -> bool:
     console.print(f"token weights: {' and '.join(map(str, files))}", soft_wrap=True)
     for arm, folders in result.evaluations[config.sampling.temperature].items():
         console.print(f"{arm}: every program and its verdict in {folders[0] / 'results.jsonl'}", soft_wrap=True)
-    console.print(
-        f"MLflow: uv run mlflow ui --backend-store-uri sqlite:///{config.storage / 'mlflow.db'}", soft_wrap=True
-    )
+    if has("mlflow"):
+        console.print(
+            f"MLflow: uv run mlflow ui --backend-store-uri sqlite:///{config.storage / 'mlflow.db'}", soft_wrap=True
+        )
     console.print(f"{time.monotonic() - started:.0f} s in all", soft_wrap=True)
     return True

@@ -15,7 +15,7 @@ from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.own_programs import LEARNED_FROM, LabelOptions
 from weighted_mtp.files import whole_file
 from weighted_mtp.pipelines.fit import FitConfig, finished
-from weighted_mtp.pipelines.kinds import KINDS
+from weighted_mtp.pipelines.kinds import PIPELINES
 from weighted_mtp.pipelines.label_samples import label
 from weighted_mtp.pipelines.run_evaluation import EvaluationConfig, evaluate, holds_evaluation
 from weighted_mtp.study.config import (
@@ -96,7 +96,7 @@ class Step:
         if isinstance(self.what, OwnPrograms):
             self._label_own_programs(self.what)
             return True
-        if isinstance(self.what, Training) and KINDS[self.what.pipeline].run(self._training(self.what)) is None:
+        if isinstance(self.what, Training) and PIPELINES[self.what.pipeline].run(self._training(self.what)) is None:
             return False
         if self.name in self.study.arms:
             for evaluation in self._evaluations():
@@ -160,6 +160,7 @@ class Step:
     def _training(self, training: Training) -> FitConfig:
         study = self.study
         fixed = [
+            f"pipeline={training.pipeline}",
             f"run.name={study.name}/{self.place}",
             f"run.root={study.storage / 'runs'}",
             f"run.seed={self.seed}",
@@ -168,7 +169,7 @@ class Step:
         ]
         own = [self._filled(option) for option in (*training.override, *study.override)]
         file = beside(self.folder, training.config)
-        config = load_config(KINDS[training.pipeline].schema, file, [*fixed, *own])
+        config = load_config(PIPELINES[training.pipeline].schema, file, [*fixed, *own])
         if (folder := config.run.root / config.run.name) != self.run:
             raise UserError(
                 f"its run is {folder}, but a study's steps look for {self.run}: leave out run.name and .root"

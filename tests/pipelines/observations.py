@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from weighted_mtp.config import flatten, load_config, validated
 from weighted_mtp.data.sources.micro.dataset import write_micro
 from weighted_mtp.data.sources.micro.generator import MicroConfig
+from weighted_mtp.decoding.engine import TorchEngine
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.samples import write_jsonl
 from weighted_mtp.models.checkpoint import newest_model
@@ -249,7 +250,8 @@ def respondents() -> Iterator[list[str]]:
     draw = run_evaluation.draw_samples
 
     def drawn(respondent: Any, *given: Any) -> None:
-        found.append(str(next(respondent.model.parameters()).dtype))
+        if isinstance(respondent.engine, TorchEngine):
+            found.append(str(next(respondent.engine.model.parameters()).dtype))
         draw(respondent, *given)
 
     with pytest.MonkeyPatch.context() as patch:

@@ -187,8 +187,9 @@ def served_model(config: ServerConfig) -> str:
 
     Raises UserError where no server answers, the key is refused, or several models or another one are served.
     """
+    headers = config.headers()
     try:
-        with httpx2.Client(headers=config.headers(), timeout=_CONNECT_SECONDS) as client:
+        with httpx2.Client(headers=headers, timeout=_CONNECT_SECONDS) as client:
             response = client.get(f"{config.base_url}/models")
         _raise_for_status(response)
         names = [str(model["id"]) for model in response.json()["data"]]

@@ -24,7 +24,7 @@ from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.samples import write_jsonl
 from weighted_mtp.models.checkpoint import newest_model
 from weighted_mtp.pipelines import run_evaluation
-from weighted_mtp.pipelines.kinds import KINDS
+from weighted_mtp.pipelines.kinds import PIPELINES
 from weighted_mtp.pipelines.run_evaluation import EvaluationConfig
 from weighted_mtp.runtime import sharding
 from weighted_mtp.study import steps as study_steps
@@ -122,7 +122,7 @@ class Bench:
         policy += ["model.source=@/runs/policy", "model.micro_tokenizer=@/datasets/micro/tokenizer"]
         fixed = [f"run.name={name}", "run.root=@/runs", "data.root=@/datasets", *COMMON]
         all_options = [*fixed, *([] if pipeline == "critic" else policy), *start]
-        schema, run = KINDS[pipeline]
+        schema, run = PIPELINES[pipeline]
         config = load_config(schema, CONFIGS / f"{pipeline}_local.yaml", [*map(self.filled, all_options), *options])
         threads = torch.get_num_threads()
         with calls() as called:
@@ -191,7 +191,7 @@ class Bench:
         trained = [step for step in steps if isinstance(step.what, Training)]
         return {
             "places": [str(step.run) for step in steps],
-            "pipelines": [KINDS[step.what.pipeline].run.__name__ for step in trained],
+            "pipelines": [PIPELINES[step.what.pipeline].run.__name__ for step in trained],
             "options": [flatten(step._training(step.what)) for step in trained],
             "evaluations": [flatten(config) for config in evaluated],
             "labelled": [str(given) for given in labelled],

@@ -16,17 +16,13 @@ from completions_server import CompletionsServer
 from observations import Bench
 
 from weighted_mtp.config import Section, _sections_in
-from weighted_mtp.pipelines.critic import CriticConfig
-from weighted_mtp.pipelines.policy import PolicyConfig
+from weighted_mtp.pipelines.kinds import PIPELINES
 from weighted_mtp.pipelines.run_evaluation import EvaluationConfig
-from weighted_mtp.pipelines.run_rho1 import Rho1RunConfig
-from weighted_mtp.pipelines.run_third_party import ThirdPartyConfig
-from weighted_mtp.pipelines.run_verifiable import VerifiableConfig
 from weighted_mtp.runtime import distributed
 from weighted_mtp.runtime.device import RuntimeConfig
 from weighted_mtp.study.config import StudyConfig
 
-ROOTS = (PolicyConfig, CriticConfig, VerifiableConfig, Rho1RunConfig, ThirdPartyConfig, EvaluationConfig, StudyConfig)
+ROOTS = (*(pipeline.schema for pipeline in PIPELINES.values()), EvaluationConfig, StudyConfig)
 RECORDS = {"Origin", "Execution", "_Described"}
 """Sections that say what was, and offer no options."""
 

@@ -13,7 +13,7 @@ from weighted_mtp.decoding.sample import SamplingConfig
 from weighted_mtp.decoding.server import ServerConfig
 from weighted_mtp.sandbox.packages import installed
 
-Pipeline = Literal["ref_tuning", "critic", "baseline", "verifiable", "rho1"]
+Pipeline = Literal["ref_tuning", "critic", "baseline", "verifiable", "rho1", "third_party"]
 
 DATASETS = "datasets"
 """`{datasets}` in an option is the folder of all datasets."""

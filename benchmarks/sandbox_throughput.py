@@ -22,7 +22,7 @@ from peers import Peers, installed, task
 from weighted_mtp.data.schema import records
 from weighted_mtp.data.sources import humaneval
 from weighted_mtp.evaluation.benchmarks import benchmark
-from weighted_mtp.evaluation.sandbox import Job, SandboxPool, TestCase
+from weighted_mtp.sandbox import Job, SandboxPool, TestCase
 
 WORKERS = 2
 SECONDS = 30.0  # a program's time limit in the others, elapsed: generous, so that a busy machine does not decide

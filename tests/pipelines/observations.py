@@ -20,12 +20,13 @@ from weighted_mtp.data.sources.micro.generator import MicroConfig
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.samples import write_jsonl
 from weighted_mtp.models.checkpoint import newest_model
-from weighted_mtp.pipelines import run_evaluation, study_steps
+from weighted_mtp.pipelines import run_evaluation
 from weighted_mtp.pipelines.kinds import KINDS
 from weighted_mtp.pipelines.run_evaluation import EvaluationConfig
-from weighted_mtp.pipelines.study import OwnPrograms, StudyConfig, Training
-from weighted_mtp.pipelines.study_steps import steps_of
 from weighted_mtp.runtime import sharding
+from weighted_mtp.study import steps as study_steps
+from weighted_mtp.study.config import OwnPrograms, StudyConfig, Training
+from weighted_mtp.study.steps import steps_of
 from weighted_mtp.training import loop
 from weighted_mtp.value_weighting.base import TokenWeighting
 from weighted_mtp.value_weighting.controls import Uniform

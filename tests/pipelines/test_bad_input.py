@@ -22,7 +22,7 @@ from weighted_mtp.pipelines.run_evaluation import EvaluationConfig
 from weighted_mtp.pipelines.run_rho1 import Rho1RunConfig
 from weighted_mtp.pipelines.run_third_party import ThirdPartyConfig
 from weighted_mtp.pipelines.run_verifiable import VerifiableConfig
-from weighted_mtp.pipelines.study import StudyConfig
+from weighted_mtp.study.config import StudyConfig
 
 GIVEN = {
     PolicyConfig: ["run.name=x"],

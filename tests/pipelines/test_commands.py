@@ -22,7 +22,7 @@ from weighted_mtp.pipelines.policy import PolicyConfig
 from weighted_mtp.pipelines.run_rho1 import Rho1RunConfig
 from weighted_mtp.pipelines.run_third_party import ThirdPartyConfig
 from weighted_mtp.pipelines.run_verifiable import VerifiableConfig
-from weighted_mtp.pipelines.study import StudyConfig, Training
+from weighted_mtp.study.config import StudyConfig, Training
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [

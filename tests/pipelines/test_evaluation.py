@@ -15,9 +15,9 @@ from weighted_mtp.cli import app
 from weighted_mtp.data.sources.micro.dataset import write_micro
 from weighted_mtp.data.sources.micro.generator import MicroConfig
 from weighted_mtp.data.tables import read_problems, read_solutions
-from weighted_mtp.evaluation.confinement import offered
 from weighted_mtp.models.card import Origin
 from weighted_mtp.models.convert import write_model
+from weighted_mtp.sandbox.confinement import offered
 
 # A command that is killed for good in the middle of the line that follows so many.
 KILLED = """

@@ -21,9 +21,9 @@ from weighted_mtp.pipelines.run_evaluation import EvaluationConfig
 from weighted_mtp.pipelines.run_rho1 import Rho1RunConfig
 from weighted_mtp.pipelines.run_third_party import ThirdPartyConfig
 from weighted_mtp.pipelines.run_verifiable import VerifiableConfig
-from weighted_mtp.pipelines.study import StudyConfig
 from weighted_mtp.runtime import distributed
 from weighted_mtp.runtime.device import RuntimeConfig
+from weighted_mtp.study.config import StudyConfig
 
 ROOTS = (PolicyConfig, CriticConfig, VerifiableConfig, Rho1RunConfig, ThirdPartyConfig, EvaluationConfig, StudyConfig)
 RECORDS = {"Origin", "Execution", "_Described"}

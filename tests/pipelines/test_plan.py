@@ -15,11 +15,11 @@ from weighted_mtp.cli import app
 from weighted_mtp.data.sources.micro.dataset import write_micro
 from weighted_mtp.data.sources.micro.generator import MicroConfig
 from weighted_mtp.errors import UserError
-from weighted_mtp.pipelines.plan import Machine, plan
-from weighted_mtp.pipelines.planned import Planned, planned
-from weighted_mtp.report.memory import PlanRow, plan_table
-from weighted_mtp.training.footprint import Microbatch, Pass, Weights, weights_of
-from weighted_mtp.training.memory_plan import Footprint, Layout, footprint
+from weighted_mtp.memory.configured import Planned, planned
+from weighted_mtp.memory.footprint import Microbatch, Pass, Weights, weights_of
+from weighted_mtp.memory.layout import Footprint, Layout, footprint
+from weighted_mtp.memory.plan import Machine, plan
+from weighted_mtp.memory.table import PlanRow, plan_table
 
 PARTS = [part.name for part in fields(Footprint) if part.name != "host"]
 ROOT = Path(__file__).resolve().parents[2]

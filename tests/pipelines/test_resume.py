@@ -19,8 +19,8 @@ from weighted_mtp.models.build import save_policy
 from weighted_mtp.models.checkpoint import newest_model
 from weighted_mtp.models.convert import load_base
 from weighted_mtp.models.mtp import MTPForCausalLM
-from weighted_mtp.pipelines.study import StudyConfig
-from weighted_mtp.pipelines.study_steps import steps_of
+from weighted_mtp.study.config import StudyConfig
+from weighted_mtp.study.steps import steps_of
 
 CHAT = "{{ 'Today is ' + strftime_now('%d %b %Y') + '. ' + messages[0]['content'] }}"
 
@@ -228,7 +228,7 @@ def test_a_study_hands_the_acceptance_on_to_its_runs(tmp_path: Path, monkeypatch
     arm = {"pipeline": "baseline", "config": str(CONFIGS / "baseline_local.yaml")}
     file.write_text(json.dumps({"name": "s", "storage": str(tmp_path), "arms": {"a": arm}}))
     asked: list[StudyConfig] = []
-    monkeypatch.setattr("weighted_mtp.pipelines.run_study.run_study", lambda config, *_: asked.append(config))
+    monkeypatch.setattr("weighted_mtp.study.run.run_study", lambda config, *_: asked.append(config))
     for more in ([], ["--accept-changes"]):
         CliRunner().invoke(app, ["study", "--config", str(file), *more])
     accepted = [step._training(step.what).run.accept_changes for study in asked for step in steps_of(study, tmp_path)]

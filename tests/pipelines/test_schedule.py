@@ -214,6 +214,6 @@ def test_a_machine_without_slurm_is_one_line(tmp_path: Path, monkeypatch: pytest
 
 def test_without_submitit_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "submitit", None)
-    monkeypatch.delitem(sys.modules, "weighted_mtp.pipelines.slurm", raising=False)
+    monkeypatch.delitem(sys.modules, "weighted_mtp.study.slurm", raising=False)
     line = study(tmp_path, STUDY, "--scheduler", "slurm").stderr.splitlines()[-1]
     assert line == "error: --scheduler slurm needs submitit: `uv sync --extra slurm`, or `pip install submitit`"

@@ -16,12 +16,12 @@ from huggingface_hub.utils import close_session
 from matplotlib.image import imread
 from typer.testing import CliRunner, Result
 
+from weighted_mtp import sandbox
 from weighted_mtp.cli import app
 from weighted_mtp.data.index import read_index
 from weighted_mtp.data.sources.micro import train_tokenizer
 from weighted_mtp.data.tables import read_problems, read_solutions
 from weighted_mtp.errors import UserError
-from weighted_mtp.evaluation import sandbox
 from weighted_mtp.files import check_files
 from weighted_mtp.hub import patience
 from weighted_mtp.manifest import read_manifest

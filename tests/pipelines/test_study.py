@@ -14,9 +14,9 @@ from weighted_mtp.cli import app
 from weighted_mtp.data.sources.micro.dataset import write_micro
 from weighted_mtp.data.sources.micro.generator import MicroConfig
 from weighted_mtp.data.tables import read_problems, read_solutions
-from weighted_mtp.pipelines.run_study import StudyResult, run_study, time_table
-from weighted_mtp.pipelines.study import StudyConfig
-from weighted_mtp.pipelines.study_steps import bottlenecks, steps_of
+from weighted_mtp.study.config import StudyConfig
+from weighted_mtp.study.run import StudyResult, run_study, time_table
+from weighted_mtp.study.steps import bottlenecks, steps_of
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "local"
 TINY = ["model.micro.hidden_size=32", "model.micro.num_attention_heads=2", "model.micro.num_hidden_layers=2"]

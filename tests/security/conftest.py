@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from weighted_mtp.data.schema import TestCase
-from weighted_mtp.evaluation.attacks import PATIENT, attacks, run_attacks
-from weighted_mtp.evaluation.confinement import Isolation, bubblewrap, offered
-from weighted_mtp.evaluation.sandbox import Job, Limits, Outcome, SandboxPool
+from weighted_mtp.sandbox import Job, Limits, Outcome, SandboxPool
+from weighted_mtp.sandbox.attacks import PATIENT, attacks, run_attacks
+from weighted_mtp.sandbox.confinement import Isolation, bubblewrap, offered
 
 NOBODY = 65534
 WALLS = {
@@ -26,8 +26,8 @@ WALLS = {
 _AS_NOBODY = f"""
 import json, os, sys
 os.setgroups([]); os.setgid({NOBODY}); os.setuid({NOBODY})
-from weighted_mtp.evaluation.attacks import attacks, run_attacks
-from weighted_mtp.evaluation.confinement import Isolation
+from weighted_mtp.sandbox.attacks import attacks, run_attacks
+from weighted_mtp.sandbox.confinement import Isolation
 isolation = Isolation(*json.loads(sys.argv[1]))
 print(json.dumps({{f"{{f.attack.kind}}: {{f.attack.name}}": f.wrong for f in run_attacks(attacks(), isolation)}}))
 """

@@ -4,8 +4,8 @@ from collections import Counter
 
 import pytest
 
-from weighted_mtp.evaluation.attacks import CLASSES, attacks
-from weighted_mtp.evaluation.sandbox import Job, SandboxPool, TestCase
+from weighted_mtp.sandbox import Job, SandboxPool, TestCase
+from weighted_mtp.sandbox.attacks import CLASSES, attacks
 
 NAMES = [f"{attack.kind}: {attack.name}" for attack in attacks()] + ["persistence: what is left at the end"]
 RUNS = [("all", "me"), ("all", "nobody"), ("namespaces", "me"), ("landlock", "me"), ("landlock", "nobody")]

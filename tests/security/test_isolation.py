@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from weighted_mtp.data.schema import TestCase
-from weighted_mtp.evaluation.attacks import LIMITS, PATIENT
-from weighted_mtp.evaluation.sandbox import run
-from weighted_mtp.evaluation.scratch import ScratchFolder, remove_abandoned
+from weighted_mtp.sandbox import run
+from weighted_mtp.sandbox.attacks import LIMITS, PATIENT
+from weighted_mtp.sandbox.scratch import ScratchFolder, remove_abandoned
 
 CALL = TestCase("call", "()", "'never'")
 
@@ -147,8 +147,8 @@ def test_a_killed_harness_takes_its_programs_with_it_and_its_folders_go_at_the_n
     script = f"""
 import tempfile
 tempfile.tempdir = {str(tmp_path)!r}
-from weighted_mtp.evaluation.confinement import Isolation
-from weighted_mtp.evaluation.sandbox import Job, Limits, SandboxPool, TestCase
+from weighted_mtp.sandbox.confinement import Isolation
+from weighted_mtp.sandbox import Job, Limits, SandboxPool, TestCase
 limits = Limits(cpu_seconds=600, wall_seconds=600)
 with SandboxPool(1, isolation=Isolation(*{tuple(isolation)})) as pool:
     pool.run_many([Job("while True: pass", "f", [TestCase("call", "()", "1")], limits)])

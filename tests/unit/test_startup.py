@@ -10,10 +10,10 @@ import pytest
 import typer
 
 from weighted_mtp.cli import app
-from weighted_mtp.data.registry import ALL, NAMES
+from weighted_mtp.data.preparation.registry import ALL, NAMES
 from weighted_mtp.data.sources.codecontests import LANGUAGES
 from weighted_mtp.evaluation.benchmarks import BENCHMARKS
-from weighted_mtp.evaluation.labelled import LEARNED_FROM
+from weighted_mtp.evaluation.own_programs import LEARNED_FROM
 from weighted_mtp.models.catalog import KNOWN
 from weighted_mtp.pipelines import setup_datasets, setup_models
 

@@ -99,7 +99,7 @@ class _TableWriter:
 
 def prepare_command(dataset: str, steps: str = "") -> str:
     """What a user runs to have a dataset (its slice, its policy's programs), or what certain `steps` make of it."""
-    from weighted_mtp.data.registry import NAMES  # which imports this file
+    from weighted_mtp.data.preparation.registry import NAMES  # which imports this file
 
     name = dataset.removesuffix(SMALL)
     if name not in NAMES:

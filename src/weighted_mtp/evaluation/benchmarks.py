@@ -12,8 +12,8 @@ from weighted_mtp.data.schema import Problem, Solution, TestCase
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.extraction import Extracted, program_in_answer
 from weighted_mtp.evaluation.extraction.source import parse
-from weighted_mtp.evaluation.sandbox import Job, Limits, Outcome
 from weighted_mtp.evaluation.worked_answers import graded
+from weighted_mtp.sandbox import Job, Limits, Outcome
 
 _WALL_PER_CPU = 6.0  # a busy machine must not decide
 

@@ -15,12 +15,12 @@ from weighted_mtp.evaluation.folder import EvaluationFolder, Execution, collect
 from weighted_mtp.evaluation.journal import Journal
 from weighted_mtp.evaluation.problems import ProblemSet
 from weighted_mtp.evaluation.samples import Sample, read_samples, write_jsonl
-from weighted_mtp.evaluation.sandbox import Job, SandboxPool
 from weighted_mtp.evaluation.verdicts import Report, Verdict, summarise, verdict
 from weighted_mtp.files import sha256
 from weighted_mtp.parallel import cores
 from weighted_mtp.progress import progress
 from weighted_mtp.runtime.distributed import by_first_rank, is_first, of_ranks, rank, ranks, together
+from weighted_mtp.sandbox import Job, SandboxPool
 
 _DEFAULT_KS = (1, 10, 100)
 _WALL_PER_CPU_SECOND = 6.0  # at least: a busy machine must not decide

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from weighted_mtp.data.schema import TestCase
-from weighted_mtp.evaluation.messages import UNDECIDED
 from weighted_mtp.evaluation.pass_at_k import Counts, Estimate, estimate
 from weighted_mtp.evaluation.problems import ProblemSet
 from weighted_mtp.evaluation.samples import Sample, read_samples
-from weighted_mtp.evaluation.sandbox import Outcome
+from weighted_mtp.sandbox import Outcome
+from weighted_mtp.sandbox.messages import UNDECIDED
 
 Verdict = Mapping[str, Any]
 """The keys that a result has and its sample has not:

@@ -3,7 +3,7 @@
 import re
 from decimal import Decimal
 
-from weighted_mtp.evaluation.jobs import Outcome
+from weighted_mtp.sandbox.job import Outcome
 
 _NUMBER = re.compile(r"-?\$?(?:\d[\d,]*(?:\.\d+)?|\.\d+)", re.ASCII)
 _LONGEST = 100  # characters of a number that anybody means

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from weighted_mtp.config import load_config
 from weighted_mtp.data.batches import Batch
 from weighted_mtp.data.pairs import PairDataConfig, PairStore, load_pairs
-from weighted_mtp.data.prepare import prepare_embedded
+from weighted_mtp.data.preparation.prepare import prepare_embedded
 from weighted_mtp.data.prompts import Template
 from weighted_mtp.data.stream import BatchStream
 from weighted_mtp.errors import UserError

@@ -15,9 +15,9 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Column, Table
 
-from weighted_mtp.evaluation.attacks import CLASSES, Finding, attacks, run_attacks
-from weighted_mtp.evaluation.confinement import SCRATCH_MB, lacks, landlock_abi, offered, why_no_namespaces
 from weighted_mtp.progress import progress
+from weighted_mtp.sandbox.attacks import CLASSES, Finding, attacks, run_attacks
+from weighted_mtp.sandbox.confinement import SCRATCH_MB, lacks, landlock_abi, offered, why_no_namespaces
 
 UNSAFE = 1
 

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from weighted_mtp.data.batches import Batch, TokenStore
 from weighted_mtp.data.load import DataConfig, load_stores
-from weighted_mtp.data.prepare import prepare_embedded
+from weighted_mtp.data.preparation.prepare import prepare_embedded
 from weighted_mtp.data.stream import BatchStream
 from weighted_mtp.losses.mtp import LossConfig
 from weighted_mtp.losses.objective import PolicyObjective

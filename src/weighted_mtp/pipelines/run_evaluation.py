@@ -19,15 +19,13 @@ from pydantic import Field, model_validator
 from rich.console import Console
 
 from weighted_mtp.config import Section
-from weighted_mtp.data.prepare import prepare_benchmark
+from weighted_mtp.data.preparation.prepare import prepare_benchmark
 from weighted_mtp.data.prompts import Template, names_a_date
 from weighted_mtp.decoding.sample import SamplingConfig
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.answers import draw_samples, load_respondent, model_checksum
 from weighted_mtp.evaluation.benchmarks import benchmark
-from weighted_mtp.evaluation.confinement import check_available, offered
 from weighted_mtp.evaluation.folder import EvaluationFolder, Origin, begun_on
-from weighted_mtp.evaluation.packages import installed
 from weighted_mtp.evaluation.problems import ProblemSet
 from weighted_mtp.evaluation.score import score
 from weighted_mtp.evaluation.verdicts import Report
@@ -47,6 +45,8 @@ from weighted_mtp.report.evaluation import (
 )
 from weighted_mtp.runtime.device import RuntimeConfig, pick_device
 from weighted_mtp.runtime.distributed import by_first_rank, is_first, ranks
+from weighted_mtp.sandbox.confinement import check_available, offered
+from weighted_mtp.sandbox.packages import installed
 
 LONGEST_WAIT = 7 * 24 * 3600  # seconds; ranks that have fewer or shorter programs wait for the others
 

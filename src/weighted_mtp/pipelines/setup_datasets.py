@@ -17,19 +17,19 @@ from rich.console import Console
 
 from weighted_mtp.data.index import INDEX_FILE, write_index
 from weighted_mtp.data.manifest import require_manifest, split_checksums
-from weighted_mtp.data.pieces import Options
-from weighted_mtp.data.prepare import prepare
-from weighted_mtp.data.registry import DATASETS, TRAIN
-from weighted_mtp.data.slices import SliceOptions, write_slice
-from weighted_mtp.data.stats import write_stats
+from weighted_mtp.data.preparation.prepare import prepare
+from weighted_mtp.data.preparation.registry import DATASETS, TRAIN
+from weighted_mtp.data.preparation.shards import Options
+from weighted_mtp.data.preparation.stats import write_stats
+from weighted_mtp.data.preparation.subsets import SliceOptions, write_slice
 from weighted_mtp.data.tables import cannot_write
 from weighted_mtp.errors import UserError
-from weighted_mtp.evaluation.known_verdicts import Agreement, check_verdicts
-from weighted_mtp.evaluation.reference import ReferenceRunner
+from weighted_mtp.evaluation.check_labels import Agreement, check_verdicts
 from weighted_mtp.files import whole_file
 from weighted_mtp.manifest import Manifest, are_there, write_manifest
 from weighted_mtp.progress import progress
 from weighted_mtp.report.datasets import SHOWN, account, agreement_table, counts_table, plot_stats, stats_table
+from weighted_mtp.sandbox.reference import ReferenceRunner
 
 TESTS_FILE = "tests.json"
 

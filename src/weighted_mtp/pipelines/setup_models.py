@@ -13,8 +13,8 @@ from typing import Literal
 import torch
 
 from weighted_mtp import hub
-from weighted_mtp.data.prepare import prepare_embedded
-from weighted_mtp.data.registry import MICRO
+from weighted_mtp.data.preparation.prepare import prepare_embedded
+from weighted_mtp.data.preparation.registry import MICRO
 from weighted_mtp.errors import UserError
 from weighted_mtp.models.card import Origin, completed, is_hub_id
 from weighted_mtp.models.catalog import KNOWN, Kind, short_name

@@ -15,11 +15,11 @@ from typing import Literal
 from rich.console import Console
 from rich.table import Column, Table
 
-from weighted_mtp.data.registry import NAMES
+from weighted_mtp.data.preparation.registry import NAMES
+from weighted_mtp.data.preparation.verify import check_dataset
 from weighted_mtp.data.tables import SMALL, prepare_command
 from weighted_mtp.data.tokens import FOLDER as TOKENS
 from weighted_mtp.data.tokens import check_tokens
-from weighted_mtp.data.verify import check_dataset
 from weighted_mtp.errors import UserError
 from weighted_mtp.files import whole_file
 from weighted_mtp.manifest import MANIFEST

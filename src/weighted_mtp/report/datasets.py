@@ -11,9 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, ScalarFormatter
 from rich.table import Table
 
+from weighted_mtp.data.preparation.stats import LENGTH_BINS, SplitStats
 from weighted_mtp.data.schema import Counts
-from weighted_mtp.data.stats import LENGTH_BINS, SplitStats
-from weighted_mtp.evaluation.known_verdicts import Agreement
+from weighted_mtp.evaluation.check_labels import Agreement
 from weighted_mtp.manifest import Manifest
 
 mpl.use("Agg")

@@ -10,9 +10,9 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from weighted_mtp.evaluation.messages import UNDECIDED
 from weighted_mtp.evaluation.pass_at_k import Estimate
 from weighted_mtp.evaluation.verdicts import ProblemResult, Report, shortened
+from weighted_mtp.sandbox.messages import UNDECIDED
 
 _ON_TERMINAL, _ON_PAGE = 10, 200  # problems that are shown with why they failed
 _SHOWN = 160  # characters of a reason, an input, an output

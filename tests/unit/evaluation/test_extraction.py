@@ -13,7 +13,7 @@ from weighted_mtp.data.sources import codecontests, humaneval, mbpp
 from weighted_mtp.evaluation.extraction import lines as prose
 from weighted_mtp.evaluation.extraction import program_in_answer
 from weighted_mtp.evaluation.extraction.lines import runs
-from weighted_mtp.evaluation.sandbox import Job, SandboxPool
+from weighted_mtp.sandbox import Job, SandboxPool
 
 # An answer a line. What is meant is always a function `f` that adds one, or a script that adds the two numbers on each
 # of the lines after the first; whatever else is in the answer does something else.

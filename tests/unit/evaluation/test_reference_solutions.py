@@ -8,7 +8,7 @@ import pytest
 from weighted_mtp.data.schema import records
 from weighted_mtp.data.sources import humaneval, mbpp
 from weighted_mtp.evaluation.benchmarks import BENCHMARKS
-from weighted_mtp.evaluation.sandbox import Job, SandboxPool
+from weighted_mtp.sandbox import Job, SandboxPool
 
 
 @pytest.fixture(scope="module")

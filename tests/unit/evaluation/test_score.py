@@ -15,10 +15,10 @@ from weighted_mtp.evaluation.folder import EvaluationFolder, Origin
 from weighted_mtp.evaluation.journal import Journal
 from weighted_mtp.evaluation.problems import ProblemSet
 from weighted_mtp.evaluation.samples import program_key, read_samples, write_jsonl
-from weighted_mtp.evaluation.sandbox import Outcome
 from weighted_mtp.evaluation.score import score
 from weighted_mtp.evaluation.verdicts import Failure, Report
 from weighted_mtp.files import sha256
+from weighted_mtp.sandbox import Outcome
 
 PROBLEMS = [
     Problem(f"HumanEval/{i}", "humaneval", "test", "", starter="def f(x):\n", entry_point="f",

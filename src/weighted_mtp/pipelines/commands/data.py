@@ -70,9 +70,9 @@ def main(
     if workers is not None:
         os.environ["RAYON_NUM_THREADS"] = str(workers)  # of the tokenizer, which takes all cores by itself
     with one_line_errors(debug):
-        from weighted_mtp.data.pieces import Options
-        from weighted_mtp.data.registry import ALL, NAMES
-        from weighted_mtp.data.slices import SliceOptions
+        from weighted_mtp.data.preparation.registry import ALL, NAMES
+        from weighted_mtp.data.preparation.shards import Options
+        from weighted_mtp.data.preparation.subsets import SliceOptions
         from weighted_mtp.data.sources.codecontests import LANGUAGES
         from weighted_mtp.parallel import cores
         from weighted_mtp.pipelines.setup_datasets import STEPS, Request, setup

@@ -25,7 +25,7 @@ def main(
     """Run the whole method on the embedded micro benchmark: three seeds, a quarter of an hour on two CPU cores."""
     with one_line_errors(debug):
         from weighted_mtp.parallel import cores
-        from weighted_mtp.pipelines.demo import demo_config, run_demo
+        from weighted_mtp.study.demo import demo_config, run_demo
 
         if not run_demo(demo_config(storage, steps, seeds or ()), jobs or cores()):
             raise typer.Exit(INTERRUPTED)

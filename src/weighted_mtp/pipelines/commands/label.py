@@ -31,7 +31,7 @@ def main(
     """
     with one_line_errors(debug):
         from weighted_mtp.errors import UserError
-        from weighted_mtp.evaluation.labelled import LabelOptions
+        from weighted_mtp.evaluation.own_programs import LabelOptions
         from weighted_mtp.pipelines.label_samples import label
 
         if name != Path(name).name or name.startswith("."):

@@ -24,8 +24,8 @@ def main(
     """Compare weightings over several seeds: everything from pretraining to the table, resumed arm by arm."""
     with one_line_errors(debug):
         from weighted_mtp.config import load_config
-        from weighted_mtp.pipelines.run_study import report, run_study
-        from weighted_mtp.pipelines.study import StudyConfig
+        from weighted_mtp.study.config import StudyConfig
+        from weighted_mtp.study.run import report, run_study
 
         study = load_config(StudyConfig, config, override or ())
         if accept_changes:

@@ -33,7 +33,7 @@ def main(
             raise UserError("give either --critic (the run of a critic) or --run (a verifiable or Rho-1 run)")
         if output.suffix != ".html":
             raise UserError(f"--output {output}: the page is HTML; give a name that ends in .html")
-        from weighted_mtp.data.prepare import prepare_embedded
+        from weighted_mtp.data.preparation.prepare import prepare_embedded
         from weighted_mtp.pipelines.token_weights import critic_source, run_source, split_of, write_weights
 
         directory = split_of(cast(Path, critic or run), data_root, dataset, split)

@@ -1,0 +1,217 @@
+"""Upstream's files in pieces that workers read side by side: rows → a part of each split, and an account of every row.
+
+A piece is a file, or a row group of a Parquet file, so that what is made of it depends on the input alone: whoever
+reads it, and in whatever order, the parts are the same. A part is there whole or not at all, and is not made twice.
+"""
+
+import functools
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+
+import joblib
+import pyarrow.parquet as pq
+
+from weighted_mtp.data.preparation.decontaminate import ContaminationCheck
+from weighted_mtp.data.preparation.registry import TRAIN, Split, dataset_named
+from weighted_mtp.data.schema import PROBLEM_SCHEMA, SOLUTION_SCHEMA, Counts, Entry
+from weighted_mtp.data.sources.rows import Answers, OnBytes, Reading, row_groups
+from weighted_mtp.data.tables import COMPRESSION, PROBLEMS_FILE, SOLUTIONS_FILE, SplitWriter
+from weighted_mtp.files import whole_directory, whole_file
+
+_ACCOUNT = "account.json"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is kept of a dataset.
+
+    languages                of CodeContests-like solutions
+    max_problems             only the first of each split, for a quick look; None for all
+    max_solution_characters  longer solutions are dropped
+    keep_contaminated        training problems that overlap an evaluation set are reported, but stay
+    """
+
+    languages: tuple[str, ...] = ("python3",)
+    max_problems: int | None = None
+    max_solution_characters: int = 100_000
+    keep_contaminated: bool = False
+
+
+@dataclass(frozen=True)
+class Piece:
+    """What one worker reads at a time; `bytes` add up to the files'."""
+
+    path: Path
+    split: Split  # that all of it belongs to
+    group: int | None
+    bytes: int
+    part: Path  # folder of what is made of it
+
+
+@dataclass(frozen=True)
+class Record:
+    """What became of one problem.
+
+    solutions  [correct, incorrect] that were not dropped
+    dropped    of its solutions: reason → how many
+    left_out   why it is left out as a whole; "" where it is not
+    overlap    what it shares with an evaluation set, as the manifest keeps it
+    """
+
+    problem_id: str
+    where: str
+    split: str
+    solutions: tuple[int, int]
+    dropped: dict[str, int]
+    left_out: str = ""
+    overlap: dict[str, str] | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is done with every piece of a pass over the files.
+
+    check  file of the `ContaminationCheck` that training problems are compared with (`save_check`); None for a pass
+           over evaluation problems, which stay, whatever is left of their solutions
+    """
+
+    dataset: str
+    options: Options
+    check: Path | None
+
+
+def pieces_of(files: Sequence[tuple[Split, Path]], parts: Path) -> list[Piece]:
+    """The pieces of files in their order. Raises UserError where a file cannot be read."""
+    pieces: list[Piece] = []
+    for split, path in files:
+        groups, size = row_groups(path), path.stat().st_size
+        for i, group in enumerate(groups):
+            share = size * (i + 1) // len(groups) - size * i // len(groups)
+            pieces.append(Piece(path, split, group, share, parts / f"{len(pieces):06}"))
+    return pieces
+
+
+def save_check(check: ContaminationCheck, path: Path) -> None:
+    """Write a check where workers find it, whose arrays they share in memory. Raises OSError."""
+    with whole_file(path) as partial:
+        joblib.dump(check, partial)
+
+
+@functools.lru_cache(maxsize=1)
+def _saved_check(path: Path, _written: int) -> ContaminationCheck:
+    check = joblib.load(path, mmap_mode="r")
+    assert isinstance(check, ContaminationCheck)
+    return check
+
+
+def read_piece(piece: Piece, job: Job, on_bytes: OnBytes | None = None, answers: Answers | None = None) -> Piece:
+    """Write what a piece holds of the job's splits to `piece.part`, unless it is there already; returns the piece.
+
+    on_bytes  is told of the piece's bytes as they are read
+    answers   as `Reading`
+
+    Raises UserError as the dataset's reader, and OSError where nothing can be written.
+    """
+    if piece.part.exists():
+        if on_bytes is not None:
+            on_bytes(piece.bytes)
+        return piece
+    check = _saved_check(job.check, job.check.stat().st_mtime_ns) if job.check is not None else None
+    with whole_directory(piece.part) as folder:
+        with ExitStack() as stack:
+            writers: dict[str, SplitWriter] = {}
+            records = []
+            for entry in _entries(piece, job, writers, on_bytes, answers):
+                record = _record(entry, job.options, check)
+                records.append(record)
+                if not record.left_out:
+                    split = entry.problem.split
+                    if split not in writers:
+                        writers[split] = stack.enter_context(SplitWriter(folder / split))
+                    writers[split].add(entry.problem, entry.solutions)
+        (folder / _ACCOUNT).write_text(json.dumps([asdict(record) for record in records]))
+    return piece
+
+
+def read_account(piece: Piece) -> list[Record]:
+    """What became of the problems of a piece that was read, in their order."""
+    return [Record(**values) for values in json.loads((piece.part / _ACCOUNT).read_text())]
+
+
+class SplitMerger:
+    """Writes a split's two files out of those of its parts, a row group in memory at a time; a context manager.
+
+    Raises OSError where they cannot be written.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        with ExitStack() as stack:
+            self._writers = {
+                name: stack.enter_context(pq.ParquetWriter(folder / name, schema, compression=COMPRESSION))
+                for name, schema in ((PROBLEMS_FILE, PROBLEM_SCHEMA), (SOLUTIONS_FILE, SOLUTION_SCHEMA))
+            }
+            self._open = stack.pop_all()
+
+    def __enter__(self) -> "SplitMerger":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._open.__exit__(kind, error, trace)
+
+    def add(self, part: Path, counts: Counts) -> None:
+        """Append a part's first problems and solutions, so many as `counts` says."""
+        rows = {PROBLEMS_FILE: counts["problems"], SOLUTIONS_FILE: counts["correct"] + counts["incorrect"]}
+        for name, left in rows.items():
+            with pq.ParquetFile(part / name) as file:
+                for group in range(file.num_row_groups):
+                    table = file.read_row_group(group).slice(0, left)
+                    left -= len(table)
+                    if len(table):
+                        self._writers[name].write_table(table)
+
+
+def _entries(
+    piece: Piece, job: Job, writers: dict[str, SplitWriter], on_bytes: OnBytes | None, answers: Answers | None
+) -> Iterator[Entry]:
+    """What the piece holds of the training split or else of all others, until it alone fills `max_problems`."""
+    options, dataset = job.options, dataset_named(job.dataset)
+    reading = Reading(
+        job.dataset, piece.split, options.languages, options.max_solution_characters, on_bytes, piece.group, answers
+    )
+    for entry in dataset.read(piece.path, reading):
+        split = entry.problem.split
+        if (split == TRAIN) is not (job.check is not None):
+            continue
+        if split in writers and writers[split].counts["problems"] == options.max_problems:
+            if piece.split is not None:
+                break
+            continue
+        yield entry
+
+
+def _record(entry: Entry, options: Options, check: ContaminationCheck | None) -> Record:
+    """Training problems need a solution, and no overlap with an evaluation set."""
+    problem, solutions = entry.problem, entry.solutions
+    left_out, overlap = entry.left_out, None
+    if check is not None and not left_out and not solutions:
+        left_out = "problem without a solution left"
+    elif check is not None and not left_out and (found := check.find(problem, solutions)) is not None:
+        overlap = {"problem_id": problem.problem_id, "with": found.problem_id, "kind": found.kind, "text": found.text}
+        if not options.keep_contaminated:
+            left_out = "problem that overlaps an evaluation set"
+    verdicts = Counter(solution.is_correct for solution in solutions)
+    return Record(
+        problem.problem_id,
+        entry.where,
+        problem.split,
+        (verdicts[True], verdicts[False]),
+        dict(entry.dropped),
+        left_out,
+        overlap,
+    )

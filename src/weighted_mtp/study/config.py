@@ -1,0 +1,184 @@
+"""What a study compares: its stages and arms, and which of the earlier stages each of them starts from."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from string import Formatter
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from weighted_mtp.config import Section
+from weighted_mtp.decoding.sample import SamplingConfig
+from weighted_mtp.sandbox.packages import installed
+
+Pipeline = Literal["ref_tuning", "critic", "baseline", "verifiable", "rho1"]
+
+DATASETS = "datasets"
+"""`{datasets}` in an option is the folder of all datasets."""
+
+
+class Training(Section):
+    """One training run."""
+
+    pipeline: Pipeline
+    config: Path
+    """Its YAML file, relative to the study's."""
+    override: tuple[str, ...] = ()
+    """Options a.b=value; in a value, `{name}` is what the stage of that name made, `{datasets}` the data's folder."""
+
+
+class Compared(Section):
+    """What arms have in common."""
+
+    against: str | None = None
+    """Another arm that it is compared to, beside the first (its own control)."""
+
+
+class TrainedArm(Training, Compared):
+    """A training run that is evaluated and compared."""
+
+
+class EvaluatedArm(Compared):
+    """A policy that is evaluated as it is and compared: an earlier stage's (an implicit critic is a policy, too)."""
+
+    pipeline: Literal["evaluation"]
+    checkpoint: str
+    """`{name}` of a stage, or whatever `wmtp evaluate` takes."""
+
+
+Arm = Annotated[TrainedArm | EvaluatedArm, Field(discriminator="pipeline")]
+
+
+class TrainingStage(Training):
+    """A training run that others start from; `{name}` is its folder."""
+
+    per_seed: bool = False
+    """Run once a seed, in `name-seed-N`: what runs once a seed has that seed's, what runs once the first seed's."""
+
+
+class OwnPrograms(Section):
+    """A policy's own programs for training and validation problems, executed, as a dataset; `{name}` is its name.
+
+    A later step learns from it with `data.dataset={name}`: a critic from pairs, a policy from what passed.
+    """
+
+    pipeline: Literal["own_programs"]
+    checkpoint: str
+    """The policy: `{name}` of an earlier stage, or whatever `wmtp evaluate` takes."""
+    benchmark: str | None = None
+    """Whose problems; null for the study's."""
+    first: int | None = Field(None, ge=1)
+    """Only the first N problems of each split."""
+    n_samples: int = Field(8, ge=1)
+    """Programs of each problem; what else there is to sampling is the study's."""
+    temperature: float = Field(1.0, gt=0)
+    seed: int | None = Field(None, ge=0)
+    """Of the sampling; null for the seed that the stage runs with."""
+    keep_solutions: bool = False
+    """Whether the benchmark's own correct and incorrect programs are in the dataset, too."""
+    per_seed: bool = False
+    """As of a training run; the dataset's name then ends in the seed."""
+
+
+Stage = Annotated[TrainingStage | OwnPrograms, Field(discriminator="pipeline")]
+StepConfig = Stage | Arm
+
+
+class StudyConfig(Section):
+    """What is compared."""
+
+    name: str
+    storage: Path = Path("storage")
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1)
+    """Every arm runs once a seed; stages run with the first, or once a seed."""
+    override: tuple[str, ...] = ()
+    """Options of all training runs, after their own."""
+    stages: dict[str, Stage] = {}  # noqa: RUF012  # pydantic copies it
+    """What the arms start from, in this order; `{name}` in an option is what an earlier stage made."""
+    arms: dict[str, Arm]
+    """What is compared; the first is the baseline of every difference."""
+    benchmark: str = "micro"
+    split: str = "test"
+    first: int | None = Field(None, ge=1)
+    """Only the first N problems."""
+    sampling: SamplingConfig = SamplingConfig()
+    packages: tuple[str, ...] = ()
+    """What programs may import beside the standard library, in arms' evaluations and in `own_programs`."""
+    further_temperatures: tuple[Annotated[float, Field(ge=0)], ...] = ()
+    """Arms are evaluated at these, too, and compared in a table each."""
+    k: tuple[Annotated[int, Field(ge=1)], ...] = Field((1,), min_length=1)
+    """Of pass@k, a table each."""
+    slurm: dict[str, Any] = {}  # noqa: RUF012
+    """With `--scheduler slurm`: what a step asks of it, by the names of submitit's `SlurmExecutor` (`partition`)."""
+
+    @model_validator(mode="after")
+    def _names_are_told_apart(self) -> "StudyConfig":
+        if both := sorted(self.stages.keys() & self.arms.keys()):
+            raise ValueError(f"{both[0]} is the name of a stage and of an arm: rename one")
+        if DATASETS in self.stages:
+            raise ValueError(f"stages.{DATASETS}: that name is taken, for the folder of all datasets: rename it")
+        if not self.arms:
+            raise ValueError("arms: give at least one")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(f"seeds={self.seeds}: one of them is there twice, and would be one run; leave it out")
+        return self
+
+    @property
+    def samplings(self) -> dict[float, SamplingConfig]:
+        """How arms are sampled, by temperature; the study's own comes first. A further temperature of 0 draws one sample
+        of each problem, since all would be equal. Raises ValueError where that cannot be."""
+        own = self.sampling.model_dump()
+        further = {
+            t: {**own, "temperature": t, **({"n_samples": 1, "top_p": 1.0} if t == 0 else {})}
+            for t in self.further_temperatures
+        }
+        drawn = {self.sampling.temperature: own} | further
+        return {t: SamplingConfig.model_validate(options) for t, options in drawn.items()}
+
+    @model_validator(mode="after")
+    def _packages_are_there(self) -> "StudyConfig":
+        installed(self.packages)
+        return self
+
+    @model_validator(mode="after")
+    def _each_temperature_can_be(self) -> "StudyConfig":
+        if len(self.samplings) <= len(self.further_temperatures):
+            raise ValueError("further_temperatures: one of them is there twice, or is the sampling's own: leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _enough_samples(self) -> "StudyConfig":
+        if max(self.k) > self.sampling.n_samples:
+            raise ValueError(
+                f"k={self.k} needs sampling.n_samples={max(self.k)} or more, and it is {self.sampling.n_samples}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_named_is_there(self) -> "StudyConfig":
+        earlier = [DATASETS]
+        for name, stage in self.stages.items():
+            self._check_references(name, stage, earlier)
+            earlier.append(name)
+        for name, arm in self.arms.items():
+            self._check_references(name, arm, earlier)
+            if arm.against is not None and (arm.against not in self.arms or arm.against == name):
+                raise ValueError(f"arms.{name}.against={arm.against} is no other arm: give one of {[*self.arms]}")
+        return self
+
+    def _check_references(self, name: str, step: StepConfig, earlier: Sequence[str]) -> None:
+        for reference in self.references(step):
+            if reference not in earlier:
+                raise ValueError(f"{name}: {{{reference}}} is no stage before it; there are: {', '.join(earlier)}")
+
+    def references(self, step: StepConfig) -> Iterator[str]:
+        """The names in braces of a step's options."""
+        return _references((*step.override, *self.override) if isinstance(step, Training) else (step.checkpoint,))
+
+
+def _references(options: Sequence[str]) -> Iterator[str]:
+    for option in options:
+        try:
+            yield from (name for _, name, _, _ in Formatter().parse(option) if name is not None)
+        except ValueError as error:
+            raise ValueError(f"{option}: {error}; braces that name no stage are written twice") from error

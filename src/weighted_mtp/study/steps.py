@@ -1,0 +1,263 @@
+"""The steps of a study: train, label a policy's own programs, evaluate. What is finished is not run again."""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from weighted_mtp.config import load_config
+from weighted_mtp.errors import UserError
+from weighted_mtp.evaluation.own_programs import LEARNED_FROM, LabelOptions
+from weighted_mtp.files import whole_file
+from weighted_mtp.pipelines.fit import FitConfig, finished
+from weighted_mtp.pipelines.kinds import KINDS
+from weighted_mtp.pipelines.label_samples import label
+from weighted_mtp.pipelines.run_evaluation import EvaluationConfig, evaluate, holds_evaluation
+from weighted_mtp.study.config import (
+    DATASETS,
+    EvaluatedArm,
+    OwnPrograms,
+    StepConfig,
+    StudyConfig,
+    Training,
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage, or an arm with its evaluations: what is run at once. Any process that sees the storage can run it.
+
+    folder  that `config` paths of the study are relative to
+    name    of the stage or arm
+    """
+
+    study: StudyConfig
+    folder: Path
+    name: str
+    seed: int
+
+    @property
+    def what(self) -> StepConfig:
+        return {**self.study.stages, **self.study.arms}[self.name]
+
+    @property
+    def place(self) -> str:
+        """The run's name within the study."""
+        return self._place(self.name)
+
+    @property
+    def run(self) -> Path:
+        """The folder of what it leaves."""
+        return self.study.storage / "runs" / self.study.name / self.place
+
+    @property
+    def evaluations(self) -> dict[float, Path]:
+        """The folders of an arm's evaluations, by temperature; only the study's own has none in its name."""
+        own, *further = self.study.samplings
+        folder = f"evaluation-{self.study.benchmark}"
+        return {own: self.run / folder} | {t: self.run / f"{folder}-t{t:g}" for t in further}
+
+    @property
+    def after(self) -> frozenset[str]:
+        """The places of the stages that it starts from."""
+        return frozenset(self._place(name) for name in self.study.references(self.what) if name != DATASETS)
+
+    def is_finished(self) -> bool:
+        """Whether running it would do nothing, as far as that is known without running it. Raises as `__call__`."""
+        with _named(self.place):
+            if isinstance(self.what, OwnPrograms):
+                return False
+            if isinstance(self.what, Training) and finished(self._training(self.what)) is None:
+                return False
+            if not self._record.exists():  # trained by hand: what starts from it has to know when
+                return False
+            self._check_sources()
+            return self.name in self.study.stages or all(map(holds_evaluation, self._evaluations()))
+
+    def __call__(self) -> bool:
+        """Run what is not finished of it; False where it was stopped.
+
+        Raises `UserError` for whatever the pipeline refuses, naming the place.
+        """
+        with _named(self.place):
+            self._remember_sources()
+            started = time.monotonic()
+            try:
+                return self._run()
+            finally:
+                self._remember_seconds(time.monotonic() - started)
+
+    def _run(self) -> bool:
+        if isinstance(self.what, OwnPrograms):
+            self._label_own_programs(self.what)
+            return True
+        if isinstance(self.what, Training) and KINDS[self.what.pipeline].run(self._training(self.what)) is None:
+            return False
+        if self.name in self.study.arms:
+            for evaluation in self._evaluations():
+                _evaluated(evaluation)
+        return True
+
+    @property
+    def seconds(self) -> float:
+        """That it ran for, wherever it was stopped and gone on with; its evaluations included."""
+        return float(json.loads(self._record.read_text())["seconds"])
+
+    @property
+    def _record(self) -> Path:
+        """When it was begun, and when were the stages that it starts from: what was made anew since is told by that."""
+        return self.run / "step.json"
+
+    def _sources(self) -> dict[str, str | None]:
+        records = {place: self.run.parent / place / self._record.name for place in sorted(self.after)}
+        return {place: _begun(record) for place, record in records.items()}
+
+    def _check_sources(self) -> None:
+        """Refuse to go on with what was made from stages that are there no more."""
+        remembered = json.loads(self._record.read_text())["sources"]
+        for place, begun in self._sources().items():
+            if remembered.get(place, begun) != begun:
+                raise UserError(
+                    f"it was made from another {place} than is there now: delete {self.run} to make it anew"
+                )
+
+    def _remember_sources(self) -> None:
+        if begun := _begun(self._record):
+            self._check_sources()
+        self.run.mkdir(parents=True, exist_ok=True)
+        seconds = self.seconds if begun else 0.0
+        self._write({"begun": begun or datetime.now(UTC).isoformat(), "sources": self._sources(), "seconds": seconds})
+
+    def _remember_seconds(self, more: float) -> None:
+        facts = json.loads(self._record.read_text())
+        self._write({**facts, "seconds": facts["seconds"] + more})
+
+    def _write(self, facts: dict[str, Any]) -> None:
+        with whole_file(self._record) as partial:
+            partial.write_text(json.dumps(facts) + "\n")
+
+    def _place(self, name: str) -> str:
+        stage = self.study.stages.get(name)
+        return name if stage is not None and not stage.per_seed else f"{name}-seed-{self.seed}"
+
+    def _filled(self, option: str) -> str:
+        """An option with what its names in braces stand for."""
+        made = {DATASETS: str(self.study.storage / DATASETS)}
+        for name, stage in self.study.stages.items():
+            other = replace(self, name=name)
+            made[name] = other._dataset if isinstance(stage, OwnPrograms) else str(other.run)
+        return option.format(**made)
+
+    @property
+    def _dataset(self) -> str:
+        return f"{self.study.name}-{self.place}"
+
+    def _training(self, training: Training) -> FitConfig:
+        study = self.study
+        fixed = [
+            f"run.name={study.name}/{self.place}",
+            f"run.root={study.storage / 'runs'}",
+            f"run.seed={self.seed}",
+            f"data.root={study.storage / DATASETS}",
+            f"mlflow.tracking_uri=sqlite:///{study.storage / 'mlflow.db'}",
+        ]
+        own = [self._filled(option) for option in (*training.override, *study.override)]
+        config = load_config(KINDS[training.pipeline].schema, self.folder / training.config, [*fixed, *own])
+        if (folder := config.run.root / config.run.name) != self.run:
+            raise UserError(
+                f"its run is {folder}, but a study's steps look for {self.run}: leave out run.name and .root"
+            )
+        return config
+
+    def _label_own_programs(self, stage: OwnPrograms) -> None:
+        """Sample from a policy, execute and label."""
+        study = self.study
+        drawn = {
+            "n_samples": stage.n_samples,
+            "temperature": stage.temperature,
+            "seed": self.seed if stage.seed is None else stage.seed,
+        }
+        evaluations = [
+            _evaluated(
+                EvaluationConfig(
+                    benchmark=stage.benchmark or study.benchmark,
+                    checkpoint=self._filled(stage.checkpoint),
+                    output=self.run / split,
+                    data_root=study.storage / DATASETS,
+                    split=split,
+                    first=stage.first,
+                    sampling=study.sampling.model_copy(update=drawn),
+                    packages=study.packages,
+                )
+            )
+            for split in LEARNED_FROM
+        ]
+        label(evaluations, study.storage / DATASETS / self._dataset, LabelOptions(keep_solutions=stage.keep_solutions))
+
+    def _evaluations(self) -> list[EvaluationConfig]:
+        policy = self._filled(self.what.checkpoint) if isinstance(self.what, EvaluatedArm) else str(self.run)
+        return [
+            EvaluationConfig(
+                benchmark=self.study.benchmark,
+                checkpoint=policy,
+                output=folder,
+                data_root=self.study.storage / DATASETS,
+                split=self.study.split,
+                first=self.study.first,
+                sampling=self.study.samplings[temperature],
+                packages=self.study.packages,
+            )
+            for temperature, folder in self.evaluations.items()
+        ]
+
+
+def _begun(record: Path) -> str | None:
+    return json.loads(record.read_text())["begun"] if record.exists() else None
+
+
+def steps_of(study: StudyConfig, folder: Path) -> list[Step]:
+    """All steps, each after those that it starts from: stages that run once; then seed by seed stages and arms, so that
+    a study which is stopped early has a comparison already.
+    """
+    once = [name for name, stage in study.stages.items() if not stage.per_seed]
+    per_seed = [name for name in (*study.stages, *study.arms) if name not in once]
+    return [
+        *(Step(study, folder, name, study.seeds[0]) for name in once),
+        *(Step(study, folder, name, seed) for seed in study.seeds for name in per_seed),
+    ]
+
+
+def all_before(steps: Sequence[Step]) -> dict[str, frozenset[str]]:
+    """Place of each step → those of all steps that must be there before it."""
+    before: dict[str, frozenset[str]] = {}
+    for step in steps:
+        before[step.place] = step.after.union(*(before[place] for place in step.after))
+    return before
+
+
+def bottlenecks(steps: Sequence[Step]) -> frozenset[str]:
+    """Places of the steps beside which no other can run: all others come before or after them."""
+    before = all_before(steps)
+    return frozenset(
+        own for own in before if all(own in before[other] or other in before[own] for other in before if other != own)
+    )
+
+
+def _evaluated(config: EvaluationConfig) -> Path:
+    """The folder of an evaluation, which is made unless it is there."""
+    if not holds_evaluation(config):
+        evaluate(config)
+    return config.output
+
+
+@contextmanager
+def _named(place: str) -> Iterator[None]:
+    """Say which step an error is of."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{place}: {error}") from error

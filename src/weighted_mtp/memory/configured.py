@@ -58,7 +58,11 @@ def planned(file: Path, overrides: tuple[str, ...] = ()) -> Planned:
     config: PolicyConfig
     if "critic" in options:
         config = validated(VerifiableConfig, options, prefix)
-        asked = sources.critic(config.critic)
+        asked = {
+            f"{name} {number}" if len(config.critics) > 1 else name: build
+            for number, run in enumerate(config.critics, start=1)
+            for name, build in sources.critic(run).items()
+        }
     elif "reference" in options:
         config = validated(Rho1RunConfig, options, prefix)
         asked = {"reference": sources.reference(config.reference)}

@@ -125,8 +125,8 @@ class StudyConfig(Section):
 
     @property
     def samplings(self) -> dict[float, SamplingConfig]:
-        """How arms are sampled, by temperature; the study's own comes first. A further temperature of 0 draws one sample
-        of each problem, since all would be equal. Raises ValueError where that cannot be."""
+        """How arms are sampled, by temperature; the study's own comes first. A further temperature of 0 draws one
+        sample of each problem, since all would be equal. Raises ValueError where that cannot be."""
         own = self.sampling.model_dump()
         further = {
             t: {**own, "temperature": t, **({"n_samples": 1, "top_p": 1.0} if t == 0 else {})}

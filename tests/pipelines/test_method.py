@@ -220,22 +220,19 @@ def test_what_would_weight_other_tokens_than_it_says_is_one_line(
 
 def test_an_ensemble_gives_the_mean_of_its_critics(storage: Storage, foreign: Storage) -> None:
     first = storage.run("outcome")
-    second = storage.train(
-        "critic", "second", "critic.objective=outcome", f"value.source={storage.run('reference')}", "run.seed=7"
-    )
+    source = f"value.source={storage.run('reference')}"
+    second = storage.train("critic", "second", "critic.objective=outcome", source, "run.seed=7")
     one, other, both = (load_critics(runs, RuntimeConfig()) for runs in ([first], [second], [first, second]))
     batch = blank_batch(2, 0)
     expected = (one.values(batch) + other.values(batch)) / 2
     assert not torch.equal(one.values(batch), other.values(batch))
     torch.testing.assert_close(both.values(batch), expected)
     assert len(both.inputs) == len(one.inputs) + len(other.inputs)
+    of_each = [storage.verifiable(f"of-{critic.name}", f"critic={critic}") for critic in (first, second)]
     run = storage.verifiable("ensemble", f"critic=[{first},{second}]")
-    assert weights(run) not in (
-        weights(storage.verifiable("of-first")),
-        weights(storage.verifiable("of-second", f"critic={second}")),
-    )
-    implicit = storage.run("implicit")
-    message = error_of(storage.command("verifiable", "x", *storage.from_policy(), f"critic=[{first},{implicit}]"))
+    assert weights(run) not in [weights(one) for one in of_each]
+    regressed = storage.train("critic", "regressed", "critic.objective=lambda_return", source)
+    message = error_of(storage.command("verifiable", "x", *storage.from_policy(), f"critic=[{first},{regressed}]"))
     assert "an ensemble is of critics of one kind" in message
     message = error_of(storage.command("verifiable", "x", *storage.from_policy(), f"critic=[{first},{first}]"))
     assert "give at least one, and each once" in message

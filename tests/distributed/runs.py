@@ -14,7 +14,7 @@ from weighted_mtp.config import load_config
 from weighted_mtp.data.sources.micro.dataset import write_micro
 from weighted_mtp.data.sources.micro.generator import MicroConfig
 from weighted_mtp.losses.objective import Sums
-from weighted_mtp.pipelines.kinds import KINDS
+from weighted_mtp.pipelines.kinds import PIPELINES
 from weighted_mtp.runtime.device import RuntimeConfig
 from weighted_mtp.runtime.distributed import process_group, rank
 from weighted_mtp.training.loop import Trainer
@@ -50,7 +50,7 @@ def overrides(storage: Path, pipeline: str, name: str, options: Sequence[str]) -
 
 def train(storage: Path, pipeline: str, name: str, options: Sequence[str]) -> Path | None:
     """One run, on all ranks that there are; its folder."""
-    schema, run = KINDS[pipeline]
+    schema, run = PIPELINES[pipeline]
     config = load_config(schema, CONFIGS / f"{pipeline}_local.yaml", overrides(storage, pipeline, name, options))
     with process_group(config.runtime):
         return run(config)

@@ -17,7 +17,7 @@ from weighted_mtp.config import load_config
 from weighted_mtp.errors import UserError
 from weighted_mtp.pipelines import command
 from weighted_mtp.pipelines.critic import CriticConfig
-from weighted_mtp.pipelines.policy import PolicyConfig
+from weighted_mtp.pipelines.run_baseline import BaselineConfig
 from weighted_mtp.pipelines.run_evaluation import EvaluationConfig
 from weighted_mtp.pipelines.run_rho1 import Rho1RunConfig
 from weighted_mtp.pipelines.run_third_party import ThirdPartyConfig
@@ -25,7 +25,7 @@ from weighted_mtp.pipelines.run_verifiable import VerifiableConfig
 from weighted_mtp.study.config import StudyConfig
 
 GIVEN = {
-    PolicyConfig: ["run.name=x"],
+    BaselineConfig: ["run.name=x"],
     CriticConfig: ["run.name=x", "value.source=x"],
     VerifiableConfig: ["run.name=x", "critic=x"],
     Rho1RunConfig: ["run.name=x", "reference=x"],
@@ -119,7 +119,7 @@ def test_an_unknown_key_in_any_section_is_one_line_with_a_known_one(schema: type
 
 def test_all_options_of_all_pipelines_are_walked() -> None:
     walked = {" ".join(case.split()[:2]) for case in CASES}
-    assert {"PolicyConfig optim.betas", "CriticConfig critic.margin", "VerifiableConfig weighting.beta"} <= walked
+    assert {"BaselineConfig optim.betas", "CriticConfig critic.margin", "VerifiableConfig weighting.beta"} <= walked
     assert {"EvaluationConfig sampling.top_p", "StudyConfig seeds", "Rho1RunConfig rho1.k_percent"} <= walked
     assert len(walked) > 250
 

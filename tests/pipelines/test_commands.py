@@ -14,14 +14,10 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner, Result
 
 from weighted_mtp.cli import app
-from weighted_mtp.config import load_config
+from weighted_mtp.config import load_config, read_options
 from weighted_mtp.data.sources.micro.dataset import write_micro
 from weighted_mtp.data.sources.micro.generator import MicroConfig
-from weighted_mtp.pipelines.critic import CriticConfig
-from weighted_mtp.pipelines.policy import PolicyConfig
-from weighted_mtp.pipelines.run_rho1 import Rho1RunConfig
-from weighted_mtp.pipelines.run_third_party import ThirdPartyConfig
-from weighted_mtp.pipelines.run_verifiable import VerifiableConfig
+from weighted_mtp.pipelines.kinds import pipeline_of
 from weighted_mtp.study.config import StudyConfig, Training
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -250,12 +246,7 @@ def test_every_configuration_in_the_repository_is_valid(file: Path) -> None:
         steps = [step for step in (*study.stages.values(), *study.arms.values()) if isinstance(step, Training)]
         assert all((file.parent / step.config).is_file() for step in steps)
     else:
-        schema = {
-            "critic": CriticConfig,
-            "verifiable": VerifiableConfig,
-            "rho1": Rho1RunConfig,
-            "third": ThirdPartyConfig,
-        }.get(kind, PolicyConfig)
+        schema = pipeline_of(read_options(file), str(file)).schema
         assert load_config(schema, file).run.name
 
 

@@ -22,7 +22,7 @@ from weighted_mtp.errors import UserError
 from weighted_mtp.files import describe_files
 from weighted_mtp.models.convert import load_base
 from weighted_mtp.pipelines.critic import load_critic, load_critics
-from weighted_mtp.pipelines.policy import PolicyConfig
+from weighted_mtp.pipelines.run_baseline import BaselineConfig
 from weighted_mtp.runtime.device import RuntimeConfig
 
 
@@ -135,7 +135,8 @@ def test_checkpoints_are_on_the_other_file_system_when_a_run_ends(storage: Stora
         copied, own = (folder / "checkpoints" / step for folder in (there / "copied", run))
         assert describe_files(copied) == describe_files(own)
         assert "model/model.safetensors" in describe_files(copied)
-    assert load_config(PolicyConfig, there / "copied" / "config.yaml") == load_config(PolicyConfig, run / "config.yaml")
+    copied, own = (load_config(BaselineConfig, folder / "config.yaml") for folder in (there / "copied", run))
+    assert copied == own
 
 
 def test_validation_leaves_the_moments_alone(storage: Storage) -> None:
@@ -176,10 +177,18 @@ def test_a_critic_or_reference_with_another_vocabulary_is_one_line(storage: Stor
     assert not storage.run("x").exists()
 
 
-@pytest.mark.parametrize("run", ["nowhere", "policy"])
-def test_a_critic_that_is_no_critics_run_is_one_line(storage: Storage, run: str) -> None:
+@pytest.mark.parametrize(
+    ("run", "reason"),
+    [("nowhere", "not the folder of a critic's run"), ("policy", "the run of a baseline pipeline, not of a critic")],
+)
+def test_a_critic_that_is_no_critics_run_is_one_line(storage: Storage, run: str, reason: str) -> None:
     result = storage.command("verifiable", "x", *storage.from_critic(run))
-    assert f"critic {storage.run(run)}: not the folder of a critic's run" in error_of(result)
+    assert f"critic {storage.run(run)}: {reason}" in error_of(result)
+
+
+def test_a_configuration_of_another_pipeline_is_refused_with_the_command_it_is_for(storage: Storage) -> None:
+    result = storage.command("baseline", "x", "pipeline=critic")
+    assert "pipeline=critic, but this is baseline: run `wmtp train critic`" in error_of(result)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from weighted_mtp.config import load_config
 from weighted_mtp.errors import UserError
 from weighted_mtp.pipelines.critic import CriticConfig
 from weighted_mtp.pipelines.fit import FitConfig
-from weighted_mtp.pipelines.policy import PolicyConfig
+from weighted_mtp.pipelines.run_baseline import BaselineConfig
 from weighted_mtp.pipelines.run_verifiable import VerifiableConfig
 
 STEPS = "training.max_steps=60"
@@ -17,10 +17,10 @@ VERIFIABLE = ["run.name=x", "critic=x", STEPS]
 @pytest.mark.parametrize(
     ("schema", "options", "expected"),
     [
-        (PolicyConfig, ["run.name=x", "training.max_steps=50"], "optim.warmup_steps=50 must be less than"),
+        (BaselineConfig, ["run.name=x", "training.max_steps=50"], "optim.warmup_steps=50 must be less than"),
         (CriticConfig, ["run.name=x", "value.source=x", "training.max_steps=9"], "set optim.warmup_steps=0"),
         (
-            PolicyConfig,
+            BaselineConfig,
             ["run.name=x", "model.head_warmup_steps=2", "loss.head_coefficients=[1,0,0,0]"],
             "model.head_warmup_steps=2: with loss.head_coefficients=[1.0, 0.0, 0.0, 0.0] nothing learns",
         ),

@@ -154,7 +154,9 @@ def test_ranks_that_cannot_share_a_step_are_one_line() -> None:
 )
 def test_an_architecture_that_cannot_have_heads_is_refused(tmp_path: Path, config: PreTrainedConfig) -> None:
     config.save_pretrained(tmp_path / "base")
-    (tmp_path / "baseline.yaml").write_text(f"run: {{name: a}}\nmodel: {{source: {tmp_path}/base}}\n")
+    (tmp_path / "baseline.yaml").write_text(
+        f"pipeline: baseline\nrun: {{name: a}}\nmodel: {{source: {tmp_path}/base}}\n"
+    )
     done = CliRunner().invoke(app, ["plan", "--config", str(tmp_path / "baseline.yaml")])
     assert done.exit_code == 2
     assert "error: base model" in done.stderr.splitlines()[-1]

@@ -284,7 +284,7 @@ def test_greedy_beside_samples_is_one_program_a_problem() -> None:
     drawn = {t: (how.temperature, how.n_samples, how.top_p) for t, how in config.samplings.items()}
     assert drawn == {0.5: (0.5, 4, 0.9), 0: (0, 1, 1.0), 1: (1, 4, 0.9)}
     found = {problem: (4, problem) for problem in range(4)}
-    evaluations: Any = {t: dict.fromkeys(config.arms, [found, found]) for t in config.samplings}
+    evaluations: Any = {t: {arm: [found, found] for arm in config.arms} for t in config.samplings}
     titles = [*compared(config, StudyResult({}, {}, evaluations, {}))]
     assert [title for title in titles if title.endswith("pass@4")] == [
         "sampled at temperature 0.5, pass@4",

@@ -2,14 +2,14 @@
 
 from weighted_mtp.config import options_of
 from weighted_mtp.pipelines.critic import CriticConfig
-from weighted_mtp.pipelines.policy import PolicyConfig
+from weighted_mtp.pipelines.run_baseline import BaselineConfig
 from weighted_mtp.pipelines.run_evaluation import EvaluationConfig
 from weighted_mtp.pipelines.run_rho1 import Rho1RunConfig
 from weighted_mtp.pipelines.run_third_party import ThirdPartyConfig
 from weighted_mtp.pipelines.run_verifiable import VerifiableConfig
 from weighted_mtp.synonyms import SYNONYMS
 
-SCHEMAS = (PolicyConfig, VerifiableConfig, Rho1RunConfig, ThirdPartyConfig, CriticConfig, EvaluationConfig)
+SCHEMAS = (BaselineConfig, VerifiableConfig, Rho1RunConfig, ThirdPartyConfig, CriticConfig, EvaluationConfig)
 
 
 def test_every_synonym_leads_to_an_option() -> None:

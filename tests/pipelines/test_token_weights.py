@@ -139,7 +139,7 @@ def test_a_character_of_several_tokens_belongs_to_the_last(storage: Path) -> Non
         (("--critic", "critic", "--run", "weighted"), "give either --critic"),
         (("--run", "policy"), "not a run with token weights"),
         (("--run", "critic"), "not a run with token weights"),
-        (("--critic", "weighted"), "not the run of a critic"),
+        (("--critic", "weighted"), "not of a critic"),
         (("--critic", "nowhere"), "holds no config.yaml"),
         (("--critic", "broken"), "not valid YAML"),
         (("--critic", "critic", "--output", "w.png"), "the page is HTML; give a name that ends in .html"),

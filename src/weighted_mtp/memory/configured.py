@@ -21,9 +21,9 @@ from weighted_mtp.models.mtp import MTPConfig
 from weighted_mtp.models.value import ValueConfig, ValueModel, ValueModelConfig, choose_trained
 from weighted_mtp.pipelines.critic import CriticConfig
 from weighted_mtp.pipelines.fit import FitConfig, RunConfig
+from weighted_mtp.pipelines.kinds import pipeline_of
 from weighted_mtp.pipelines.policy import PolicyConfig
 from weighted_mtp.pipelines.run_rho1 import Rho1RunConfig
-from weighted_mtp.pipelines.run_third_party import ThirdPartyConfig
 from weighted_mtp.pipelines.run_verifiable import VerifiableConfig
 
 Build = Callable[[], PreTrainedModel]
@@ -51,23 +51,21 @@ def planned(file: Path, overrides: tuple[str, ...] = ()) -> Planned:
     Raises UserError for what the pipeline would refuse, and for a model of which nothing here says what it is.
     """
     options, sources = read_options(file, overrides), _Sources(file.parent)
-    prefix = f"{file}: "
-    if "value" in options:
-        return _critic(validated(CriticConfig, options, prefix), sources)
+    config = validated(pipeline_of(options, str(file)).schema, options, f"{file}: ")
+    return _critic(config, sources) if isinstance(config, CriticConfig) else _policy(config, sources)
+
+
+def _policy(config: FitConfig, sources: "_Sources") -> Planned:
+    assert isinstance(config, PolicyConfig)
     asked: dict[str, Build] = {}
-    config: PolicyConfig
-    if "critic" in options:
-        config = validated(VerifiableConfig, options, prefix)
+    if isinstance(config, VerifiableConfig):
         asked = {
             f"{name} {number}" if len(config.critics) > 1 else name: build
             for number, run in enumerate(config.critics, start=1)
             for name, build in sources.critic(run).items()
         }
-    elif "reference" in options:
-        config = validated(Rho1RunConfig, options, prefix)
+    elif isinstance(config, Rho1RunConfig):
         asked = {"reference": sources.reference(config.reference)}
-    else:
-        config = validated(ThirdPartyConfig if "token_weighting" in options else PolicyConfig, options, prefix)
 
     def policy() -> PreTrainedModel:
         model = policy_of(sources.policy(config.model), config.model.n_future_tokens)
@@ -153,7 +151,7 @@ class _Sources:
         return None
 
     def _of_run(self, options: dict[str, Any]) -> PreTrainedConfig:
-        if "value" in options:
+        if options.get("pipeline") == "critic":
             return self.of(options["value"]["source"])
         model = validated(ModelConfig, options.get("model", {}))
         base = plain_architecture(self.policy(model))

@@ -3,14 +3,14 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from weighted_mtp.config import load_config
+from weighted_mtp.config import validated
 from weighted_mtp.data.batches import Batch
 from weighted_mtp.data.pairs import PairDataConfig, PairStore, load_pairs
 from weighted_mtp.data.preparation.prepare import prepare_embedded
@@ -40,7 +40,7 @@ from weighted_mtp.models.value import (
     load_value_model,
     save_value_model,
 )
-from weighted_mtp.pipelines.fit import FitConfig, Parts, saving
+from weighted_mtp.pipelines.fit import FitConfig, Parts, run_options, saving
 from weighted_mtp.pipelines.inputs import Inputs, data_inputs, digest, recorded_inputs, template_day
 from weighted_mtp.runtime.device import RuntimeConfig, autocast, pick_device
 from weighted_mtp.runtime.distributed import by_first_rank
@@ -56,6 +56,7 @@ Model = TypeVar("Model", bound=PreTrainedModel)
 class CriticConfig(FitConfig):
     """All options of a critic's run; each section is described beside what it configures."""
 
+    pipeline: Literal["critic"] = "critic"
     value: ValueConfig
     data: PairDataConfig = PairDataConfig()
     critic: CriticObjective = Field(OutcomeConfig(), discriminator="objective")
@@ -218,6 +219,20 @@ class Reference:
     checksum: str
 
 
+def critic_config(run: Path) -> CriticConfig:
+    """The options of a critic's run. Raises UserError if `run` is not the folder of one."""
+    try:
+        options = run_options(run)
+    except UserError as error:
+        raise UserError(f"critic {run}: not the folder of a critic's run ({error})") from error
+    if options["pipeline"] != "critic":
+        raise UserError(
+            f"critic {run}: the run of a {options['pipeline']} pipeline, not of a critic; train one with "
+            "`wmtp train critic`"
+        )
+    return validated(CriticConfig, options, f"{run}: ")
+
+
 def load_critic(run: Path, runtime: RuntimeConfig, accept_changes: bool = False) -> Critic:
     """The critic that a run trained, frozen, on the device that `runtime` names.
 
@@ -225,12 +240,7 @@ def load_critic(run: Path, runtime: RuntimeConfig, accept_changes: bool = False)
 
     Raises UserError where `run` is no run of a critic, has no checkpoint yet, or has lost its reference.
     """
-    try:
-        config = load_config(CriticConfig, run / "config.yaml")
-    except UserError as error:
-        raise UserError(
-            f"critic {run}: not the folder of a critic's run; train one with `wmtp train critic` ({error})"
-        ) from error
+    config = critic_config(run)
     folder = newest_model(run)
     if not isinstance(config.critic, ImplicitConfig):
         model, tokenizer, weights = _from_first_rank(lambda: load_value_model(folder, "float32"))

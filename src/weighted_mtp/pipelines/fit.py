@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from weighted_mtp.config import Section
+from weighted_mtp.config import Section, read_options
 from weighted_mtp.data.batches import Batch
 from weighted_mtp.data.stream import BatchStream
 from weighted_mtp.errors import UserError
@@ -53,11 +53,23 @@ class RunConfig(Section):
 class FitConfig(Section):
     """The options that all training runs have; each section is described beside what it configures."""
 
+    pipeline: str
+    """What kind of run this is: a name in `pipelines/kinds.py`. Each pipeline's schema allows its own."""
     run: RunConfig
     optim: OptimConfig = OptimConfig()
     training: TrainingConfig = TrainingConfig()
     runtime: RuntimeConfig = RuntimeConfig()
     mlflow: MLflowConfig = MLflowConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_of_this_pipeline(cls, values: Any) -> Any:
+        own = cls.model_fields["pipeline"].default
+        given = values.get("pipeline", own) if isinstance(values, dict) else own
+        if given != own:
+            command = f"wmtp train {str(given).replace('_', '-')}"
+            raise ValueError(f"pipeline={given}, but this is {own}: run `{command}`, or set pipeline={own}")
+        return values
 
     @model_validator(mode="after")
     def _warmup_ends(self) -> "FitConfig":
@@ -68,6 +80,20 @@ class FitConfig(Section):
                 f"rises: set optim.warmup_steps={steps // 10}, or raise max_steps"
             )
         return self
+
+
+def run_options(run: Path) -> dict[str, Any]:
+    """The options in a run's `config.yaml`, unchecked; `pipeline` says which schema checks them.
+
+    Raises `UserError` if `run` is not the folder of a run.
+    """
+    file = run / "config.yaml"
+    if not file.is_file():
+        raise UserError(f"{run}: holds no config.yaml; give the folder of a run")
+    options = read_options(file)
+    if not isinstance(options.get("pipeline"), str):
+        raise UserError(f"{file}: does not name its pipeline; add a line such as `pipeline: critic`")
+    return options
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ Stopped by Ctrl-C, SIGTERM or a crash, the same command goes on from the newest 
 """
 
 from pathlib import Path
+from typing import Literal
 
 import typer
 
@@ -15,7 +16,13 @@ from weighted_mtp.pipelines.policy import PolicyConfig, train_policy
 from weighted_mtp.value_weighting.controls import Uniform
 
 
-def run_baseline(config: PolicyConfig) -> Path | None:
+class BaselineConfig(PolicyConfig):
+    """All options of a run that trains the uniform baseline."""
+
+    pipeline: Literal["baseline"] = "baseline"
+
+
+def run_baseline(config: BaselineConfig) -> Path | None:
     """Train the baseline; returns the run's folder, None where it was stopped."""
     return train_policy(config, lambda _policy, _tokenizer: Uniform())
 

@@ -8,6 +8,7 @@ SIGTERM or a crash, the same command goes on from the newest checkpoint.
 """
 
 from pathlib import Path
+from typing import Literal
 
 import typer
 
@@ -16,7 +17,13 @@ from weighted_mtp.pipelines.policy import PolicyConfig, train_policy
 from weighted_mtp.value_weighting.controls import Uniform
 
 
-def run_ref_tuning(config: PolicyConfig) -> Path | None:
+class RefTuningConfig(PolicyConfig):
+    """All options of a run that trains a reference."""
+
+    pipeline: Literal["ref_tuning"] = "ref_tuning"
+
+
+def run_ref_tuning(config: RefTuningConfig) -> Path | None:
     """Train the reference, a policy of one head; returns the run's folder, None where it was stopped.
 
     Raises UserError for another number of heads: whoever asks the reference asks head 1 alone.

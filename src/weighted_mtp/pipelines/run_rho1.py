@@ -8,7 +8,7 @@ Stopped by Ctrl-C, SIGTERM or a crash, the same command goes on from the newest 
 """
 
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import typer
 from pydantic import model_validator
@@ -24,6 +24,7 @@ from weighted_mtp.value_weighting.rho1 import Rho1Config, Rho1Weighting
 class Rho1RunConfig(PolicyConfig):
     """All options of a Rho-1 run."""
 
+    pipeline: Literal["rho1"] = "rho1"
     reference: str
     """Run of `run_ref_tuning`, model folder, .gguf file or hub id, with the policy's tokenizer."""
     rho1: Rho1Config = Rho1Config()

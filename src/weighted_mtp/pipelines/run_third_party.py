@@ -8,7 +8,7 @@ Stopped by Ctrl-C, SIGTERM or a crash, the same command goes on from the newest 
 """
 
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import typer
 from transformers import PreTrainedTokenizerBase
@@ -23,6 +23,7 @@ from weighted_mtp.value_weighting.registry import weighting_named
 class ThirdPartyConfig(PolicyConfig):
     """All options of a run with another package's token weighting."""
 
+    pipeline: Literal["third_party"] = "third_party"
     token_weighting: str
     """Its name as an entry point of `weighted_mtp.token_weightings`."""
     options: dict[str, Any] = {}  # noqa: RUF012  # pydantic copies it

@@ -8,7 +8,7 @@ Stopped by Ctrl-C, SIGTERM or a crash, the same command goes on from the newest 
 """
 
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import typer
 from pydantic import model_validator
@@ -28,6 +28,7 @@ from weighted_mtp.value_weighting.td import TDConfig, TDWeighting
 class VerifiableConfig(PolicyConfig):
     """All options of a run that is weighted by a critic."""
 
+    pipeline: Literal["verifiable"] = "verifiable"
     critic: Path | tuple[Path, ...]
     """Folder of the critic's run; of several, [runs/a, runs/b], the mean of what they give."""
     weighting: TDConfig = TDConfig()

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from transformers import PreTrainedTokenizerBase
 
-from weighted_mtp.config import load_config, read_options, validated
+from weighted_mtp.config import validated
 from weighted_mtp.data.batches import Batch, TokenStore, build_store, collate, within
 from weighted_mtp.data.index import read_index
 from weighted_mtp.data.load import SplitsConfig
@@ -28,15 +28,17 @@ from weighted_mtp.data.prompts import MARKS, encode_solutions
 from weighted_mtp.data.schema import Problem, Solution
 from weighted_mtp.data.tables import read_problems, read_solutions
 from weighted_mtp.errors import UserError
+from weighted_mtp.extras import can_draw
 from weighted_mtp.models.checkpoint import newest_model
 from weighted_mtp.models.convert import load_base
 from weighted_mtp.models.mtp import MTPForCausalLM
-from weighted_mtp.pipelines.critic import CriticConfig, check_same_tokens, load_critic, load_critics, load_reference
+from weighted_mtp.pipelines.critic import check_same_tokens, critic_config, load_critic, load_critics, load_reference
+from weighted_mtp.pipelines.fit import run_options
 from weighted_mtp.pipelines.inputs import trained_day
+from weighted_mtp.pipelines.kinds import pipeline_of
 from weighted_mtp.pipelines.policy import explicit_weighting, head_losses
 from weighted_mtp.pipelines.run_rho1 import Rho1RunConfig
 from weighted_mtp.pipelines.run_verifiable import VerifiableConfig
-from weighted_mtp.report.token_picture import draw_programs
 from weighted_mtp.report.token_weights import ShownProgram, Token, View, write_page
 from weighted_mtp.runtime.device import RuntimeConfig, pick_device
 from weighted_mtp.runtime.sharding import placed_frozen
@@ -79,9 +81,7 @@ def critic_source(run: Path) -> Source:
 
     Those are what a policy learns from; the moments of a training run are theirs.
     """
-    if not _section(run, "value"):
-        raise UserError(f"--critic {run}: not the run of a critic; train one with `wmtp train critic`, or give --run")
-    config = load_config(CriticConfig, _config_of(run))
+    config = critic_config(run)
     data, runtime, critic = config.data, config.runtime, load_critic(run, config.runtime)
     weighting = TDWeighting(TDConfig(), critic.values, critic.gives)
     shown = TDWeighting(_held(TDConfig()), critic.values, critic.gives)
@@ -116,11 +116,15 @@ def run_source(run: Path) -> Source:
 
     Raises UserError where `run` is no such run or has no checkpoint yet.
     """
-    if _section(run, "rho1"):
-        return _rho1_source(run, load_config(Rho1RunConfig, _config_of(run)))
-    if not _section(run, "weighting"):
-        raise UserError(f"--run {run}: not a run with token weights (verifiable or rho1); for a critic give --critic")
-    config = load_config(VerifiableConfig, _config_of(run))
+    options = run_options(run)
+    config = validated(pipeline_of(options, str(run)).schema, options, f"{run}: ")
+    if isinstance(config, Rho1RunConfig):
+        return _rho1_source(run, config)
+    if not isinstance(config, VerifiableConfig):
+        raise UserError(
+            f"--run {run}: the run of a {config.pipeline} pipeline, not a run with token weights (verifiable or rho1); "
+            "for a critic give --critic"
+        )
     critic = load_critics(config.critics, config.runtime)
     held = TDWeighting(_held(config.weighting), critic.values, critic.gives)
     weighting = explicit_weighting(config, held, _policy(run, config.runtime)[0])
@@ -194,21 +198,11 @@ def _saved_state(run: Path, weighting: TokenWeighting) -> WeightingState:
     return contents["objective"]
 
 
-def _config_of(run: Path) -> Path:
-    if not (run / "config.yaml").is_file():
-        raise UserError(f"{run}: holds no config.yaml; give the folder of a run")
-    return run / "config.yaml"
-
-
 def split_of(run: Path, root: Path | None, dataset: str | None, split: str | None) -> Path:
     """The folder of a split: of what the run learned from, unless others are given; of several datasets the first."""
-    data = read_options(_config_of(run)).get("data", {})
+    data = run_options(run).get("data", {})
     own = validated(SplitsConfig, {name: data[name] for name in SplitsConfig.model_fields if name in data})
     return (root or own.root) / (dataset or own.datasets[0]) / (split or own.validation or own.train)
-
-
-def _section(run: Path, name: str) -> bool:
-    return name in read_options(_config_of(run))
 
 
 def chosen_programs(directory: Path, n_problems: int) -> tuple[list[Problem], list[Solution]]:
@@ -315,13 +309,17 @@ def _views(
     ] + [View(source.title, source.explanation, -strong, 0.0, strong)]
 
 
-def write_weights(source: Source, directory: Path, n_problems: int, output: Path) -> Path:
-    """Write the page, and the picture beside it; returns the picture's path."""
+def write_weights(source: Source, directory: Path, n_problems: int, output: Path) -> list[Path]:
+    """Write the page, and the picture beside it where figures can be drawn; returns the files."""
     views, shown = shown_programs(source, *chosen_programs(directory, n_problems))
     write_page(output, f"Token weights: {directory.parent.name}/{directory.name}", source.notes, views, shown)
+    if not can_draw():
+        return [output]
+    from weighted_mtp.report.token_picture import draw_programs
+
     picture = output.with_suffix(".png")
     draw_programs(picture, views[:1] + views[-1:], [_of_two(program) for program in shown[:IN_PICTURE]])
-    return picture
+    return [output, picture]
 
 
 def _of_two(program: ShownProgram) -> ShownProgram:

@@ -6,13 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import matplotlib as mpl
-from matplotlib.figure import Figure
-
 from weighted_mtp.errors import UserError
 from weighted_mtp.files import whole_file
-
-mpl.use("Agg")
 
 Record = dict[str, Any]
 Line = Mapping[int, float]
@@ -45,6 +40,8 @@ def plot_curves(
 
 def plot_lines(arms: Mapping[str, Sequence[Line]], label: str, output: Path) -> Path:
     """Draw arms on the same axes, a colour each: seeds thin, their mean thick where all of them have a value."""
+    from matplotlib.figure import Figure  # an extra; and reading metrics needs none of it
+
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot(xlabel="optimizer step", ylabel=label)
     for number, (name, lines) in enumerate(arms.items()):

@@ -7,7 +7,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
@@ -16,8 +15,6 @@ from matplotlib.patches import Rectangle
 
 from weighted_mtp.files import whole_file
 from weighted_mtp.report.token_weights import ShownProgram, Token, View, visible
-
-mpl.use("Agg")
 
 COLUMNS = 72
 """Characters of a line; longer ones are broken."""

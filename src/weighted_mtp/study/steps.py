@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from weighted_mtp.config import load_config
+from weighted_mtp.configurations import beside
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.own_programs import LEARNED_FROM, LabelOptions
 from weighted_mtp.files import whole_file
 from weighted_mtp.pipelines.fit import FitConfig, finished
-from weighted_mtp.pipelines.kinds import KINDS
+from weighted_mtp.pipelines.kinds import PIPELINES
 from weighted_mtp.pipelines.label_samples import label
 from weighted_mtp.pipelines.run_evaluation import EvaluationConfig, evaluate, holds_evaluation
 from weighted_mtp.study.config import (
@@ -95,7 +96,7 @@ class Step:
         if isinstance(self.what, OwnPrograms):
             self._label_own_programs(self.what)
             return True
-        if isinstance(self.what, Training) and KINDS[self.what.pipeline].run(self._training(self.what)) is None:
+        if isinstance(self.what, Training) and PIPELINES[self.what.pipeline].run(self._training(self.what)) is None:
             return False
         if self.name in self.study.arms:
             for evaluation in self._evaluations():
@@ -159,6 +160,7 @@ class Step:
     def _training(self, training: Training) -> FitConfig:
         study = self.study
         fixed = [
+            f"pipeline={training.pipeline}",
             f"run.name={study.name}/{self.place}",
             f"run.root={study.storage / 'runs'}",
             f"run.seed={self.seed}",
@@ -166,7 +168,8 @@ class Step:
             f"mlflow.tracking_uri=sqlite:///{study.storage / 'mlflow.db'}",
         ]
         own = [self._filled(option) for option in (*training.override, *study.override)]
-        config = load_config(KINDS[training.pipeline].schema, self.folder / training.config, [*fixed, *own])
+        file = beside(self.folder, training.config)
+        config = load_config(PIPELINES[training.pipeline].schema, file, [*fixed, *own])
         if (folder := config.run.root / config.run.name) != self.run:
             raise UserError(
                 f"its run is {folder}, but a study's steps look for {self.run}: leave out run.name and .root"
@@ -185,7 +188,7 @@ class Step:
             _evaluated(
                 EvaluationConfig(
                     benchmark=stage.benchmark or study.benchmark,
-                    checkpoint=self._filled(stage.checkpoint),
+                    **self._sampled(stage),
                     output=self.run / split,
                     data_root=study.storage / DATASETS,
                     split=split,
@@ -198,12 +201,19 @@ class Step:
         ]
         label(evaluations, study.storage / DATASETS / self._dataset, LabelOptions(keep_solutions=stage.keep_solutions))
 
+    def _sampled(self, what: EvaluatedArm | OwnPrograms | None) -> dict[str, Any]:
+        """What samples come from: a policy that is named, or the one that this step trained."""
+        if what is not None and what.server is not None:
+            return {"server": what.server}
+        named = None if what is None else what.checkpoint
+        return {"checkpoint": str(self.run) if named is None else self._filled(named), "engine": self.study.engine}
+
     def _evaluations(self) -> list[EvaluationConfig]:
-        policy = self._filled(self.what.checkpoint) if isinstance(self.what, EvaluatedArm) else str(self.run)
+        policy = self._sampled(self.what if isinstance(self.what, EvaluatedArm) else None)
         return [
             EvaluationConfig(
                 benchmark=self.study.benchmark,
-                checkpoint=policy,
+                **policy,
                 output=folder,
                 data_root=self.study.storage / DATASETS,
                 split=self.study.split,

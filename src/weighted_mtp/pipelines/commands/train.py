@@ -9,7 +9,7 @@ from weighted_mtp.pipelines.command import INTERRUPTED, AcceptChanges, ConfigFil
 
 
 def _command(kind: str, does: str) -> Callable[..., None]:
-    """The command of a pipeline of `KINDS`."""
+    """The command of a pipeline of `PIPELINES`."""
 
     def command(
         config: ConfigFile, override: Overrides = None, accept_changes: AcceptChanges = False, debug: Debug = False
@@ -24,13 +24,14 @@ def _command(kind: str, does: str) -> Callable[..., None]:
 def _train(kind: str, config: Path, override: Sequence[str] | None, accept_changes: bool) -> None:
     """Read the options, join the other ranks if there are any, train, and say where the run lies."""
     from weighted_mtp.config import load_config
-    from weighted_mtp.pipelines.kinds import KINDS
+    from weighted_mtp.configurations import find
+    from weighted_mtp.pipelines.kinds import PIPELINES
     from weighted_mtp.progress import console
     from weighted_mtp.runtime.distributed import process_group
 
-    schema, run = KINDS[kind]
+    schema, run = PIPELINES[kind]
     accepted = [f"run.accept_changes={accept_changes}"] if accept_changes else []
-    options = load_config(schema, config, [*(override or ()), *accepted])
+    options = load_config(schema, find(config), [*(override or ()), *accepted])
     with process_group(options.runtime):
         folder = run(options)
     if folder is None:

@@ -231,7 +231,7 @@ EFFECTS: dict[str, Effect | list[Effect]] = {
     "TDConfig.terminal_reward": Effect(
         "verifiable", "weighting.terminal_reward=1", "loss", ("weighting.space=probability",)
     ),
-    "TDConfig.floor": Effect("verifiable", "weighting.floor=0.5", "loss"),
+    "TDConfig.strength": Effect("verifiable", "weighting.strength=0.5", "loss"),
     "TDConfig.anneal_steps": Effect("verifiable", "weighting.anneal_steps=2", "loss"),
     "TDConfig.head_strengths": Effect("verifiable", "weighting.head_strengths=[1,0,0,0]", "loss"),
     "Rho1RunConfig.reference": Effect("rho1", "reference=@/runs/reference2", "loss"),

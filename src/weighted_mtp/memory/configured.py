@@ -59,7 +59,11 @@ def _policy(config: FitConfig, sources: "_Sources") -> Planned:
     assert isinstance(config, PolicyConfig)
     asked: dict[str, Build] = {}
     if isinstance(config, VerifiableConfig):
-        asked = sources.critic(config.critic)
+        asked = {
+            f"{name} {number}" if len(config.critics) > 1 else name: build
+            for number, run in enumerate(config.critics, start=1)
+            for name, build in sources.critic(run).items()
+        }
     elif isinstance(config, Rho1RunConfig):
         asked = {"reference": sources.reference(config.reference)}
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from weighted_mtp.errors import UserError
-from weighted_mtp.files import FileDescriptions, describe_files, whole_file
+from weighted_mtp.files import FileDescriptions, atomic_file, describe_files
 
 MANIFEST = "manifest.json"
 
@@ -35,7 +35,7 @@ def named_files(folder: Path) -> FileDescriptions:
     return files
 
 
-def are_there(folder: Path, manifest: Manifest, names: Iterable[str]) -> bool:
+def files_present(folder: Path, manifest: Manifest, names: Iterable[str]) -> bool:
     """Whether the manifest names these files and all are there with their sizes; `check_files` compares contents."""
     described = manifest.get("files", {})
     return all(
@@ -47,6 +47,6 @@ def are_there(folder: Path, manifest: Manifest, names: Iterable[str]) -> bool:
 def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
     """Write a folder's manifest with the checksums of the files that are there now; returns it."""
     described = {**manifest, "files": describe_files(folder, leave_out=frozenset({MANIFEST}))}
-    with whole_file(folder / MANIFEST) as partial:
+    with atomic_file(folder / MANIFEST) as partial:
         partial.write_text(json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return described

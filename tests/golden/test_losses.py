@@ -15,7 +15,7 @@ from method_storage import Storage, new_storage, records
 from torch import Tensor
 
 from weighted_mtp.data.batches import Batch
-from weighted_mtp.value_weighting.base import WeightingState
+from weighted_mtp.value_weighting.base import ObjectiveState
 from weighted_mtp.value_weighting.controls import Uniform
 
 LOSSES = Path(__file__).parent / "losses"
@@ -38,7 +38,7 @@ RUNS = {
 class Rising(Uniform):
     """A weighting of another package: a token's weight is its place in the row, from 1."""
 
-    def __call__(self, batches: Sequence[Batch], state: WeightingState) -> tuple[list[Tensor], WeightingState]:
+    def __call__(self, batches: Sequence[Batch], state: ObjectiveState) -> tuple[list[Tensor], ObjectiveState]:
         weights, state = super().__call__(batches, state)
         return [w * torch.arange(1, w.shape[1] + 1) for w in weights], state
 

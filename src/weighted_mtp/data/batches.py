@@ -115,7 +115,7 @@ class _Chosen(Sequence[str]):
         return self.names[int(self.rows[place])]
 
 
-class Span(NamedTuple):
+class ResponseSpan(NamedTuple):
     """Where a row's response lies: columns start … end − 1."""
 
     sample_id: int
@@ -137,13 +137,13 @@ class Batch:
     sample_ids: torch.Tensor  # (B,) int64, rows of the store
     marks: torch.Tensor  # (B, T) uint8, bits of `prompts.MARKS`: what is known of which tokens decide
     response_at: torch.Tensor = field(init=False)  # (N,) int64, response tokens as places in a flattened (B, T)
-    spans: tuple[Span, ...] = field(init=False)  # one per row; start = end in a row without response
+    spans: tuple[ResponseSpan, ...] = field(init=False)  # one per row; start = end in a row without response
 
     def __post_init__(self) -> None:
         mask = self.response_mask
         bounds = torch.stack([self.sample_ids, mask.int().argmax(1), mask.sum(1)], dim=1).tolist()
         object.__setattr__(self, "response_at", mask.flatten().nonzero().squeeze(1))
-        object.__setattr__(self, "spans", tuple(Span(i, start, start + n) for i, start, n in bounds))
+        object.__setattr__(self, "spans", tuple(ResponseSpan(i, start, start + n) for i, start, n in bounds))
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on another device. Only copies to a GPU run beside the computation: on the CPU the values

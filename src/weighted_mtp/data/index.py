@@ -20,7 +20,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from weighted_mtp.data.schema import PROBLEM_SCHEMA, SOLUTION_SCHEMA
 from weighted_mtp.data.tables import PROBLEMS_FILE, SMALL, SOLUTIONS_FILE, cannot_write, opened_table, prepare_command
 from weighted_mtp.errors import UserError
-from weighted_mtp.files import whole_file
+from weighted_mtp.files import atomic_file
 from weighted_mtp.hub import fetch
 
 INDEX_FILE = "index.parquet"
@@ -89,7 +89,7 @@ def write_index(
     metadata = {_METADATA: json.dumps({"unit": unit, "made_of": _fingerprint(split_dir)})}
     path = split_dir / INDEX_FILE
     try:
-        with whole_file(path) as partial:
+        with atomic_file(path) as partial:
             pq.write_table(index.replace_schema_metadata(metadata), partial)
     except OSError as error:
         raise cannot_write(path, error) from error

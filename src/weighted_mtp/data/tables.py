@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from weighted_mtp.data.schema import PROBLEM_SCHEMA, SOLUTION_SCHEMA, Counts, Problem, Solution, Span, TestCase
 from weighted_mtp.errors import UserError
-from weighted_mtp.files import whole_directory
+from weighted_mtp.files import atomic_directory
 
 Rows = Sequence[int] | NDArray[np.int64]
 """Numbers of rows of a file."""
@@ -116,7 +116,7 @@ def write_split(directory: Path, problems: Iterable[Problem], solutions: Iterabl
     Raises UserError when the place cannot be written (full disk, no permission, a file in the way).
     """
     try:
-        with whole_directory(directory) as partial:
+        with atomic_directory(directory) as partial:
             write_tables(partial, problems, solutions)
     except OSError as error:
         raise cannot_write(directory, error) from error

@@ -25,13 +25,13 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from weighted_mtp.data.batches import TokenStore
-from weighted_mtp.data.manifest import split_checksums, split_files
+from weighted_mtp.data.prepared import split_checksums, split_files
 from weighted_mtp.data.prompts import encode_problem, encode_responses, names_a_date, require_white_space
 from weighted_mtp.data.schema import PROBLEM_SCHEMA, SOLUTION_SCHEMA, Span
 from weighted_mtp.data.tables import PROBLEMS_FILE, SOLUTIONS_FILE, cannot_write, opened_table, read_statements
 from weighted_mtp.errors import UserError
-from weighted_mtp.files import check_files, sha256, whole_file
-from weighted_mtp.manifest import Manifest, are_there, named_files, read_manifest, write_manifest
+from weighted_mtp.files import atomic_file, check_files, sha256
+from weighted_mtp.manifest import Manifest, files_present, named_files, read_manifest, write_manifest
 from weighted_mtp.progress import console, progress
 
 FOLDER = ".tokens"
@@ -143,7 +143,7 @@ def contents_of(split_dir: Path) -> list[str]:
         with opened_table(split_dir / name, schema):
             pass
     manifest = read_manifest(split_dir.parent) or {}
-    if are_there(split_dir.parent, manifest, split_files(split_dir.name)):
+    if files_present(split_dir.parent, manifest, split_files(split_dir.name)):
         return split_checksums(manifest, split_dir.name)
     return [sha256(split_dir / name) for name in (PROBLEMS_FILE, SOLUTIONS_FILE)]
 
@@ -155,7 +155,7 @@ def _is_whole(folder: Path, wanted: Manifest, loudly: bool = False) -> bool:
         if any(there.get(key) != value for key, value in wanted.items()):
             return False
         small = [name for name in _COLUMNS if there["files"][name]["bytes"] <= _CHECKED]
-        if are_there(folder, there, _COLUMNS) and all(
+        if files_present(folder, there, _COLUMNS) and all(
             sha256(folder / name) == there["files"][name]["sha256"] for name in small
         ):
             return True
@@ -266,7 +266,7 @@ class _Writer:
             file.flush()
             os.fsync(file.fileno())
         sizes = {name: (self._folder / name).stat().st_size for name in _COLUMNS}
-        with whole_file(self._folder / _STATE) as partial:
+        with atomic_file(self._folder / _STATE) as partial:
             partial.write_text(json.dumps({"wanted": self._wanted, "done": self.done, "bytes": sizes}))
         self._unsaved = 0
 

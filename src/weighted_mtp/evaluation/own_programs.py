@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from weighted_mtp.data.index import write_index
-from weighted_mtp.data.manifest import require_manifest, split_checksums
 from weighted_mtp.data.preparation.registry import NAMES, TRAIN
+from weighted_mtp.data.prepared import require_manifest, split_checksums
 from weighted_mtp.data.schema import Counts, Problem, Solution, Span
 from weighted_mtp.data.tables import (
     SMALL,
@@ -29,8 +29,8 @@ from weighted_mtp.data.tables import (
 )
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.samples import Sample, read_samples
-from weighted_mtp.files import sha256, whole_directory
-from weighted_mtp.manifest import Manifest, are_there, read_manifest, write_manifest
+from weighted_mtp.files import atomic_directory, sha256
+from weighted_mtp.manifest import Manifest, files_present, read_manifest, write_manifest
 from weighted_mtp.progress import progress
 from weighted_mtp.sandbox.messages import UNDECIDED
 
@@ -114,10 +114,10 @@ def write_labelled(folder: Path, evaluations: Sequence[Evaluation], options: Lab
         "source": checksums,
         "evaluations": {split: [_described(e) for e in group] for split, group in by_split.items()},
     }
-    if all(there.get(key) == value for key, value in wanted.items()) and are_there(folder, there, there["files"]):
+    if all(there.get(key) == value for key, value in wanted.items()) and files_present(folder, there, there["files"]):
         return there, False
     try:
-        with whole_directory(folder) as partial:
+        with atomic_directory(folder) as partial:
             copying = _Copying(options)
             counts = {
                 split: copying.copy(source / split, partial / split, [e.results for e in group])

@@ -11,7 +11,7 @@ from typing import Any
 from weighted_mtp.data.schema import Problem, TestCase
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.benchmarks import Benchmark
-from weighted_mtp.evaluation.folder import EvaluationFolder, Execution, collect
+from weighted_mtp.evaluation.evaluation_folder import EvaluationFolder, Execution, collect
 from weighted_mtp.evaluation.journal import Journal
 from weighted_mtp.evaluation.problems import ProblemSet
 from weighted_mtp.evaluation.samples import Sample, read_samples, write_jsonl
@@ -19,7 +19,7 @@ from weighted_mtp.evaluation.verdicts import Report, Verdict, summarise, verdict
 from weighted_mtp.files import sha256
 from weighted_mtp.parallel import cores
 from weighted_mtp.progress import progress
-from weighted_mtp.runtime.distributed import by_first_rank, is_first, of_ranks, rank, ranks, together
+from weighted_mtp.runtime.distributed import agree, by_first_rank, is_first, of_ranks, rank, ranks
 from weighted_mtp.sandbox import Job, SandboxPool
 
 _DEFAULT_KS = (1, 10, 100)
@@ -116,9 +116,9 @@ def _execute(
             for place, found in judged:
                 journal.add([{"place": place, **found}])
                 advance(1)
-    with together():  # every rank is through
+    with agree():  # every rank is through
         pass
-    with together():
+    with agree():
         if is_first():
             _write_results(journal.path, samples, folder.results)
 

@@ -14,10 +14,10 @@ from filelock import Timeout
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
 
-from weighted_mtp.hub.patience import Problem, may_pass, say
-from weighted_mtp.hub.places import Cache, Fetched, Folder, Place, Record
-from weighted_mtp.hub.refusals import cause, in_one_line
-from weighted_mtp.hub.repository import Kind, Listing, Repository, select
+from weighted_mtp.hub.destinations import Cache, Fetched, FetchRecord, Folder, Place
+from weighted_mtp.hub.errors import cause, in_one_line
+from weighted_mtp.hub.repository import Listing, Repository, RepositoryKind, select
+from weighted_mtp.hub.retry import FetchError, may_pass, say
 from weighted_mtp.hub.token import read_token
 from weighted_mtp.hub.transfer import download
 
@@ -25,7 +25,7 @@ __all__ = ["Fetched", "fetch", "fetched_revision"]
 
 
 def fetch(
-    repo_id: str, kind: Kind, *, patterns: Sequence[str] | None = None, to: Path | None = None, instead: str
+    repo_id: str, kind: RepositoryKind, *, patterns: Sequence[str] | None = None, to: Path | None = None, instead: str
 ) -> Fetched:
     """Bring files of a hub repository's main revision to this disk, and check each against what the hub says of it.
 
@@ -47,7 +47,7 @@ def fetch(
         copy = place.copy(patterns)
         try:
             listing = repository.listing(patient=copy is None)
-        except (httpx2.HTTPError, OfflineModeIsEnabled, Problem) as error:
+        except (httpx2.HTTPError, OfflineModeIsEnabled, FetchError) as error:
             if copy is None or (isinstance(error, HfHubHTTPError) and not may_pass(error)):
                 raise
             say(f"{repo_id}: {cause(error, repository)}; the local copy serves, revision {copy.revision}")
@@ -57,7 +57,7 @@ def fetch(
 
 def fetched_revision(folder: Path) -> str:
     """The commit of what `fetch` put into a folder; "" where it put nothing."""
-    record = Record.read(folder)
+    record = FetchRecord.read(folder)
     return record.listing.revision if record else ""
 
 
@@ -65,7 +65,7 @@ def _bring(repository: Repository, listing: Listing, patterns: Sequence[str] | N
     names = select([file.name for file in listing.files], patterns, repository.kind)
     if not names:
         missing = f"a file matching {', '.join(patterns)}" if patterns else "weights that can be loaded"
-        raise Problem(f"{repository.page} has nothing of what is wanted: {missing}")
+        raise FetchError(f"{repository.page} has nothing of what is wanted: {missing}")
     folder = place.begin(listing)
     wanted = [file for file in listing.files if file.name in names]
     if missing_files := [file for file in wanted if not place.holds(file)]:

@@ -16,9 +16,9 @@ from huggingface_hub.hf_api import DatasetInfo, ModelInfo, RepoSibling
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
 from weighted_mtp.errors import first_line
-from weighted_mtp.hub.patience import Patience, Problem, say
+from weighted_mtp.hub.retry import FetchError, Patience, say
 
-Kind = Literal["model", "dataset"]
+RepositoryKind = Literal["model", "dataset"]
 
 _DIGEST = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 _SAFE_WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
@@ -55,7 +55,7 @@ class Listing:
 class Repository:
     """One repository on the hub that HF_ENDPOINT names at this moment."""
 
-    def __init__(self, repo_id: str, kind: Kind) -> None:
+    def __init__(self, repo_id: str, kind: RepositoryKind) -> None:
         self.id, self.kind, self.licence = repo_id, kind, ""
         self._token: Literal[False] | None = None  # None: the user's, if there is one
         self.endpoint = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
@@ -106,7 +106,7 @@ class Repository:
         except (HfHubHTTPError, HFValidationError):
             raise
         except (ValueError, TypeError, KeyError) as error:
-            raise Problem(
+            raise FetchError(
                 f"what answers at {self.endpoint} is no model hub ({first_line(error)}); check HF_ENDPOINT and proxies"
             ) from error
         if card := info.card_data:
@@ -131,7 +131,7 @@ def _digest(text: str | None) -> str:
     return str(text)
 
 
-def select(names: Sequence[str], patterns: Sequence[str] | None, kind: Kind) -> set[str]:
+def select(names: Sequence[str], patterns: Sequence[str] | None, kind: RepositoryKind) -> set[str]:
     """The names that are wanted: see `fetch`."""
     if patterns is not None:
         return {name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)}

@@ -29,7 +29,7 @@ LICENCES = frozenset(_LICENCES.split())
 
 
 @dataclass(frozen=True)
-class Origin:
+class ModelOrigin:
     """Where a model comes from.
 
     name        of the model it was made from: a hub id, a file or a folder
@@ -57,7 +57,7 @@ def is_hub_id(name: str) -> bool:
     return name.count("/") == 1 and not Path(name).expanduser().exists()
 
 
-def completed(origin: Origin, folder: Path) -> Origin:
+def completed(origin: ModelOrigin, folder: Path) -> ModelOrigin:
     """`origin`, with licence and base model taken from the card in `folder` where it does not know them itself."""
     try:
         text = (folder / CARD).read_text(encoding="utf-8")
@@ -75,7 +75,7 @@ def completed(origin: Origin, folder: Path) -> Origin:
     )
 
 
-def card(name: str, is_policy: bool, origin: Origin, facts: dict[str, Any]) -> str:
+def card(name: str, is_policy: bool, origin: ModelOrigin, facts: dict[str, Any]) -> str:
     """The card of a model called `name`, of which `facts` has heads, parameters and dtype."""
     load = (
         "from weighted_mtp.models.mtp import load_policy\n\n"
@@ -106,7 +106,7 @@ def card(name: str, is_policy: bool, origin: Origin, facts: dict[str, Any]) -> s
     return "\n".join(lines) + "\n"
 
 
-def _head(is_policy: bool, origin: Origin) -> dict[str, str]:
+def _head(is_policy: bool, origin: ModelOrigin) -> dict[str, str]:
     """What a hub reads: it refuses an unknown licence and a `base_model` that is no id, so what is not known is left
     out."""
     own = origin.licence_id.lower()

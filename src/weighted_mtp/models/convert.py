@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from weighted_mtp.errors import UserError
 from weighted_mtp.hub import fetch
 from weighted_mtp.models.adapters import adapted_source, holds_adapters, merge_saved
-from weighted_mtp.models.card import Origin, completed, is_hub_id
+from weighted_mtp.models.card import ModelOrigin, completed, is_hub_id
 from weighted_mtp.models.catalog import setup_command
 from weighted_mtp.models.checkpoint import (
     CRITIC,
@@ -28,8 +28,8 @@ from weighted_mtp.models.checkpoint import (
     read_config,
     save_tokenizer,
 )
-from weighted_mtp.models.folder import describe_model, model_folder, refuse_existing
 from weighted_mtp.models.meta import convert_meta, is_meta_checkpoint
+from weighted_mtp.models.model_folder import describe_model, model_folder, refuse_existing
 from weighted_mtp.models.mtp import HeadInit, MTPConfig, MTPForCausalLM, PredictionHeads, decoder_layers, load_policy
 
 Heads = int | Literal["as stored"] | None
@@ -119,7 +119,7 @@ def _load_gguf(path: Path, dtype: Dtype) -> tuple[PreTrainedModel, PreTrainedTok
     return model, tokenizer
 
 
-def to_plain(model: MTPForCausalLM) -> PreTrainedModel:
+def to_causal_lm(model: MTPForCausalLM) -> PreTrainedModel:
     """A copy of trunk + head 1 as a model of the base's own class, whose `save_pretrained` writes an ordinary one."""
     unwanted = {id(head): nn.Identity() for head in model.heads.extra}
     plain = copy.deepcopy(model.base, memo=unwanted)  # the extra heads' memory is not copied
@@ -140,13 +140,13 @@ def with_heads(
         if heads in ("as stored", model.config.n_future_tokens):
             return model
         if model.config.n_future_tokens == 1:
-            model = to_plain(model)
+            model = to_causal_lm(model)
     return MTPForCausalLM.from_base(model, DEFAULT_HEADS if heads == "as stored" else heads, head_init)
 
 
 def without_heads(model: PreTrainedModel) -> PreTrainedModel:
     """A policy's plain causal LM, as a copy; any other model itself."""
-    return to_plain(model) if isinstance(model, MTPForCausalLM) else model
+    return to_causal_lm(model) if isinstance(model, MTPForCausalLM) else model
 
 
 def convert(
@@ -156,7 +156,7 @@ def convert(
     head_init: HeadInit = "copy",
     dtype: Dtype = "auto",
     seed: int = 0,
-    origin: Origin | None = None,
+    origin: ModelOrigin | None = None,
     tokenizer: Path | None = None,
 ) -> None:
     """Write the model folder `output` in safetensors, with tokenizer, card and manifest; all of it or nothing.
@@ -185,9 +185,9 @@ def convert(
     write_model(converted, own, output, completed(origin, Path(own.name_or_path)))
 
 
-def _origin(source: str) -> Origin:
+def _origin(source: str) -> ModelOrigin:
     how = "Converted to safetensors."
-    return Origin(source, how, base_model=source) if is_hub_id(source) else Origin(Path(source).name, how)
+    return ModelOrigin(source, how, base_model=source) if is_hub_id(source) else ModelOrigin(Path(source).name, how)
 
 
 def export_plain(policy: Path, output: Path) -> None:
@@ -198,11 +198,11 @@ def export_plain(policy: Path, output: Path) -> None:
     refuse_existing(output)
     folder = newest_model(policy)
     model, tokenizer = load_base(str(folder)) if holds_adapters(folder) else load_policy(folder)
-    origin = completed(Origin(policy.name, "Trunk and head 1 of a policy."), folder)
-    write_model(to_plain(cast(MTPForCausalLM, model)), tokenizer, output, origin)
+    origin = completed(ModelOrigin(policy.name, "Trunk and head 1 of a policy."), folder)
+    write_model(to_causal_lm(cast(MTPForCausalLM, model)), tokenizer, output, origin)
 
 
-def write_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, output: Path, origin: Origin) -> None:
+def write_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, output: Path, origin: ModelOrigin) -> None:
     """Write a model folder with tokenizer, card and manifest, replacing an older one; all of it or nothing.
 
     Raises UserError where it cannot be written.

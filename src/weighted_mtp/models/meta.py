@@ -17,7 +17,7 @@ from transformers import GenerationConfig, LlamaConfig, PreTrainedTokenizerBase
 
 from weighted_mtp.errors import UserError, first_line
 from weighted_mtp.models.adapters import holds_adapters
-from weighted_mtp.models.card import Origin
+from weighted_mtp.models.card import ModelOrigin
 from weighted_mtp.models.checkpoint import (
     READ_ERRORS,
     SENTENCEPIECE,
@@ -26,7 +26,6 @@ from weighted_mtp.models.checkpoint import (
     read_config,
     save_tokenizer,
 )
-from weighted_mtp.models.folder import describe_model, model_folder, refuse_existing
 from weighted_mtp.models.meta_format import (
     PARAMS,
     WEIGHTS,
@@ -34,14 +33,15 @@ from weighted_mtp.models.meta_format import (
     MetaCheckpoint,
     Weight,
     check_weights,
+    expected_weights,
     is_meta_checkpoint,
     mlp_width,
     read_meta,
-    weights_of,
 )
 from weighted_mtp.models.meta_tokenizer import find_tokenizer, llama_tokenizer, read_sentencepiece
+from weighted_mtp.models.model_folder import describe_model, model_folder, refuse_existing
 from weighted_mtp.models.mtp import MTPConfig, MTPForCausalLM
-from weighted_mtp.models.shards import SHARD_BYTES, write_shards
+from weighted_mtp.models.weight_files import SHARD_BYTES, write_shards
 from weighted_mtp.progress import Advance, progress
 
 __all__ = ["convert_meta", "export_meta", "is_meta_checkpoint"]
@@ -52,7 +52,7 @@ LLAMA_2_CONTEXT = 4096
 def convert_meta(
     source: Path,
     output: Path,
-    origin: Origin | None = None,
+    origin: ModelOrigin | None = None,
     heads: int | Literal["as stored"] | None = "as stored",
     *,
     tokenizer: Path | None = None,
@@ -81,7 +81,7 @@ def convert_meta(
     sentencepiece = find_tokenizer(source, tokenizer)
     fast = llama_tokenizer(sentencepiece, checkpoint.geometry.vocabulary)
     config = _policy_config(checkpoint, fast)
-    weights = {weight.policy: weight for weight in weights_of(checkpoint.geometry)}
+    weights = {weight.policy: weight for weight in expected_weights(checkpoint.geometry)}
 
     def load(name: str) -> Tensor:
         return weights[name].to_policy(checkpoint.tensors[weights[name].meta])
@@ -94,7 +94,7 @@ def convert_meta(
         GenerationConfig(bos_token_id=fast.bos_token_id, eos_token_id=fast.eos_token_id).save_pretrained(partial)
         save_tokenizer(fast, partial)
         shutil.copyfile(sentencepiece, partial / SENTENCEPIECE)
-        describe_model(partial, output.name, origin or Origin(source.name, "Converted from Meta's format."))
+        describe_model(partial, output.name, origin or ModelOrigin(source.name, "Converted from Meta's format."))
     return config
 
 
@@ -153,7 +153,7 @@ def export_meta(policy: Path, output: Path, *, tokenizer: Path | None = None) ->
     )
     sentencepiece = find_tokenizer(policy, tokenizer)
     read_sentencepiece(sentencepiece, geometry.vocabulary)
-    weights, stored = list(weights_of(geometry)), _map_policy(policy)
+    weights, stored = list(expected_weights(geometry)), _map_policy(policy)
     expected = {weight.policy: weight.shape for weight in weights}
     dtype = check_weights(
         policy, expected, {name: (tuple(t.shape), t.dtype) for name, t in stored.items()}, "config.json"

@@ -129,7 +129,7 @@ def _swap(tensor: Tensor, heads: int, *pair: int) -> Tensor:
     return tensor.unflatten(0, (heads, -1)).unflatten(1, pair).transpose(1, 2).reshape(tensor.shape)
 
 
-def weights_of(geometry: Geometry) -> Iterator[Weight]:
+def expected_weights(geometry: Geometry) -> Iterator[Weight]:
     """Every weight of such a model, in the order of its layers."""
     g, rest = geometry, (geometry.vocabulary, geometry.dim)
     yield Weight("tok_embeddings.weight", "base.model.embed_tokens.weight", rest)
@@ -194,7 +194,7 @@ def read_meta(folder: Path) -> MetaCheckpoint:
     )
     _check_sizes(folder / PARAMS, params, geometry)
     _check_rope(file, params, tensors.pop(_ROPE, None))
-    expected = {weight.meta: weight.shape for weight in weights_of(geometry)}
+    expected = {weight.meta: weight.shape for weight in expected_weights(geometry)}
     dtype = check_weights(file, expected, {name: (tuple(t.shape), t.dtype) for name, t in tensors.items()}, PARAMS)
     return MetaCheckpoint(params, geometry, tensors, dtype)
 

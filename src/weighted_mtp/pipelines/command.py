@@ -52,7 +52,7 @@ LESS_MEMORY = (
 
 
 @contextmanager
-def one_line_errors(debug: bool) -> Iterator[None]:
+def user_errors(debug: bool) -> Iterator[None]:
     """Turn what a user can mend into one line on standard error; anything else is a bug and keeps its traceback."""
     try:
         yield

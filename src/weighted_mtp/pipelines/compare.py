@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from weighted_mtp.errors import UserError
-from weighted_mtp.files import whole_file
+from weighted_mtp.files import atomic_file
 from weighted_mtp.report.comparison import Comparison
 from weighted_mtp.report.comparison_page import comparison_markdown
 
@@ -45,5 +45,5 @@ def _split(argument: str) -> tuple[str, list[str]]:
 
 def write_comparison(comparison: Comparison, output: Path) -> None:
     """Write the comparison as Markdown."""
-    with whole_file(output) as partial:
+    with atomic_file(output) as partial:
         partial.write_text(comparison_markdown(comparison))

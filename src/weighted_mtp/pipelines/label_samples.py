@@ -14,7 +14,7 @@ from pathlib import Path
 from rich.console import Console
 
 from weighted_mtp.evaluation.own_programs import LabelOptions, authors_differ, read_evaluation, write_labelled
-from weighted_mtp.pipelines.setup_datasets import describe
+from weighted_mtp.pipelines.setup_datasets import describe_dataset
 from weighted_mtp.report.datasets import account
 
 MOSTLY = 0.9
@@ -31,7 +31,7 @@ def label(evaluations: Sequence[Path], folder: Path, options: LabelOptions) -> N
     state = f"{manifest['rows_in']:,} samples in" if is_new else "up to date"
     for line in (f"{folder}: {state}", *(f"  {line}" for line in account(manifest))):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    describe(folder)
+    describe_dataset(folder)
     for split in manifest["splits"]:
         if (share := authors_differ(folder / split)) > MOSTLY:
             note = (

@@ -25,11 +25,11 @@ from weighted_mtp.decoding.sample import SamplingConfig
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.answers import draw_samples, load_respondent, model_checksum
 from weighted_mtp.evaluation.benchmarks import benchmark
-from weighted_mtp.evaluation.folder import EvaluationFolder, Origin, begun_on
+from weighted_mtp.evaluation.evaluation_folder import EvaluationFolder, Origin, begun_on
 from weighted_mtp.evaluation.problems import ProblemSet
 from weighted_mtp.evaluation.score import score
 from weighted_mtp.evaluation.verdicts import Report
-from weighted_mtp.files import sha256, whole_file
+from weighted_mtp.files import atomic_file, sha256
 from weighted_mtp.models.convert import find_model
 from weighted_mtp.parallel import cores
 from weighted_mtp.pipelines.inputs import trained_day
@@ -48,7 +48,7 @@ from weighted_mtp.runtime.distributed import by_first_rank, is_first, ranks
 from weighted_mtp.sandbox.confinement import check_available, offered
 from weighted_mtp.sandbox.packages import installed
 
-LONGEST_WAIT = 7 * 24 * 3600  # seconds; ranks that have fewer or shorter programs wait for the others
+RANKS_WAIT = 7 * 24 * 3600  # seconds; ranks that have fewer or shorter programs wait for the others
 
 
 class EvaluationConfig(Section):
@@ -164,10 +164,10 @@ def evaluate(config: EvaluationConfig) -> Report:
 def _write_report(
     config: EvaluationConfig, origin: Origin, folder: EvaluationFolder, report: Report, facts: list[str]
 ) -> None:
-    with whole_file(folder.page) as file:
+    with atomic_file(folder.page) as file:
         file.write_text(report_markdown(report, facts), encoding="utf-8")
     made_of = {"config": config.model_dump(mode="json"), "problems_sha256": origin.problems_sha256}
-    with whole_file(folder.report) as file:
+    with atomic_file(folder.report) as file:
         file.write_text(json.dumps({**made_of, **summary(report)}, indent=2) + "\n", encoding="utf-8")
 
 

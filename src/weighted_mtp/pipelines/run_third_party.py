@@ -1,4 +1,4 @@
-"""A token weighting of another package, found by its entry point; `value_weighting/registry.py` shows how to offer one.
+"""A token weighting of another package, found by its entry point; `value_weighting/plugins.py` shows how to offer one.
 
     PYTHONPATH=src python src/weighted_mtp/pipelines/run_third_party.py --config FILE
     torchrun --nproc_per_node=8 -m weighted_mtp.pipelines.run_third_party --config FILE
@@ -17,7 +17,7 @@ from weighted_mtp.errors import UserError
 from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.pipelines.policy import PolicyConfig, train_policy
 from weighted_mtp.value_weighting.base import TokenWeighting
-from weighted_mtp.value_weighting.registry import weighting_named
+from weighted_mtp.value_weighting.plugins import weighting_named
 
 
 class ThirdPartyConfig(PolicyConfig):

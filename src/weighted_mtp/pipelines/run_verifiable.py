@@ -15,7 +15,7 @@ from pydantic import model_validator
 from transformers import PreTrainedTokenizerBase
 
 from weighted_mtp.errors import UserError
-from weighted_mtp.losses.mtp import check_one_per_head
+from weighted_mtp.losses.mtp_loss import check_one_per_head
 from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.pipelines.critic import Critic, check_same_tokens, load_critic
 from weighted_mtp.pipelines.doubts import doubts
@@ -67,7 +67,7 @@ def run_verifiable(config: VerifiableConfig) -> Path | None:
         _check_same_questions(config, critic)
         if (strengths := config.weighting.head_strengths) is not None:
             check_one_per_head("weighting.head_strengths", strengths, policy.config.n_future_tokens)
-        return TDWeighting(config.weighting, critic.values, critic.gives)
+        return TDWeighting(config.weighting, critic.values, critic.output_kind)
 
     return train_policy(config, weighting, critic.inputs)
 

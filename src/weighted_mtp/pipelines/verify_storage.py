@@ -21,10 +21,10 @@ from weighted_mtp.data.tables import SMALL, prepare_command
 from weighted_mtp.data.tokens import FOLDER as TOKENS
 from weighted_mtp.data.tokens import check_tokens
 from weighted_mtp.errors import UserError
-from weighted_mtp.files import whole_file
+from weighted_mtp.files import atomic_file
 from weighted_mtp.manifest import MANIFEST
 from weighted_mtp.models.catalog import setup_command
-from weighted_mtp.models.folder import check_model
+from weighted_mtp.models.model_folder import check_model
 from weighted_mtp.progress import progress
 
 FAILED = 1
@@ -99,13 +99,13 @@ def _storage(folder: Path) -> str:
 
 def write_report(storage: Path, checks: list[Check]) -> Path:
     """Write `verification.md` and `verification.json` under `storage`; returns the first."""
-    with whole_file(storage / f"{REPORT}.json") as file:
+    with atomic_file(storage / f"{REPORT}.json") as file:
         file.write_text(json.dumps([asdict(check) for check in checks], indent=2) + "\n")
     lines = ["# Verification of storage", "", "| folder | | found | what to run |", "|---|---|---|---|"]
     for check in checks:
         remedy = f"`{check.remedy}`" if check.remedy else ""
         lines.append(f"| {check.folder} | {'good' if check.good else '**wrong**'} | {check.found} | {remedy} |")
-    with whole_file(storage / f"{REPORT}.md") as file:
+    with atomic_file(storage / f"{REPORT}.md") as file:
         file.write_text("\n".join(lines) + "\n")
     return storage / f"{REPORT}.md"
 

@@ -13,10 +13,10 @@ import numpy as np
 
 from weighted_mtp.data.sources.rows import read_rows
 from weighted_mtp.errors import UserError
-from weighted_mtp.evaluation.pass_at_k import Counts, Estimate, count, pass_at_k
+from weighted_mtp.evaluation.pass_at_k import Estimate, SampleCounts, count, pass_at_k
 from weighted_mtp.report.intervals import Values, over_seeds_and_problems
 
-Evaluation = Counts | Path
+CountsOrFolder = SampleCounts | Path
 """Counts, or the folder that `wmtp evaluate --output` wrote."""
 
 ONE_SEED = "One seed: its interval holds for other problems, and not for the method, whose other seeds nobody has seen."
@@ -42,7 +42,7 @@ class Solved:
 
 
 @dataclass(frozen=True)
-class Arm:
+class ArmResult:
     """One line of the comparison.
 
     value       mean pass@k over seeds and problems
@@ -87,14 +87,14 @@ class Comparison:
     base: bool
     problems: int
     confidence: float
-    arms: tuple[Arm, ...]
+    arms: tuple[ArmResult, ...]
     notes: tuple[str, ...]
     further: tuple[Further, ...] = ()
     best: Mapping[str, tuple[float, ...]] | None = None
 
 
 def compare(
-    arms: Mapping[str, Sequence[Evaluation]],
+    arms: Mapping[str, Sequence[CountsOrFolder]],
     *,
     against: Mapping[str, str] | None = None,
     k: int = 1,
@@ -117,7 +117,7 @@ def compare(
 
 
 def compare_at_best(
-    temperatures: Mapping[float, Mapping[str, Sequence[Evaluation]]],
+    temperatures: Mapping[float, Mapping[str, Sequence[CountsOrFolder]]],
     *,
     against: Mapping[str, str] | None = None,
     k: int = 1,
@@ -151,7 +151,9 @@ def compare_at_best(
     return replace(comparison, best=best)
 
 
-def _read(arms: Mapping[str, Sequence[Evaluation]], base: bool) -> tuple[dict[str, list[Counts]], tuple[str, ...]]:
+def _read(
+    arms: Mapping[str, Sequence[CountsOrFolder]], base: bool
+) -> tuple[dict[str, list[SampleCounts]], tuple[str, ...]]:
     """Counts of every arm's evaluations, and notes on what is unlike in them."""
     if len(arms) < 2:
         raise UserError(f"compare: needs at least two arms and was given {len(arms)}; the first is the baseline")
@@ -171,10 +173,10 @@ def _compared(
     unlike: Sequence[str],
 ) -> Comparison:
     (baseline, first), *others = values.items()
-    found = [Arm(baseline, over_seeds_and_problems(first, None, confidence), _by_seed(first))]
+    found = [ArmResult(baseline, over_seeds_and_problems(first, None, confidence), _by_seed(first))]
     for name, own in others:
         found.append(
-            Arm(
+            ArmResult(
                 name,
                 value=over_seeds_and_problems(own, None, confidence),
                 by_seed=_by_seed(own),
@@ -219,11 +221,11 @@ def read_counts(folder: Path, base: bool = False) -> dict[str, tuple[int, int]]:
     return count([(str(row["task_id"]).lower(), row.get(key, row["passed"])) for row in rows])
 
 
-def _counts(evaluation: Evaluation, base: bool) -> Counts:
+def _counts(evaluation: CountsOrFolder, base: bool) -> SampleCounts:
     return read_counts(evaluation, base) if isinstance(evaluation, Path) else evaluation
 
 
-def _values(counts: Mapping[str, Sequence[Counts]], k: int) -> dict[str, Values]:
+def _values(counts: Mapping[str, Sequence[SampleCounts]], k: int) -> dict[str, Values]:
     """(S, P) of every arm, problems in the order of the first evaluation."""
     first = next((arm[0] for arm in counts.values() if arm), {})
     values = {}
@@ -236,7 +238,7 @@ def _values(counts: Mapping[str, Sequence[Counts]], k: int) -> dict[str, Values]
     return values
 
 
-def _check_same_problems(first: Counts, own: Counts, name: str) -> None:
+def _check_same_problems(first: SampleCounts, own: SampleCounts, name: str) -> None:
     if first.keys() != own.keys():
         odd = sorted(first.keys() ^ own.keys())
         raise UserError(
@@ -245,7 +247,7 @@ def _check_same_problems(first: Counts, own: Counts, name: str) -> None:
         )
 
 
-def _notes(arms: Sequence[Arm]) -> list[str]:
+def _notes(arms: Sequence[ArmResult]) -> list[str]:
     baseline, *others = arms
     if max(arm.seeds for arm in arms) == 1:
         return [
@@ -276,7 +278,7 @@ def _check_same_benchmark(options: Mapping[Path, Mapping[str, Any]]) -> None:
             )
 
 
-def _unlike(counts: Mapping[str, Sequence[Counts]]) -> list[str]:
+def _unlike(counts: Mapping[str, Sequence[SampleCounts]]) -> list[str]:
     """A note where evaluations have other numbers of samples."""
     numbers = sorted({n for arm in counts.values() for own in arm for n, _ in own.values()})
     if len(numbers) < 2:

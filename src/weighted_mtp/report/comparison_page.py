@@ -12,8 +12,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from weighted_mtp.evaluation.pass_at_k import Estimate
-from weighted_mtp.files import whole_file
-from weighted_mtp.report.comparison import ONE_SEED, Arm, Comparison
+from weighted_mtp.files import atomic_file
+from weighted_mtp.report.comparison import ONE_SEED, ArmResult, Comparison
 
 
 def comparison_table(comparison: Comparison) -> Group:
@@ -109,7 +109,7 @@ def plot_comparisons(comparisons: Mapping[str, Comparison], output: Path) -> Pat
     panels = figure.subplots(1, len(comparisons), sharey=True, squeeze=False)[0]
     for axes, (title, comparison) in zip(panels, comparisons.items(), strict=True):
         _draw_differences(axes, title, comparison)
-    with whole_file(output) as partial:
+    with atomic_file(output) as partial:
         figure.savefig(partial, format=output.suffix[1:] or "png", dpi=120)
     return output
 
@@ -137,7 +137,7 @@ def _temperatures(best: Sequence[float]) -> str:
     return " or ".join(f"{temperature:g}" for temperature in sorted(best))
 
 
-def _name(arm: Arm) -> str:
+def _name(arm: ArmResult) -> str:
     return arm.name if arm.seeds == 1 else f"{arm.name} ({arm.seeds} seeds)"
 
 

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -16,10 +15,8 @@ from weighted_mtp.data.schema import Counts
 from weighted_mtp.evaluation.check_labels import Agreement
 from weighted_mtp.manifest import Manifest
 
-mpl.use("Agg")
-
 PICTURE = "stats.png"
-SHOWN = 3
+EXAMPLES_SHOWN = 3
 """Examples that are printed; files have the others."""
 _COLOURS = {"correct": "tab:blue", "incorrect": "tab:orange"}
 _TEST_COLOURS = {"public": "tab:green", "private": "tab:olive", "generated": "tab:gray"}
@@ -52,9 +49,9 @@ def account(manifest: Manifest) -> Iterator[str]:
     unknown = f"; not prepared, so not compared: {', '.join(missing)}" if missing else ""
     yield f"training split compared with {', '.join(contamination['checked'])}{unknown}"
     verb = "kept, though it overlaps" if contamination["kept"] else "dropped, as it overlaps"
-    for found in contamination["overlaps"][:SHOWN]:
+    for found in contamination["overlaps"][:EXAMPLES_SHOWN]:
         yield f"{found['problem_id']} {verb} {found['with']} ({found['kind']}): {found['text'][:80]!r}"
-    if (more := len(contamination["overlaps"]) - SHOWN) > 0:
+    if (more := len(contamination["overlaps"]) - EXAMPLES_SHOWN) > 0:
         yield f"… and {more:,} more, in manifest.json"
 
 

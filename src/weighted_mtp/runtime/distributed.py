@@ -41,11 +41,6 @@ def of_ranks() -> str:
     return f", rank {rank()} of {ranks()}" if ranks() > 1 else ""
 
 
-def local_ranks() -> int:
-    """How many of the run's processes share this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if ranks() > 1 else 1
-
-
 def is_first() -> bool:
     """Whether this is the rank that writes files and speaks to the user."""
     return rank() == 0
@@ -93,7 +88,7 @@ def process_group(config: RuntimeConfig) -> Iterator[None]:
     dist.destroy_process_group()
 
 
-def summed(x: Tensor) -> Tensor:
+def all_reduce_sum(x: Tensor) -> Tensor:
     """The sum of all ranks' tensors of one shape, on every rank and where `x` is."""
     if ranks() == 1:
         return x
@@ -102,11 +97,11 @@ def summed(x: Tensor) -> Tensor:
     return total.to(x.device)
 
 
-def gathered(x: Tensor) -> list[Tensor]:
+def all_gather(x: Tensor) -> list[Tensor]:
     """All ranks' tensors (n, …), in the order of ranks, where `x` is; n may differ between ranks."""
     if ranks() == 1:
         return [x]
-    counts = summed(torch.eye(ranks(), dtype=torch.int64)[rank()] * len(x)).tolist()
+    counts = all_reduce_sum(torch.eye(ranks(), dtype=torch.int64)[rank()] * len(x)).tolist()
     padded = torch.zeros((max(counts), *x.shape[1:]), dtype=x.dtype)
     padded[: len(x)] = x.detach().cpu()
     parts = [torch.empty_like(padded) for _ in counts]
@@ -114,7 +109,7 @@ def gathered(x: Tensor) -> list[Tensor]:
     return [part[:count].to(x.device) for part, count in zip(parts, counts, strict=True)]
 
 
-def gathered_objects(x: T) -> list[T]:
+def all_gather_objects(x: T) -> list[T]:
     """All ranks' objects, in the order of ranks."""
     if ranks() == 1:
         return [x]
@@ -125,11 +120,11 @@ def gathered_objects(x: T) -> list[T]:
 
 def any_rank(flag: bool) -> bool:
     """Whether the flag is set on any rank: the same answer on all."""
-    return bool(summed(torch.tensor(int(flag))))
+    return bool(all_reduce_sum(torch.tensor(int(flag))))
 
 
 @contextmanager
-def together() -> Iterator[None]:
+def agree() -> Iterator[None]:
     """Leave on all ranks in the same way: where one fails in what it does alone, the others raise AnotherRankError."""
     if ranks() == 1:
         yield
@@ -141,7 +136,7 @@ def together() -> Iterator[None]:
         if _is_loss(error):
             raise
         failure = error
-    failed = [number for number, wrong in enumerate(gathered_objects(failure is not None)) if wrong]
+    failed = [number for number, wrong in enumerate(all_gather_objects(failure is not None)) if wrong]
     if failure is not None:
         raise failure
     if failed:
@@ -153,7 +148,7 @@ def by_first_rank(work: Callable[[], T]) -> T:
     if ranks() == 1:
         return work()
     result: list[Any] = [None]
-    with together():
+    with agree():
         if is_first():
             result[0] = work()
     dist.broadcast_object_list(result, src=0)

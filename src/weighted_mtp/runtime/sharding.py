@@ -70,8 +70,8 @@ def from_first_rank(build: Callable[[], tuple[Model, Companion]]) -> tuple[Model
         model, companion = built[0]
         return (model if ranks() == 1 else _without_weights(model)), companion
 
-    hollow = by_first_rank(first)
-    return built[0] if built else hollow
+    on_meta = by_first_rank(first)
+    return built[0] if built else on_meta
 
 
 def placed(model: PreTrainedModel, config: RuntimeConfig) -> WholeModel:
@@ -204,8 +204,8 @@ def _receive(parameters: Iterable[nn.Parameter], device: torch.device) -> None:
 
 def _without_weights(model: Model) -> Model:
     """A copy of the model in which every parameter is a shape without memory, tied ones still one."""
-    hollow = {
+    on_meta = {
         id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=p.requires_grad)
         for p in model.parameters()
     }
-    return copy.deepcopy(model, hollow)
+    return copy.deepcopy(model, on_meta)

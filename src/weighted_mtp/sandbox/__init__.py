@@ -40,7 +40,7 @@ from weighted_mtp.sandbox.confinement import Isolation, check_available
 from weighted_mtp.sandbox.job import Job, Limits, Outcome
 from weighted_mtp.sandbox.messages import Status
 from weighted_mtp.sandbox.packages import installed
-from weighted_mtp.sandbox.worker import Doubtful, Trial
+from weighted_mtp.sandbox.worker import Doubtful, Worker
 
 __all__ = ["Job", "Limits", "Outcome", "SandboxPool", "Status", "TestCase", "run", "run_many"]
 
@@ -67,7 +67,7 @@ class SandboxPool:
         self.isolation = isolation or check_available(unsafe)
         self._packages = installed(packages)
         self._local = threading.local()
-        self._trials: list[Trial] = []
+        self._started: list[Worker] = []
         self._workers = workers
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="sandbox")
 
@@ -76,19 +76,19 @@ class SandboxPool:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if error is not None:
-            for trial in self._trials:
-                trial.kill()
+            for worker in self._started:
+                worker.kill()
         self._threads.shutdown(cancel_futures=True)
-        for trial in self._trials:
-            trial.close()
+        for worker in self._started:
+            worker.close()
 
     def _run(self, job: Job, alone: bool) -> Outcome | None:
         """None for a job that is to be run again, alone."""
-        if not hasattr(self._local, "trial"):
-            self._local.trial = Trial(self.isolation, self._packages)
-            self._trials.append(self._local.trial)
+        if not hasattr(self._local, "worker"):
+            self._local.worker = Worker(self.isolation, self._packages)
+            self._started.append(self._local.worker)
         try:
-            return self._local.trial.run(job, alone)
+            return self._local.worker.run(job, alone)
         except Doubtful:
             return None
 

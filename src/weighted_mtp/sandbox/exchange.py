@@ -33,7 +33,7 @@ _TIMES_EXPECTED = 4  # how much more than what is expected, in bytes, a program 
 _OUTPUT_KEPT = 8000  # bytes of each stream's end
 
 
-class Attempt:
+class Exchange:
     """The exchange of messages for tests of one kind. Each of `calls`, `code`, `stdio` gives (status, detail, test)."""
 
     def __init__(self, pair: WarmPair, job: Job, patience: float) -> None:

@@ -13,7 +13,7 @@ from weighted_mtp.sandbox.packages import installed
 
 Pipeline = Literal["ref_tuning", "critic", "baseline", "verifiable", "rho1", "third_party"]
 
-DATASETS = "datasets"
+DATASETS_NAME = "datasets"
 """`{datasets}` in an option is the folder of all datasets."""
 
 
@@ -115,8 +115,8 @@ class StudyConfig(Section):
     def _names_are_told_apart(self) -> "StudyConfig":
         if both := sorted(self.stages.keys() & self.arms.keys()):
             raise ValueError(f"{both[0]} is the name of a stage and of an arm: rename one")
-        if DATASETS in self.stages:
-            raise ValueError(f"stages.{DATASETS}: that name is taken, for the folder of all datasets: rename it")
+        if DATASETS_NAME in self.stages:
+            raise ValueError(f"stages.{DATASETS_NAME}: that name is taken, for the folder of all datasets: rename it")
         if not self.arms:
             raise ValueError("arms: give at least one")
         if len(set(self.seeds)) < len(self.seeds):
@@ -151,7 +151,7 @@ class StudyConfig(Section):
 
     @model_validator(mode="after")
     def _what_is_named_is_there(self) -> "StudyConfig":
-        earlier = [DATASETS]
+        earlier = [DATASETS_NAME]
         for name, stage in self.stages.items():
             self._check_references(name, stage, earlier)
             earlier.append(name)

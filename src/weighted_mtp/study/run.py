@@ -20,13 +20,14 @@ from statistics import median
 from rich.console import Console
 from rich.table import Table
 
-from weighted_mtp.files import whole_file
+from weighted_mtp.files import atomic_file
 from weighted_mtp.report.comparison import Comparison, compare, compare_at_best
 from weighted_mtp.report.comparison_page import comparison_markdown, comparison_table, finding, plot_comparisons
-from weighted_mtp.report.curves import Record, plot_curves, read_metrics
+from weighted_mtp.report.curves import plot_curves, read_metrics
 from weighted_mtp.study.config import StudyConfig, Training, TrainingStage
 from weighted_mtp.study.schedule import SchedulerName, run_steps, scheduling
 from weighted_mtp.study.steps import Step, all_before, steps_of
+from weighted_mtp.training.tracking import Record
 
 
 @dataclass(frozen=True)
@@ -129,12 +130,12 @@ def compared(config: StudyConfig, result: StudyResult) -> dict[str, Comparison]:
 
 def _write_comparisons(comparisons: Mapping[str, Comparison], folder: Path) -> list[Path]:
     page, data, figure = (folder / f"comparison.{ending}" for ending in ("md", "json", "png"))
-    with whole_file(page) as file:
+    with atomic_file(page) as file:
         parts = (
             f"## {t[0].upper()}{t[1:]}\n\n{finding(c)}\n\n{comparison_markdown(c)}" for t, c in comparisons.items()
         )
         file.write_text("\n".join(parts), encoding="utf-8")
-    with whole_file(data) as file:
+    with atomic_file(data) as file:
         file.write_text(json.dumps({title: asdict(c) for title, c in comparisons.items()}, indent=2), encoding="utf-8")
     return [page, data, plot_comparisons(comparisons, figure)]
 

@@ -17,13 +17,13 @@ class Running(Protocol):
     def done(self) -> bool: ...
 
     def result(self) -> bool | UserError:
-        """What `outcome` returns. Raises `UserError` where the process was lost, anything else for a bug."""
+        """What `result_of` returns. Raises `UserError` where the process was lost, anything else for a bug."""
 
 
 Submit = Callable[[Step], Running]
 
 
-def outcome(step: Step) -> bool | UserError:
+def result_of(step: Step) -> bool | UserError:
     """Run a step in another process: what it returns, or the error that a user can mend, for none of the errors'
     classes need survive the way back. The traceback is in the log.
     """

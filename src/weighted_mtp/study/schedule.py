@@ -23,7 +23,7 @@ from weighted_mtp.errors import UserError
 from weighted_mtp.parallel import cores, end_with
 from weighted_mtp.progress import console
 from weighted_mtp.study.config import StudyConfig
-from weighted_mtp.study.running import Running, Submit, ending, outcome
+from weighted_mtp.study.running import Running, Submit, ending, result_of
 from weighted_mtp.study.steps import Step, bottlenecks
 
 SchedulerName = Literal["local", "slurm"]
@@ -144,7 +144,7 @@ def _outcome_alone(step: Step, threads: int) -> bool | UserError:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     try:
-        return outcome(step)
+        return result_of(step)
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

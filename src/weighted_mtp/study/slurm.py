@@ -7,7 +7,7 @@ from typing import Any
 
 from weighted_mtp.errors import UserError
 from weighted_mtp.progress import console
-from weighted_mtp.study.running import Running, Submit, ending, outcome
+from weighted_mtp.study.running import Running, Submit, ending, result_of
 from weighted_mtp.study.steps import Step
 
 try:
@@ -56,10 +56,10 @@ def on_slurm(parameters: Mapping[str, Any]) -> Iterator[Submit]:
 
 
 class Resumable(submitit.helpers.Checkpointable):
-    """`outcome`, which submitit may call again with the same step."""
+    """`result_of`, which submitit may call again with the same step."""
 
     def __call__(self, step: Step) -> bool | UserError:
-        return outcome(step)
+        return result_of(step)
 
 
 @dataclass(frozen=True)

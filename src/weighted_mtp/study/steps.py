@@ -12,13 +12,13 @@ from typing import Any
 from weighted_mtp.config import load_config
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.own_programs import LEARNED_FROM, LabelOptions
-from weighted_mtp.files import whole_file
+from weighted_mtp.files import atomic_file
 from weighted_mtp.pipelines.fit import FitConfig, finished
 from weighted_mtp.pipelines.kinds import PIPELINES
 from weighted_mtp.pipelines.label_samples import label
 from weighted_mtp.pipelines.run_evaluation import EvaluationConfig, evaluate, holds_evaluation
 from weighted_mtp.study.config import (
-    DATASETS,
+    DATASETS_NAME,
     EvaluatedArm,
     OwnPrograms,
     StepConfig,
@@ -64,7 +64,7 @@ class Step:
     @property
     def after(self) -> frozenset[str]:
         """The places of the stages that it starts from."""
-        return frozenset(self._place(name) for name in self.study.references(self.what) if name != DATASETS)
+        return frozenset(self._place(name) for name in self.study.references(self.what) if name != DATASETS_NAME)
 
     def is_finished(self) -> bool:
         """Whether running it would do nothing, as far as that is known without running it. Raises as `__call__`."""
@@ -137,7 +137,7 @@ class Step:
         self._write({**facts, "seconds": facts["seconds"] + more})
 
     def _write(self, facts: dict[str, Any]) -> None:
-        with whole_file(self._record) as partial:
+        with atomic_file(self._record) as partial:
             partial.write_text(json.dumps(facts) + "\n")
 
     def _place(self, name: str) -> str:
@@ -146,7 +146,7 @@ class Step:
 
     def _filled(self, option: str) -> str:
         """An option with what its names in braces stand for."""
-        made = {DATASETS: str(self.study.storage / DATASETS)}
+        made = {DATASETS_NAME: str(self.study.storage / DATASETS_NAME)}
         for name, stage in self.study.stages.items():
             other = replace(self, name=name)
             made[name] = other._dataset if isinstance(stage, OwnPrograms) else str(other.run)
@@ -163,7 +163,7 @@ class Step:
             f"run.name={study.name}/{self.place}",
             f"run.root={study.storage / 'runs'}",
             f"run.seed={self.seed}",
-            f"data.root={study.storage / DATASETS}",
+            f"data.root={study.storage / DATASETS_NAME}",
             f"mlflow.tracking_uri=sqlite:///{study.storage / 'mlflow.db'}",
         ]
         own = [self._filled(option) for option in (*training.override, *study.override)]
@@ -188,7 +188,7 @@ class Step:
                     benchmark=stage.benchmark or study.benchmark,
                     checkpoint=self._filled(stage.checkpoint),
                     output=self.run / split,
-                    data_root=study.storage / DATASETS,
+                    data_root=study.storage / DATASETS_NAME,
                     split=split,
                     first=stage.first,
                     sampling=study.sampling.model_copy(update=drawn),
@@ -197,7 +197,11 @@ class Step:
             )
             for split in LEARNED_FROM
         ]
-        label(evaluations, study.storage / DATASETS / self._dataset, LabelOptions(keep_solutions=stage.keep_solutions))
+        label(
+            evaluations,
+            study.storage / DATASETS_NAME / self._dataset,
+            LabelOptions(keep_solutions=stage.keep_solutions),
+        )
 
     def _evaluations(self) -> list[EvaluationConfig]:
         policy = self._filled(self.what.checkpoint) if isinstance(self.what, EvaluatedArm) else str(self.run)
@@ -206,7 +210,7 @@ class Step:
                 benchmark=self.study.benchmark,
                 checkpoint=policy,
                 output=folder,
-                data_root=self.study.storage / DATASETS,
+                data_root=self.study.storage / DATASETS_NAME,
                 split=self.study.split,
                 first=self.study.first,
                 sampling=self.study.samplings[temperature],

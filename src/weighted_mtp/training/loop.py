@@ -20,7 +20,7 @@ from weighted_mtp.data.stream import BatchStream
 from weighted_mtp.errors import UserError
 from weighted_mtp.losses.objective import Objective, Sums
 from weighted_mtp.progress import console, progress
-from weighted_mtp.runtime.distributed import any_rank, gathered_objects, is_first, rank, ranks, summed
+from weighted_mtp.runtime.distributed import all_gather_objects, all_reduce_sum, any_rank, is_first, rank, ranks
 from weighted_mtp.runtime.sharding import free_root, reduce_gradients
 from weighted_mtp.training.optim import OptimConfig, clip_gradients, prepare_groups, schedule
 from weighted_mtp.training.state import Checkpoints, TrainState
@@ -151,7 +151,7 @@ class Trainer:
             **values,
             **norms,
             **rates,
-            "response_tokens": int(summed(torch.tensor(tokens))),
+            "response_tokens": int(all_reduce_sum(torch.tensor(tokens))),
             "epoch": self.stream.epoch_of(state.step),
         }
 
@@ -180,7 +180,7 @@ class Trainer:
             for batch, sums in zip(batches, own, strict=True)
             if not batch.is_blank
         ]
-        everyones = [batch for of_rank in gathered_objects(names) for batch in of_rank]
+        everyones = [batch for of_rank in all_gather_objects(names) for batch in of_rank]
         samples = [name for batch, _ in everyones for name in batch]
         suspects = [name for batch, finite in everyones if not finite for name in batch]
         file = self.tracker.run.path / f"non-finite-step-{self.state.step}.json"
@@ -219,7 +219,7 @@ class _Total:
 
 def _over_ranks(sums: Sequence[Sums]) -> _Total:
     """Add up microbatches, in fp64, then ranks, which all have the same metrics. One copy leaves the device."""
-    flat = summed(torch.stack([_flat(s) for s in sums]).to("cpu", torch.float64).sum(0))
+    flat = all_reduce_sum(torch.stack([_flat(s) for s in sums]).to("cpu", torch.float64).sum(0))
     names = list(sums[0].metrics)
     numerators = [sums[0].metrics[name][0] for name in names]
     sizes = [n.numel() for n in numerators]

@@ -22,13 +22,13 @@ from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 from transformers import PreTrainedModel
 
 from weighted_mtp.errors import UserError, first_line
-from weighted_mtp.files import check_files, partial_name, whole_directory
+from weighted_mtp.files import atomic_directory, check_files, partial_name
 from weighted_mtp.manifest import named_files, write_manifest
 from weighted_mtp.models.checkpoint import checkpoints_in
 from weighted_mtp.progress import console
-from weighted_mtp.runtime.distributed import by_first_rank, is_first, together
+from weighted_mtp.runtime.distributed import agree, by_first_rank, is_first
 from weighted_mtp.runtime.sharding import WholeModel
-from weighted_mtp.value_weighting.base import WeightingState
+from weighted_mtp.value_weighting.base import ObjectiveState
 
 VALIDATION = "validation.json"
 SaveModel = Callable[[PreTrainedModel, Path], None]
@@ -45,7 +45,7 @@ class TrainState:
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    objective: WeightingState
+    objective: ObjectiveState
     step: int = 0
 
     def save(self, directory: Path) -> None:
@@ -170,15 +170,15 @@ class Checkpoints:
 
     def _write(self, state: TrainState, path: Path, validation: Mapping[str, float] | None) -> None:
         model = self.whole()
-        folder = whole_directory(path) if is_first() else nullcontext(partial_name(path))
-        with together(), ExitStack() as opened:
-            with together():
+        folder = atomic_directory(path) if is_first() else nullcontext(partial_name(path))
+        with agree(), ExitStack() as opened:
+            with agree():
                 partial = opened.enter_context(folder)
                 if model is not None:
                     self.save_model(model, partial / "model")
             del model
             state.save(partial / "state")
-            with together():
+            with agree():
                 if is_first():
                     if validation is not None:
                         (partial / VALIDATION).write_text(json.dumps(validation, indent=2) + "\n")

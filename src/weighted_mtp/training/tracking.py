@@ -20,9 +20,9 @@ from filelock import FileLock
 
 from weighted_mtp.config import Section, differences, flatten, load_config, save_config
 from weighted_mtp.errors import UserError, first_line
-from weighted_mtp.files import whole_file
+from weighted_mtp.files import atomic_file
 from weighted_mtp.progress import console
-from weighted_mtp.runtime.distributed import by_first_rank, is_first, ranks, together
+from weighted_mtp.runtime.distributed import agree, by_first_rank, is_first, ranks
 
 Record = dict[str, Any]
 """One line of `metrics.jsonl`: `step`, `split`, and values by their names."""
@@ -52,7 +52,7 @@ class RunDirectory:
     def _take(self) -> None:
         if not holds_run(self.path, self.config):
             self.path.mkdir(parents=True, exist_ok=True)
-            with whole_file(self.path / "config.yaml") as partial:
+            with atomic_file(self.path / "config.yaml") as partial:
                 save_config(self.config, partial)
         self._write_manifest()
 
@@ -70,7 +70,7 @@ class RunDirectory:
 
     def remember(self, **facts: Any) -> None:
         """Add facts to `run.json`."""
-        with whole_file(self.path / "run.json") as partial:
+        with atomic_file(self.path / "run.json") as partial:
             partial.write_text(json.dumps({**self.manifest(), **facts}, indent=2) + "\n")
 
     def _write_manifest(self) -> None:
@@ -110,7 +110,7 @@ class Tracker:
 
     def __init__(self, run: RunDirectory, mlflow: MLflowConfig, first_step: int) -> None:
         self.run = run
-        with together():
+        with agree():
             self._mlflow = self._open(mlflow, first_step) if is_first() else None
 
     def __enter__(self) -> Self:
@@ -153,7 +153,7 @@ class Tracker:
                 break
             if record["step"] <= step and step > 0:  # at step 0 nothing is resumed: it is validated again, too
                 kept.append(record)
-        with whole_file(self.run.metrics) as partial:
+        with atomic_file(self.run.metrics) as partial:
             partial.write_text("".join(json.dumps(record) + "\n" for record in kept))
         return kept
 

@@ -13,9 +13,9 @@ from weighted_mtp.data.tables import write_split
 from weighted_mtp.decoding.sample import SamplingConfig
 from weighted_mtp.evaluation.answers import Respondent, draw_samples, load_respondent, model_checksum
 from weighted_mtp.evaluation.benchmarks import Benchmark
-from weighted_mtp.evaluation.folder import EvaluationFolder, Origin
+from weighted_mtp.evaluation.evaluation_folder import EvaluationFolder, Origin
 from weighted_mtp.evaluation.problems import ProblemSet
-from weighted_mtp.models.card import Origin as ModelOrigin
+from weighted_mtp.models.card import ModelOrigin
 from weighted_mtp.models.convert import write_model
 
 PROBLEMS = [

@@ -10,7 +10,8 @@ from tiny_models import ARCHITECTURES as ALL
 from tiny_models import byte_tokenizer, padded_batch, tiny_model
 
 from weighted_mtp.errors import UserError
-from weighted_mtp.models import adapters, shards
+from weighted_mtp.models import adapters
+from weighted_mtp.models import weight_files as shards
 from weighted_mtp.models.adapters import (
     LoraSettings,
     apply_lora,

@@ -19,8 +19,8 @@ from weighted_mtp.data.schema import Problem
 from weighted_mtp.errors import UserError
 from weighted_mtp.models.build import ModelConfig, build_policy
 from weighted_mtp.models.checkpoint import check_embedded
-from weighted_mtp.models.convert import convert, export_plain, load_base, to_plain
-from weighted_mtp.models.folder import check_model
+from weighted_mtp.models.convert import convert, export_plain, load_base, to_causal_lm
+from weighted_mtp.models.model_folder import check_model
 from weighted_mtp.models.mtp import MTPForCausalLM, load_policy
 
 
@@ -40,7 +40,7 @@ def logits(model: PreTrainedModel) -> torch.Tensor:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_plain_model_of_a_policy_is_the_base_bit_for_bit(architecture: str) -> None:
     base = tiny_model(architecture)
-    plain = to_plain(MTPForCausalLM.from_base(copy.deepcopy(base), 3, "random"))
+    plain = to_causal_lm(MTPForCausalLM.from_base(copy.deepcopy(base), 3, "random"))
     assert type(plain) is type(base)
     assert plain.state_dict().keys() == base.state_dict().keys()
     assert torch.equal(logits(plain), logits(base))
@@ -97,13 +97,13 @@ def test_a_word_beyond_the_embedding_is_refused(plain: Path) -> None:
 def test_the_plain_model_is_a_copy() -> None:
     policy = MTPForCausalLM.from_base(tiny_model(), 3)
     before = logits(policy)
-    for parameter in to_plain(policy).parameters():
+    for parameter in to_causal_lm(policy).parameters():
         parameter.data.zero_()
     assert torch.equal(logits(policy), before)
 
 
 def test_tied_embeddings_stay_tied_in_the_plain_model() -> None:
-    plain = to_plain(MTPForCausalLM.from_base(tiny_model("llama_tied"), 3))
+    plain = to_causal_lm(MTPForCausalLM.from_base(tiny_model("llama_tied"), 3))
     assert plain.get_output_embeddings().weight is plain.get_input_embeddings().weight
 
 

@@ -77,9 +77,9 @@ def test_a_value_depends_on_what_came_before_alone_and_never_on_padding(head: st
 
 def test_the_sigmoid_head_gives_the_probabilities_of_its_scores() -> None:
     model, (ids, mask) = trained(ValueModel.from_base(tiny_model(), "sigmoid")), padded_batch()
-    assert model.gives == "probability"
+    assert model.output_kind == "probability"
     assert torch.equal(model(ids, mask), torch.sigmoid(model.scores(ids, mask)))
-    assert ValueModel.from_base(tiny_model(), "mlp").gives == "score"
+    assert ValueModel.from_base(tiny_model(), "mlp").output_kind == "score"
 
 
 def test_a_policys_backbone_is_its_trunk_and_head_one_uncoupled_from_it() -> None:

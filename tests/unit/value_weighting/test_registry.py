@@ -7,9 +7,9 @@ import torch
 from small_batches import batch_of
 
 from weighted_mtp.errors import UserError
-from weighted_mtp.losses.mtp import LossConfig
+from weighted_mtp.losses.mtp_loss import LossConfig
 from weighted_mtp.losses.objective import PolicyObjective
-from weighted_mtp.value_weighting.registry import GROUP, weighting_named
+from weighted_mtp.value_weighting.plugins import GROUP, weighting_named
 
 MODULE = """
 import torch

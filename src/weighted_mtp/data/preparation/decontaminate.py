@@ -23,7 +23,7 @@ from weighted_mtp.data.preparation.fingerprints import Fingerprints, Prints, of_
 from weighted_mtp.data.schema import Problem, Solution
 from weighted_mtp.data.tables import read_solutions, read_statements
 
-Kind = Literal["exact statement", "statement n-gram", "exact solution", "solution n-gram"]
+OverlapKind = Literal["exact statement", "statement n-gram", "exact solution", "solution n-gram"]
 
 STATEMENT_WORDS = 13
 """n of the n-grams of statements; a shorter statement is compared as a whole."""
@@ -45,7 +45,7 @@ class Overlap:
     """What a training problem shares with an evaluation problem."""
 
     problem_id: str  # of the evaluation problem
-    kind: Kind
+    kind: OverlapKind
     text: str  # the shared words or tokens, the beginning of them
 
 
@@ -101,7 +101,7 @@ class _Shared:
     run: slice  # of its words, the longest that is shared
 
     def overlap(self, of: Literal["statement", "solution"], text: Sequence[str]) -> Overlap:
-        kinds: dict[str, tuple[Kind, Kind]] = {
+        kinds: dict[str, tuple[OverlapKind, OverlapKind]] = {
             "statement": ("exact statement", "statement n-gram"),
             "solution": ("exact solution", "solution n-gram"),
         }

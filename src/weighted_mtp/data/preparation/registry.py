@@ -16,7 +16,7 @@ TRAIN = "train"
 Split = str | None
 """Split that a whole file belongs to; None for a file whose rows are of several."""
 
-Layout = Mapping[Split, tuple[str, ...]]
+SplitFiles = Mapping[Split, tuple[str, ...]]
 """Which files hold a split: glob patterns, of which the first that matches anything counts."""
 
 
@@ -34,9 +34,9 @@ class Dataset:
 
     name: str
     read: Callable[[Path, Reading], Iterator[Entry]]
-    files: Layout
+    files: SplitFiles
     hub: str = ""
-    hub_files: Layout | None = None
+    hub_files: SplitFiles | None = None
     executes: bool = False
     is_benchmark: bool = False
 
@@ -54,7 +54,7 @@ def _json_lines(*stems: str) -> tuple[str, ...]:
     return tuple(f"{stem}.jsonl{end}" for stem in stems for end in ("", ".gz"))
 
 
-_TRAIN_VALID_TEST: Layout = {
+_TRAIN_VALID_TEST: SplitFiles = {
     "validation": _json_lines("valid", "validation"),
     "test": _json_lines("test"),
     TRAIN: _json_lines("train"),

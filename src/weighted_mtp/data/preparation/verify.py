@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from weighted_mtp.data.index import INDEX_FILE, read_index
-from weighted_mtp.data.manifest import require_manifest
 from weighted_mtp.data.preparation.registry import TRAIN
+from weighted_mtp.data.prepared import require_manifest
 from weighted_mtp.data.schema import PROBLEM_SCHEMA, SOLUTION_SCHEMA
 from weighted_mtp.data.tables import PROBLEMS_FILE, SOLUTIONS_FILE
 from weighted_mtp.errors import UserError

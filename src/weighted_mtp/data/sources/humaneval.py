@@ -6,7 +6,7 @@ from pathlib import Path
 
 from weighted_mtp.data.schema import Entry, Problem, Solution, TestCase
 from weighted_mtp.data.sources.rows import DEFAULT, Reading, Row, read_rows
-from weighted_mtp.data.sources.syntax import parse
+from weighted_mtp.data.sources.syntax import parse_python
 from weighted_mtp.errors import UserError
 
 _COLUMNS = {"task_id": str, "prompt": str, "entry_point": str, "canonical_solution": str, "test": str}
@@ -41,7 +41,7 @@ def docstring(row: Row) -> str:
     Raises UserError where the row's prompt is not Python, or has no such text.
     """
     try:
-        module = parse(row["prompt"])
+        module = parse_python(row["prompt"])
     except SyntaxError as error:
         raise UserError(
             f"{row.where}: the prompt of {row['task_id']} is not Python ({error.msg}); "

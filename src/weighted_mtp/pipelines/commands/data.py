@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from weighted_mtp.pipelines.command import USER_ERROR, Debug, comma_list, one_line_errors
+from weighted_mtp.pipelines.command import USER_ERROR, Debug, comma_list, user_errors
 
 
 def main(
@@ -69,17 +69,17 @@ def main(
     """
     if workers is not None:
         os.environ["RAYON_NUM_THREADS"] = str(workers)  # of the tokenizer, which takes all cores by itself
-    with one_line_errors(debug):
+    with user_errors(debug):
         from weighted_mtp.data.preparation.registry import ALL, NAMES
         from weighted_mtp.data.preparation.shards import Options
         from weighted_mtp.data.preparation.subsets import SliceOptions
         from weighted_mtp.data.sources.codecontests import LANGUAGES
         from weighted_mtp.parallel import cores
-        from weighted_mtp.pipelines.setup_datasets import STEPS, Request, setup
+        from weighted_mtp.pipelines.setup_datasets import STEPS, DatasetRequest, setup
         from weighted_mtp.progress import console
 
         wanted = [",".join(ALL) if name.strip() == "all" else name for name in datasets.split(",")]
-        request = Request(
+        request = DatasetRequest(
             storage,
             source,
             Options(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from weighted_mtp.pipelines.command import INTERRUPTED, Debug, one_line_errors
+from weighted_mtp.pipelines.command import INTERRUPTED, Debug, user_errors
 
 
 def main(
@@ -23,7 +23,7 @@ def main(
     debug: Debug = False,
 ) -> None:
     """Run the whole method on the embedded micro benchmark: three seeds, a quarter of an hour on two CPU cores."""
-    with one_line_errors(debug):
+    with user_errors(debug):
         from weighted_mtp.parallel import cores
         from weighted_mtp.study.demo import demo_config, run_demo
 

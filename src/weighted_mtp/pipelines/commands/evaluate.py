@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from weighted_mtp.pipelines.command import Debug, one_line_errors
+from weighted_mtp.pipelines.command import Debug, user_errors
 
 
 def main(
@@ -82,13 +82,13 @@ def main(
     sampling = {name: options.pop(name) for name in names if name in options}
     if packages is not None:
         options["packages"] = [name.strip() for name in packages.split(",")]
-    with one_line_errors(debug):
+    with user_errors(debug):
         from weighted_mtp.config import validated
-        from weighted_mtp.pipelines.run_evaluation import LONGEST_WAIT, EvaluationConfig, evaluate, print_report
+        from weighted_mtp.pipelines.run_evaluation import RANKS_WAIT, EvaluationConfig, evaluate, print_report
         from weighted_mtp.runtime.distributed import is_first, process_group
 
         config = validated(EvaluationConfig, {**options, "sampling": sampling})
-        with process_group(config.runtime.model_copy(update={"timeout_seconds": LONGEST_WAIT})):
+        with process_group(config.runtime.model_copy(update={"timeout_seconds": RANKS_WAIT})):
             report = evaluate(config)
             if is_first():
                 print_report(report, explain)

@@ -5,7 +5,9 @@ import os
 import secrets
 from collections.abc import Iterator
 
-FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW  # how a hostile program's folder is opened: never through a link
+OPEN_FOLDER = (
+    os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+)  # how a hostile program's folder is opened: never through a link
 
 
 def empty_folder(folder: str) -> None:
@@ -15,13 +17,13 @@ def empty_folder(folder: str) -> None:
     right first where that is allowed. Symbolic links are removed and never followed, not even those that a program
     which is still running puts in a folder's place. Raises OSError where something stays.
     """
-    top = os.open(folder, FOLDER)
+    top = os.open(folder, OPEN_FOLDER)
     try:
         names = _new_names()
         moved = _stripped(top, top, names)
         while moved:
             name = moved.pop()
-            inner = os.open(name, FOLDER, dir_fd=top)
+            inner = os.open(name, OPEN_FOLDER, dir_fd=top)
             try:
                 moved += _stripped(inner, top, names)
             finally:

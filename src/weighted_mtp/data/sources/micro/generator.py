@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from weighted_mtp.data.schema import Problem, Records, Solution, Span, TestCase
 from weighted_mtp.data.sources.micro.composition import Composition, change_one_part, draw, is_worth_asking
 from weighted_mtp.data.sources.micro.parts import KINDS, Kind
-from weighted_mtp.data.sources.micro.phrasing import describe
-from weighted_mtp.data.sources.micro.programs import ENTRY_POINT, Choices, Program, draw_choices, render
+from weighted_mtp.data.sources.micro.phrasing import phrase
+from weighted_mtp.data.sources.micro.programs import ENTRY_POINT, Choices, MicroProgram, draw_choices, render
 from weighted_mtp.errors import UserError
 
 SPLITS = ("train", "validation", "test", "test_pairs")
@@ -41,8 +41,8 @@ class MicroConfig(BaseModel):
 class Mistake:
     """A wrong program and the right one under the same choices."""
 
-    wrong: Program
-    right: Program
+    wrong: MicroProgram
+    right: MicroProgram
     part: int  # index of the changed part
 
 
@@ -115,7 +115,7 @@ def make_problem(rng: random.Random, composition: Composition, problem_id: str, 
         problem_id=problem_id,
         source="micro",
         split=split,
-        description=describe(rng, composition),
+        description=phrase(rng, composition),
         entry_point=ENTRY_POINT,
         difficulty=composition.difficulty,
         tests=tuple(TestCase("call", f"({xs!r},)", repr(composition(xs))) for xs in _inputs(rng, composition)),
@@ -199,7 +199,7 @@ def _solutions(
         )
 
 
-def _semantic_spans(program: Program) -> tuple[Span, ...]:
+def _semantic_spans(program: MicroProgram) -> tuple[Span, ...]:
     places = sorted(place for part in program.places for place in part)
     return tuple(Span("semantic", start, end) for start, end in places)
 

@@ -42,7 +42,7 @@ class Choices:
 
 
 @dataclass(frozen=True)
-class Program:
+class MicroProgram:
     """Code, and for each part (in order of action) the spans of its places, in order of text."""
 
     code: str
@@ -80,14 +80,14 @@ def draw_choices(rng: random.Random) -> Choices:
     )
 
 
-def render(composition: Composition, choices: Choices) -> Program:
+def render(composition: Composition, choices: Choices) -> MicroProgram:
     """The program of a composition under the given choices."""
     writer = _Writer(composition.difficulty).write(f"def {ENTRY_POINT}({choices.argument}):\n")
     if choices.comment:
         writer.write(f"    # {choices.comment}\n")
     body = {"comprehension": _comprehension, "loop": _loop, "staged": _staged}[choices.structure]
     body(writer, composition, choices)
-    return Program(writer.text, tuple(map(tuple, writer.places)))
+    return MicroProgram(writer.text, tuple(map(tuple, writer.places)))
 
 
 def _comprehension(writer: _Writer, composition: Composition, choices: Choices) -> None:

@@ -16,8 +16,8 @@ from huggingface_hub.errors import (
 )
 
 from weighted_mtp.errors import UserError, first_line
-from weighted_mtp.hub.patience import Problem, asked_wait
 from weighted_mtp.hub.repository import Repository
+from weighted_mtp.hub.retry import FetchError, asked_wait
 
 _TOKEN = "put HF_TOKEN=… in .env and repeat, or log in with `hf auth login`"
 
@@ -27,7 +27,7 @@ def in_one_line(repository: Repository, instead: str) -> Iterator[None]:
     """Raise UserError for whatever goes wrong inside."""
     try:
         yield
-    except (Problem, httpx2.HTTPError, httpx2.InvalidURL, HFValidationError, OSError) as error:
+    except (FetchError, httpx2.HTTPError, httpx2.InvalidURL, HFValidationError, OSError) as error:
         raise UserError(f"{repository.id}: {cause(error, repository)}; {instead}") from error
 
 
@@ -35,7 +35,7 @@ def cause(error: Exception, repository: Repository) -> str:
     """What is wrong and what mends it, in words that follow the repository's name."""
     hub = repository.endpoint
     match error:
-        case Problem():
+        case FetchError():
             return str(error)
         case HFValidationError():
             return "not an id on the hub, which is OWNER/NAME"

@@ -21,9 +21,9 @@ from weighted_mtp.config import Section, differences, validated
 from weighted_mtp.decoding.sample import SamplingConfig
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.journal import Journal
-from weighted_mtp.files import whole_file
+from weighted_mtp.files import atomic_file
 from weighted_mtp.progress import console
-from weighted_mtp.runtime.distributed import is_first, rank, together
+from weighted_mtp.runtime.distributed import agree, is_first, rank
 
 
 class Origin(Section):
@@ -108,7 +108,7 @@ class EvaluationFolder:
         return self._begin(self.results, _Described(origin=self._described.origin, execution=execution))
 
     def _begin(self, file: Path, described: _Described) -> Journal:
-        with together():
+        with agree():
             if is_first():
                 self._take(described)
                 collect(_partial(file))
@@ -123,7 +123,7 @@ class EvaluationFolder:
             self._lock.acquire()
             if before != described.execution:
                 self._drop_results(before, described.execution)
-            with whole_file(self._file) as partial:
+            with atomic_file(self._file) as partial:
                 partial.write_text(described.model_dump_json(indent=2) + "\n", encoding="utf-8")
         except Timeout as error:
             raise UserError(

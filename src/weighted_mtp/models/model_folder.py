@@ -14,9 +14,9 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from weighted_mtp.errors import UserError, first_line
-from weighted_mtp.files import check_files, whole_directory, whole_file
+from weighted_mtp.files import atomic_directory, atomic_file, check_files
 from weighted_mtp.manifest import MANIFEST, read_manifest, write_manifest
-from weighted_mtp.models.card import CARD, Origin, card
+from weighted_mtp.models.card import CARD, ModelOrigin, card
 from weighted_mtp.models.checkpoint import (
     READ_ERRORS,
     load_tokenizer,
@@ -37,15 +37,15 @@ def refuse_existing(output: Path) -> None:
 
 @contextmanager
 def model_folder(output: Path) -> Iterator[Path]:
-    """`whole_directory`, of which a failure to write is a UserError."""
+    """`atomic_directory`, of which a failure to write is a UserError."""
     try:
-        with whole_directory(output) as partial:
+        with atomic_directory(output) as partial:
             yield partial
     except (OSError, SafetensorError) as error:
         raise UserError(f"{output}: writing the model failed: {first_line(error)}; make room and repeat") from error
 
 
-def describe_model(folder: Path, name: str, origin: Origin) -> None:
+def describe_model(folder: Path, name: str, origin: ModelOrigin) -> None:
     """Write card and manifest into a folder that holds a model called `name`. Raises OSError where it cannot."""
     config = read_config(folder)
     facts = {
@@ -53,7 +53,7 @@ def describe_model(folder: Path, name: str, origin: Origin) -> None:
         "parameters": sum(_count(shape) for shape in _stored_shapes(folder).values()),
         "dtype": config.get("dtype"),
     }
-    with whole_file(folder / CARD) as file:
+    with atomic_file(folder / CARD) as file:
         file.write_text(card(name, config.get("model_type") == MTPConfig.model_type, origin, facts), encoding="utf-8")
     write_manifest(folder, {"version": _VERSION, "origin": asdict(origin), **facts})
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from weighted_mtp.files import whole_file
+from weighted_mtp.files import atomic_file
 
 TAB = "    "
 
@@ -70,7 +70,7 @@ def write_page(
     path: Path, title: str, notes: Sequence[str], views: Sequence[View], shown: Sequence[ShownProgram]
 ) -> None:
     """Write the page. `notes` say where the numbers come from."""
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         partial.write_text(render_page(title, notes, views, shown), encoding="utf-8")
 
 

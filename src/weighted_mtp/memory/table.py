@@ -29,7 +29,7 @@ class PlanRow:
 
 _COLUMNS = {
     "model": "parameters",
-    "asked": "asked",
+    "frozen": "evaluated",
     "grads": "gradients",
     "optim": "optimizer",
     "whole": "gathered",
@@ -48,9 +48,9 @@ def plan_table(rows: list[PlanRow], batch: Microbatch, gpu_memory: float) -> Tab
     layout = rows[0].layout
     unit, size = ("MB", MB) if max(row.bytes.peak for row in rows) < GB else ("GB", GB)
     table = Table(
-        title=f"{unit} a rank: {layout.ranks} ranks, {layout.per_node} a node; {layout.precision}; microbatches of "
-        f"{batch.rows} x {batch.length} tokens, {layout.microbatches} a rank and step",
-        caption="The first row is the configured one. ckpt: activation_checkpointing; asked: critic and reference; "
+        title=f"{unit} per rank: {layout.ranks} ranks, {layout.per_node} per node; {layout.precision}; microbatches of "
+        f"{batch.rows} x {batch.length} tokens, {layout.microbatches} per rank and step",
+        caption="The first row is the configured one. ckpt: activation_checkpointing; frozen: critic and reference; "
         "whole: what a rank has gathered for the moment; loss: logits and temporaries; peak: the most at one time, "
         f"without the GPU's own context; host: in main memory instead (cpu_offload); fits: into {gpu_memory:g} GB.",
         title_justify="left",

@@ -95,7 +95,7 @@ class TDWeighting:
         output_kind: CriticOutput = "score",
     ) -> None:
         """
-        critic  see `ValueFunction`
+        critic       see `ValueFunction`
         output_kind  what its output is; `advantage` (an implicit critic's log-ratios) stands for δ and is used as it is
 
         Raises UserError for options that have no effect on advantages, and for a terminal reward among scores.

@@ -73,7 +73,7 @@ def test_offloading_moves_what_ranks_share_into_main_memory() -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "billions", "asked"),
+    ("file", "billions", "frozen"),
     [
         ("baseline", 6.74, {}),
         ("verifiable", 6.74, {"critic": 2.62}),
@@ -101,7 +101,7 @@ def test_checkpointing_keeps_less_and_the_command_says_so(storage: Path) -> None
     config = ["--config", str(LOCAL), "--override=training.gradient_accumulation=2"]
     result = CliRunner().invoke(app, ["plan", *config, *overrides, "--gpus", "2"], env={"COLUMNS": "80"})
     assert result.exit_code == 0, result.output
-    assert "MB a rank" in result.stdout
+    assert "MB per rank" in result.stdout
     found = re.findall(r"^ ((?:full|ddp) +(?:yes|no)) +(.*)$", result.stdout, re.MULTILINE)
     rows = {tuple(name.split()): numbers.split() for name, numbers in found}
     assert list(rows) == [("full", "no"), ("ddp", "no"), ("full", "yes"), ("ddp", "yes")]

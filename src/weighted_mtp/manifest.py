@@ -14,7 +14,7 @@ Manifest = dict[str, Any]
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """The manifest of a folder, None where there is none. Raises UserError where it is damaged."""
+    """The manifest of a folder, None if there is none. Raises UserError if it is damaged."""
     try:
         found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         if not isinstance(found, dict):
@@ -27,7 +27,7 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 
 def named_files(folder: Path) -> FileDescriptions:
-    """The files that a folder's manifest names. Raises UserError where there is no manifest, or a damaged one."""
+    """The files that a folder's manifest names. Raises UserError if there is no manifest, or a damaged one."""
     manifest = read_manifest(folder)
     if manifest is None:
         raise UserError(f"{folder / MANIFEST} is missing")

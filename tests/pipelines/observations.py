@@ -94,7 +94,7 @@ class Bench:
         return option.replace("@", str(self.folder))
 
     def observed(self, kind: str, *options: str) -> Observations:
-        """`kind` is a pipeline, `evaluate` or `study`. An error that a user can mend is an observation, too."""
+        """`kind` is a pipeline, `evaluate` or `study`. An error that a user can fix is an observation, too."""
         key = (kind, *options)
         if key not in self._known:
             observe = {"evaluate": self._evaluation, "study": self._study}.get(kind, self._run)

@@ -73,7 +73,7 @@ def test_offloading_moves_what_ranks_share_into_main_memory() -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "billions", "frozen"),
+    ("file", "billions", "evaluated"),
     [
         ("baseline", 6.74, {}),
         ("verifiable", 6.74, {"critic": 2.62}),

@@ -364,7 +364,7 @@ def test_a_wrong_token_is_said(hub: HubServer, monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_lacking_right_to_read_is_said(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.fault("/api/", status=403)
-    assert "not to be read without a token (403)" in error()
+    assert "cannot be read without a token (403)" in error()
     monkeypatch.setenv("HF_TOKEN", "hf_other")
     assert "the token may not read it (403)" in error()
 

@@ -30,7 +30,7 @@ class SplitsConfig(Section):
     template: Template = "alpaca"
     """How a problem is asked; `docs/SETUP.md` shows each."""
     date: datetime.date | None = None
-    """What a chat template takes for today, where it names a date; the day on which the run was begun if not given."""
+    """The date that a chat template takes for today, if it names one; the day on which the run started if not given."""
     tokens: Path | None = None
     """Folder for token files; null for `.tokens` under `root`. Another one where that is slow or cannot be written."""
 

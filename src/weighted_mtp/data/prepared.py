@@ -16,7 +16,7 @@ from weighted_mtp.manifest import Manifest, files_present, read_manifest
 
 
 def require_manifest(folder: Path) -> Manifest:
-    """The manifest of a prepared dataset. Raises UserError with what to run where it is not prepared."""
+    """The manifest of a prepared dataset. Raises UserError with what to run if it is not prepared."""
     found = read_manifest(folder)
     if found is None:
         raise UserError(f"{folder} is not prepared: make it with `{prepare_command(folder.name)}` first")

@@ -1,6 +1,6 @@
 """Prompt templates, and the border between prompt and response.
 
-The loss counts response tokens only, and at sampling time a model sees the prompt's tokens alone. Both need the
+The loss counts response tokens only, and at sampling time a model sees only the prompt's tokens. Both need the
 same border, so prompt and response are tokenized apart and joined: no token can then span the border, and
 `encode_prompt(prompt)` is a prefix of the training example by construction. What is left to get right is that the
 response's tokens are those of a *continuation*: SentencePiece puts a dummy prefix '▁' before any text it is given,
@@ -54,7 +54,7 @@ MARKS: dict[SpanKind, int] = {"semantic": 1, "wrong": 2}
 class Example:
     """Token ids of a prompt and its response; the response is `input_ids[response_start:]` and ends with EOS.
 
-    marks  for every token the bits of `MARKS`; all 0 where the truth is not known
+    marks  for every token the bits of `MARKS`; all 0 if the truth is not known
     """
 
     input_ids: list[int]
@@ -79,7 +79,7 @@ def render_prompt(
     """The text that a model is given for a problem.
 
     `alpaca` and `chat` carry the same instruction: description, code to complete, public tests. `plain` is the bare
-    description and a newline, or the code to complete: a response then goes on where that code ends, while it holds
+    description and a newline, or the code to complete: a response then continues where that code ends, while it holds
     the whole program under the other two.
 
     day  what a chat template takes for today; today where not given
@@ -115,7 +115,7 @@ def _chat(tokenizer: PreTrainedTokenizerBase, instruction: str, day: datetime.da
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
             f"template 'chat': the chat template of the tokenizer {tokenizer.name_or_path!r} fails for one user message"
-            f" ({reason}); use 'alpaca', or mend its chat_template"
+            f" ({reason}); use 'alpaca', or fix its chat_template"
         ) from error
     assert isinstance(text, str)
     return text
@@ -195,7 +195,7 @@ def encode_solutions(
 def encode_problem(
     tokenizer: PreTrainedTokenizerBase, template: str, problem: Problem, day: datetime.date | None = None
 ) -> list[int]:
-    """Token ids of a problem's prompt, in which special tokens are a chat template's alone: HTML's `<s>` is text.
+    """Token ids of a problem's prompt, in which only a chat template adds special tokens: HTML's `<s>` is text.
 
     day  as of `render_prompt`
 
@@ -300,7 +300,7 @@ def encode_responses(
 def decode_response(tokenizer: PreTrainedTokenizerBase, prompt_ids: list[int], response_ids: list[int]) -> str:
     """Text that `response_ids` add to their prompt's; special tokens are left out.
 
-    Decoding the response alone would lose the leading space of a SentencePiece '▁', so both are decoded.
+    Decoding only the response would lose the leading space of a SentencePiece '▁', so both are decoded.
     """
     before = tokenizer.decode(prompt_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     whole = tokenizer.decode([*prompt_ids, *response_ids], skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -36,7 +36,7 @@ _ROW_GROUP_CHARACTERS = 16_000_000  # … or fewer: CodeContests rows carry hund
 class SplitWriter:
     """Writes a split's two files problem by problem, in bounded memory; a context manager.
 
-    `folder` is made; its wholeness is the caller's concern. Raises OSError where it cannot be written.
+    `folder` is made; atomicity is the caller's concern. Raises OSError if it cannot be written.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -123,7 +123,7 @@ def write_split(directory: Path, problems: Iterable[Problem], solutions: Iterabl
 
 
 def write_tables(folder: Path, problems: Iterable[Problem], solutions: Iterable[Solution]) -> Counts:
-    """Write a split's two files for a caller that sees to their wholeness; returns what they hold. Raises OSError."""
+    """Write a split's two files for a caller that makes them atomic; returns what they hold. Raises OSError."""
     with SplitWriter(folder) as writer:
         for problem in problems:
             writer.add(problem, ())

@@ -63,7 +63,7 @@ class SplitTokens:
 
 
 class _Names(Sequence[str]):
-    """Ids, read where they are asked for."""
+    """Ids, read when they are needed."""
 
     def __init__(self, text: NDArray[np.uint8], lengths: NDArray[np.int32]) -> None:
         self.text, self.ends = text, np.cumsum(lengths, dtype=np.int64)
@@ -83,7 +83,7 @@ def split_tokens(
     root: Path | None = None,
     day: datetime.date | None = None,
 ) -> SplitTokens:
-    """The tokens of a split, by memory map; made first where they are not there, are damaged, or are of another split.
+    """The tokens of a split, by memory map; made first if they are missing, damaged, or made from another split.
 
     root  folder of all token files; None for FOLDER beside the datasets
     day   as of `render_prompt`; prompts that name a date have token files of their own for each
@@ -138,7 +138,7 @@ def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def contents_of(split_dir: Path) -> list[str]:
-    """SHA-256 of the split's two files, as its manifest has them where it is of them."""
+    """SHA-256 of the split's two files; from the manifest if that describes these files."""
     for name, schema in ((PROBLEMS_FILE, PROBLEM_SCHEMA), (SOLUTIONS_FILE, SOLUTION_SCHEMA)):
         with opened_table(split_dir / name, schema):
             pass
@@ -149,7 +149,7 @@ def contents_of(split_dir: Path) -> list[str]:
 
 
 def _is_whole(folder: Path, wanted: Manifest, loudly: bool = False) -> bool:
-    """Whether the folder holds what is wanted; `loudly` says so where it should, but is damaged."""
+    """Whether the folder holds what is wanted; `loudly` says so if it should, but is damaged."""
     try:
         there = read_manifest(folder) or {}
         if any(there.get(key) != value for key, value in wanted.items()):
@@ -162,7 +162,7 @@ def _is_whole(folder: Path, wanted: Manifest, loudly: bool = False) -> bool:
     except (UserError, KeyError):
         pass
     if loudly:
-        console.print(f"{folder} is damaged: tokenizing anew", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{folder} is damaged: tokenizing again", markup=False, highlight=False, soft_wrap=True)
     return False
 
 
@@ -203,7 +203,7 @@ def _map(path: Path, kind: type) -> NDArray[Any]:
 
 
 def _make(folder: Path, split_dir: Path, tokenizer: PreTrainedTokenizerBase, wanted: Manifest) -> None:
-    """Write the folder, or go on with what a killed process left of the same one."""
+    """Write the folder, or continue what a killed process left of the same one."""
     partial = folder.with_name(f"{folder.name}.partial")
     try:
         with _Writer(partial, wanted) as writer, opened_table(split_dir / SOLUTIONS_FILE, SOLUTION_SCHEMA) as file:
@@ -252,7 +252,7 @@ class _Writer:
         self._open.close()
 
     def add(self, solutions: int = 0, **columns: NDArray[Any] | bytes) -> None:
-        """Append values to columns, which are of so many solutions."""
+        """Append values to columns, which then describe this many solutions."""
         for name, values in columns.items():
             self._files[name].write(values if isinstance(values, bytes) else values.astype(_COLUMNS[name]).data)
         self.done += solutions
@@ -272,7 +272,7 @@ class _Writer:
 
 
 def _state(folder: Path, wanted: Manifest) -> dict[str, Any]:
-    """What a killed process left in a folder, {} where it is nothing, or of something else."""
+    """What a killed process left in a folder, {} if it is nothing, or of something else."""
     try:
         state: dict[str, Any] = json.loads((folder / _STATE).read_text())
         is_there = all((folder / name).stat().st_size >= size for name, size in state["bytes"].items())

@@ -124,7 +124,7 @@ def sample_batches(
 
     chosen  numbers of the batches that are drawn, from 0; all where not given
 
-    Which completions are a batch, and hence every bit of its logits, depends on model, prompts and options alone: a
+    Which completions are a batch, and hence every bit of its logits, depends only on model, prompts and options: a
     batch is what it is whichever others are drawn, and by whom.
 
     Raises UserError as `sample`.

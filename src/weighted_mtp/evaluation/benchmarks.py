@@ -34,8 +34,8 @@ _SLOW_REFERENCE = Limits(cpu_seconds=10, wall_seconds=120)
 class AnswerForm(Enum):
     """What a model was asked for, hence how to read its text.
 
-    COMPLETION  the text continues the starter (or is the program, where there is no starter), until a stop sequence
-    CHAT        the text is an answer to a person, in which the program is to be found
+    COMPLETION  the text continues the starter (or is the program, if there is no starter), until a stop sequence
+    CHAT        the text is an answer to a person, in which the program has to be found
     """
 
     COMPLETION = "completion"
@@ -78,7 +78,7 @@ class Benchmark:
         return problem.tests
 
     def grade(self, problem: Problem, completion: str) -> Outcome | None:
-        """The verdict on an answer that is a text; None where there is a program, which `job` is to run."""
+        """The verdict on an answer that is a text; None if there is a program, which `job` is to run."""
         return graded(completion, problem.tests[0].output) if self.is_text else None
 
     def job(self, problem: Problem, completion: str, limits: Limits | None = None) -> Job:

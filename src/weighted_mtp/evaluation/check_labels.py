@@ -44,7 +44,7 @@ def check_verdicts(
 
     They are drawn with a fixed seed; where a label has fewer than half, the other fills up.
 
-    `on_progress` is told of each of them. Only Python 3 is run, and only where there are tests that can be.
+    `on_progress` is called once per program. Only Python 3 is run, and only if there are tests that can be.
 
     Raises UserError for a missing or damaged split, and on a machine that cannot confine programs.
     """

@@ -1,4 +1,4 @@
-"""The folder of one evaluation: what it was made of, what of it is there already, and what may go on in it.
+"""The folder of one evaluation: what it was made from, what of it exists already, and whether it may be resumed.
 
     evaluation.json            `Origin` of the samples, and `Execution`: what they were executed with
     samples.jsonl              drawn from a model; absent where somebody's own file is scored
@@ -6,7 +6,7 @@
     report.json, report.md     what they add up to
 
 Samples and results grow in `….partial` beside them, a `Journal` (of several ranks each has its own), and are there
-whole or not at all. What a journal of any rank holds counts, however many ranks go on.
+whole or not at all. What a journal of any rank holds counts, however many ranks resume.
 """
 
 import datetime
@@ -34,7 +34,7 @@ class Origin(Section):
     first: int | None
     problems_sha256: str
     samples_sha256: str | None = None
-    """Of the file, where there is one; then there is nothing of what follows."""
+    """SHA-256 of the file of samples, if there is one; then nothing of what follows is set."""
     model_sha256: str | None = None
     template: str | None = None
     day: datetime.date | None = None
@@ -152,7 +152,7 @@ class EvaluationFolder:
 
 
 def begun_on(path: Path) -> datetime.date | None:
-    """The `day` of the evaluation that a folder holds; None where it holds none."""
+    """The `day` of the evaluation that a folder holds; None if it holds none."""
     try:
         day = json.loads((path / "evaluation.json").read_text(encoding="utf-8"))["origin"]["day"]
         return None if day is None else datetime.date.fromisoformat(day)

@@ -78,7 +78,7 @@ class Evaluation:
 
 
 def read_evaluation(folder: Path) -> Evaluation:
-    """A finished evaluation. Raises UserError where there is none, or its report is damaged."""
+    """A finished evaluation. Raises UserError if there is none, or its report is damaged."""
     file = folder / "report.json"
     if not file.is_file():
         raise UserError(
@@ -162,14 +162,14 @@ def _checksums(manifest: Manifest, by_split: Mapping[str, Sequence[Evaluation]])
         for evaluation in evaluations:
             if evaluation.problems_sha256 != checksums[split][0]:
                 raise UserError(
-                    f"{evaluation.folder}: {evaluation.dataset / split} has been made anew since, with other problems: "
+                    f"{evaluation.folder}: {evaluation.dataset / split} has been rebuilt since, with other problems: "
                     "evaluate again, to another folder"
                 )
     return checksums
 
 
 def _labelled_before(folder: Path) -> Manifest:
-    """The manifest of such a dataset in `folder`, {} where there is nothing."""
+    """The manifest of such a dataset in `folder`, {} if there is nothing."""
     if folder.name.removesuffix(SMALL) in NAMES:
         raise UserError(f"{folder}: `uv run wmtp data` makes the dataset of that name; choose another")
     there = read_manifest(folder) or {}
@@ -185,7 +185,7 @@ def _described(evaluation: Evaluation) -> dict[str, Any]:
 def authors_differ(split: Path) -> float:
     """The share of a split's pairs in which one program is a policy's and the other is not.
 
-    A critic of such pairs alone need not look at correctness: it can tell who wrote them (docs/LOG.md).
+    A critic that sees only such pairs need not look at correctness: it can tell who wrote them (docs/LOG.md).
     """
     solutions = read_verdicts(split, "origin")
     found = Counter((problem, is_correct, origin == "model") for problem, is_correct, origin in solutions)

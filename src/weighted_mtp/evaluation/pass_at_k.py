@@ -19,7 +19,7 @@ _RESAMPLES_AT_ONCE = 1000
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over problems and its interval: a percentile bootstrap, or `without_spread`'s where all are alike."""
+    """A mean over problems and its interval: a percentile bootstrap, or `without_spread`'s if all are alike."""
 
     value: float
     low: float
@@ -84,7 +84,7 @@ def paired_difference(
 
 
 def without_spread(value: float, problems: int, least: float, confidence: float) -> Estimate:
-    """The interval where all problems have the same value, of which resampling would say that it is certain.
+    """The interval if all problems have the same value, which resampling would call certain.
 
     least  the lowest value that a problem can have; the highest is 1
 

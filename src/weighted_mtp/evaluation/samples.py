@@ -68,7 +68,7 @@ def _plain_id(name: str) -> str:
 
 
 def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Write atomically: a reader sees the old file or the whole new one. Raises UserError where it cannot."""
+    """Write atomically: a reader sees the old file or the whole new one. Raises UserError if it cannot."""
     try:
         with atomic_file(path) as partial, partial.open("w", encoding="utf-8") as file:
             for record in records:

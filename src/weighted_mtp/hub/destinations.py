@@ -126,7 +126,7 @@ class Cache:
         self.work, self.snapshot = self.root / WORK, self.root
 
     def copy(self, patterns: Sequence[str] | None) -> Fetched | None:
-        """Whoever made it: completeness is judged by the cached listing, or by what is there where none is cached."""
+        """Whoever made it: completeness is judged by the cached listing, or by what is there if none is cached."""
         try:
             folder = Path(snapshot_download(self.id, repo_type=self.kind, local_files_only=True))
         except IncompleteSnapshotError as error:

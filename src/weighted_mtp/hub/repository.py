@@ -76,7 +76,7 @@ class Repository:
                 patience.wait(error)
 
     def headers(self) -> dict[str, str]:
-        """Of every request: who asks."""
+        """Headers of every request: who sends it."""
         return build_hf_headers(token=self._token)
 
     def _with_or_without_token(self) -> Listing:
@@ -139,7 +139,7 @@ def select(names: Sequence[str], patterns: Sequence[str] | None, kind: Repositor
 
 
 def _loadable(names: Sequence[str]) -> list[str]:
-    """What transformers reads of a model's repository, and its texts; nothing where there are no weights to read."""
+    """What transformers reads of a model's repository, and its texts; nothing if there are no weights to read."""
     root = [name for name in names if "/" not in name]
     weights = [n for n in root if _SAFE_WEIGHTS.fullmatch(n)] or [n for n in root if _PICKLED_WEIGHTS.fullmatch(n)]
     return [n for n in root if PurePosixPath(n).suffix not in _WEIGHT_SUFFIXES] + weights if weights else []

@@ -1,4 +1,4 @@
-"""What can go wrong between here and the hub, and which of it waiting may mend."""
+"""What can go wrong between here and the hub, and which errors a retry may fix."""
 
 from time import sleep
 from typing import final

@@ -1,4 +1,4 @@
-"""The access token, and what only stands where one should."""
+"""The access token, and placeholders that are not one."""
 
 import os
 import re

@@ -15,7 +15,7 @@ from weighted_mtp.hub.repository import File, Repository
 from weighted_mtp.hub.retry import FetchError, Patience
 from weighted_mtp.progress import Advance, progress
 
-NEW_START = 2**20  # bytes after which a connection counts as a good one and the attempts count anew
+NEW_START = 2**20  # bytes after which a connection counts as a good one and the attempts are counted from 0 again
 
 _MB = 1_000_000
 
@@ -100,5 +100,5 @@ def _stream(url: str, who: dict[str, str], part: Path, have: int, size: int, cou
             out.flush()
             count.add(len(chunk))
             if out.tell() > size:
-                break  # what goes on for longer is another file, if it ends at all
+                break  # what is longer is another file, if it ends at all
         os.fsync(out.fileno())

@@ -121,7 +121,7 @@ def outcomes_of(batch: Batch) -> Tensor:
 
 
 def first_wrong(batch: Batch) -> Tensor:
-    """(B,) position of the first token that is known to be wrong, −1 where none is."""
+    """(B,) position of the first token that is known to be wrong, −1 if none is."""
     wrong = batch.marks & MARKS["wrong"] > 0
     return torch.where(wrong.any(1), wrong.int().argmax(1), -1)
 

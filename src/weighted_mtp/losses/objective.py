@@ -104,7 +104,7 @@ class PolicyObjective:
         return Sums((c * sums.ce).sum(), (c * sums.tokens).sum(), metrics)
 
     def _weight_metrics(self, sums: MTPSums, item: WeightedBatch) -> dict[str, tuple[Tensor, Tensor]]:
-        """Of the weights of all heads' targets, `weight/…`: their mean and mean square, the share of the weight that
+        """`weight/…`, over the weights of all heads' targets: their mean and mean square, the share of the weight that
         lies on semantic tokens beside these tokens' share; and, of a weighting that clips, how many it clipped.
         """
         total, tokens = sums.weight.sum(), sums.tokens.sum()

@@ -34,7 +34,7 @@ Build = Callable[[], PreTrainedModel]
 class Planned:
     """A run to be.
 
-    trained  the model that learns, frozen where it is
+    trained    the model that learns, with what is frozen in it
     evaluated  critics and references, name → model
     """
 

@@ -1,6 +1,6 @@
 """How much memory a training step takes, found without weights, data or the machine it is for.
 
-The model is built of shapes alone and one microbatch is passed through it, forward and backward, by the code that
+The model is built of shapes only and one microbatch is passed through it, forward and backward, by the code that
 trains: every tensor that this makes is counted until it is freed. So activations, logits and temporaries are those of
 the model's own architecture, precision, adapters and activation checkpointing. What ranks share (parameters, gradients,
 optimizer states) is counted, not simulated: `memory.layout` puts both together.
@@ -69,7 +69,7 @@ class Pass:
         return max(self.moments.values())
 
     def most_with_gradients(self, shards: int) -> float:
-        """The same with gradients that are spread over so many ranks as soon as they are there."""
+        """The same with gradients that are spread over this many ranks as soon as they are there."""
         return max(gradients / shards + other for gradients, other in self.moments.items())
 
 

@@ -38,7 +38,7 @@ class Machine:
 
 
 def layout_of(run: Planned, machine: Machine) -> Layout:
-    """How the ranks share the run as it is configured. Raises UserError where they cannot."""
+    """How the ranks share the run as it is configured. Raises UserError if they cannot."""
     runtime, accumulation = run.config.runtime, run.config.training.gradient_accumulation
     if accumulation % machine.ranks:
         raise UserError(
@@ -78,7 +78,7 @@ def _layouts(configured: Layout) -> list[Layout]:
 def plan(run: Planned, machine: Machine) -> list[PlanRow]:
     """One rank's memory in every way to share it, with activation checkpointing and without; the configured one first.
 
-    Raises UserError where the ranks cannot share a step.
+    Raises UserError if the ranks cannot share a step.
     """
     configured, checkpointing = layout_of(run, machine), run.config.runtime.activation_checkpointing
     rows = []
@@ -115,7 +115,7 @@ def _evaluated(run: Planned, name: str, layout: Layout) -> tuple[Weights, int]:
 
 
 def _hollow(model: PreTrainedModel, layout: Layout, is_gathered: bool) -> AbstractContextManager[PreTrainedModel]:
-    """The model as it computes: under `bf16` its parts in it, cast where they are not gathered so."""
+    """The model as it computes: under `bf16` its parts in it, cast if they are not gathered in it."""
     casts = layout.precision == "bf16"
     if casts:
         compute_in(cast(Shardable, model).parts_to_gather(), torch.bfloat16)

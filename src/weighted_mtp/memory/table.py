@@ -41,7 +41,7 @@ _COLUMNS = {
 
 
 def plan_table(rows: list[PlanRow], batch: Microbatch, gpu_memory: float) -> Table:
-    """All rows, the configured one first, in GB (MB where all is little); `gpu_memory` is what a rank has, in GB.
+    """All rows, the configured one first, in GB (MB if all is little); `gpu_memory` is what a rank has, in GB.
 
     No wider than 80 columns, in which logs and pipes cut.
     """

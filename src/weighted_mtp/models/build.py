@@ -68,9 +68,9 @@ class ModelConfig(Section):
 
 
 def build_policy(config: ModelConfig, seed: int) -> tuple[MTPForCausalLM, PreTrainedTokenizerBase]:
-    """The policy to train, in fp32, with adapters where they are asked for; a function of `config` and `seed`.
+    """The policy to train, in fp32, with adapters if the configuration has them; a function of `config` and `seed`.
 
-    Raises `UserError` where the source is no model, or a policy with another number of heads.
+    Raises `UserError` if the source is no model, or a policy with another number of heads.
     """
     torch.manual_seed(seed)
     model, tokenizer = _new_micro(config) if config.source == MICRO_SOURCE else _from_source(config)

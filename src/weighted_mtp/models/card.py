@@ -34,10 +34,10 @@ class ModelOrigin:
 
     name        of the model it was made from: a hub id, a file or a folder
     how         one sentence on how it was made
-    licence     what the publisher calls it, and asks of the user; "" where that is not known
-    revision    commit of the hub's repository; "" where there is none
-    licence_id  one of `LICENCES`, or a short name of the publisher's own; "" where that is not known
-    base_model  id on the hub of the model that it was made from, at first hand or not; "" where it has none
+    licence     what the publisher calls it, and asks of the user; "" if that is not known
+    revision    commit of the hub's repository; "" if there is none
+    licence_id  one of `LICENCES`, or a short name of the publisher's own; "" if that is not known
+    base_model  id on the hub of the model that it was made from, at first hand or not; "" if it has none
     """
 
     name: str
@@ -58,7 +58,7 @@ def is_hub_id(name: str) -> bool:
 
 
 def completed(origin: ModelOrigin, folder: Path) -> ModelOrigin:
-    """`origin`, with licence and base model taken from the card in `folder` where it does not know them itself."""
+    """`origin`, with licence and base model taken from the card in `folder` if it does not know them itself."""
     try:
         text = (folder / CARD).read_text(encoding="utf-8")
         data = ModelCard(text, ignore_metadata_errors=True).data.to_dict()

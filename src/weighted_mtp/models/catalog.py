@@ -48,7 +48,8 @@ KNOWN = {
 
 
 def short_name(model: str, kind: ModelRole) -> str:
-    """The folder under `storage/models` that a model gets: its own name where it is known, else made of its source."""
+    """The folder under `storage/models` that a model gets: its own name if it is known, else one made from its
+    source."""
     if model in KNOWN:
         return model
     stem = Path(model).name.removesuffix(".gguf")

@@ -33,7 +33,7 @@ from weighted_mtp.models.model_folder import describe_model, model_folder, refus
 from weighted_mtp.models.mtp import HeadInit, MTPConfig, MTPForCausalLM, PredictionHeads, decoder_layers, load_policy
 
 Heads = int | Literal["as stored"] | None
-"""Prediction heads: so many; as many as a policy has, and `DEFAULT_HEADS` for a plain model; or none, a causal LM."""
+"""Prediction heads: a number; as many as a policy has, and `DEFAULT_HEADS` for a plain model; or none, a causal LM."""
 DEFAULT_HEADS = 4
 
 
@@ -131,7 +131,7 @@ def to_causal_lm(model: MTPForCausalLM) -> PreTrainedModel:
 def with_heads(
     model: PreTrainedModel, heads: int | Literal["as stored"], head_init: HeadInit = "copy"
 ) -> MTPForCausalLM:
-    """A causal LM as a policy of so many heads, of which `model` becomes a part; a policy that has them, itself.
+    """A causal LM as a policy with this many heads, of which `model` becomes a part; a policy that has them, itself.
 
     A policy of one head is a causal LM, too, and gets further heads as a copy. Raises UserError for one with several
     heads and not as many, and for what `MTPForCausalLM.from_base` refuses.
@@ -164,7 +164,7 @@ def convert(
     source     a causal LM as `load_base` takes it, or a folder in Meta's format (consolidated.pth), which is streamed
     seed       matters for `head_init="random"` only
     origin     what the card says of where the model comes from
-    tokenizer  SentencePiece model of a source in Meta's format, where it has none of its own
+    tokenizer  SentencePiece model of a source in Meta's format, if it has none of its own
 
     Raises UserError for what `load_base`, `convert_meta` and `with_heads` refuse, for a `tokenizer` of any other
     source, for an `output` that exists, and where writing fails.
@@ -175,7 +175,7 @@ def convert(
         return
     if tokenizer is not None:
         raise UserError(
-            f"--tokenizer {tokenizer}: is of use for Meta's format alone, which {source} is not; leave it out"
+            f"--tokenizer {tokenizer}: is only useful for Meta's format, which {source} is not; leave it out"
         )
     refuse_existing(output)
     model, own = load_base(source, dtype)
@@ -205,7 +205,7 @@ def export_plain(policy: Path, output: Path) -> None:
 def write_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, output: Path, origin: ModelOrigin) -> None:
     """Write a model folder with tokenizer, card and manifest, replacing an older one; all of it or nothing.
 
-    Raises UserError where it cannot be written.
+    Raises UserError if it cannot be written.
     """
     with model_folder(output) as partial, quiet():
         model.save_pretrained(partial)

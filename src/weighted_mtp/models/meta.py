@@ -139,7 +139,7 @@ def export_meta(policy: Path, output: Path, *, tokenizer: Path | None = None) ->
     refuse_existing(output)
     policy = newest_model(policy)
     if holds_adapters(policy):
-        raise UserError(f"{policy}: holds adapters alone; merge them first: `wmtp models convert {policy} DIR`")
+        raise UserError(f"{policy}: holds only adapters; merge them first: `wmtp models convert {policy} DIR`")
     config = _read_llama_policy(policy)
     base = cast(LlamaConfig, config.base_config)
     geometry = Geometry(
@@ -229,11 +229,11 @@ def _read_llama_policy(folder: Path) -> MTPConfig:
         with quiet():
             config = MTPConfig.from_pretrained(folder)
     except READ_ERRORS as error:
-        raise UserError(f"{folder / 'config.json'}: not to be read as a policy's ({first_line(error)})") from error
+        raise UserError(f"{folder / 'config.json'}: cannot be read as a policy's ({first_line(error)})") from error
     base = config.base_config
     if not isinstance(base, LlamaConfig):
         kind = getattr(base, "model_type", None)
-        raise UserError(f"{folder}: a policy on {kind}, but Meta's format knows Llama alone; export the plain model")
+        raise UserError(f"{folder}: a policy on {kind}, but Meta's format knows only Llama; export the plain model")
     rope = cast(dict, base.rope_parameters)
     beyond = {
         "tie_word_embeddings=true": base.tie_word_embeddings,
@@ -264,7 +264,7 @@ def _map_files(files: Sequence[Path]) -> dict[str, Tensor]:
             with safe_open(file, framework="pt") as stored:
                 tensors |= {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
-            raise UserError(f"{file}: not to be read as safetensors ({first_line(error)})") from error
+            raise UserError(f"{file}: cannot be read as safetensors ({first_line(error)})") from error
     return tensors
 
 

@@ -109,7 +109,8 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Weight:
-    """A tensor's name in Meta's state dict and in the policy's; `rotary` > 0: so many heads whose rows RoPE pairs."""
+    """A tensor's name in Meta's state dict and in the policy's; `rotary` > 0: the number of heads whose rows RoPE
+    pairs."""
 
     meta: str
     policy: str
@@ -238,7 +239,7 @@ def _map_weights(file: Path) -> dict[str, Tensor]:
         what = f" ({asked[1]})" if asked else ""
         raise UserError(
             f"{file}: refused, since it holds more than weights{what} and reading that could run code;"
-            " give a file that holds a state dict alone"
+            " give a file that holds only a state dict"
         ) from error
     except (RuntimeError, OSError) as error:
         raise UserError(f"{file}: cannot be read ({first_line(error)}); download it again") from error

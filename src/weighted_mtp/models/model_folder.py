@@ -30,7 +30,7 @@ _VERSION = 1
 
 
 def refuse_existing(output: Path) -> None:
-    """Raise UserError where there is something in the way of a new folder."""
+    """Raise UserError if there is something in the way of a new folder."""
     if output.exists():
         raise UserError(f"{output}: exists already; give another output folder or remove it")
 
@@ -46,7 +46,7 @@ def model_folder(output: Path) -> Iterator[Path]:
 
 
 def describe_model(folder: Path, name: str, origin: ModelOrigin) -> None:
-    """Write card and manifest into a folder that holds a model called `name`. Raises OSError where it cannot."""
+    """Write card and manifest into a folder that holds a model called `name`. Raises OSError if it cannot."""
     config = read_config(folder)
     facts = {
         "n_future_tokens": config.get("n_future_tokens"),
@@ -91,7 +91,7 @@ def _stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
             with safe_open(file, framework="pt") as weights:
                 shapes |= {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
-            raise UserError(f"{file}: not to be read as safetensors ({first_line(error)})") from error
+            raise UserError(f"{file}: cannot be read as safetensors ({first_line(error)})") from error
     if not shapes:
         raise UserError(f"{folder}: holds no safetensors file")
     return shapes

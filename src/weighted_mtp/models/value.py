@@ -53,7 +53,8 @@ class ValueConfig(Section):
     backbone: Literal["full", "lora", "frozen"] = "full"
     """What of the backbone is trained, at `optim.lr`."""
     last_layers: int | None = Field(None, ge=1)
-    """Of `backbone: full`, train only so many last layers: the ones before need no gradient, which halves a step."""
+    """With `backbone: full`, train only this many last layers: the ones before need no gradient, which halves a
+    step."""
     lora: LoraSettings | None = None
     """Adapters of `backbone: lora`; their defaults where not given."""
     head_lr: float | None = Field(None, gt=0)
@@ -147,7 +148,7 @@ class ValueModel(PreTrainedModel):
         """V_t of every token, (B, T) fp32.
 
         input_ids       (B, T), right-padded
-        attention_mask  (B, T), true on tokens; None where nothing is padded
+        attention_mask  (B, T), true on tokens; None if nothing is padded
         """
         scores = self._scores(input_ids, attention_mask)
         return torch.sigmoid(scores) if self.config.head == "sigmoid" else scores

@@ -53,7 +53,7 @@ LESS_MEMORY = (
 
 @contextmanager
 def user_errors(debug: bool) -> Iterator[None]:
-    """Turn what a user can mend into one line on standard error; anything else is a bug and keeps its traceback."""
+    """Turn what a user can fix into one line on standard error; anything else is a bug and keeps its traceback."""
     try:
         yield
     except KeyboardInterrupt:
@@ -84,7 +84,7 @@ def comma_list(option: str, text: str | None, known: Sequence[str]) -> tuple[str
 
 
 def one_line(error: BaseException) -> str | None:
-    """The line of an error that a user can mend, None for a bug."""
+    """The line of an error that a user can fix, None for a bug."""
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OSError) and error.errno in FIXES:

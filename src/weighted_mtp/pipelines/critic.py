@@ -238,7 +238,7 @@ def load_critic(run: Path, runtime: RuntimeConfig, accept_changes: bool = False)
 
     accept_changes  take an `implicit` critic also where the reference has other weights than those it moved away from
 
-    Raises UserError where `run` is no run of a critic, has no checkpoint yet, or has lost its reference.
+    Raises UserError if `run` is no run of a critic, has no checkpoint yet, or has lost its reference.
     """
     config = critic_config(run)
     folder = newest_model(run)
@@ -265,7 +265,7 @@ def _check_reference(run: Path, source: str, reference: Reference) -> None:
     if known != reference.checksum:
         raise UserError(
             f"critic {run}: its reference, {source}, has other weights than when it was trained, and its advantages "
-            "are log-ratios to those: put them back, train the critic again, or go on with --accept-changes"
+            "are log-ratios to those: put them back, train the critic again, or continue with --accept-changes"
         )
 
 

@@ -100,7 +100,7 @@ def run_options(run: Path) -> dict[str, Any]:
 class Parts:
     """What a method brings: what learns, from what, towards what, and how its model is written.
 
-    model       where it is trained: on its device, and spread over ranks
+    model       as it is trained: on its device, and sharded over ranks
     whole       gathers it to be written; `runtime.sharding.placed` gives it
     groups      parameters that are trained, with their learning rates
     validation  batches that are looked at and not learned from; may be empty
@@ -123,7 +123,7 @@ class Parts:
 def finished(config: FitConfig) -> Path | None:
     """The run's folder where it has been trained to its last step, else None.
 
-    Raises `UserError` where the folder holds a run of another configuration.
+    Raises `UserError` if the folder holds a run of another configuration.
     """
     run = config.run.root / config.run.name
     if not holds_run(run, config):
@@ -133,9 +133,9 @@ def finished(config: FitConfig) -> Path | None:
 
 
 def fit(config: FitConfig, parts: Parts) -> Path | None:
-    """Train (or go on training); returns the run's folder, None where it was stopped.
+    """Train (or resume training); returns the run's folder, None if it was stopped.
 
-    Raises `UserError` where the folder holds a run of another configuration or of other inputs, and where ranks cannot
+    Raises `UserError` if the folder holds a run of another configuration or of other inputs, and where ranks cannot
     share a step.
     """
     _check_shares(config.training.gradient_accumulation)
@@ -150,7 +150,7 @@ def fit(config: FitConfig, parts: Parts) -> Path | None:
     inputs = {**parts.inputs, **samples}
     if checkpoints.resume(state):
         check_inputs(run, inputs, state.step, config.run.accept_changes)
-        console.print(f"{run.path}: going on from step {state.step}")
+        console.print(f"{run.path}: resuming from step {state.step}")
     else:
         remember_inputs(run, inputs)
         by_first_rank(lambda: run.remember(**parts.facts))
@@ -184,7 +184,7 @@ def _frozen(model: nn.Module) -> str:
 
 
 def _best(config: FitConfig, parts: Parts) -> Best | None:
-    """What the best checkpoint is told by. Raises `UserError` where there is nothing to tell it by."""
+    """The metric that decides which checkpoint is best. Raises `UserError` if nothing is validated."""
     metric = config.training.best_metric
     if metric is not None and not parts.validation:
         raise UserError(f"training.best_metric={metric}: the dataset has no validation split; leave the option out")
@@ -206,7 +206,7 @@ def _check_shares(accumulation: int) -> None:
 
 
 def saving(config: FitConfig, tokenizer: PreTrainedTokenizerBase, source: str, whole: Callable[..., None]) -> SaveModel:
-    """How the gathered model is written: by `whole`, or its adapters alone, which remember what they were put on.
+    """How the gathered model is written: by `whole`, or only its adapters, which remember what they were applied to.
 
     source  of the model that is trained, as `load_base` takes it
     whole   (model, tokenizer, directory)

@@ -46,7 +46,7 @@ def data_inputs(config: SplitsConfig, tokenizer: PreTrainedTokenizerBase, day: d
 
 
 def template_day(run: Path, given: datetime.date | None = None) -> datetime.date:
-    """What a chat template of a run takes for today: what is given, else the day on which the run was begun.
+    """What a chat template of a run takes for today: the given date, else the day on which the run started.
 
     run  its folder, which may not be there yet
     """
@@ -54,7 +54,7 @@ def template_day(run: Path, given: datetime.date | None = None) -> datetime.date
 
 
 def recorded_inputs(run: Path) -> Inputs:
-    """What a run was begun with, or has accepted since; nothing where there is no run."""
+    """What a run started with, or has accepted since; empty if there is no run."""
     file = run / "run.json"
     found: Inputs = json.loads(file.read_text()).get("inputs", {}) if file.is_file() else {}
     return found

@@ -18,7 +18,8 @@ from weighted_mtp.pipelines.setup_datasets import describe_dataset
 from weighted_mtp.report.datasets import account
 
 MOSTLY = 0.9
-"""Share of pairs by two authors above which it is said: where weights harmed it was 0.98, where they helped 0.48."""
+"""Share of pairs by two authors above which a warning is printed: it was 0.98 when weights harmed, 0.48 when they
+helped."""
 
 
 def label(evaluations: Sequence[Path], folder: Path, options: LabelOptions) -> None:

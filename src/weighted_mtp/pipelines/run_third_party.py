@@ -4,7 +4,7 @@
     torchrun --nproc_per_node=8 -m weighted_mtp.pipelines.run_third_party --config FILE
     … --override token_weighting=my_weighting --override options.temperature=0.5
 
-Stopped by Ctrl-C, SIGTERM or a crash, the same command goes on from the newest checkpoint.
+Stopped by Ctrl-C, SIGTERM or a crash, the same command resumes from the newest checkpoint.
 """
 
 from pathlib import Path
@@ -32,7 +32,7 @@ class ThirdPartyConfig(PolicyConfig):
 
 
 def run_third_party(config: ThirdPartyConfig) -> Path | None:
-    """Train with the weighting that `config` names; returns the run's folder, None where it was stopped.
+    """Train with the weighting that `config` names; returns the run's folder, None if it was stopped.
 
     Raises UserError for a name that no installed package offers, and for options that the weighting does not take.
     """

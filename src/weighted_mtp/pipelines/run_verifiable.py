@@ -4,7 +4,7 @@
     torchrun --nproc_per_node=8 -m weighted_mtp.pipelines.run_verifiable --config configs/production/verifiable.yaml
     … --override weighting.beta=0.5 --override control=shuffled
 
-Stopped by Ctrl-C, SIGTERM or a crash, the same command goes on from the newest checkpoint.
+Stopped by Ctrl-C, SIGTERM or a crash, the same command resumes from the newest checkpoint.
 """
 
 from pathlib import Path
@@ -57,7 +57,7 @@ class VerifiableConfig(PolicyConfig):
 
 
 def run_verifiable(config: VerifiableConfig) -> Path | None:
-    """Train with a critic's token weights; returns the run's folder, None where it was stopped."""
+    """Train with a critic's token weights; returns the run's folder, None if it was stopped."""
     critic = load_critic(config.critic, config.runtime, config.run.accept_changes)
     for doubt in doubts(config.critic):
         console.print(doubt, markup=False, highlight=False, soft_wrap=True)

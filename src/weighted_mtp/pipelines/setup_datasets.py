@@ -3,7 +3,7 @@
     uv run python scripts/create_storage/setup_datasets.py --datasets all --steps process,small
     uv run wmtp data --datasets mbpp,gsm8k --source DIR
 
-Every step can be repeated: what is there with the same options and input is left alone.
+Every step can be repeated: what exists with the same options and input is kept.
 """
 
 import json
@@ -60,7 +60,7 @@ def process(name: str, request: DatasetRequest) -> None:
 
 
 def evaluation(name: str, request: DatasetRequest) -> None:
-    """The evaluation splits alone, where the dataset is not processed as a whole."""
+    """Only the evaluation splits, if the dataset is not processed as a whole."""
     _prepare(name, request, only_evaluation=True)
 
 
@@ -118,7 +118,7 @@ def stats(name: str, request: DatasetRequest) -> None:
 
 
 def describe_dataset(folder: Path) -> None:
-    """What a prepared dataset holds: `stats.json` and `stats.png`, where they are not up to date, and a table."""
+    """What a prepared dataset holds: `stats.json` and `stats.png`, if they are not up to date, and a table."""
     numbers, is_new = write_stats(folder)
     if is_new:
         plot_stats(folder, numbers)
@@ -173,7 +173,7 @@ STEPS: dict[str, Callable[[str, DatasetRequest], None]] = {
 
 
 def setup(names: tuple[str, ...], steps: tuple[str, ...], request: DatasetRequest, debug: bool = False) -> list[str]:
-    """Run the steps on each dataset; what fails ends its dataset alone. Returns a line for every failure.
+    """Run the steps on each dataset; a failure ends only its own dataset. Returns a line for every failure.
 
     Several datasets' training splits are compared with each other's evaluation splits, so these come first.
     """

@@ -3,7 +3,7 @@
     uv run python scripts/create_storage/setup_models.py --model meta-llama-mtp --create-micro --micro-init random
     uv run wmtp models setup --model SmolLM2-135M-Instruct.Q4_1.gguf
 
-Every step can be repeated: a broken download goes on, a model that is there is left alone.
+Every step can be repeated: a broken download resumes, a model that exists is kept.
 """
 
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ class ModelRequest:
 
     model            name in the catalogue, hub id, folder or .gguf file
     kind             policy with heads, or plain causal LM
-    n_future_tokens  heads of the policy; None for as many as its files have, or 4 where they have none
+    n_future_tokens  heads of the policy; None for as many as its files have, or 4 if they have none
     source           the model's own files, in place of a download
     tokenizer        SentencePiece model of files in Meta's format that lack it
     """
@@ -64,7 +64,7 @@ class ModelRequest:
 
     @property
     def base_model(self) -> str:
-        """Its id on the hub, "" where it has none."""
+        """Its id on the hub, "" if it has none."""
         if self.model in KNOWN:
             return KNOWN[self.model].repository
         return self.model if is_hub_id(self.model) else ""
@@ -95,7 +95,7 @@ def download(request: ModelRequest) -> None:
 def make(request: ModelRequest) -> None:
     """Write `storage/models/<name>` from the downloaded or given files, unless it is there."""
     if request.output.exists():
-        print(f"{request.output}: is there already; remove it to make it anew")
+        print(f"{request.output}: exists already; remove it to rebuild it")
         return
     known = KNOWN.get(request.model)
     source, revision = _files_of(request)

@@ -77,7 +77,7 @@ class WeightSource:
 
 
 def critic_source(run: Path) -> WeightSource:
-    """A critic by itself: the weights that `weighting` with its defaults would give, whitened by the correct programs.
+    """Only a critic: the weights that `weighting` with its defaults would give, whitened by the correct programs.
 
     Those are what a policy learns from; the moments of a training run are theirs.
     """
@@ -114,7 +114,7 @@ def critic_source(run: Path) -> WeightSource:
 def run_source(run: Path) -> WeightSource:
     """A run that is weighted by a critic or by Rho-1, as of its newest checkpoint.
 
-    Raises UserError where `run` is no such run or has no checkpoint yet.
+    Raises UserError if `run` is no such run or has no checkpoint yet.
     """
     options = run_options(run)
     config = validated(pipeline_of(options, str(run)).schema, options, f"{run}: ")
@@ -207,7 +207,7 @@ def split_of(run: Path, root: Path | None, dataset: str | None, split: str | Non
 def chosen_programs(directory: Path, n_problems: int) -> tuple[list[Problem], list[Solution]]:
     """The first problems of a split that have both, each with its first correct and its first incorrect program.
 
-    Raises UserError where no problem has both.
+    Raises UserError if no problem has both.
     """
     index = read_index(directory)
     both = np.intersect1d(index.problem[index.is_correct], index.problem[~index.is_correct])[:n_problems]
@@ -318,6 +318,6 @@ def write_weights(source: WeightSource, directory: Path, n_problems: int, output
 
 
 def _of_two(program: ShownProgram) -> ShownProgram:
-    """The program with its first weight and its judgement alone."""
+    """The program with only its first weight and its judgement."""
     tokens = (Token(t.text, (t.values[0], t.values[-1]), t.semantic, t.wrong) for t in program.tokens)
     return ShownProgram(program.name, program.task, program.is_correct, tuple(tokens), program.facts)

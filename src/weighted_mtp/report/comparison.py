@@ -77,7 +77,7 @@ class Further:
 class Comparison:
     """What `compare` found; the first arm is the baseline.
 
-    base     whether the base tests alone decided
+    base     whether only the base tests decided
     notes    what a reader has to know of the numbers
     further  differences to other arms than the baseline
     best     arm → the temperatures that its values are of, where each has its own
@@ -205,13 +205,13 @@ def _solved(own: Values, base: Values) -> Solved:
 
 
 def read_counts(folder: Path, base: bool = False) -> dict[str, tuple[int, int]]:
-    """Problem → (samples, passed) of an evaluation's folder; `base` counts those that passed the base tests alone.
+    """Problem → (samples, passed) of an evaluation's folder; `base` counts those that passed at least the base tests.
 
-    Raises UserError where it is no evaluation, not finished, or without base tests of its own.
+    Raises UserError if it is no evaluation, not finished, or without base tests of its own.
     """
     results = folder / "results.jsonl"
     if not results.is_file() and (folder / "evaluation.json").is_file():
-        raise UserError(f"{folder}: its evaluation is not finished; the same `wmtp evaluate` goes on with it")
+        raise UserError(f"{folder}: its evaluation is not finished; the same `wmtp evaluate` resumes it")
     if not results.is_file():
         raise UserError(f"{folder}: holds no results.jsonl; give the --output folder of `wmtp evaluate`")
     rows = [row.values for row in read_rows(results, {"task_id": str | int, "passed": bool})]
@@ -308,5 +308,5 @@ def _options(folder: Path) -> dict[str, Any]:
         }
         of_problems = {"problems_sha256": report.get("problems_sha256")}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{folder / 'report.json'}: not to be read; evaluate again with `wmtp evaluate`") from error
+        raise UserError(f"{folder / 'report.json'}: cannot be read; evaluate again with `wmtp evaluate`") from error
     return {name: value for name, value in config.items() if name not in _ELSEWHERE} | drawn | of_problems

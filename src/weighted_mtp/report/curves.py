@@ -17,7 +17,7 @@ Curve = Mapping[int, float]
 
 
 def read_metrics(run: Path) -> list[Record]:
-    """The records of a run's `metrics.jsonl`. Raises `UserError` where there is none."""
+    """The records of a run's `metrics.jsonl`. Raises `UserError` if there is none."""
     file = run / "metrics.jsonl"
     if not file.is_file():
         raise UserError(f"{run}: holds no metrics.jsonl; give the folder of a run")
@@ -34,14 +34,15 @@ def plot_curves(
 
     arms  name → its runs, one a seed
 
-    Raises `UserError` for a run without metrics, and where one has none of that name, naming the nearest.
+    Raises `UserError` for a run without metrics, and if one has none of that name, naming the nearest.
     """
     lines = {name: [_line(run, metric, split) for run in runs] for name, runs in arms.items()}
     return plot_lines(lines, f"{metric}, {split}", output)
 
 
 def plot_lines(arms: Mapping[str, Sequence[Curve]], label: str, output: Path) -> Path:
-    """Draw arms on the same axes, a colour each: seeds thin, their mean thick where all of them have a value."""
+    """Draw arms on the same axes, one colour per arm: seeds thin, their mean thick wherever all of them have a
+    value."""
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot(xlabel="optimizer step", ylabel=label)
     for number, (name, lines) in enumerate(arms.items()):

@@ -40,7 +40,7 @@ def undecided(report: Report) -> str:
 
 
 def explanations(report: Report) -> Iterator[str]:
-    """Of each sample that did not pass, in the order of `results.jsonl`, a line: how it ended, where, and why."""
+    """One line per sample that did not pass, in the order of `results.jsonl`: how it ended, where, and why."""
     seen: Counter[str] = Counter()
     with report.results.open(encoding="utf-8") as lines:
         for record in map(json.loads, lines):

@@ -41,7 +41,7 @@ class View:
 
 @dataclass(frozen=True)
 class Token:
-    """A token's text ("" where a later token completes the character) and its value in each view."""
+    """A token's text ("" if a later token completes the character) and its value in each view."""
 
     text: str
     values: tuple[float, ...]

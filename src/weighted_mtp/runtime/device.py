@@ -30,7 +30,7 @@ class RuntimeConfig(Section):
     threads: int | None = Field(None, ge=1, le=4096)
     """CPU threads; PyTorch's own choice where not given."""
     parallel: Literal["full", "hybrid", "ddp"] = "full"
-    """Of several ranks, what each holds: a share of all parameters, gradients and optimizer states (`full`), the same
+    """What each of several ranks holds: a share of all parameters, gradients and optimizer states (`full`), the same
     within its node while nodes hold copies (`hybrid`), or all of them (`ddp`). One rank holds everything."""
     activation_checkpointing: bool = False
     """Keep only the layers' inputs and compute the rest again in backward: less memory, a third more computation."""
@@ -66,7 +66,7 @@ GPU_FILES = (Path("/dev/nvidia0"), Path("/dev/nvidiactl"), Path("/dev/kfd"))
 
 
 def _why_no_cuda() -> str:
-    """What to look at where there is a GPU that PyTorch cannot use; "" where there is none."""
+    """What to look at if there is a GPU that PyTorch cannot use; "" if there is none."""
     if not any(file.exists() for file in GPU_FILES):
         return ""
     built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"

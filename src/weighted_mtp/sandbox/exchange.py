@@ -139,7 +139,7 @@ class Exchange:
         self._loaded()
 
     def _collect(self, answers: list[str], wanted: int) -> None:
-        """The player's answers to so many calls, until it ends; a bad end is raised."""
+        """The player's answers to this many calls, until it ends; a bad end is raised."""
         while not isinstance(event := self._receive("player"), Exit):
             if len(answers) == wanted or sum(map(len, answers)) + len(event) > self._output_bytes:
                 raise Interrupted("refused", f"answered more than {self._output_bytes} bytes")
@@ -158,13 +158,13 @@ class Exchange:
         return decision
 
     def code(self) -> tuple[Status, str, int]:
-        """`code` tests: where they are no more than assertions as `call` tests are run, else in a conversation."""
+        """`code` tests: if they are no more than assertions, run as `call` tests are, else in a conversation."""
         calls = planned_calls(self._job.tests, self._job.entry_point)
         decided = self._asserted(calls) if calls is not None else None
         return decided or self._conversation()
 
     def _asserted(self, calls: list[list[Any]]) -> tuple[Status, str, int] | None:
-        """Assertions over answers that were asked for beforehand; None where they turn out to need the program."""
+        """Assertions over answers that were collected beforehand; None if they turn out to need the program."""
         answers, end = self._answered(list(itertools.chain.from_iterable(calls)))
         message = {"entry_point": self._job.entry_point, "tests": self._tests(), "calls": calls, "answers": answers}
         payload = self._decided(message)
@@ -255,7 +255,7 @@ def _bare(value: Any) -> Any:
 
 
 def _expected_bytes(job: Job) -> int:
-    """What the tests expect to come back, all together where all comes from one run of the program."""
+    """What the tests expect to come back, all together if all comes from one run of the program."""
     sizes = [len(test.output.encode("utf-8", "surrogatepass")) for test in job.tests]
     return max(sizes) if job.tests[0].kind == "stdio" else sum(sizes)
 

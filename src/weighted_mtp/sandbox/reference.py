@@ -1,4 +1,4 @@
-"""What a dataset's own programs return: the expected values of benchmarks that publish inputs alone."""
+"""What a dataset's own programs return: the expected values of benchmarks that publish only inputs."""
 
 from collections.abc import Sequence
 from types import TracebackType
@@ -34,7 +34,7 @@ class ReferenceRunner:
         """What `entry_point` returns to each of `inputs`, which are Python literals of argument tuples.
 
         Values are of exact builtin types; any other object is an `object()`, and TOO_LONG one of over a million bytes.
-        Raises UserError where the program does not return them all, or on a machine that cannot confine it.
+        Raises UserError if the program does not return them all, or on a machine that cannot confine it.
         """
         if self._trial is None:
             self._trial = Worker(check_available())

@@ -65,7 +65,7 @@ def _locked(path: Path) -> Iterator[None]:
 def folder_bytes(folder: Path, most: float = math.inf) -> float:
     """Bytes under a folder that a program may be writing into, counted up to the first above `most`.
 
-    Infinite where it hid some: deeper than `_DEEPEST` folders, or behind taken permissions. No link is followed, also
+    Infinite if it hid some: deeper than `_DEEPEST` folders, or behind taken permissions. No link is followed, also
     not one that is put in a folder's place meanwhile.
     """
     try:

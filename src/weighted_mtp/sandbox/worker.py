@@ -20,7 +20,7 @@ _OUTPUT_SHOWN = 2000  # characters of a program's last output kept in an Outcome
 
 
 class Doubtful(Exception):
-    """A timeout that a quiet machine might not give: the job is to be run again, alone."""
+    """A timeout that a quiet machine might not give: the job has to run again with nothing beside it."""
 
 
 class Worker:
@@ -40,8 +40,8 @@ class Worker:
     def run(self, job: Job, alone: bool) -> Outcome:
         """Run the tests in order up to the first that does not pass.
 
-        Not `alone`, with other programs at the same time, a program may take longer: it is stopped later, and Doubtful
-        is raised where it passes with more CPU time than it has, or has waited long.
+        If not `alone`, beside other programs, a program may take longer: it is stopped later, and Doubtful is raised if
+        it passes with more CPU time than it has, or has waited long.
         """
         if not job.tests:
             raise UserError(f"a job for {job.entry_point or 'a program'} has no tests: nothing could decide it")
@@ -84,7 +84,7 @@ class Worker:
             except Lost:
                 self._pair.close()
         harmless = Job("def f():\n    return 1\n", "f", [TestCase("call", "()", "1")], job.limits)
-        self._run_kind("call", harmless, 0, alone)  # raises Lost where it is the machine
+        self._run_kind("call", harmless, 0, alone)  # raises Lost if it is the machine
         return Outcome("failed", "the program brought its interpreter down twice", test=done + 1)
 
     def _run_kind(self, kind: str, job: Job, done: int, alone: bool) -> Outcome:

@@ -73,7 +73,7 @@ class OwnPrograms(Section):
     """Programs of each problem; what else there is to sampling is the study's."""
     temperature: float = Field(1.0, gt=0)
     seed: int | None = Field(None, ge=0)
-    """Of the sampling; null for the seed that the stage runs with."""
+    """Seed of the sampling; null for the seed that the stage runs with."""
     keep_solutions: bool = False
     """Whether the benchmark's own correct and incorrect programs are in the dataset, too."""
     per_seed: bool = False
@@ -107,7 +107,7 @@ class StudyConfig(Section):
     further_temperatures: tuple[Annotated[float, Field(ge=0)], ...] = ()
     """Arms are evaluated at these, too, and compared in a table each."""
     k: tuple[Annotated[int, Field(ge=1)], ...] = Field((1,), min_length=1)
-    """Of pass@k, a table each."""
+    """k of pass@k, one table each."""
     slurm: dict[str, Any] = {}  # noqa: RUF012
     """With `--scheduler slurm`: what a step asks of it, by the names of submitit's `SlurmExecutor` (`partition`)."""
 
@@ -125,7 +125,7 @@ class StudyConfig(Section):
 
     @property
     def samplings(self) -> dict[float, SamplingConfig]:
-        """How arms are sampled, by temperature; the study's own comes first. Raises ValueError where that cannot be."""
+        """How arms are sampled, by temperature; the study's own comes first. Raises ValueError if that cannot be."""
         own = self.sampling.model_dump()
         temperatures = (self.sampling.temperature, *self.further_temperatures)
         return {t: SamplingConfig.model_validate({**own, "temperature": t}) for t in temperatures}

@@ -8,7 +8,7 @@
 Stages (a pretrained policy, a reference, critics, a dataset of the policy's own programs) run once, or once a seed
 (`per_seed: true`); every arm runs once a seed. In their options `{name}` is what the stage of that name made, of the
 same seed: a run's folder (`model.source={policy}`), or a dataset's name (`data.dataset={own}`). What is finished is not
-run again, so the same command goes on wherever it was stopped, step by step.
+run again, so the same command resumes wherever it was stopped, step by step.
 """
 
 import json
@@ -46,7 +46,7 @@ class StudyResult:
 def run_study(
     config: StudyConfig, folder: Path, scheduler: SchedulerName = "local", jobs: int | None = None
 ) -> StudyResult | None:
-    """Run what is not finished yet; returns where everything lies, None where it was stopped.
+    """Run what is not finished yet; returns where everything lies, None if it was stopped.
 
     folder     that `config` paths of steps are relative to
     scheduler  runs the steps, at most `jobs` at once; None is one on this machine, elsewhere all that can begin
@@ -109,7 +109,7 @@ def report(config: StudyConfig, result: StudyResult) -> list[Path]:
 
 
 def compared(config: StudyConfig, result: StudyResult) -> dict[str, Comparison]:
-    """Title → comparison, of each temperature and k, and with each arm's best temperature where there are several."""
+    """Title → comparison, for each temperature and k, and at each arm's best temperature if there are several."""
     against = {name: arm.against for name, arm in config.arms.items() if arm.against is not None}
 
     def title(how: str, k: int) -> str:

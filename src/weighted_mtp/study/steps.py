@@ -79,7 +79,7 @@ class Step:
             return self.name in self.study.stages or all(map(holds_evaluation, self._evaluations()))
 
     def __call__(self) -> bool:
-        """Run what is not finished of it; False where it was stopped.
+        """Run what is not finished; False if it was stopped.
 
         Raises `UserError` for whatever the pipeline refuses, naming the place.
         """
@@ -104,12 +104,13 @@ class Step:
 
     @property
     def seconds(self) -> float:
-        """That it ran for, wherever it was stopped and gone on with; its evaluations included."""
+        """How long it ran in total over all resumptions, its evaluations included."""
         return float(json.loads(self._record.read_text())["seconds"])
 
     @property
     def _record(self) -> Path:
-        """When it was begun, and when were the stages that it starts from: what was made anew since is told by that."""
+        """Holds when this step started, and when its source stages did: a stage that was rebuilt since shows by
+        that."""
         return self.run / "step.json"
 
     def _sources(self) -> dict[str, str | None]:
@@ -117,13 +118,11 @@ class Step:
         return {place: _begun(record) for place, record in records.items()}
 
     def _check_sources(self) -> None:
-        """Refuse to go on with what was made from stages that are there no more."""
+        """Refuse to resume what was made from stages that have been replaced since."""
         remembered = json.loads(self._record.read_text())["sources"]
         for place, begun in self._sources().items():
             if remembered.get(place, begun) != begun:
-                raise UserError(
-                    f"it was made from another {place} than is there now: delete {self.run} to make it anew"
-                )
+                raise UserError(f"it was made from another {place} than is there now: delete {self.run} to rebuild it")
 
     def _remember_sources(self) -> None:
         if begun := _begun(self._record):
@@ -261,7 +260,7 @@ def _evaluated(config: EvaluationConfig) -> Path:
 
 @contextmanager
 def _named(place: str) -> Iterator[None]:
-    """Say which step an error is of."""
+    """Prefix an error with the step that failed."""
     try:
         yield
     except UserError as error:

@@ -47,7 +47,7 @@ class TrainingConfig(Section):
     upload_to: str | None = None
     """Folder of runs on another file system, such as `s3://bucket/runs`: checkpoints are copied there meanwhile."""
     best_metric: str | None = None
-    """A validation metric, such as `loss`: the checkpoint where it is best is kept, as `checkpoints/best`."""
+    """A validation metric, such as `loss`: the checkpoint with the best value is kept, as `checkpoints/best`."""
     best_mode: Literal["min", "max"] = "min"
     """Whether the lowest or the highest is best."""
     log_every: int = Field(1, ge=1)
@@ -108,7 +108,7 @@ class Trainer:
             if not finished and self.state.step % self.config.save_every:
                 self._save()
         if not finished:
-            console.print(f"stopped after step {self.state.step}; the same command goes on from there")
+            console.print(f"stopped after step {self.state.step}; the same command resumes from there")
         return finished
 
     def evaluate(self) -> dict[str, float]:
@@ -143,7 +143,7 @@ class Trainer:
         if not (math.isfinite(values["loss"]) and math.isfinite(norms["grad_norm"])):
             self._refuse(values["loss"], norms["grad_norm"], own, batches)
         state.optimizer.step()
-        state.optimizer.zero_grad()  # not in the next step: critics are asked, and checkpoints written, without them
+        state.optimizer.zero_grad()  # now, so that neither critics nor checkpoints hold gradients
         state.objective = objective_state
         state.step += 1
         tokens = sum(int(batch.response_mask.sum()) for batch in batches)

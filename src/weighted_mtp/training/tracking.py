@@ -42,9 +42,9 @@ class RunDirectory:
     """A run's folder: `config.yaml`, `run.json`, `metrics.jsonl`, `checkpoints/`."""
 
     def __init__(self, path: Path, config: Section) -> None:
-        """Create the folder, or take it over where it holds the same configuration; the first rank alone writes.
+        """Create the folder, or take it over if it holds the same configuration; only the first rank writes.
 
-        Raises `UserError` where it holds another: a resumed run must be the run it resumes.
+        Raises `UserError` if it holds another: a resumed run must be the run it resumes.
         """
         self.path, self.config = path, config
         by_first_rank(self._take)
@@ -88,7 +88,7 @@ class RunDirectory:
 
 
 def holds_run(path: Path, config: Section) -> bool:
-    """Whether a folder holds a run of this configuration. Raises `UserError` where it holds one of another."""
+    """Whether a folder holds a run of this configuration. Raises `UserError` if it holds one of another."""
     saved = path / "config.yaml"
     if not saved.exists():
         return False
@@ -102,7 +102,7 @@ def holds_run(path: Path, config: Section) -> bool:
 
 
 class Tracker:
-    """Writes each record to `metrics.jsonl` at once, and to MLflow where that is enabled; on the first rank alone.
+    """Writes each record to `metrics.jsonl` at once, and to MLflow if that is enabled; only on the first rank.
 
     The file is the truth: while MLflow's server is away the run says so once, continues, and sends what is missing as
     soon as the server is back; what could not be sent by the end stays in the file.
@@ -142,7 +142,8 @@ class Tracker:
         return _MLflowRun(self.run, mlflow, records) if mlflow.enabled else None
 
     def _drop_records_after(self, step: int) -> list[Record]:
-        """The records that stay: a run killed after its last checkpoint repeats some steps, whose first records go."""
+        """The records that stay: a run killed after its last checkpoint repeats some steps, whose earlier records are
+        dropped."""
         if not self.run.metrics.exists():
             return []
         kept = []
@@ -169,7 +170,7 @@ class _MLflowRun:
         """
         records  what `metrics.jsonl` holds at the start
 
-        Raises `UserError` where the tracking URI is wrong, and not where its server does not answer.
+        Raises `UserError` if the tracking URI is wrong, and not where its server does not answer.
         """
         for name, value in _MLFLOW_ENVIRONMENT.items():
             os.environ.setdefault(name, value)

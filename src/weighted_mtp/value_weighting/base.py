@@ -33,7 +33,7 @@ class TokenWeighting(Protocol):
 
         Under `loss.alignment: target` entries outside the response mask are ignored. Under `source` the token that
         head k predicts from counts, up to k positions before the response: entries there are used, and should be 1
-        where nothing is known.
+        if nothing is known.
         """
         ...
 

@@ -44,4 +44,4 @@ def weighting_named(name: str) -> PluginFactory:
     try:
         return entry.load()
     except (ImportError, AttributeError) as error:
-        raise UserError(f"weighting {name}: {entry.value} is not to be imported: {error}") from error
+        raise UserError(f"weighting {name}: {entry.value} cannot be imported: {error}") from error

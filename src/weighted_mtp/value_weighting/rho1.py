@@ -103,7 +103,7 @@ def top_tokens(
     scores      (B, T) float each; T differs between microbatches
     masks       (B, T) bool each: which tokens stand for election
     sample_ids  (B,) int64 each
-    k_percent   of the N candidates, round(N · k_percent / 100) are chosen, but at least one where there is any
+    k_percent   of the N candidates, round(N · k_percent / 100) are chosen, but at least one if there is any
     """
     own = torch.cat([score[mask] for score, mask in zip(scores, masks, strict=True)])
     everyones = all_gather(own)

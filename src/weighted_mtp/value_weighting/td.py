@@ -24,7 +24,7 @@ from weighted_mtp.value_weighting.base import ObjectiveState
 from weighted_mtp.value_weighting.moments import Moments, moment_sums
 
 ValueFunction = Callable[[Batch], Tensor]
-"""batch → a critic's output (B, T); what it holds on padding is never looked at. It sees to eval mode itself."""
+"""batch → a critic's output (B, T); what it holds on padding is never looked at. It sets eval mode itself."""
 
 CriticOutput = Literal["score", "probability", "advantage"]
 """`score`: any real number, a logit if the critic is calibrated. `probability`: in [0, 1], or about there where it is
@@ -76,7 +76,7 @@ class TDConfig(Section):
 
     @property
     def bounds(self) -> tuple[float, float] | None:
-        """Least and greatest weight after the annealing; None where nothing is clipped, or each head elsewhere."""
+        """Least and greatest weight after the annealing; None if nothing is clipped, or each head has its own."""
         if self.floor == 1 or self.head_strengths is not None:
             return None
         return self.floor + (1 - self.floor) * self.w_min, self.floor + (1 - self.floor) * self.w_max

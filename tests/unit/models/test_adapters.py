@@ -250,7 +250,7 @@ def test_adapters_that_lack_a_weight_are_refused(tmp_path: Path) -> None:
     weights = load_file(file)
     del weights[next(iter(weights))]
     save_file(weights, file)
-    with pytest.raises(UserError, match="1 weights are in the adapters or in"):
+    with pytest.raises(UserError, match="1 weights are only on one side, adapters or"):
         load_base(str(tmp_path / "adapters"))
 
 

@@ -227,7 +227,7 @@ def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:
 def test_a_truncated_gguf_file_is_refused(tmp_path: Path) -> None:
     write_gguf(tmp_path / "model.gguf")
     (tmp_path / "model.gguf").write_bytes((tmp_path / "model.gguf").read_bytes()[:20_000])
-    with pytest.raises(UserError, match="not to be read as a model"):
+    with pytest.raises(UserError, match="cannot be read as a model"):
         load_base(str(tmp_path / "model.gguf"))
 
 
@@ -238,7 +238,7 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
 
 def test_an_architecture_that_transformers_does_not_know_is_refused(plain: Path) -> None:
     (plain / "config.json").write_text('{"model_type": "no such thing"}')
-    with pytest.raises(UserError, match="not to be read as a model"):
+    with pytest.raises(UserError, match="cannot be read as a model"):
         load_base(str(plain))
 
 

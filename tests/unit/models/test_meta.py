@@ -252,7 +252,7 @@ def test_export_without_a_sentencepiece_model_asks_for_one(source: Path, tmp_pat
 def test_export_of_a_truncated_policy_is_one_line(source: Path, tmp_path: Path) -> None:
     convert_meta(source, tmp_path / "policy")
     truncate(tmp_path / "policy" / "model.safetensors")
-    one_line(r"model\.safetensors: not to be read", export_meta, tmp_path / "policy", tmp_path / "back")
+    one_line(r"model\.safetensors: cannot be read", export_meta, tmp_path / "policy", tmp_path / "back")
 
 
 def test_export_of_a_policy_that_lacks_a_shard_is_one_line(source: Path, tmp_path: Path) -> None:

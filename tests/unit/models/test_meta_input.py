@@ -185,7 +185,7 @@ def test_a_tokenizer_of_another_size(source: Path) -> None:
 
 def test_a_tokenizer_that_is_none(source: Path) -> None:
     (source.parent / "tokenizer.model").write_bytes(b"nothing of the kind")
-    refused(source, r"tokenizer\.model: not to be read as a SentencePiece model")
+    refused(source, r"tokenizer\.model: cannot be read as a SentencePiece model")
 
 
 def test_an_output_that_exists_is_left_alone(source: Path, tmp_path: Path) -> None:

@@ -192,7 +192,7 @@ def test_a_config_without_backbone_or_known_head_is_refused(folder: Path, change
 def test_truncated_weights_are_refused(folder: Path) -> None:
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(UserError, match=f"{folder}: not to be read as a model"):
+    with pytest.raises(UserError, match=f"{folder}: cannot be read as a model"):
         load_value_model(folder)
 
 

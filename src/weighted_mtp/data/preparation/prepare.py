@@ -115,7 +115,7 @@ def prepare_micro(root: Path, config: MicroConfig | None = None) -> Path:
 
 
 def prepare_embedded(*datasets: str, root: Path) -> None:
-    """Generate the embedded one of `datasets` where it is missing; leave any other, and a generated one, alone.
+    """Generate the embedded one of `datasets` if it is missing; leave any other, and a generated one, untouched.
 
     Of several processes that start at once one generates it, and the others wait.
     """
@@ -271,12 +271,12 @@ class _Merging:
         self.dropped: Counter[str] = Counter()
         self.rows = 0
         self.overlaps: list[dict[str, str]] = []
-        self._homes: dict[str, str] = {}  # problem → where it was read
+        self._homes: dict[str, str] = {}  # problem → the split it was read in
 
     def take(self, shards: list[Shard], check: Path | None) -> None:
         """Write what `shards` hold of the training split, where a check is given, or else of all the others."""
         job = ShardTask(self.dataset.name, self.options, check)
-        alone = self.workers == 1  # then progress is told row by row, and references can be executed
+        alone = self.workers == 1  # then progress is reported row by row, and references can be executed
         read = partial(read_shard, job=job)
         if alone:
             read = partial(read, on_bytes=self.on_bytes, answers=self.answers)

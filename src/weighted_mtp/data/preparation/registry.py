@@ -26,9 +26,9 @@ class Dataset:
 
     read          its reader: file → entries
     files         the files as its authors (or the collection of pairs) publish them
-    hub           repository on the hub, "" where there is none; `hub_files` are its Parquet files. EvalPlus' there have
+    hub           repository on the hub, "" if there is none; `hub_files` are its Parquet files. EvalPlus' there have
                   base and plus inputs in one list, in test code that needs numpy: its releases keep them apart
-    executes      whether reading it runs its references, which the command's own process sees to
+    executes      whether reading it runs its references, which only the command's own process can
     is_benchmark  whether other datasets' training splits are compared with its evaluation splits, too
     """
 
@@ -129,7 +129,7 @@ def find_files(dataset: Dataset, source: Path) -> dict[Split, list[Path]]:
 
     `source` may be the one file of a dataset that has but one. Splits without a file are absent.
 
-    Raises UserError where nothing is found.
+    Raises UserError if nothing is found.
     """
     if source.is_file() and len(dataset.files) == 1:
         return {next(iter(dataset.files)): [source]}

@@ -1,6 +1,6 @@
 """Upstream's files in pieces that workers read side by side: rows → a part of each split, and an account of every row.
 
-A piece is a file, or a row group of a Parquet file, so that what is made of it depends on the input alone: whoever
+A shard is a file, or a row group of a Parquet file, so that what is made of it depends only on the input: whoever
 reads it, and in whatever order, the parts are the same. A part is there whole or not at all, and is not made twice.
 """
 
@@ -59,7 +59,7 @@ class ProblemRecord:
 
     solutions  [correct, incorrect] that were not dropped
     dropped    of its solutions: reason → how many
-    left_out   why it is left out as a whole; "" where it is not
+    left_out   why it is left out as a whole; "" if it is not
     overlap    what it shares with an evaluation set, as the manifest keeps it
     """
 
@@ -86,7 +86,7 @@ class ShardTask:
 
 
 def shards_of(files: Sequence[tuple[Split, Path]], parts: Path) -> list[Shard]:
-    """The pieces of files in their order. Raises UserError where a file cannot be read."""
+    """The shards of files in their order. Raises UserError if a file cannot be read."""
     shards: list[Shard] = []
     for split, path in files:
         groups, size = row_groups(path), path.stat().st_size
@@ -112,10 +112,10 @@ def _saved_check(path: Path, _written: int) -> ContaminationCheck:
 def read_shard(shard: Shard, job: ShardTask, on_bytes: OnBytes | None = None, answers: Answers | None = None) -> Shard:
     """Write what a piece holds of the job's splits to `shard.part`, unless it is there already; returns the piece.
 
-    on_bytes  is told of the piece's bytes as they are read
+    on_bytes  is called with the number of bytes of the shard as they are read
     answers   as `Reading`
 
-    Raises UserError as the dataset's reader, and OSError where nothing can be written.
+    Raises UserError as the dataset's reader, and OSError if nothing can be written.
     """
     if shard.part.exists():
         if on_bytes is not None:
@@ -146,7 +146,7 @@ def read_account(shard: Shard) -> list[ProblemRecord]:
 class SplitMerger:
     """Writes a split's two files out of those of its parts, a row group in memory at a time; a context manager.
 
-    Raises OSError where they cannot be written.
+    Raises OSError if they cannot be written.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -165,7 +165,7 @@ class SplitMerger:
         self._open.__exit__(kind, error, trace)
 
     def add(self, part: Path, counts: Counts) -> None:
-        """Append a part's first problems and solutions, so many as `counts` says."""
+        """Append a part's first problems and solutions, as many as `counts` says."""
         rows = {PROBLEMS_FILE: counts["problems"], SOLUTIONS_FILE: counts["correct"] + counts["incorrect"]}
         for name, left in rows.items():
             with pq.ParquetFile(part / name) as file:
@@ -179,7 +179,7 @@ class SplitMerger:
 def _entries(
     shard: Shard, job: ShardTask, writers: dict[str, SplitWriter], on_bytes: OnBytes | None, answers: Answers | None
 ) -> Iterator[Entry]:
-    """What the piece holds of the training split or else of all others, until it alone fills `max_problems`."""
+    """What the shard holds of the training split, or else of all others, until it fills `max_problems` by itself."""
     options, dataset = job.options, dataset_named(job.dataset)
     reading = Reading(
         job.dataset, shard.split, options.languages, options.max_solution_characters, on_bytes, shard.group, answers

@@ -42,7 +42,7 @@ SplitStats = dict[str, Any]
 def write_stats(folder: Path) -> tuple[dict[str, SplitStats], bool]:
     """Write `stats.json` of a prepared dataset; returns split → numbers, and whether anything had to be done.
 
-    Raises UserError where the dataset is not prepared or the place cannot be written.
+    Raises UserError if the dataset is not prepared or the place cannot be written.
     """
     manifest = require_manifest(folder)
     made_of = {split: split_checksums(manifest, split) for split in manifest["splits"]}

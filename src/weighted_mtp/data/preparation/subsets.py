@@ -42,7 +42,7 @@ def write_slice(folder: Path, options: SliceOptions, tokenizer: str | None = Non
     Of every split, at most `max_problems` problems: each difficulty keeps its share (largest remainders), and within
     one the seed decides. Order and ids are the dataset's. The index comes with it, in `tokenizer`'s tokens.
 
-    Raises UserError where the dataset is not prepared as a whole, or the place cannot be written.
+    Raises UserError if the dataset is not prepared as a whole, or the place cannot be written.
     """
     whole, target = require_manifest(folder), folder.with_name(folder.name + SMALL)
     if whole.get("only_evaluation"):

@@ -26,7 +26,7 @@ class _Splits:
         self.statements: dict[bytes, tuple[str, str]] = {}
 
     def add(self, folder: Path) -> dict[str, int]:
-        """Counts of one more split. Raises UserError where one of its problems is in another, or a solution in none."""
+        """Counts of one more split. Raises UserError if one of its problems is in another, or a solution in none."""
         counts: Counter[str] = Counter(problems=0, correct=0, incorrect=0)
         for row in _rows(folder / PROBLEMS_FILE, PROBLEM_SCHEMA, ["problem_id", "description", "starter"]):
             counts["problems"] += 1
@@ -66,7 +66,7 @@ def check_dataset(folder: Path) -> str:
 
 
 def _rows(file: Path, schema: pa.Schema, columns: list[str]) -> Iterator[dict[str, Any]]:
-    """Some columns of a table, batch by batch: CodeContests' tests alone would fill the memory."""
+    """Some columns of a table, batch by batch: CodeContests' tests by themselves would fill the memory."""
     with pq.ParquetFile(file) as table:
         if not table.schema_arrow.equals(schema):
             different = next((f.name for f in schema if f not in table.schema_arrow), "a column too many")

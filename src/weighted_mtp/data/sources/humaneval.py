@@ -36,9 +36,10 @@ def read(path: Path, reading: Reading = DEFAULT) -> Iterator[Entry]:
 
 
 def docstring(row: Row) -> str:
-    """The first text that stands alone in the entry point's body, as written; one task has an import before it.
+    """The first text that is a statement of its own in the entry point's body, as written; one task has an import
+    before it.
 
-    Raises UserError where the row's prompt is not Python, or has no such text.
+    Raises UserError if the row's prompt is not Python, or has no such text.
     """
     try:
         module = parse_python(row["prompt"])

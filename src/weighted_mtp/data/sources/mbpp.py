@@ -59,7 +59,7 @@ def _split(row: Row) -> str:
 
 
 def _entry_point(code: str, tests: tuple[TestCase, ...]) -> str:
-    """The one function of the reference that every assert calls; "" where there is none or a choice."""
+    """The one function of the reference that every assert calls; "" if there is none or a choice."""
     try:
         defined = {node.name for node in parse_python(code).body if isinstance(node, ast.FunctionDef)}
         called = [_called_names(test.output) for test in tests]

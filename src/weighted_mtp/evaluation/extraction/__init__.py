@@ -40,8 +40,8 @@ def program_in_answer(answer: str, entry_point: str = "", starter: str = "") -> 
 
     A text that is Python is the program, unchanged. Else it is looked for after the model's reasoning: the last block
     that defines the entry point, or for a script the last one that reads and prints, what was typed into an interpreter
-    only where no other will do; with the other blocks' texts that
-    it needs; where no block will do, among the lines of prose that are Python. A block's examples are left out if they
+    only if no other will do; with the other blocks' texts that
+    it needs; if no block will do, among the lines of prose that are Python. A block's examples are left out if they
     can fail although the function is right. Where nothing is found, the last block or all of the text will say so when
     it is run.
 
@@ -109,7 +109,7 @@ class _Task:
         return self._best(inline_sources(text), "code among words") if len(text) < _LONG else None
 
     def _left_in(self, blocks: Sequence[Block]) -> Extracted | None:
-        """Of blocks that are no answer the one that looks most like one; None if none looks like Python."""
+        """Among blocks that are no answer, the one that looks most like one; None if none looks like Python."""
         ranked = [(self._likeness(block), place) for place, block in enumerate(blocks)]
         likeness, place = max(ranked, default=((), 0))
         if not any(likeness):

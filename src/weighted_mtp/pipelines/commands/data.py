@@ -15,7 +15,7 @@ def main(
         typer.Option(
             help="Comma-separated, of micro, humaneval, mbpp, gsm8k, codecontests, humaneval+, mbpp+, "
             "codecontests_pairs, llm_pairs, condefects; or all, which is the first five. micro is generated; "
-            "humaneval+, mbpp+ and the pair datasets come from --source alone."
+            "humaneval+, mbpp+ and the pair datasets come only from --source."
         ),
     ],
     steps: Annotated[
@@ -63,12 +63,12 @@ def main(
 ) -> None:
     """Prepare datasets: problems with their tests, correct and incorrect solutions, in one schema for all.
 
-    Files come from the hub, or from --source where there is no network. Training splits are compared with every
-    evaluation set that is prepared, and what overlaps is dropped. Where a dataset fails, the others go on; the exit
+    Files come from the hub, or from --source if there is no network. Training splits are compared with every
+    evaluation set that is prepared, and what overlaps is dropped. If a dataset fails, the others continue; the exit
     code is then 2.
     """
     if workers is not None:
-        os.environ["RAYON_NUM_THREADS"] = str(workers)  # of the tokenizer, which takes all cores by itself
+        os.environ["RAYON_NUM_THREADS"] = str(workers)  # for the tokenizer, which otherwise takes all cores
     with user_errors(debug):
         from weighted_mtp.data.preparation.registry import ALL, NAMES
         from weighted_mtp.data.preparation.shards import Options

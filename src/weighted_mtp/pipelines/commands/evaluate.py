@@ -12,9 +12,7 @@ def main(
     benchmark: Annotated[
         str, typer.Option(help="One of humaneval, humaneval+, mbpp, mbpp+, codecontests, gsm8k, micro.")
     ],
-    output: Annotated[
-        Path, typer.Option(help="Folder for samples, results and report; one that was begun is resumed.")
-    ],
+    output: Annotated[Path, typer.Option(help="Folder for samples, results and report; an unfinished one is resumed.")],
     checkpoint: Annotated[
         str | None, typer.Option(help="Model to sample from: run, checkpoint, model folder, .gguf file or hub id.")
     ] = None,
@@ -49,7 +47,7 @@ def main(
         list[str] | None,
         typer.Option(help="An answer ends before this text; may be repeated. A benchmark has its own."),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of the sampling; 0 where not given.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the sampling; 0 if not given.")] = None,
     dtype: Annotated[
         str | None, typer.Option(help="float32, the default, or bfloat16: faster, and rarely another token.")
     ] = None,

@@ -27,7 +27,7 @@ def main(
 ) -> None:
     """Make a dataset of a policy's own programs: executed samples of training problems, labelled by their verdicts.
 
-    Programs are told apart by their text and kept once a problem; those that were cut are left out.
+    Programs are told apart by their text and kept once per problem; those that were cut are left out.
     """
     with user_errors(debug):
         from weighted_mtp.errors import UserError

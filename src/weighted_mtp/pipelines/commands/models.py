@@ -104,7 +104,7 @@ def export(
     tokenizer: Tokenizer = None,
     debug: Debug = False,
 ) -> None:
-    """Write a policy as an ordinary causal LM, as a checkpoint in Meta's format, or its adapters alone."""
+    """Write a policy as an ordinary causal LM, as a checkpoint in Meta's format, or only its adapters."""
     with user_errors(debug):
         from weighted_mtp.errors import UserError
         from weighted_mtp.models.adapters import export_adapters
@@ -115,7 +115,7 @@ def export(
         if form == "meta":
             export_meta(policy, output, tokenizer=tokenizer)
         elif tokenizer is not None:
-            raise UserError(f"--tokenizer {tokenizer}: is of use with --format meta alone; leave it out")
+            raise UserError(f"--tokenizer {tokenizer}: is only useful with --format meta; leave it out")
         elif form == "adapter":
             export_adapters(newest_model(policy), output)
         else:

@@ -260,7 +260,7 @@ class Program:
         return self.value_of(answer)
 
     def check_decided(self) -> None:
-        """Raises Incomparable where the test has gone on after one."""
+        """Raises Incomparable if the test has gone on after one."""
         if self.undecided:
             raise Incomparable(self.undecided)
 
@@ -308,7 +308,7 @@ class Program:
         return found
 
     def _as_was(self, name: str, raised: dict[str, Any]) -> Exception | None:
-        """An exception of the same class and with the same text; None where there is none."""
+        """An exception of the same class and with the same text; None if there is none."""
         try:
             text = str(raised["text"])
             if raised["class"] is None:

@@ -166,7 +166,7 @@ def _prepared(program: list[Instruction]) -> _Program:
 
 
 def lock_down(limits: dict[str, int], strict: bool) -> Lock | None:
-    """Give up all that is not needed, for good. None where this system lacks the calls and `strict` is false.
+    """Give up all that is not needed, for good. None if this system lacks the calls and `strict` is false.
 
     Raises OSError or KeyError where `strict` is true and the kernel does not do as asked.
     """

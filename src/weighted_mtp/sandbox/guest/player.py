@@ -53,7 +53,7 @@ def _error(objects: Objects, limit: int, error: BaseException) -> bytes:
 
 
 def _compiled(job: Any, wire: Wire, name: str) -> Program | None:
-    """The program as module `name`; None where it is not Python and the reply says why."""
+    """The program as module `name`; None if it is not Python and the reply says why."""
     try:
         return Program(job["program"], name)
     except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError) as error:
@@ -62,7 +62,7 @@ def _compiled(job: Any, wire: Wire, name: str) -> Program | None:
 
 
 def _load(job: Any, wire: Wire) -> dict[str, Any] | None:
-    """Compile and run the program as a module; None where that failed and the reply says how."""
+    """Compile and run the program as a module; None if that failed and the reply says how."""
     program = _compiled(job, wire, "program")
     if program is None:
         return None

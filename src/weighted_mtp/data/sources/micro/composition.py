@@ -115,7 +115,7 @@ def draw(rng: random.Random, max_filters: int, max_maps: int) -> Composition:
 def change_one_part(rng: random.Random, composition: Composition) -> tuple[Composition, int]:
     """A random neighbour that differs in exactly one part, and that part's index.
 
-    Half of the changes keep the kind and change the constant, where there is one: the finest mistake.
+    Half of the changes keep the kind and change the constant, if there is one: the finest mistake.
     """
     index = rng.randrange(composition.difficulty)
     part = composition.parts[index]
@@ -132,5 +132,5 @@ def _how_many(rng: random.Random, most: int) -> int:
 
 
 def _distinct_kinds(parts: list[Part]) -> tuple[Part, ...]:
-    """Of two parts of one kind the last: "above 2 and above 4" says nothing more than one of them."""
+    """Drop all but the last of two parts of one kind: "above 2 and above 4" says nothing more than one of them."""
     return tuple({part.kind: part for part in parts}.values())

@@ -50,7 +50,7 @@ def generate(config: MicroConfig, on_progress: Callable[[int], None] | None = No
     """Problems and solutions of each split: train, validation, test, test_pairs.
 
     No composition is in two splits. Pairs of kinds drawn for `test_pairs` occur together in no other split.
-    `on_progress` is told of each finished problem.
+    `on_progress` is called once per finished problem.
 
     Raises UserError if there are fewer compositions than asked for.
     """
@@ -70,7 +70,7 @@ def generate(config: MicroConfig, on_progress: Callable[[int], None] | None = No
 
 
 def held_out_pairs(seed: int) -> frozenset[frozenset[Kind]]:
-    """The pairs of kinds, from different slots, that occur in `test_pairs` alone."""
+    """The pairs of kinds, from different slots, that occur only in `test_pairs`."""
     slots = list(KINDS)
     pairs = [
         frozenset((a, b))
@@ -137,7 +137,7 @@ def draw_mistake(
 
 
 def wrong_spans(mistake: Mistake) -> Iterator[tuple[Span, str]]:
-    """Where the wrong program differs from the right one, and the right text there: replacing all mends it.
+    """Where the wrong program differs from the right one, and the right text there: replacing them all fixes it.
 
     A span begins at the first character that is wrong and is as short as it can be: in `[:3]` for `[:4]` it is the
     3. In `sum(xs)` for `sum(set(xs))` it is the x, which stands where `set(` should; only where a program ends too

@@ -1,7 +1,7 @@
 """Programs that realise a composition, with the places of its parts.
 
 What a program may freely choose (structure, names, comments, temporaries) is drawn apart from the composition: the
-same choices give the right program and its wrong neighbour, which then differ in the changed part's text alone.
+same choices give the right program and its wrong neighbour, which then differ only in the changed part's text.
 """
 
 import random

@@ -29,7 +29,7 @@ def in_order(function: Callable[[Item], Result], items: Iterable[Item], workers:
     The processes are spawned and import only what `function` needs, so neither threads nor devices of this one matter.
     They end with it even if it is killed, so that no orphan writes beside a command that is run again.
 
-    Raises what `function` raises, and UserError where a process is killed from outside.
+    Raises what `function` raises, and UserError if a process is killed from outside.
     """
     if workers == 1:
         yield from map(function, items)
@@ -52,7 +52,7 @@ def _call(function: Callable[[Item], Result], item: Item, parent: int) -> Result
 
 @functools.cache
 def end_with(parent: int) -> None:
-    """Once a process: a thread that looks whether the parent is still there."""
+    """Once per process: a thread that checks whether the parent is still there."""
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -52,7 +52,7 @@ def _bar() -> Progress:
 
 
 class _Rate(ProgressColumn):
-    """Items a second, of late."""
+    """Recent items per second."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed

@@ -518,7 +518,7 @@ def test_a_copy_that_lacks_a_file_does_not_serve(
     to = tmp_path / "to" if where == "folder" else None
     (get(to).folder / "model.safetensors").unlink()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert "HF_HUB_OFFLINE is set, so the hub is not asked; unset it" in error(to)
+    assert "HF_HUB_OFFLINE is set, so the hub is not contacted; unset it" in error(to)
 
 
 def test_a_copy_made_with_fewer_patterns_does_not_serve(

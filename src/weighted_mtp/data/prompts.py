@@ -34,7 +34,7 @@ _ALPACA = (
 # white space or letters that merge with one of them, another of a different character class does not merge.
 _ANCHORS = ("\n", "a", "1", ".", "(")
 
-# Before a chat template, in the place of the function of this name, which would ask the clock. A template is given
+# Before a chat template, in the place of the function of this name, which would read the clock. A template is given
 # plain data and no functions.
 _STRFTIME_NOW = (
     "{%- macro strftime_now(format) -%}{%- set date = namespace(text=format) -%}"
@@ -63,7 +63,7 @@ class Example:
 
 
 def names_a_date(template: str, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether prompts may name the day on which they are asked, as those of Llama 3.2's chat template do."""
+    """Whether prompts may name the current date, as those of Llama 3.2's chat template do."""
     return template == "chat" and "strftime_now" in str(tokenizer.chat_template)
 
 
@@ -129,7 +129,7 @@ def encode_prompt(
     name: str = "a prompt",
     special_tokens: bool = True,
 ) -> list[int]:
-    """Token ids of a prompt, with BOS where the tokenizer puts one by default and never EOS.
+    """Token ids of a prompt, with BOS if the tokenizer puts one by default and never EOS.
 
     special_tokens  whether those that the prompt spells become special tokens, as a chat template wants it; else they
                     are text like any other

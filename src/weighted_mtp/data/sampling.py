@@ -194,7 +194,7 @@ def _candidates(
     """(M, 2) rows of correct and incorrect, and the (M,) cell `problem * n_bands + band` of each pair.
 
     wanted  (P,) whether a problem may give pairs
-    limit   pairs a problem
+    limit   pairs per problem
     """
     n_problems = len(index.difficulty)
     kind = band * np.uint16(2) + index.is_correct
@@ -292,7 +292,7 @@ def _permuted(position: Ints, size: Ints, group: Ints, rng: np.random.Generator)
 
     A keyed bijection of the next power of two, repeated until it lands inside (cycle walking; Black & Rogaway 2002,
     "Ciphers with arbitrary finite domains", section 4), then a random rotation, which makes every item exactly as
-    likely as any other. Unlike a shuffle it costs nothing for what is not asked for.
+    likely as any other. Unlike a shuffle it costs nothing for what is not drawn.
     """
     turn, key = (_scrambled(group.astype(np.uint64) + rng.integers(2**63, dtype=np.uint64)) for _ in range(2))
     mask, n = _ones(size), size.astype(np.uint64)

@@ -47,7 +47,7 @@ class TestCase:
 
 @dataclass(frozen=True)
 class Problem:
-    """A task: what is asked, and the tests that decide."""
+    """A task: its statement, and the tests that decide."""
 
     problem_id: str  # unique over all datasets: "micro/…", "HumanEval/0", "mbpp/11", "codecontests/codeforces/…"
     source: str
@@ -58,7 +58,7 @@ class Problem:
     difficulty: int = -1  # the source's own scale; -1 where unknown
     rating: int | None = None  # Codeforces rating
     tests: tuple[TestCase, ...] = ()
-    time_limit: float | None = None  # seconds a test
+    time_limit: float | None = None  # seconds per test
     memory_limit: int | None = None  # bytes
 
 

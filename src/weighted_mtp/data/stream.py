@@ -9,7 +9,7 @@ from weighted_mtp.data.batches import PADDING, Batch, TokenStore, blank_batch, c
 
 
 class BatchStream:
-    """Microbatches of every optimizer step, epoch after epoch, each sample once an epoch.
+    """Microbatches of every optimizer step, epoch after epoch, each sample once per epoch.
 
     Any step can be computed without having seen the ones before, so a resumed run needs nothing but its step.
     """
@@ -38,7 +38,7 @@ class BatchStream:
     def at(self, step: int, rank: int = 0, ranks: int = 1) -> list[Batch]:
         """A rank's microbatches of 0-based `step`: one in `ranks` of its `accumulation`, or of an epoch's remainder.
 
-        Ranks get equally many: where a remainder cannot be shared evenly, some get blank ones.
+        Ranks get equally many: if a remainder cannot be shared evenly, some get blank ones.
         """
         self._seek(step)
         start = (step - self._first_step) * self.accumulation

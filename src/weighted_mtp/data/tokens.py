@@ -1,8 +1,9 @@
 """A split's programs as tokens: made once for a tokenizer and a template, then read by memory map in no time.
 
-All solutions are kept in full, prompts once a problem, so that seeds, samples, pairs and lengths of any run choose rows
-of the same files. They lie in `<datasets>/.tokens/<dataset>/<split>/<template>-<tokenizer>`, with the date behind it
-where prompts name one. Whoever needs them first makes them, while others wait; a kill loses some seconds of the work.
+All solutions are kept in full, prompts once per problem, so that seeds, samples, pairs and lengths of any run choose
+rows of the same files. They lie in `<datasets>/.tokens/<dataset>/<split>/<template>-<tokenizer>`, with the date behind
+it where prompts name one. Whoever needs them first makes them, while others wait; a kill loses some seconds of the
+work.
 """
 
 import datetime
@@ -88,7 +89,7 @@ def split_tokens(
     root  folder of all token files; None for FOLDER beside the datasets
     day   as of `render_prompt`; prompts that name a date have token files of their own for each
 
-    Several processes may ask at once. Raises UserError as `read_statements`, `encode_responses`, for a solution
+    Several processes may call it at once. Raises UserError as `read_statements`, `encode_responses`, for a solution
     without its problem, and for a place that cannot be written.
     """
     identity, dataset = tokenizer_identity(tokenizer), split_dir.parent

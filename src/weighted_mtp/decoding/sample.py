@@ -43,7 +43,7 @@ class SamplingConfig(Section):
     seed: int = Field(0, ge=0, lt=2**32)
     """With the prompt's number, the sample's and the position it determines every draw."""
     stop: tuple[str, ...] = ()
-    """A completion ends before the first of these; a benchmark's own are added where a starter is continued."""
+    """A completion ends before the first of these; a benchmark's own are added if a starter is continued."""
 
     @model_validator(mode="after")
     def _every_option_has_an_effect(self) -> "SamplingConfig":

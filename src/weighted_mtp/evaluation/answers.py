@@ -1,4 +1,4 @@
-"""A model is asked a benchmark's problems; what it answers is `samples.jsonl`."""
+"""A model samples answers to a benchmark's problems: `samples.jsonl`."""
 
 import datetime
 import hashlib
@@ -154,7 +154,7 @@ def _write_samples(journal: Path, problems: ProblemSet, samples: Path) -> None:
 
 
 def _timed(batches: Iterator[list[Drawn]], advance: Advance) -> Iterator[list[Drawn]]:
-    """The batches, each with a note of its tokens a second."""
+    """The batches, each with a note of its tokens per second."""
     start = time.monotonic()
     for batch in batches:
         tokens, seconds = sum(drawn.completion.n_tokens for drawn in batch), time.monotonic() - start

@@ -65,7 +65,7 @@ class _Described(Section):
 class EvaluationFolder:
     """A context manager, which keeps other processes out from the moment at which something is written.
 
-    Nothing is written before a journal is asked for. Raises UserError for a folder that holds other samples.
+    Nothing is written before a journal is opened. Raises UserError for a folder that holds other samples.
     """
 
     def __init__(self, path: Path, origin: Origin) -> None:

@@ -35,7 +35,7 @@ from weighted_mtp.progress import progress
 from weighted_mtp.sandbox.messages import UNDECIDED
 
 LEARNED_FROM = (TRAIN, "validation")
-"""Splits whose programs may be learned from, as long as nobody asks for more."""
+"""Splits whose programs may be learned from, by default."""
 _VERSION = 3  # of this code: raise it with any change that changes what the same results give
 _UNDEFINED = re.compile(r"\b(?:NameError|UnboundLocalError): [^']*'(\w+)'")
 """How Python names the variable that is not there."""
@@ -101,8 +101,8 @@ def write_labelled(folder: Path, evaluations: Sequence[Evaluation], options: Lab
     whether it passed; one that does not compile is as incorrect as any. Left out, and counted: programs repeated,
     unfinished, undecided, or of both verdicts (a limit of time decided), and problems without a program.
 
-    Raises UserError for evaluations of several datasets, of a split that is not asked for or of problems that are not
-    there any more, for a folder that holds another dataset, where no program is left of a split, and for a full disk.
+    Raises UserError for evaluations of several datasets, of a split that is not wanted or of problems that are not
+    there any more, for a folder that holds another dataset, if no program is left of a split, and for a full disk.
     """
     source, by_split = _one_dataset(evaluations), _by_split(evaluations, options)
     there = _labelled_before(folder)
@@ -295,7 +295,7 @@ def _undefined_name(code: str, detail: str) -> tuple[Span, ...]:
 
 
 def _known_solutions(split: Path, wanted: Collection[str]) -> Callable[[str], list[Solution]]:
-    """What the split itself holds for a problem, to be asked for `wanted` ones in the order of the file."""
+    """What the split itself holds for a problem, to be read for `wanted` ones in the order of the file."""
     rows = [row for row, (name, _) in enumerate(read_verdicts(split)) if name in wanted]
     groups = groupby(stream_solutions(split, rows), key=lambda solution: solution.problem_id)
     waiting = next(groups, None)

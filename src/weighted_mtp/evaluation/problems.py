@@ -28,7 +28,7 @@ class ProblemSet:
         return stream_problems(self._split, rows)
 
     def checksum(self) -> str:
-        """SHA-256 of the split's problems, from the dataset's manifest where the file is still the one it describes."""
+        """SHA-256 of the split's problems, from the dataset's manifest if the file is still the one it describes."""
         name = f"{self._split.name}/{PROBLEMS_FILE}"
         manifest = read_manifest(self._split.parent) or {}
         if files_present(self._split.parent, manifest, [name]):

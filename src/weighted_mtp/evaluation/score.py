@@ -198,7 +198,7 @@ def _with_tests(problems: ProblemSet, samples: Sequence[tuple[int, Sample]]) -> 
 
 
 def _job(benchmark: Benchmark, problem: Problem, sample: Sample, execution: Execution) -> Job:
-    """What the sandbox runs: base tests before others, under the limits that were asked for."""
+    """What the sandbox runs: base tests before others, under the limits of the options."""
     job = (benchmark.program_job if sample.is_whole else benchmark.job)(problem, sample.text)
     limits = job.limits
     if execution.cpu_seconds is not None:

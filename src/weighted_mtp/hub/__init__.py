@@ -1,8 +1,8 @@
 """Files of a repository on a model hub, brought to this disk: broken downloads resumed, every file checked.
 
-The hub's own client (huggingface_hub) asks, authenticates, streams and words its refusals as exceptions. What is ours
-is what its `snapshot_download` does not do: it drops what a broken download had, waits without a limit for an answer
-or for as long as a server asks, and checks only sizes.
+The hub's own client (huggingface_hub) sends requests, authenticates, streams and words its refusals as exceptions. What
+is ours is what its `snapshot_download` does not do: it drops what a broken download had, waits without a limit for an
+answer or for as long as a server asks, and checks only sizes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -35,7 +35,7 @@ def fetch(
     instead   what serves in place of the hub: the end of every message
 
     The same command resumes where a broken or killed download stopped; what is there already is not fetched again; a
-    complete local copy serves where the hub cannot be reached. Reads HF_ENDPOINT, HF_HUB_OFFLINE, and HF_TOKEN, which
+    complete local copy serves if the hub cannot be reached. Reads HF_ENDPOINT, HF_HUB_OFFLINE, and HF_TOKEN, which
     `.env` in the current folder may hold, too.
 
     Raises UserError, one line, for everything that the network, the hub, the token and the disk can do to it.
@@ -78,7 +78,7 @@ def _bring(repository: Repository, listing: Listing, patterns: Sequence[str] | N
 
 @contextmanager
 def _alone(lock: Path) -> Iterator[None]:
-    """Two processes that append to one file would spoil it; the ranks of a run ask for the same files at once."""
+    """Two processes that append to one file would spoil it; the ranks of a run fetch the same files at once."""
     with ExitStack() as stack:
         try:
             stack.enter_context(WeakFileLock(lock, timeout=1.0))

@@ -40,7 +40,7 @@ def cause(error: Exception, repository: Repository) -> str:
         case HFValidationError():
             return "not an id on the hub, which is OWNER/NAME"
         case OfflineModeIsEnabled():
-            return "HF_HUB_OFFLINE is set, so the hub is not asked; unset it to fetch what is missing"
+            return "HF_HUB_OFFLINE is set, so the hub is not contacted; unset it to fetch what is missing"
         case HfHubHTTPError():
             return _refusal(error, repository)
         case httpx2.TimeoutException():

@@ -28,7 +28,7 @@ _WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".h5", ".msg
 
 @dataclass(frozen=True)
 class File:
-    """A file as the hub lists it; `digest` is SHA-256 where the hub stores it as LFS, else git's SHA-1 of a blob."""
+    """A file as the hub lists it; `digest` is SHA-256 if the hub stores it as LFS, else git's SHA-1 of a blob."""
 
     name: str
     size: int

@@ -80,7 +80,7 @@ class ImplicitConfig(Section):
     on its own whether it is correct."""
     anchor: float = Field(1.0, ge=0)
     """α, how much the copy also learns to write the correct program. Without it (0) both programs may become unlikely,
-    and log-ratios drift where nothing is learned."""
+    and log-ratios drift even if nothing is learned."""
 
 
 CriticObjective = PairwiseRankingConfig | LambdaReturnConfig | OutcomeConfig | ImplicitConfig

@@ -103,7 +103,7 @@ def _held(weights: Weights, layout: Layout) -> float:
 
 
 def _gathered(weights: Weights, layout: Layout) -> float:
-    """The root's group whole; of the parts the one that computes, and where ranks share, the next and the buffer it
+    """The root's group whole; of the parts the one that computes, and if ranks share, the next and the buffer it
     arrives in; and the largest part's trained gradients, as they are computed and in the fp32 in which they travel."""
     if layout.ranks == 1:
         return 0.0

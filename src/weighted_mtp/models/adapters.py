@@ -204,7 +204,7 @@ def holds_adapters(folder: Path) -> bool:
 
 
 def adapted_source(folder: Path) -> str:
-    """What the adapters in a folder were put on. UserError where that cannot be read."""
+    """What the adapters in a folder were applied to. UserError if that cannot be read."""
     try:
         return str(json.loads((folder / ADAPTERS).read_text())["base_model_name_or_path"])
     except (ValueError, KeyError, OSError) as error:

@@ -76,11 +76,11 @@ def load_tokenizer(source: str | Path, **where: Any) -> PreTrainedTokenizerBase:
         try:
             return AutoTokenizer.from_pretrained(str(source), **where)
         except READ_ERRORS as error:
-            raise UserError(f"{source}: no readable tokenizer: {first_line(error)}") from error
+            raise UserError(f"{source}: no tokenizer that can be read: {first_line(error)}") from error
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write a tokenizer, and the SentencePiece model beside its files if there is one: Meta's format asks for it.
+    """Write a tokenizer, and the SentencePiece model beside its files if there is one: Meta's format needs it.
 
     Raises OSError if it cannot be written.
     """
@@ -147,7 +147,7 @@ def context_of(model: PreTrainedModel) -> int | None:
 
 
 def check_context(model: PreTrainedModel, longest: int) -> None:
-    """Raise UserError where a sample of `longest` tokens, prompt included, is beyond the model's positions."""
+    """Raise UserError if a sample of `longest` tokens, prompt included, is beyond the model's positions."""
     context = context_of(model)
     if context is not None and longest > context:
         raise UserError(

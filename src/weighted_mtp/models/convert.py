@@ -57,7 +57,7 @@ def load_base(source: str, dtype: Dtype = "auto") -> tuple[PreTrainedModel, PreT
 
 
 def _load_adapted(folder: Path, dtype: Dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Merged in fp32, in which adapters are trained, whatever `dtype` is asked for then."""
+    """Merged in fp32, in which adapters are trained, whatever `dtype` is returned then."""
     config = read_config(folder)
     kind = config.get("model_type")
     if kind == CRITIC:

@@ -291,7 +291,7 @@ def _check_rope(file: Path, params: MetaParams, stored: Tensor | None) -> None:
     coarse = 1e-2 if stored.dtype != torch.float32 else 1e-5
     if stored.shape != expected.shape or not torch.allclose(stored.double(), expected, rtol=coarse, atol=0):
         raise UserError(
-            f"{file}: its {_ROPE} are not those of rope_theta={params.rope_theta} with {channels} channels a head;"
+            f"{file}: its {_ROPE} are not those of rope_theta={params.rope_theta} with {channels} channels per head;"
             f" set rope_theta in {PARAMS} to what it was trained with"
         )
 

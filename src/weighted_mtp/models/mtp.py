@@ -72,7 +72,7 @@ class MTPConfig(PreTrainedConfig):
     n_future_tokens: int = 4
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
-        """What generation and caches ask for layers, windows and context length: the base's answer."""
+        """Where generation and caches look up layers, windows and context length: the base's own."""
         return cast(PreTrainedConfig, self.base_config).get_text_config(decoder=decoder, encoder=encoder)
 
     @property

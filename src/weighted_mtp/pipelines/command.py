@@ -24,7 +24,7 @@ AcceptChanges = Annotated[
 ]
 Tokenizer = Annotated[
     Path | None,
-    typer.Option("--tokenizer", help="Meta's format: SentencePiece tokenizer.model, where the source has none."),
+    typer.Option("--tokenizer", help="Meta's format: SentencePiece tokenizer.model, if the source has none."),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 

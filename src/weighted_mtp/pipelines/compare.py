@@ -28,7 +28,7 @@ def named_arms(arguments: Sequence[str]) -> dict[str, list[Path]]:
         if name in arms:
             raise UserError(f"{argument}: the arm {name} was given before; give all its folders at once: name=DIR,DIR")
         if not name or not all(folders):
-            raise UserError(f"{argument}: must be DIR or name=DIR,DIR, a folder a seed")
+            raise UserError(f"{argument}: must be DIR or name=DIR,DIR, one folder per seed")
         arms[name] = [Path(folder) for folder in folders]
     return arms
 

@@ -189,12 +189,12 @@ def _policy_copy(config: CriticConfig, critic: ImplicitConfig) -> _Learner:
 
 @dataclass(frozen=True)
 class Critic:
-    """A trained critic to be asked.
+    """A trained critic, frozen.
 
     values     batch → (B, T); see `ValueFunction`
     output_kind  what `values` returns
     tokenizer  the one whose tokens it judges
-    template   how problems were asked in its training
+    template   how problems were prompted in its training
     inputs     checksums of what the values come from
     """
 
@@ -236,7 +236,7 @@ def critic_config(run: Path) -> CriticConfig:
 def load_critic(run: Path, runtime: RuntimeConfig, accept_changes: bool = False) -> Critic:
     """The critic that a run trained, frozen, on the device that `runtime` names.
 
-    accept_changes  take an `implicit` critic also where the reference has other weights than those it moved away from
+    accept_changes  take an `implicit` critic even if the reference has other weights than those it moved away from
 
     Raises UserError if `run` is no run of a critic, has no checkpoint yet, or has lost its reference.
     """

@@ -39,7 +39,7 @@ class RunConfig(Section):
     root: Path = Path("storage/runs")
     seed: int = Field(0, ge=0, lt=2**32)
     accept_changes: bool = Field(False, exclude=True)
-    """Resume also where a critic, a reference, data or a tokenizer has changed since the run began: `--accept-changes`.
+    """Resume even if a critic, a reference, data or a tokenizer has changed since the run began: `--accept-changes`.
     It is no part of the run, whose `run.json` says what was accepted."""
 
     @field_validator("name")
@@ -121,7 +121,7 @@ class Parts:
 
 
 def finished(config: FitConfig) -> Path | None:
-    """The run's folder where it has been trained to its last step, else None.
+    """The run's folder if it has been trained to its last step, else None.
 
     Raises `UserError` if the folder holds a run of another configuration.
     """
@@ -135,7 +135,7 @@ def finished(config: FitConfig) -> Path | None:
 def fit(config: FitConfig, parts: Parts) -> Path | None:
     """Train (or resume training); returns the run's folder, None if it was stopped.
 
-    Raises `UserError` if the folder holds a run of another configuration or of other inputs, and where ranks cannot
+    Raises `UserError` if the folder holds a run of another configuration or of other inputs, and if ranks cannot
     share a step.
     """
     _check_shares(config.training.gradient_accumulation)
@@ -156,7 +156,7 @@ def fit(config: FitConfig, parts: Parts) -> Path | None:
         by_first_rank(lambda: run.remember(**parts.facts))
     stream = parts.stream
     console.print(
-        f"{run.path}: {len(stream.together)} samples, {stream.steps_per_epoch()} steps an epoch, "
+        f"{run.path}: {len(stream.together)} samples, {stream.steps_per_epoch()} steps per epoch, "
         f"{stream.padding_share():.1%} padding",
         highlight=False,
     )

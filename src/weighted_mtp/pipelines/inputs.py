@@ -66,7 +66,7 @@ def _recorded_day(run: Path) -> datetime.date | None:
 
 
 def trained_day(model: Path) -> datetime.date | None:
-    """The date in the prompts that a model was trained on; None if they had none, or where no run is known.
+    """The date in the prompts that a model was trained on; None if they had none, or if no run is known.
 
     model  a run, or something in it
     """
@@ -80,7 +80,7 @@ def remember_inputs(run: RunDirectory, inputs: Inputs) -> None:
 
 
 def check_inputs(run: RunDirectory, inputs: Inputs, step: int, accept: bool) -> None:
-    """Refuse to resume a run from other inputs than it began with, or where that is accepted, record the change.
+    """Refuse to resume a run from other inputs than it began with, or if that is accepted, record the change.
 
     step  that it is resumed from
 

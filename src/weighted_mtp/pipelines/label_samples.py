@@ -38,5 +38,5 @@ def label(evaluations: Sequence[Path], folder: Path, options: LabelOptions) -> N
             note = (
                 f"{share:.0%} of its pairs are of a policy's program and another's: a critic may learn who wrote them"
             )
-            remedy = "sample more programs a problem, or from a policy that passes more often, for pairs of its own"
+            remedy = "sample more programs per problem, or from a policy that passes more often, for pairs of its own"
             console.print(f"{split}: {note}; {remedy}", markup=False, highlight=False, soft_wrap=True)

@@ -67,7 +67,7 @@ class EvaluationConfig(Section):
     first: int | None = Field(None, ge=1)
     """Only the first N problems."""
     template: Template | None = None
-    """How a problem is asked. Default: as the run was trained, else `chat` if the tokenizer can, else `alpaca`."""
+    """The form of a prompt. Default: as the run was trained, else `chat` if the tokenizer can, else `alpaca`."""
     date: datetime.date | None = None
     """The date that a chat template takes for today, if it names one. Default: what the run's training took, else the
     day
@@ -86,7 +86,7 @@ class EvaluationConfig(Section):
     packages: tuple[str, ...] = ()
     """Packages of this environment that programs may import beside the standard library."""
     unsafe_execution: bool = False
-    """Execute programs also where this machine cannot confine them."""
+    """Execute programs even if this machine cannot confine them."""
     runtime: RuntimeConfig = RuntimeConfig()
 
     @model_validator(mode="after")
@@ -114,7 +114,7 @@ class EvaluationConfig(Section):
 
 
 def evaluate(config: EvaluationConfig) -> Report:
-    """Sample where a checkpoint is given, execute, and write everything to `config.output`.
+    """Sample if a checkpoint is given, execute, and write everything to `config.output`.
 
     What is there already, of the same samples and limits, stays; ranks share what is not. Raises UserError for a folder
     of other samples.
@@ -173,7 +173,7 @@ def _write_report(
 
 
 def holds_evaluation(config: EvaluationConfig) -> bool:
-    """Whether `config.output` holds the finished evaluation that `config` asks for."""
+    """Whether `config.output` holds the finished evaluation that `config` describes."""
     file = config.output / "report.json"
     return file.is_file() and json.loads(file.read_text())["config"] == config.model_dump(mode="json")
 
@@ -204,11 +204,11 @@ def _origin(config: EvaluationConfig, problems: ProblemSet, model: Path | None) 
 def _facts(config: EvaluationConfig, problems: ProblemSet, model: Path | None) -> list[str]:
     """What is about to be done, a line each."""
     sampling = config.sampling
-    asked = f"asked as {config.template}" if config.template else "asked as the model was trained"
+    prompts = f"prompts as {config.template}" if config.template else "prompts as the model was trained"
     origin = (
         f"samples: {config.samples}"
         if model is None
-        else f"samples: {sampling.n_samples} a problem of {model}, {asked}, temperature {sampling.temperature:g}, "
+        else f"samples: {sampling.n_samples} per problem of {model}, {prompts}, temperature {sampling.temperature:g}, "
         f"top-p {sampling.top_p:g}, at most {sampling.max_new_tokens} tokens, seed {sampling.seed}; {config.dtype} on "
         f"{pick_device(config.runtime)}, {sampling.batch_size} at a time"
     )

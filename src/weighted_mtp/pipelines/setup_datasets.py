@@ -36,7 +36,7 @@ TESTS_FILE = "tests.json"
 
 @dataclass(frozen=True)
 class DatasetRequest:
-    """What is asked for, of every dataset alike.
+    """What to do with every dataset alike.
 
     tokenizer  gives the index its lengths; None: in characters
     workers    processes that read upstream's files, programs that `tests` runs at once

@@ -47,7 +47,7 @@ class ModelRequest:
 
     @property
     def heads(self) -> Heads:
-        """What `convert` is asked for."""
+        """The heads that `convert` gives the model."""
         return None if self.kind == "reference" else self.n_future_tokens or "as stored"
 
     @property

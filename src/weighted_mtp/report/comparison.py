@@ -80,7 +80,7 @@ class Comparison:
     base     whether only the base tests decided
     notes    what a reader has to know of the numbers
     further  differences to other arms than the baseline
-    best     arm → the temperatures that its values are of, where each has its own
+    best     arm → the temperatures of its values, if each has its own
     """
 
     k: int
@@ -126,7 +126,7 @@ def compare_at_best(
 ) -> Comparison:
     """Compare arms each at the temperature that suits it best, so that an arm that is only sharper gains nothing.
 
-    temperatures  temperature → arm → one evaluation a seed, the same arms, seeds and problems at each
+    temperatures  temperature → arm → one evaluation per seed, the same arms, seeds and problems at each
 
     Of an arm's problems every second one is judged at the temperature at which pass@k over the other ones, on average
     over its seeds, is highest, and they in turn at the best of these: no problem chooses for itself.

@@ -44,7 +44,7 @@ def _parts(comparison: Comparison) -> Iterator[tuple[str, tuple[str, ...], list[
     interval = f"[{100 * comparison.confidence:g} %]"
     best = comparison.best
     header = ("arm", f"pass@{comparison.k} {interval}", f"difference {interval}", *(("temperature",) if best else ()))
-    tests = ", base tests alone" if comparison.base else ""
+    tests = ", base tests only" if comparison.base else ""
     title = f"pass@{comparison.k} on {comparison.problems:,} problems{tests}"
     rows: list[tuple[str, ...]]
     rows = [(_name(arm), _interval(arm.value, ""), _interval(arm.difference, "+")) for arm in comparison.arms]
@@ -70,7 +70,7 @@ def _parts(comparison: Comparison) -> Iterator[tuple[str, tuple[str, ...], list[
 def finding(comparison: Comparison) -> str:
     """What was found, in words: which arms are above the baseline and which below, and which differ too little to tell.
 
-    An arm is above another where the whole interval of their difference is.
+    An arm is above another if the whole interval of their difference is.
     """
     baseline, *others = comparison.arms
     seeds = min(arm.seeds for arm in comparison.arms)
@@ -99,7 +99,7 @@ def _and(names: Sequence[str]) -> str:
 
 
 def plot_comparisons(comparisons: Mapping[str, Comparison], output: Path) -> Path:
-    """Draw each comparison's differences to its baseline: a dot a seed where seeds are paired, mean and interval.
+    """Draw each comparison's differences to its baseline: one dot per seed if seeds are paired, mean and interval.
 
     comparisons  title of a panel → comparison, all with the same arms
     """

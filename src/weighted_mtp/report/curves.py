@@ -32,7 +32,7 @@ def plot_curves(
 ) -> Path:
     """Draw a metric of several runs by step, as `plot_lines`.
 
-    arms  name → its runs, one a seed
+    arms  name → its runs, one per seed
 
     Raises `UserError` for a run without metrics, and if one has none of that name, naming the nearest.
     """

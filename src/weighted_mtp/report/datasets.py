@@ -83,7 +83,7 @@ def plot_stats(folder: Path, stats: dict[str, SplitStats]) -> Path:
 
 
 def stats_table(name: str, stats: dict[str, SplitStats]) -> Table:
-    """Counts, label balance, tests and median lengths: a column a split."""
+    """Counts, label balance, tests and median lengths: one column per split."""
     table = Table(name)
     for split in stats:
         table.add_column(split, justify="right")
@@ -94,7 +94,7 @@ def stats_table(name: str, stats: dict[str, SplitStats]) -> Table:
         "share correct": lambda s: f"{s['correct'] / n:.0%}" if (n := s["correct"] + s["incorrect"]) else "–",
         "problems with both": lambda s: f"{s['with_both_labels']:,}",
         "pairs": lambda s: f"{s['pairs']:,}",
-        "tests a problem": lambda s: f"{s['tests_per_problem']['mean']:g}",
+        "tests per problem": lambda s: f"{s['tests_per_problem']['mean']:g}",
         "characters, correct, median": lambda s: _median(s, "correct"),
         "characters, incorrect, median": lambda s: _median(s, "incorrect"),
     }
@@ -169,7 +169,7 @@ def _plot_difficulties(axes: Axes, stats: dict[str, SplitStats]) -> None:
 
 def _plot_tests(axes: Axes, stats: dict[str, SplitStats]) -> None:
     axes.set_title("tests", loc="left")
-    axes.set(xlabel="tests a problem, mean")
+    axes.set(xlabel="tests per problem, mean")
     splits = list(stats)
     left = np.zeros(len(splits))
     for visibility, colour in _TEST_COLOURS.items():

@@ -22,7 +22,7 @@ def measures(report: Report) -> list[tuple[str, str, str]]:
     """(name, value, interval) of each measure, then of each status."""
     rows = [
         (f"pass@{k}{tests}", f"{estimate.value:.3f}", f"{estimate.low:.3f} – {estimate.high:.3f}")
-        for tests, estimates in (("", report.pass_at_k), (", base tests alone", report.base or {}))
+        for tests, estimates in (("", report.pass_at_k), (", base tests only", report.base or {}))
         for k, estimate in estimates.items()
     ]
     return rows + [(status.replace("_", " "), f"{n:,}", "") for status, n in report.statuses.items()]

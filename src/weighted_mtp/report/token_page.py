@@ -157,7 +157,7 @@ _PAGE = """<!DOCTYPE html>
 <h1>{title}</h1>
 {notes}
 <p><span class="s">semantic</span> tokens decide what the program computes; a <span class="w">wrong</span> one breaks
-it (where that is known). Values of a token: hover over it.</p>
+it (if that is known). Values of a token: hover over it.</p>
 </header>
 <div class="controls">{buttons}{legends}</div>
 <main>{programs}</main>

@@ -51,7 +51,7 @@ def process_group(config: RuntimeConfig) -> Iterator[None]:
     """Join the ranks that `torchrun` started; a process that it did not start, or the only one, stays as it is.
 
     CPU tensors travel by gloo, CUDA tensors by nccl. Only the first rank's console speaks. Raises UserError if a
-    rank has no GPU of its own, and, whatever an operation between ranks raised, where another rank is lost.
+    rank has no GPU of its own, and, whatever an operation between ranks raised, if another rank is lost.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield

@@ -1,4 +1,4 @@
-"""Layers and heads in bf16 where no ranks share them, computed as FSDP2's `MixedPrecisionPolicy` computes them.
+"""Layers and heads in bf16 when no ranks share them, computed as FSDP2's `MixedPrecisionPolicy` computes them.
 
 Autocast by itself takes only products in bf16, and leaves the residual stream between them in fp32; FSDP2 gathers a
 part's parameters in bf16 and casts its inputs, so that the stream is in bf16, too. Both ways a run would be another one

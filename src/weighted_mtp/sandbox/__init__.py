@@ -50,7 +50,7 @@ _WAITING = 8  # jobs a worker that are taken before one is free for them
 class SandboxPool:
     """Warm workers for many jobs, each with its own isolated player and judge; a context manager.
 
-    unsafe     run programs even where this machine cannot keep them in, with what isolation there is
+    unsafe     run programs even if this machine cannot confine them, with what isolation there is
     isolation  less than there is, for tests of the isolation itself
     packages   of this environment, beside the standard library, that programs may import: ("numpy",)
 

@@ -1,7 +1,7 @@
 """Test code that is nothing but assertions about calls with literal arguments, as most of HumanEval's and MBPP's is.
 
 Which calls it makes is known before it runs, so the program answers all of them in one message, and the judge runs the
-test code over the answers: no fork for it, and no message a call. The judge still checks each call against the plan.
+test code over the answers: no fork for it, and no message per call. The judge still checks each call against the plan.
 """
 
 import ast

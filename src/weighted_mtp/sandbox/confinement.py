@@ -36,13 +36,13 @@ _LANDLOCK_ABI = 3  # from here on it governs truncation; what later ones add, se
 _ENVIRONMENT = {"PYTHONHASHSEED": "0", "PYTHONUTF8": "1"}
 _TRIAL_SECONDS = 30.0
 
-# Landlock binds the process that asks for it, so this stands between the harness and the interpreter.
+# Landlock binds the process that requests it, so this stands between the harness and the interpreter.
 _LANDLOCK = """
 import json, os, sys
 options = json.loads(sys.argv[1])
 sys.path.insert(0, options["sandlock"])
 environment = dict(os.environ)
-os.environ["HOME"] = "/"  # which sandlock asks for, and which is not there
+os.environ["HOME"] = "/"  # which sandlock needs, and which is not there
 from sandlock import Protection, Sandbox, confine
 optional = [Protection.NET_TCP, Protection.FS_IOCTL_DEV, Protection.SIGNAL_SCOPE, Protection.ABSTRACT_UNIX_SOCKET_SCOPE]
 confine(Sandbox(fs_readable=options["readable"], fs_writable=options["writable"], allow_degraded=optional))
@@ -68,7 +68,7 @@ class Isolation(NamedTuple):
 
 
 def offered() -> Isolation:
-    """What this machine has. Namespaces are tried out, once; the others are asked for."""
+    """What this machine has. Namespaces are tried out, once; the kernel reports the others."""
     if sys.platform != "linux":
         return Isolation(namespaces=False, landlock=False, system_calls=False)
     return Isolation(
@@ -81,7 +81,7 @@ def offered() -> Isolation:
 def check_available(unsafe: bool = False) -> Isolation:
     """What there is on this machine, all of which is used.
 
-    Raises UserError naming what is missing where that is not enough, unless `unsafe` accepts it.
+    Raises UserError naming what is missing if that is not enough, unless `unsafe` accepts it.
     """
     found = offered()
     if not found.is_enough and not unsafe:
@@ -143,7 +143,7 @@ def limits(memory_mb: int, has_packages: bool = False) -> dict[str, int]:
 class Started(NamedTuple):
     """A process, and the harness's ends of what are its standard input, output and error.
 
-    They are sockets, because a pipe can be opened the other way round through /proc, where Landlock alone stands.
+    They are sockets, because a pipe can be opened the other way round through /proc, when only Landlock stands.
     """
 
     process: subprocess.Popen[bytes]

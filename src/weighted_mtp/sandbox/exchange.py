@@ -170,7 +170,7 @@ class Exchange:
         payload = self._decided(message)
         said = unpacked(payload)
         if "unplanned" in said or (end is not None and end.status == "refused" and "unanswered" in said):
-            self.is_late = False  # it will run once more, where each answer may be as large as here all together
+            self.is_late = False  # it will run once more, when each answer may be as large as here all together
             return None
         if "unanswered" in said:
             end = end or _no_answer()

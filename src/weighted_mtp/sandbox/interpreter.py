@@ -202,7 +202,7 @@ class ConfinedInterpreter:
     def receive(self, deadline: float, cpu_seconds: float) -> bytes | Exit:
         """The child's next message, or that it ended.
 
-        Raises Interrupted at a limit, for a broken message, or where the child took the warm process with it; Lost
+        Raises Interrupted at a limit, for a broken message, or if the child took the warm process with it; Lost
         where there was no child yet.
         """
         last_look = time.monotonic()

@@ -40,7 +40,7 @@ class ScratchFolder:
 
 @functools.cache
 def remove_abandoned(folder: Path) -> None:
-    """Remove the scratch folders of harnesses that were killed; once a process.
+    """Remove the scratch folders of harnesses that were killed; once per process.
 
     Only folders of this user that nobody has locked: a lock ends with its process, in whichever container that runs.
     """

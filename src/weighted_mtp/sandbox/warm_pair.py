@@ -7,7 +7,7 @@ from weighted_mtp.sandbox.packages import Packages
 
 
 class WarmPair:
-    """A warm player and a warm judge, started when they are first asked for; closed by the owner.
+    """A warm player and a warm judge, started when they are first used; closed by the owner.
 
     The player's programs may import `packages`; the judge has only the standard library.
 

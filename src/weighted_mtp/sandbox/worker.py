@@ -111,4 +111,4 @@ class Worker:
 
 
 class CallsUnanswered(Exception):
-    """A program that was asked for values and has not returned them all: at which call, and why."""
+    """A program that was called and has not returned all its values: at which call, and why."""

@@ -53,7 +53,7 @@ class TrainingStage(Training):
     """A training run that others start from; `{name}` is its folder."""
 
     per_seed: bool = False
-    """Run once a seed, in `name-seed-N`: what runs once a seed has that seed's, what runs once the first seed's."""
+    """Run once per seed, in `name-seed-N`. What starts from it uses the run of its own seed, or of the first."""
 
 
 class OwnPrograms(Section):
@@ -90,7 +90,7 @@ class StudyConfig(Section):
     name: str
     storage: Path = Path("storage")
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1)
-    """Every arm runs once a seed; stages run with the first, or once a seed."""
+    """Every arm runs once per seed; stages run with the first, or once per seed."""
     override: tuple[str, ...] = ()
     """Options of all training runs, after their own."""
     stages: dict[str, Stage] = {}  # noqa: RUF012  # pydantic copies it
@@ -109,7 +109,7 @@ class StudyConfig(Section):
     k: tuple[Annotated[int, Field(ge=1)], ...] = Field((1,), min_length=1)
     """k of pass@k, one table each."""
     slurm: dict[str, Any] = {}  # noqa: RUF012
-    """With `--scheduler slurm`: what a step asks of it, by the names of submitit's `SlurmExecutor` (`partition`)."""
+    """With `--scheduler slurm`: what a step requests, by the names of submitit's `SlurmExecutor` (`partition`)."""
 
     @model_validator(mode="after")
     def _names_are_told_apart(self) -> "StudyConfig":

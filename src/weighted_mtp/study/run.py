@@ -5,8 +5,8 @@
     uv run wmtp study --config configs/local/study.yaml --jobs 2
     uv run wmtp study --config configs/local/study.yaml --scheduler slurm --override slurm.partition=gpu
 
-Stages (a pretrained policy, a reference, critics, a dataset of the policy's own programs) run once, or once a seed
-(`per_seed: true`); every arm runs once a seed. In their options `{name}` is what the stage of that name made, of the
+Stages (a pretrained policy, a reference, critics, a dataset of the policy's own programs) run once, or once per seed
+(`per_seed: true`); every arm runs once per seed. In their options `{name}` is what the stage of that name made, of the
 same seed: a run's folder (`model.source={policy}`), or a dataset's name (`data.dataset={own}`). What is finished is not
 run again, so the same command resumes wherever it was stopped, step by step.
 """
@@ -160,7 +160,7 @@ def critic_table(result: StudyResult) -> Table:
 def time_table(result: StudyResult) -> Table:
     """What each arm takes: seconds of a step, median over its runs; and minutes a seed with all that it starts from."""
     table = Table(title="time", title_justify="left")
-    for column in ("arm", "steps", "seconds a step", "to the first arm's", "minutes in all", "to the first arm's"):
+    for column in ("arm", "steps", "seconds per step", "to the first arm's", "minutes in all", "to the first arm's"):
         table.add_column(column, justify="left" if column == "arm" else "right")
     first_step = first_whole = None
     for name, seconds in result.seconds.items():

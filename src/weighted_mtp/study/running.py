@@ -41,7 +41,7 @@ def result_of(step: Step) -> bool | UserError:
 
 @contextmanager
 def ending(end: Callable[[], None]) -> Iterator[None]:
-    """Call `end` where the block is left by an error or Ctrl-C, or by SIGTERM, which then is one."""
+    """Call `end` if the block is left by an error or Ctrl-C, or by SIGTERM, which then is one."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield

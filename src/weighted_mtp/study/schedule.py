@@ -129,7 +129,7 @@ def _end_processes() -> None:
 
 
 def _begin(parent: int) -> None:
-    """Once a process: it ends with its parent, and Ctrl-C is nothing to it between steps."""
+    """Once per process: it ends with its parent, and ignores Ctrl-C between steps."""
     end_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 

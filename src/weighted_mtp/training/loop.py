@@ -82,9 +82,10 @@ class Trainer:
     reduce_every_microbatch: bool = False
 
     def run(self) -> bool:
-        """Train to `max_steps`, saving on the way; True when finished, False when asked to stop (Ctrl-C, SIGTERM).
+        """Train to `max_steps`, saving on the way; True when finished, False when stopped (Ctrl-C, SIGTERM).
 
-        A rank that is asked to stop stops all of them after the same step. Raises `NonFiniteError`, on all ranks,
+        A rank that receives a signal to stop stops all of them after the same step. Raises `NonFiniteError`, on all
+        ranks,
         before the optimizer step that would have used a non-finite loss or gradient.
         """
         total = self.config.max_steps

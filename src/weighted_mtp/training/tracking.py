@@ -276,7 +276,7 @@ class _MLflowRun:
         self._id = run_id
 
     def _log_config(self, run_id: str) -> None:
-        """Many a server takes metrics, and has its artifacts where a client cannot write."""
+        """Many a server takes metrics, and keeps its artifacts in a place that a client cannot write."""
         try:
             self._client.log_artifact(run_id, str(self._run.path / "config.yaml"))
         except Exception as error:

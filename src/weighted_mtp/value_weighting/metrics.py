@@ -10,7 +10,7 @@ from torch import Tensor
 def pair_accuracy(scores: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
     """How many pairs have the correct program's score above the incorrect one's, and how many pairs there are.
 
-    scores  (B,) one a program, such as its mean value
+    scores  (B,) one per program, such as its mean value
     pairs   (M, 2) int64, rows of (correct, incorrect)
 
     Equal scores count one half, as a coin would.

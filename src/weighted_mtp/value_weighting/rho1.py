@@ -41,7 +41,9 @@ class Rho1Config(Section):
     @model_validator(mode="after")
     def _selection_has_an_effect(self) -> "Rho1Config":
         if self.mode == "difficult" and self.selection == "first_head":
-            raise ValueError("selection=first_head has no effect with mode=difficult, which asks only the reference")
+            raise ValueError(
+                "selection=first_head has no effect with mode=difficult, which evaluates only the reference"
+            )
         return self
 
 
@@ -101,7 +103,7 @@ def top_tokens(
     """The `k_percent` highest scores of all microbatches of all ranks together, (B, T) bool each.
 
     scores      (B, T) float each; T differs between microbatches
-    masks       (B, T) bool each: which tokens stand for election
+    masks       (B, T) bool each: which tokens are candidates
     sample_ids  (B,) int64 each
     k_percent   of the N candidates, round(N · k_percent / 100) are chosen, but at least one if there is any
     """

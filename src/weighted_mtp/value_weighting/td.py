@@ -27,7 +27,7 @@ ValueFunction = Callable[[Batch], Tensor]
 """batch → a critic's output (B, T); what it holds on padding is never looked at. It sets eval mode itself."""
 
 CriticOutput = Literal["score", "probability", "advantage"]
-"""`score`: any real number, a logit if the critic is calibrated. `probability`: in [0, 1], or about there where it is
+"""`score`: any real number, a logit if the critic is calibrated. `probability`: in [0, 1], or about there if it is
 regressed on outcomes. `advantage`: δ itself."""
 
 EPSILON = 1e-6  # added to σ: a critic that says the same everywhere gives weights of 1
@@ -62,7 +62,7 @@ class TDConfig(Section):
     anneal_steps: int = Field(0, ge=0)
     """First steps, in which the weights move linearly from uniform to their own."""
     head_strengths: tuple[float, ...] | None = None
-    """s_k in [0, 1], one a head: head k is weighted by 1 + s_k (w − 1). All heads alike where not given."""
+    """s_k in [0, 1], one per head: head k is weighted by 1 + s_k (w − 1). All heads alike if not given."""
 
     @model_validator(mode="after")
     def _options_agree(self) -> "TDConfig":

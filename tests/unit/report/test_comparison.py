@@ -205,7 +205,7 @@ def test_base_tests_alone_can_be_compared(tmp_path: Path) -> None:
     assert [c for _, c in read_counts(folder, base=True).values()] == [1, 1, 0]
     found = compare({"a": [folder], "b": [folder]}, base=True)
     assert found.arms[0].value.value == pytest.approx(2 / 3)
-    assert "pass@1 on 3 problems, base tests alone" in comparison_markdown(found)
+    assert "pass@1 on 3 problems, base tests only" in comparison_markdown(found)
 
 
 def test_other_numbers_of_samples_and_other_tests_are_noted(tmp_path: Path) -> None:

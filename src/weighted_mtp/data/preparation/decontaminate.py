@@ -185,7 +185,7 @@ class _Texts:
 
     def _slot(self, grams: Prints) -> Prints:
         """Place in the table that tells most n-grams which are not there from those which may be; by the upper bits,
-        on which all words have their say."""
+        in which all words count."""
         return grams >> np.uint64(65 - len(self._maybe).bit_length())
 
     def _sorted(self, grams: list[Prints]) -> tuple[Prints, NDArray[np.int32]]:

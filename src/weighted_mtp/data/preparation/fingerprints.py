@@ -30,7 +30,7 @@ _PREFIX = "[rbuRBUfF]"
 _BEFORE = re.compile(rf"(?<!\w){_PREFIX}{{1,2}}\Z".encode())
 
 _BLANK, _LETTER, _SIGN, _INSIDE = range(4)
-"""Kinds of bytes: a sign is a token, or the first byte of one that goes on inside."""
+"""Kinds of bytes: a sign is a token, or the first byte of one that continues inside."""
 
 
 class _Language:

@@ -274,7 +274,7 @@ class _Merging:
         self._homes: dict[str, str] = {}  # problem → the split it was read in
 
     def take(self, shards: list[Shard], check: Path | None) -> None:
-        """Write what `shards` hold of the training split, where a check is given, or else of all the others."""
+        """Write what `shards` hold of the training split, if a check is given, or else of all the others."""
         job = ShardTask(self.dataset.name, self.options, check)
         alone = self.workers == 1  # then progress is reported row by row, and references can be executed
         read = partial(read_shard, job=job)

@@ -18,7 +18,7 @@ def read(path: Path, reading: Reading = DEFAULT) -> Iterator[Entry]:
     The starter is the prompt, the description its docstring, and a solution's code the prompt with the canonical
     body. There is one test: upstream's `check`, called with the entry point.
 
-    Raises UserError as `read_rows`, or where a prompt is not Python.
+    Raises UserError as `read_rows`, or if a prompt is not Python.
     """
     for row in read_rows(path, _COLUMNS, reading.on_bytes, reading.group):
         name = row["task_id"]

@@ -47,7 +47,7 @@ def program_in_answer(answer: str, entry_point: str = "", starter: str = "") -> 
 
     entry_point  the function that tests call; "" for a script
     starter      code that an answer continues or repeats. The program begins with it, unless something is imported from
-                 __future__, or the starter alone is not Python
+                 __future__, or only the starter is not Python
     """
     task = _Task(entry_point, starter)
     text = answer.lstrip("\ufeff\u200b\u2060")
@@ -218,7 +218,7 @@ class _Task:
 
 def _bodies(lines: Sequence[Line], prose: Sequence[Source]) -> Iterator[str]:
     """What may be a body among prose, the last first: the lines around a source that reach from one without indentation
-    to the next, or it alone, as where there are words before it."""
+    to the next, or only it, if there are words before it."""
     numbers = [number for number, _ in lines]
     outer = [place for place, (_, line) in enumerate(lines) if _is_outer(line)]
     seen = {-1}

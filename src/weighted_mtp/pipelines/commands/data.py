@@ -55,7 +55,7 @@ def main(
     workers: Annotated[
         int | None,
         typer.Option(
-            help="Processes that read, threads that tokenize, programs that tests runs. Default: one a core.", min=1
+            help="Processes that read, threads that tokenize, programs that tests runs. Default: one per core.", min=1
         ),
     ] = None,
     storage: Annotated[Path, typer.Option(help="Folder for datasets and downloads.")] = Path("storage"),

@@ -18,7 +18,7 @@ def main(
     ] = None,
     jobs: Annotated[
         int | None,
-        typer.Option(help="Steps that run at once, each with its share of the cores. Default: one a core.", min=1),
+        typer.Option(help="Steps that run at once, each with its share of the cores. Default: one per core.", min=1),
     ] = None,
     debug: Debug = False,
 ) -> None:

@@ -26,7 +26,7 @@ def main(
     split: Annotated[str, typer.Option(help="Split of the benchmark.")] = "test",
     first: Annotated[int | None, typer.Option(help="Only the first N problems.")] = None,
     template: Annotated[
-        str | None, typer.Option(help="How problems are asked: alpaca, plain (a raw prompt to continue) or chat.")
+        str | None, typer.Option(help="The form of prompts: alpaca, plain (a raw prompt to continue) or chat.")
     ] = None,
     date: Annotated[
         str | None,
@@ -35,13 +35,13 @@ def main(
         ),
     ] = None,
     n_samples: Annotated[
-        int | None, typer.Option("--n", "--n-samples", help="Samples a problem; 1 where not given.")
+        int | None, typer.Option("--n", "--n-samples", help="Samples per problem; 1 if not given.")
     ] = None,
     temperature: Annotated[float | None, typer.Option(help="0, the default, is greedy.")] = None,
     top_p: Annotated[float | None, typer.Option(help="Nucleus sampling; 1, the default, keeps all tokens.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer; 256 tokens where not given.")] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Samples decoded together, 64 where not given; changes no result.")
+        int | None, typer.Option(help="Samples decoded together, 64 if not given; changes no result.")
     ] = None,
     stop: Annotated[
         list[str] | None,
@@ -52,7 +52,7 @@ def main(
         str | None, typer.Option(help="float32, the default, or bfloat16: faster, and rarely another token.")
     ] = None,
     k: Annotated[list[int] | None, typer.Option(help="k of pass@k; may be repeated. Default: 1, 10, 100.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Programs that run at once. Default: one a core.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Programs that run at once. Default: one per core.")] = None,
     cpu_seconds: Annotated[
         float | None, typer.Option(help="CPU time of one program. Default: the problem's limit or the benchmark's.")
     ] = None,
@@ -67,7 +67,7 @@ def main(
         typer.Option(help="Packages of this environment that programs may import, as numpy; comma-separated."),
     ] = None,
     unsafe_execution: Annotated[
-        bool, typer.Option("--unsafe-execution", help="Execute also where this machine cannot confine programs.")
+        bool, typer.Option("--unsafe-execution", help="Execute even if this machine cannot confine programs.")
     ] = False,
     explain: Annotated[
         bool, typer.Option("--explain", help="Say of each sample that did not pass how it ended, and with which value.")

@@ -14,7 +14,7 @@ def empty_folder(folder: str) -> None:
     """Remove all in a folder.
 
     Folders are moved up before they are opened, so no depth makes a path too long, and their permissions are put
-    right first where that is allowed. Symbolic links are removed and never followed, not even those that a program
+    right first if that is allowed. Symbolic links are removed and never followed, not even those that a program
     which is still running puts in a folder's place. Raises OSError if something stays.
     """
     top = os.open(folder, OPEN_FOLDER)

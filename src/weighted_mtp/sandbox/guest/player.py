@@ -75,7 +75,7 @@ def _load(job: Any, wire: Wire) -> dict[str, Any] | None:
 
 
 def _answer_calls(job: Any, wire: Wire) -> None:
-    """`call` tests: one answer each, up to the first error, or to the end where that is wanted."""
+    """`call` tests: one answer each, up to the first error, or to the end if that is wanted."""
     namespace = _load(job, wire)
     if namespace is None:
         return
@@ -99,7 +99,7 @@ def _call(namespace: dict[str, Any], entry_point: str, arguments: tuple[Any, ...
 
 
 def _serve_judge(job: Any, wire: Wire) -> None:
-    """`code` tests: do what the judge asks until it asks for the end."""
+    """`code` tests: do what the judge requests until it requests the end."""
     namespace = _load(job, wire)
     if namespace is None:
         return

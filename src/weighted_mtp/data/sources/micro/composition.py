@@ -85,7 +85,7 @@ def is_worth_asking(composition: Composition) -> bool:
     """Whether every part matters, and the value varies.
 
     The number of squares is the number of items: where leaving a part out changes nothing, a mistake in it could not
-    be seen by any test, so such compositions are not asked.
+    be seen by any test, so such compositions are left out.
     """
     values = [composition(probe) for probe in PROBES]
     if len({str(value) for value in values}) < _DISTINCT_VALUES:

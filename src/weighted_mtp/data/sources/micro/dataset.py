@@ -20,7 +20,7 @@ _VERSION = 1  # of the generator: raise it with any change that changes what a s
 def write_micro(root: Path, config: MicroConfig, on_progress: Callable[[int], None] | None = None) -> Path:
     """Generate `root/micro/`, its splits, `tokenizer/` and `manifest.json`; returns that folder.
 
-    Nothing is done where the same configuration is there already, all of it; otherwise the folder is replaced as a
+    Nothing is done if the same configuration is there already, complete; otherwise the folder is replaced as a
     whole, so that an interrupted run leaves the earlier one or none. No problem is compared with evaluation sets: the
     splits are apart by construction, and nobody else's problems are of this language.
 

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
+from weighted_mtp.configurations import beside
 from weighted_mtp.errors import UserError, first_line
 from weighted_mtp.synonyms import SYNONYMS
 
@@ -128,7 +129,7 @@ def _read_with_bases(path: Path, children: tuple[Path, ...]) -> DictConfig:
         return config
     if not isinstance(base, str):
         raise UserError(f"{path}: `extends` must be the path of one YAML file, not {base!r}")
-    inherited = _read_with_bases(path.parent / base, (*children, path.resolve()))
+    inherited = _read_with_bases(beside(path.parent, Path(base)), (*children, path.resolve()))
     for name in config:
         if config[name] is None and isinstance(inherited.get(name), DictConfig):
             raise UserError(
@@ -141,7 +142,7 @@ def _read_yaml(path: Path) -> DictConfig:
     try:
         config = OmegaConf.load(path)
     except FileNotFoundError as error:
-        raise UserError(f"{path}: no such configuration file; see configs/local/ and configs/production/") from error
+        raise UserError(f"{path}: no such configuration file; `wmtp configs list` shows those there are") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""

@@ -9,11 +9,19 @@ from typing import Annotated
 
 import typer
 
+from weighted_mtp.configurations import complete
 from weighted_mtp.errors import UserError, first_line
 from weighted_mtp.progress import console
 from weighted_mtp.runtime.speaker import AnotherRankError, speaks
 
-ConfigFile = Annotated[Path, typer.Option("--config", help="YAML file, for example configs/local/baseline_local.yaml.")]
+ConfigFile = Annotated[
+    Path,
+    typer.Option(
+        "--config",
+        help="YAML file, or a name such as local/baseline_local; `wmtp configs list` shows all.",
+        autocompletion=complete,
+    ),
+]
 Overrides = Annotated[list[str] | None, typer.Option("--override", help="Set one option: a.b=value. May be repeated.")]
 AcceptChanges = Annotated[
     bool,

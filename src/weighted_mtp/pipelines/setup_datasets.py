@@ -25,10 +25,19 @@ from weighted_mtp.data.prepared import require_manifest, split_checksums
 from weighted_mtp.data.tables import cannot_write
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.check_labels import Agreement, check_verdicts
+from weighted_mtp.extras import can_draw
 from weighted_mtp.files import atomic_file
 from weighted_mtp.manifest import Manifest, files_present, write_manifest
 from weighted_mtp.progress import progress
-from weighted_mtp.report.datasets import EXAMPLES_SHOWN, account, agreement_table, counts_table, plot_stats, stats_table
+from weighted_mtp.report.datasets import (
+    EXAMPLES_SHOWN,
+    PICTURE,
+    account,
+    agreement_table,
+    counts_table,
+    plot_stats,
+    stats_table,
+)
 from weighted_mtp.sandbox.reference import ReferenceRunner
 
 TESTS_FILE = "tests.json"
@@ -120,11 +129,13 @@ def stats(name: str, request: DatasetRequest) -> None:
 def describe_dataset(folder: Path) -> None:
     """What a prepared dataset holds: `stats.json` and `stats.png`, if they are not up to date, and a table."""
     numbers, is_new = write_stats(folder)
-    if is_new:
+    if is_drawn := (is_new or not (folder / PICTURE).is_file()) and can_draw():
         plot_stats(folder, numbers)
+    if is_new or is_drawn:
         write_manifest(folder, require_manifest(folder))
     Console().print(stats_table(folder.name, numbers))
-    _say(f"{folder / 'stats.png'}")
+    if (folder / PICTURE).is_file():
+        _say(f"{folder / PICTURE}")
 
 
 def tests(name: str, request: DatasetRequest) -> None:

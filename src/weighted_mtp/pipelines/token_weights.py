@@ -28,6 +28,7 @@ from weighted_mtp.data.prompts import MARKS, encode_solutions
 from weighted_mtp.data.schema import Problem, Solution
 from weighted_mtp.data.tables import read_problems, read_solutions
 from weighted_mtp.errors import UserError
+from weighted_mtp.extras import can_draw
 from weighted_mtp.models.checkpoint import newest_model
 from weighted_mtp.models.convert import load_base
 from weighted_mtp.models.mtp import MTPForCausalLM
@@ -39,7 +40,6 @@ from weighted_mtp.pipelines.policy import explicit_weighting, head_losses
 from weighted_mtp.pipelines.run_rho1 import Rho1RunConfig
 from weighted_mtp.pipelines.run_verifiable import VerifiableConfig
 from weighted_mtp.report.token_page import ShownProgram, Token, View, write_page
-from weighted_mtp.report.token_picture import draw_programs
 from weighted_mtp.runtime.device import RuntimeConfig, pick_device
 from weighted_mtp.runtime.sharding import placed_frozen
 from weighted_mtp.value_weighting.base import ObjectiveState, TokenWeighting
@@ -308,13 +308,17 @@ def _views(
     ] + [View(source.title, source.explanation, -strong, 0.0, strong)]
 
 
-def write_weights(source: WeightSource, directory: Path, n_problems: int, output: Path) -> Path:
-    """Write the page, and the picture beside it; returns the picture's path."""
+def write_weights(source: WeightSource, directory: Path, n_problems: int, output: Path) -> list[Path]:
+    """Write the page, and the picture beside it where figures can be drawn; returns the files."""
     views, shown = shown_programs(source, *chosen_programs(directory, n_problems))
     write_page(output, f"Token weights: {directory.parent.name}/{directory.name}", source.notes, views, shown)
+    if not can_draw():
+        return [output]
+    from weighted_mtp.report.token_picture import draw_programs
+
     picture = output.with_suffix(".png")
     draw_programs(picture, views[:1] + views[-1:], [_of_two(program) for program in shown[:IN_PICTURE]])
-    return picture
+    return [output, picture]
 
 
 def _of_two(program: ShownProgram) -> ShownProgram:

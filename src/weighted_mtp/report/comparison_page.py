@@ -3,10 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
@@ -14,6 +12,9 @@ from rich.table import Table
 from weighted_mtp.evaluation.pass_at_k import Estimate
 from weighted_mtp.files import atomic_file
 from weighted_mtp.report.comparison import ONE_SEED, ArmResult, Comparison
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def comparison_table(comparison: Comparison) -> Group:
@@ -103,6 +104,8 @@ def plot_comparisons(comparisons: Mapping[str, Comparison], output: Path) -> Pat
 
     comparisons  title of a panel → comparison, all with the same arms
     """
+    from matplotlib.figure import Figure  # an extra; tables need none of it
+
     arms = next(iter(comparisons.values())).arms
     size = (1.2 + 3.4 * len(comparisons), 1.2 + 0.45 * len(arms))
     figure = Figure(figsize=size, layout="constrained")
@@ -114,7 +117,7 @@ def plot_comparisons(comparisons: Mapping[str, Comparison], output: Path) -> Pat
     return output
 
 
-def _draw_differences(axes: Axes, title: str, comparison: Comparison) -> None:
+def _draw_differences(axes: "Axes", title: str, comparison: Comparison) -> None:
     baseline, *others = comparison.arms
     axes.axvline(0, color="0.5", lw=1, ls="--")
     for row, arm in enumerate(others):

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from matplotlib.figure import Figure
-
 from weighted_mtp.errors import UserError
 from weighted_mtp.files import atomic_file
 from weighted_mtp.training.tracking import Record
@@ -43,6 +41,8 @@ def plot_curves(
 def plot_lines(arms: Mapping[str, Sequence[Curve]], label: str, output: Path) -> Path:
     """Draw arms on the same axes, one colour per arm: seeds thin, their mean thick wherever all of them have a
     value."""
+    from matplotlib.figure import Figure  # an extra; and reading metrics needs none of it
+
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.add_subplot(xlabel="optimizer step", ylabel=label)
     for number, (name, lines) in enumerate(arms.items()):

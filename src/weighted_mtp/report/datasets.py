@@ -2,18 +2,18 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, MaxNLocator, ScalarFormatter
 from rich.table import Table
 
 from weighted_mtp.data.preparation.stats import LENGTH_BINS, SplitStats
 from weighted_mtp.data.schema import Counts
 from weighted_mtp.evaluation.check_labels import Agreement
 from weighted_mtp.manifest import Manifest
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 PICTURE = "stats.png"
 EXAMPLES_SHOWN = 3
@@ -70,6 +70,8 @@ def agreement_table(name: str, found: dict[str, Agreement]) -> Table:
 def plot_stats(folder: Path, stats: dict[str, SplitStats]) -> Path:
     """Draw label balance, program lengths by label, difficulties and tests of a dataset; returns `stats.png`."""
     stats = dict(sorted(stats.items(), key=lambda item: _ORDER.get(item[0], len(_ORDER))))
+    from matplotlib.figure import Figure  # an extra; tables need none of it
+
     figure = Figure(figsize=(11, 7), layout="constrained")
     figure.suptitle(folder.name)
     panels = figure.subplots(2, 2)
@@ -107,7 +109,7 @@ def _median(stats: SplitStats, label: str) -> str:
     return f"{stats['length'][label]['median']:,.0f}" if stats[label] else "–"
 
 
-def _plot_labels(axes: Axes, stats: dict[str, SplitStats]) -> None:
+def _plot_labels(axes: "Axes", stats: dict[str, SplitStats]) -> None:
     axes.set_title("solutions", loc="left")
     axes.set(xlabel="solutions")
     labels = [label for label in _COLOURS if any(s[label] for s in stats.values())]
@@ -124,7 +126,7 @@ def _plot_labels(axes: Axes, stats: dict[str, SplitStats]) -> None:
         axes.legend(**_ABOVE)
 
 
-def _plot_lengths(axes: Axes, stats: dict[str, SplitStats]) -> None:
+def _plot_lengths(axes: "Axes", stats: dict[str, SplitStats]) -> None:
     """Share of the label's programs in each bin, of the split with the most programs."""
     split = max(stats, key=lambda name: stats[name]["correct"] + stats[name]["incorrect"])
     axes.set_title(f"program length, {split}", loc="left")
@@ -145,11 +147,13 @@ def _plot_lengths(axes: Axes, stats: dict[str, SplitStats]) -> None:
         first, last = np.flatnonzero(used)[[0, -1]]
         axes.set_xlim(LENGTH_BINS[max(first - 1, 0)], LENGTH_BINS[min(last + 2, len(LENGTH_BINS) - 1)])
         axes.legend(**_ABOVE)
+    from matplotlib.ticker import LogLocator, ScalarFormatter
+
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(ScalarFormatter())
 
 
-def _plot_difficulties(axes: Axes, stats: dict[str, SplitStats]) -> None:
+def _plot_difficulties(axes: "Axes", stats: dict[str, SplitStats]) -> None:
     axes.set_title("difficulty", loc="left")
     axes.set(xlabel="level, on the source's scale", ylabel="problems")
     levels = sorted({int(level) for s in stats.values() for level in s["difficulty"]})
@@ -163,11 +167,13 @@ def _plot_difficulties(axes: Axes, stats: dict[str, SplitStats]) -> None:
         axes.bar(range(len(levels)), counts, bottom=below, label=split, color=_SPLIT_COLOURS.get(split))
         below += counts
     axes.set_xticks(range(len(levels)), ["unknown" if level == -1 else str(level) for level in levels])
+    from matplotlib.ticker import MaxNLocator
+
     axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(**_ABOVE)
 
 
-def _plot_tests(axes: Axes, stats: dict[str, SplitStats]) -> None:
+def _plot_tests(axes: "Axes", stats: dict[str, SplitStats]) -> None:
     axes.set_title("tests", loc="left")
     axes.set(xlabel="tests per problem, mean")
     splits = list(stats)

@@ -13,12 +13,14 @@ from pathlib import Path
 from rich.console import Console
 
 from weighted_mtp.config import load_config
+from weighted_mtp.configurations import folder
+from weighted_mtp.extras import has
 from weighted_mtp.pipelines.token_weights import run_source, write_weights
 from weighted_mtp.study.config import StudyConfig
 from weighted_mtp.study.run import report, run_study
 
 SHOWN = 4  # problems whose programs the picture of token weights shows
-CONFIG = Path(__file__).parents[3] / "configs" / "local" / "demo.yaml"
+CONFIG = folder() / "local" / "demo.yaml"
 
 
 def demo_config(storage: Path, steps: int | None, seeds: Sequence[int]) -> StudyConfig:
@@ -44,12 +46,13 @@ def run_demo(config: StudyConfig, jobs: int) -> bool:
         console.print(file, soft_wrap=True)
     weights = config.storage / "runs" / config.name / "weights.html"
     source = run_source(result.runs["verifiable"][0])
-    picture = write_weights(source, config.storage / "datasets" / "micro" / "validation", SHOWN, weights)
-    console.print(f"token weights: {weights} and {picture}", soft_wrap=True)
+    files = write_weights(source, config.storage / "datasets" / "micro" / "validation", SHOWN, weights)
+    console.print(f"token weights: {' and '.join(map(str, files))}", soft_wrap=True)
     for arm, folders in result.evaluations[config.sampling.temperature].items():
         console.print(f"{arm}: every program and its verdict in {folders[0] / 'results.jsonl'}", soft_wrap=True)
-    console.print(
-        f"MLflow: uv run mlflow ui --backend-store-uri sqlite:///{config.storage / 'mlflow.db'}", soft_wrap=True
-    )
+    if has("mlflow"):
+        console.print(
+            f"MLflow: uv run mlflow ui --backend-store-uri sqlite:///{config.storage / 'mlflow.db'}", soft_wrap=True
+        )
     console.print(f"{time.monotonic() - started:.0f} s in all", soft_wrap=True)
     return True

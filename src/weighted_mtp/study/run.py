@@ -20,6 +20,7 @@ from statistics import median
 from rich.console import Console
 from rich.table import Table
 
+from weighted_mtp.extras import can_draw
 from weighted_mtp.files import atomic_file
 from weighted_mtp.report.comparison import Comparison, compare, compare_at_best
 from weighted_mtp.report.comparison_page import comparison_markdown, comparison_table, finding, plot_comparisons
@@ -101,10 +102,10 @@ def report(config: StudyConfig, result: StudyResult) -> list[Path]:
         for title, comparison in comparisons.items():
             console.print(f"\n{title}, {finding(comparison)}", highlight=False, markup=False)
         files += _write_comparisons(comparisons, folder)
-    if all(_validations(run) for runs in result.runs.values() for run in runs):
-        files.append(plot_curves(result.runs, "ce/head1", folder / "curves.png"))
-    else:
+    if not all(_validations(run) for runs in result.runs.values() for run in runs):
         console.print("no learning curves: an arm has no validation split")
+    elif can_draw():
+        files.append(plot_curves(result.runs, "ce/head1", folder / "curves.png"))
     return files
 
 
@@ -137,7 +138,7 @@ def _write_comparisons(comparisons: Mapping[str, Comparison], folder: Path) -> l
         file.write_text("\n".join(parts), encoding="utf-8")
     with atomic_file(data) as file:
         file.write_text(json.dumps({title: asdict(c) for title, c in comparisons.items()}, indent=2), encoding="utf-8")
-    return [page, data, plot_comparisons(comparisons, figure)]
+    return [page, data, *([plot_comparisons(comparisons, figure)] if can_draw() else [])]
 
 
 def _validations(run: Path) -> list[Record]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from weighted_mtp.errors import UserError
+from weighted_mtp.extras import install
 from weighted_mtp.progress import console
 from weighted_mtp.study.running import Running, Submit, ending, result_of
 from weighted_mtp.study.steps import Step
@@ -13,7 +14,7 @@ from weighted_mtp.study.steps import Step
 try:
     import submitit
 except ImportError as error:
-    raise UserError("--scheduler slurm needs submitit: `uv sync --extra slurm`, or `pip install submitit`") from error
+    raise UserError(f"--scheduler slurm: {install('slurm')}") from error
 
 DEFAULTS = {"timeout_min": 24 * 60}
 OURS = ("name", "job_name", "nodes", "tasks_per_node", "ntasks_per_node")  # a step is one process, known by its name

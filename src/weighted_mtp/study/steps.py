@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from weighted_mtp.config import load_config
+from weighted_mtp.configurations import beside
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.own_programs import LEARNED_FROM, LabelOptions
 from weighted_mtp.files import atomic_file
@@ -166,7 +167,8 @@ class Step:
             f"mlflow.tracking_uri=sqlite:///{study.storage / 'mlflow.db'}",
         ]
         own = [self._filled(option) for option in (*training.override, *study.override)]
-        config = load_config(PIPELINES[training.pipeline].schema, self.folder / training.config, [*fixed, *own])
+        file = beside(self.folder, training.config)
+        config = load_config(PIPELINES[training.pipeline].schema, file, [*fixed, *own])
         if (folder := config.run.root / config.run.name) != self.run:
             raise UserError(
                 f"its run is {folder}, but a study's steps look for {self.run}: leave out run.name and .root"
@@ -185,7 +187,7 @@ class Step:
             _evaluated(
                 EvaluationConfig(
                     benchmark=stage.benchmark or study.benchmark,
-                    checkpoint=self._filled(stage.checkpoint),
+                    **self._sampled(stage),
                     output=self.run / split,
                     data_root=study.storage / DATASETS_NAME,
                     split=split,
@@ -202,12 +204,19 @@ class Step:
             LabelOptions(keep_solutions=stage.keep_solutions),
         )
 
+    def _sampled(self, what: EvaluatedArm | OwnPrograms | None) -> dict[str, Any]:
+        """What samples come from: a policy that is named, or the one that this step trained."""
+        if what is not None and what.server is not None:
+            return {"server": what.server}
+        named = None if what is None else what.checkpoint
+        return {"checkpoint": str(self.run) if named is None else self._filled(named), "engine": self.study.engine}
+
     def _evaluations(self) -> list[EvaluationConfig]:
-        policy = self._filled(self.what.checkpoint) if isinstance(self.what, EvaluatedArm) else str(self.run)
+        policy = self._sampled(self.what if isinstance(self.what, EvaluatedArm) else None)
         return [
             EvaluationConfig(
                 benchmark=self.study.benchmark,
-                checkpoint=policy,
+                **policy,
                 output=folder,
                 data_root=self.study.storage / DATASETS_NAME,
                 split=self.study.split,

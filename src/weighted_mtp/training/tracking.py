@@ -20,6 +20,7 @@ from filelock import FileLock
 
 from weighted_mtp.config import Section, differences, flatten, load_config, save_config
 from weighted_mtp.errors import UserError, first_line
+from weighted_mtp.extras import has, install
 from weighted_mtp.files import atomic_file
 from weighted_mtp.progress import console
 from weighted_mtp.runtime.distributed import agree, by_first_rank, is_first, ranks
@@ -139,6 +140,16 @@ class Tracker:
 
     def _open(self, mlflow: MLflowConfig, first_step: int) -> "_MLflowRun | None":
         records = self._drop_records_after(first_step)
+        if mlflow.enabled and not has("mlflow"):
+            console.print(
+                f"the run is in {self.run.metrics}, not in MLflow: {install('mlflow')}, or mlflow.enabled=false",
+                markup=False,
+                soft_wrap=True,
+            )
+            known = self.run.manifest()
+            sent = known.get("mlflow_records", len(records) if "mlflow_run_id" in known else 0)
+            self.run.remember(mlflow_records=sent)  # a resume with MLflow sends the others
+            return None
         return _MLflowRun(self.run, mlflow, records) if mlflow.enabled else None
 
     def _drop_records_after(self, step: int) -> list[Record]:

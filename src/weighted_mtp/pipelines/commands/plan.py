@@ -19,9 +19,10 @@ def main(
     with user_errors(debug):
         from rich.console import Console
 
+        from weighted_mtp.configurations import find
         from weighted_mtp.memory.configured import planned
         from weighted_mtp.memory.plan import Machine, plan
         from weighted_mtp.memory.table import plan_table
 
-        run = planned(config, tuple(override or ()))
+        run = planned(find(config), tuple(override or ()))
         Console().print(plan_table(plan(run, Machine(gpus, nodes)), run.batch, gpu_memory))

@@ -24,13 +24,15 @@ def main(
     """Compare weightings over several seeds: everything from pretraining to the table, resumed arm by arm."""
     with user_errors(debug):
         from weighted_mtp.config import load_config
+        from weighted_mtp.configurations import find
         from weighted_mtp.study.config import StudyConfig
         from weighted_mtp.study.run import report, run_study
 
-        study = load_config(StudyConfig, config, override or ())
+        file = find(config)
+        study = load_config(StudyConfig, file, override or ())
         if accept_changes:
             study = study.model_copy(update={"override": (*study.override, "run.accept_changes=true")})
-        result = run_study(study, config.parent, scheduler, jobs)
+        result = run_study(study, file.parent, scheduler, jobs)
         if result is None:
             raise typer.Exit(INTERRUPTED)
         for file in report(study, result):

@@ -24,13 +24,14 @@ def _command(kind: str, does: str) -> Callable[..., None]:
 def _train(kind: str, config: Path, override: Sequence[str] | None, accept_changes: bool) -> None:
     """Read the options, join the other ranks if there are any, train, and say where the run lies."""
     from weighted_mtp.config import load_config
+    from weighted_mtp.configurations import find
     from weighted_mtp.pipelines.kinds import PIPELINES
     from weighted_mtp.progress import console
     from weighted_mtp.runtime.distributed import process_group
 
     schema, run = PIPELINES[kind]
     accepted = [f"run.accept_changes={accept_changes}"] if accept_changes else []
-    options = load_config(schema, config, [*(override or ()), *accepted])
+    options = load_config(schema, find(config), [*(override or ()), *accepted])
     with process_group(options.runtime):
         folder = run(options)
     if folder is None:

@@ -39,5 +39,5 @@ def main(
         directory = split_of(cast(Path, critic or run), data_root, dataset, split)
         prepare_embedded(directory.parent.name, root=directory.parent.parent)
         source = critic_source(critic) if critic else run_source(cast(Path, run))
-        picture = write_weights(source, directory, problems, output)
-        print(f"page:    {output}\npicture: {picture}")
+        page, *pictures = write_weights(source, directory, problems, output)
+        print(f"page:    {page}", *(f"picture: {picture}" for picture in pictures), sep="\n")

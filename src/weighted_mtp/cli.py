@@ -15,6 +15,7 @@ from weighted_mtp.pipelines.commands import (
     demo,
     doctor,
     evaluate,
+    generate,
     label,
     models,
     plan,
@@ -71,6 +72,7 @@ of_training.command("third-party")(train.third_party)
 app.command("plan")(plan.main)
 app.command("study")(study.main)
 app.command("evaluate")(evaluate.main)
+app.command("generate")(generate.main)
 app.command("label")(label.main)
 app.command("compare")(compare.main)
 app.command("weights")(weights.main)

@@ -24,6 +24,7 @@ from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.samples import write_jsonl
 from weighted_mtp.models.checkpoint import newest_model
 from weighted_mtp.pipelines import run_evaluation
+from weighted_mtp.pipelines.generate import GenerateConfig, generate
 from weighted_mtp.pipelines.kinds import PIPELINES
 from weighted_mtp.pipelines.run_evaluation import EvaluationConfig
 from weighted_mtp.runtime import sharding
@@ -100,10 +101,11 @@ class Bench:
         return option.replace("@", str(self.folder))
 
     def observed(self, kind: str, *options: str) -> Observations:
-        """`kind` is a pipeline, `evaluate` or `study`. An error that a user can fix is an observation, too."""
+        """`kind` is a pipeline, `evaluate`, `generate` or `study`. A user's error is an observation, too."""
         key = (kind, *options)
         if key not in self._known:
-            observe = {"evaluate": self._evaluation, "study": self._study}.get(kind, self._run)
+            kinds = {"evaluate": self._evaluation, "generate": self._generation, "study": self._study}
+            observe = kinds.get(kind, self._run)
             try:
                 self._known[key] = observe(key, [self.filled(option) for option in options])
             except UserError as error:
@@ -172,6 +174,26 @@ class Bench:
             "facts": [line for line in page.splitlines() if str(config.output) not in line],
             "dtype": dtypes,
         }
+
+    def _generation(self, _key: Sequence[str], options: Sequence[str]) -> Observations:
+        (self.folder / "one.txt").write_text("a text")
+        (self.folder / "piped.txt").write_text("a piped text")
+        given: dict[str, Any] = {
+            "checkpoint": f"{self.folder}/runs/policy",
+            "prompt": "a prompt",
+            "output": self.folder / "generated.jsonl",
+            "sampling": {"max_new_tokens": 4},
+        }
+        for option in options:
+            name, _, value = option.partition("=")
+            given[name] = json.loads(value)
+        config = validated(GenerateConfig, given)
+        with pytest.MonkeyPatch.context() as patch, (self.folder / "piped.txt").open() as piped:
+            patch.setattr("sys.stdin", piped)
+            generate(config)
+        assert config.output is not None
+        rows = [json.loads(line) for line in config.output.read_text().splitlines()]
+        return {"prompts": [row["prompt"] for row in rows], "output": config.output.name}
 
     def _study(self, _key: Sequence[str], options: Sequence[str]) -> Observations:
         file = self.folder / "study.json"

@@ -144,7 +144,7 @@ def _load(tokenizer: str | Path) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(str(folder))
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{tokenizer}: no tokenizer that can be read: {reason}") from error
+        raise UserError(f"{tokenizer}: no readable tokenizer: {reason}") from error
 
 
 def _lengths_by(tokenizer: PreTrainedTokenizerBase) -> Callable[[pa.Array], pa.Array]:

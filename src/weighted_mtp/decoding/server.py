@@ -81,6 +81,7 @@ class ServerEngine(Engine):
         self.config, self._headers = config, config.headers()
         self.model = served_model(config)
         self._most_stops: int | None = None
+        self._seed_is_checked = False
 
     def unit(self, options: SamplingConfig) -> int:
         return 1
@@ -100,7 +101,8 @@ class ServerEngine(Engine):
         with asyncio.Runner() as runner:
             client = runner.run(self._connected(options.batch_size))
             try:
-                if chosen and options.temperature > 0:
+                if chosen and options.temperature > 0 and not self._seed_is_checked:
+                    self._seed_is_checked = True
                     runner.run(self._check_seed(client, asked[numbered(chosen[0], options)[0]], options))
                 waiting, pending = iter(chosen), set[asyncio.Task[tuple[int, list[Drawn]]]]()
                 while True:

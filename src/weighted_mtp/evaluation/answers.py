@@ -9,10 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from weighted_mtp.data.prompts import encode_problem, encode_prompt, instruction_of, render_prompt
 from weighted_mtp.data.schema import Problem, Solution
 from weighted_mtp.data.tables import read_problems, read_solutions
-from weighted_mtp.decoding.engine import Message, Prompt, TorchEngine
+from weighted_mtp.decoding.engine import Prompt
 from weighted_mtp.decoding.sample import Drawn, SamplingConfig
 from weighted_mtp.evaluation.benchmarks import MBPP_SHOTS, AnswerForm, Benchmark, mbpp_prompt
 from weighted_mtp.evaluation.evaluation_folder import EvaluationFolder, collect
@@ -24,7 +23,6 @@ from weighted_mtp.files import sha256
 from weighted_mtp.manifest import MANIFEST, files_present, read_manifest
 from weighted_mtp.models.adapters import adapted_source, holds_adapters
 from weighted_mtp.models.card import CARD
-from weighted_mtp.models.checkpoint import check_embedded
 from weighted_mtp.models.convert import find_model
 from weighted_mtp.progress import Advance, progress
 from weighted_mtp.runtime.distributed import agree, by_first_rank, is_first, of_ranks, rank, ranks
@@ -143,30 +141,10 @@ def _record(benchmark: Benchmark, problem: Problem, drawn: Drawn, form: AnswerFo
 
 def _prompt(respondent: Respondent, benchmark: Benchmark, problem: Problem, data_root: Path) -> Prompt:
     """MBPP asked `plain` is its authors' three-shot prompt; everything else is what the template makes of it."""
-    shots = benchmark.name == "mbpp" and respondent.template == "plain"
-    own = mbpp_prompt(problem, _shots(data_root / "mbpp" / "prompt")) if shots else None
-    if respondent.engine.takes_text:
-        return own or _text(respondent, problem)
-    name, tokenizer = f"the prompt of {problem.problem_id}", respondent.tokenizer
-    assert tokenizer is not None
-    if own is not None:
-        ids = encode_prompt(tokenizer, own, name=name, special_tokens=False)
-    else:
-        ids = encode_problem(tokenizer, respondent.template, problem, respondent.day)
-    if isinstance(respondent.engine, TorchEngine):
-        check_embedded(respondent.engine.model, tokenizer, lambda: max(ids), name)
-    return ids
-
-
-def _text(respondent: Respondent, problem: Problem) -> str | Message:
-    """A prompt for a server, which tokenizes it, and puts BOS before it if that is what its tokenizer does."""
-    template, tokenizer = respondent.template, respondent.tokenizer
-    if template == "chat" and tokenizer is None:
-        return Message(instruction_of(problem))
-    text = render_prompt(template, problem, tokenizer, respondent.day)
-    if tokenizer is not None and tokenizer.bos_token and tokenizer.encode("")[:1] == [tokenizer.bos_token_id]:
-        return text.removeprefix(tokenizer.bos_token)
-    return text
+    if benchmark.name == "mbpp" and respondent.template == "plain":
+        text = mbpp_prompt(problem, _shots(data_root / "mbpp" / "prompt"))
+        return respondent.continued(text, f"the prompt of {problem.problem_id}")
+    return respondent.asked(problem)
 
 
 @cache

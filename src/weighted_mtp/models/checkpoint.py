@@ -76,7 +76,7 @@ def load_tokenizer(source: str | Path, **where: Any) -> PreTrainedTokenizerBase:
         try:
             return AutoTokenizer.from_pretrained(str(source), **where)
         except READ_ERRORS as error:
-            raise UserError(f"{source}: no tokenizer that can be read: {first_line(error)}") from error
+            raise UserError(f"{source}: no readable tokenizer: {first_line(error)}") from error
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

@@ -142,6 +142,7 @@ def test_what_a_server_learned_from_is_labelled(data: Path, server: CompletionsS
         (["--dtype", "bfloat16"], "--dtype has no effect with --base-url: the server decides"),
         (["--engine", "vllm"], "--engine has no effect with --base-url: the server decides"),
         (["--checkpoint", "x"], "give one of --checkpoint"),
+        (["--draft", "none"], "--draft none has no effect with --base-url"),
         (["--date", "2020-02-02"], "--date has no effect: the server renders prompts; give --tokenizer"),
         (["--template", "plain", "--tokenizer", "x"], "--tokenizer has no effect with --template plain"),
         (["--model", "other"], "--model other is not served; these are there: tiny"),

@@ -23,7 +23,8 @@ from weighted_mtp.decoding.completions_api import (
     request_body,
 )
 from weighted_mtp.decoding.engine import Engine, Message, Prompt, numbered
-from weighted_mtp.decoding.sample import Completion, Drawn, SamplingConfig
+from weighted_mtp.decoding.rows import Completion
+from weighted_mtp.decoding.sample import Drawn, SamplingConfig
 from weighted_mtp.errors import UserError
 from weighted_mtp.progress import console
 
@@ -83,7 +84,7 @@ class ServerEngine(Engine):
         self._most_stops: int | None = None
         self._seed_is_checked = False
 
-    def unit(self, options: SamplingConfig) -> int:
+    def unit(self, options: SamplingConfig, n_prompts: int) -> int:
         return 1
 
     def draw(

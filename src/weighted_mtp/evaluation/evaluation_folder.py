@@ -2,6 +2,7 @@
 
     evaluation.json            `Origin` of the samples, and `Execution`: what they were executed with
     samples.jsonl              drawn from a model; absent where somebody's own file is scored
+    speed.json                 how fast they were drawn: `Speed`
     results.jsonl              the samples with their verdicts
     report.json, report.md     what they add up to
 
@@ -11,9 +12,10 @@ whole or not at all. What a journal of any rank holds counts, however many ranks
 
 import datetime
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
@@ -49,6 +51,32 @@ class Origin(Section):
     sampling: SamplingConfig | None = None
 
 
+class Speed(Section):
+    """How fast samples were drawn.
+
+    tokens   that models gave
+    passes   forward passes of which a sample was part, over all samples: with drafts a pass may give several tokens
+    seconds  of sampling, over all ranks
+    """
+
+    tokens: int
+    passes: int
+    seconds: float
+
+    @classmethod
+    def of(cls, records: Iterable[Mapping[str, Any]]) -> Self:
+        """Of a journal's records."""
+        counted = [(record["tokens"], record["passes"], record["seconds"]) for record in records]
+        tokens, passes, seconds = (sum(column) for column in zip(*counted, strict=True))
+        return cls(tokens=tokens, passes=passes, seconds=seconds)
+
+    @property
+    def described(self) -> str:
+        rate = f"{self.tokens / self.seconds:,.0f} tokens/s" if self.seconds else f"{self.tokens:,} tokens"
+        drafted = self.passes < self.tokens and self.passes > 0
+        return rate + (f", {self.tokens / self.passes:.2f} accepted per pass" if drafted else "")
+
+
 class Execution(Section):
     """What samples are executed with; the same of all this gives the same verdicts. None leaves a limit as it is."""
 
@@ -77,7 +105,7 @@ class EvaluationFolder:
         self.path = path
         self.samples, self.results = path / "samples.jsonl", path / "results.jsonl"
         self.report, self.page = path / "report.json", path / "report.md"
-        self._file = path / "evaluation.json"
+        self._file, self._speed = path / "evaluation.json", path / "speed.json"
         self._lock = FileLock(path / ".lock", timeout=0)
         self._described = self._read() or _Described(origin=origin)
         if changed := differences(self._described.origin, origin):
@@ -102,6 +130,18 @@ class EvaluationFolder:
     def has_results(self, execution: Execution) -> bool:
         """Whether all samples have their verdicts."""
         return self._described.execution == execution and self.results.is_file()
+
+    @property
+    def speed(self) -> Speed | None:
+        """How fast the samples were drawn; None if that is not known."""
+        try:
+            return validated(Speed, json.loads(self._speed.read_text(encoding="utf-8")))
+        except (OSError, ValueError, UserError):
+            return None
+
+    def write_speed(self, speed: Speed) -> None:
+        with atomic_file(self._speed) as partial:
+            partial.write_text(speed.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
     def sampling(self) -> Journal:
         """Where this rank's samples go; the first rank's holds those that are drawn so far."""

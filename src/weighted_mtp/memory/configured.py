@@ -59,7 +59,11 @@ def _policy(config: FitConfig, sources: "_Sources") -> Planned:
     assert isinstance(config, PolicyConfig)
     evaluated: dict[str, Build] = {}
     if isinstance(config, VerifiableConfig):
-        evaluated = sources.critic(config.critic)
+        evaluated = {
+            f"{name} {number}" if len(config.critics) > 1 else name: build
+            for number, run in enumerate(config.critics, start=1)
+            for name, build in sources.critic(run).items()
+        }
     elif isinstance(config, Rho1RunConfig):
         evaluated = {"reference": sources.reference(config.reference)}
 

@@ -1,7 +1,7 @@
 """A critic as a training run: its options, its parts, and its use once it is trained."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar
 
@@ -257,6 +257,31 @@ def load_critic(run: Path, runtime: RuntimeConfig, accept_changes: bool = False)
 
     inputs = {"critic": digest(moved.checksum, config.critic), "reference of the critic": reference.checksum}
     return Critic(advantages, "advantage", moved.tokenizer, config.data.template, inputs)
+
+
+def load_critics(runs: Sequence[Path], runtime: RuntimeConfig, accept_changes: bool = False) -> Critic:
+    """One critic, or an ensemble that returns the mean of its members' outputs.
+
+    Raises UserError as `load_critic`, and for members that differ in what they give, in tokens or in the prompts that
+    they were trained with.
+    """
+    first, *others = critics = [load_critic(run, runtime, accept_changes) for run in runs]
+    if not others:
+        return first
+    for run, other in zip(runs[1:], others, strict=True):
+        check_same_tokens(first.tokenizer, other.tokenizer, f"critic {run}")
+        if (other.output_kind, other.template) != (first.output_kind, first.template):
+            raise UserError(
+                f"critic {run}: gives {other.output_kind}s for prompts by {other.template}, but {runs[0]} "
+                f"{first.output_kind}s by {first.template}: an ensemble is of critics of one kind"
+            )
+    named = zip(runs, critics, strict=True)
+    inputs = {f"{name} ({run})": checksum for run, critic in named for name, checksum in critic.inputs.items()}
+
+    def mean(batch: Batch) -> Tensor:
+        return torch.stack([critic.values(batch).float() for critic in critics]).mean(0)
+
+    return replace(first, values=mean, inputs=inputs)
 
 
 def _check_reference(run: Path, source: str, reference: Reference) -> None:

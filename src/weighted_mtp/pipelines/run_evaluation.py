@@ -156,8 +156,9 @@ def evaluate(config: EvaluationConfig) -> Report:
 def _write_report(
     config: EvaluationConfig, origin: Origin, folder: EvaluationFolder, report: Report, facts: list[str]
 ) -> None:
+    speed = [f"sampled at {folder.speed.described}"] if folder.speed is not None else []
     with atomic_file(folder.page) as file:
-        file.write_text(report_markdown(report, facts), encoding="utf-8")
+        file.write_text(report_markdown(report, [*facts, *speed]), encoding="utf-8")
     made_of = {"config": config.model_dump(mode="json"), "problems_sha256": origin.problems_sha256}
     with atomic_file(folder.report) as file:
         file.write_text(json.dumps({**made_of, **summary(report)}, indent=2) + "\n", encoding="utf-8")

@@ -55,6 +55,15 @@ class SampledModel(Section):
             raise ValueError("--date has no effect: the server renders prompts; give --tokenizer, or leave it out")
         return self
 
+    @model_validator(mode="after")
+    def _only_this_process_drafts(self) -> Self:
+        if self.sampling.draft is not None and (self.server is not None or self.engine != "torch"):
+            raise ValueError(
+                f"--draft {self.sampling.draft} has no effect with --base-url or --engine {self.engine}: only this "
+                "process' own engine drafts with a policy's heads; leave it out"
+            )
+        return self
+
     def find(self) -> Path | None:
         """The checkpoint's model folder or `.gguf` file, for all ranks; None of a server. Raises as `find_model`."""
         source = self.checkpoint

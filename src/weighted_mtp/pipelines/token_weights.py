@@ -32,7 +32,7 @@ from weighted_mtp.extras import can_draw
 from weighted_mtp.models.checkpoint import newest_model
 from weighted_mtp.models.convert import load_base
 from weighted_mtp.models.mtp import MTPForCausalLM
-from weighted_mtp.pipelines.critic import check_same_tokens, critic_config, load_critic, load_reference
+from weighted_mtp.pipelines.critic import check_same_tokens, critic_config, load_critic, load_critics, load_reference
 from weighted_mtp.pipelines.fit import run_options
 from weighted_mtp.pipelines.inputs import trained_day
 from weighted_mtp.pipelines.kinds import pipeline_of
@@ -125,12 +125,13 @@ def run_source(run: Path) -> WeightSource:
             f"--run {run}: the run of a {config.pipeline} pipeline, not a run with token weights (verifiable or rho1); "
             "for a critic give --critic"
         )
-    critic = load_critic(config.critic, config.runtime)
+    critic = load_critics(config.critics, config.runtime)
     held = TDWeighting(_held(config.weighting), critic.values, critic.output_kind)
     weighting = explicit_weighting(config, held, _policy(run, config.runtime)[0])
     state = _saved_state(run, weighting)
+    critics = ", ".join(map(str, config.critics))
     notes = (
-        f"Run {run}: weights of critic {config.critic}, options and running moments of the run's newest checkpoint, "
+        f"Run {run}: weights of critic {critics}, options and running moments of the run's newest checkpoint, "
         f"control {config.control}.",
     )
     return WeightSource(

@@ -140,10 +140,15 @@ class StudyConfig(Section):
 
     @property
     def samplings(self) -> dict[float, SamplingConfig]:
-        """How arms are sampled, by temperature; the study's own comes first. Raises ValueError if that cannot be."""
+        """How arms are sampled, by temperature; the study's own comes first. A further temperature of 0 draws one
+        sample of each problem, since all would be equal. Raises ValueError if that cannot be."""
         own = self.sampling.model_dump()
-        temperatures = (self.sampling.temperature, *self.further_temperatures)
-        return {t: SamplingConfig.model_validate({**own, "temperature": t}) for t in temperatures}
+        further = {
+            t: {**own, "temperature": t, **({"n_samples": 1, "top_p": 1.0} if t == 0 else {})}
+            for t in self.further_temperatures
+        }
+        drawn = {self.sampling.temperature: own} | further
+        return {t: SamplingConfig.model_validate(options) for t, options in drawn.items()}
 
     @model_validator(mode="after")
     def _packages_are_there(self) -> "StudyConfig":

@@ -110,22 +110,17 @@ def report(config: StudyConfig, result: StudyResult) -> list[Path]:
 
 
 def compared(config: StudyConfig, result: StudyResult) -> dict[str, Comparison]:
-    """Title → comparison, for each temperature and k, and at each arm's best temperature if there are several."""
+    """Title → comparison, of each temperature and k that it has samples for, and with each arm's best temperature where
+    there are several."""
     against = {name: arm.against for name, arm in config.arms.items() if arm.against is not None}
-
-    def title(how: str, k: int) -> str:
-        return f"{how}, pass@{k}" if len(config.k) > 1 else how
-
-    found = {
-        title(f"sampled at temperature {temperature:g}", k): compare(arms, against=against, k=k)
-        for k in config.k
-        for temperature, arms in result.evaluations.items()
-    }
-    if len(result.evaluations) > 1:
-        for k in config.k:
-            found[title("each arm at its best temperature", k)] = compare_at_best(
-                result.evaluations, against=against, k=k
-            )
+    found = {}
+    for k in config.k:
+        pass_at = f", pass@{k}" if len(config.k) > 1 else ""
+        evaluations = {t: result.evaluations[t] for t, how in config.samplings.items() if how.n_samples >= k}
+        for temperature, arms in evaluations.items():
+            found[f"sampled at temperature {temperature:g}{pass_at}"] = compare(arms, against=against, k=k)
+        if len(evaluations) > 1:
+            found[f"each arm at its best temperature{pass_at}"] = compare_at_best(evaluations, against=against, k=k)
     return found
 
 

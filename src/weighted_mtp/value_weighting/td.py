@@ -57,8 +57,8 @@ class TDConfig(Section):
     """Where δ is taken: the critic's output as it is, the probability it stands for, or that one's log-odds."""
     terminal_reward: float | None = None
     """R of every sample (1: policies learn from correct programs); the last δ is then R − V. For calibrated critics."""
-    floor: float = Field(0.0, ge=0, le=1)
-    """Share of uniform weights mixed in, so that no token starves: w → floor + (1 − floor) w."""
+    strength: float = Field(1.0, ge=0, le=1)
+    """How much of the weights is theirs, w → 1 + strength (w − 1): 0 is uniform, and below 1 no token starves."""
     anneal_steps: int = Field(0, ge=0)
     """First steps, in which the weights move linearly from uniform to their own."""
     head_strengths: tuple[float, ...] | None = None
@@ -77,9 +77,9 @@ class TDConfig(Section):
     @property
     def bounds(self) -> tuple[float, float] | None:
         """Least and greatest weight after the annealing; None if nothing is clipped, or each head has its own."""
-        if self.floor == 1 or self.head_strengths is not None:
+        if self.strength == 0 or self.head_strengths is not None:
             return None
-        return self.floor + (1 - self.floor) * self.w_min, self.floor + (1 - self.floor) * self.w_max
+        return 1 + self.strength * (self.w_min - 1), 1 + self.strength * (self.w_max - 1)
 
 
 class TDWeighting:
@@ -126,7 +126,7 @@ class TDWeighting:
         sums = all_reduce_sum(moment_sums([b.at_response(a) for b, a in zip(batches, advantages, strict=True)]))
         moments = before.updated(sums, config.momentum, config.warmup_steps)
         annealed = (before.steps / config.anneal_steps).clamp(max=1) if config.anneal_steps else torch.ones(())
-        strength = ((1 - config.floor) * annealed).to(advantages[0])
+        strength = (config.strength * annealed).to(advantages[0])
         weights = [
             self._mixed(exponential_weights(whitened(a, moments), config).masked_fill(~b.response_mask, 1.0), strength)
             for a, b in zip(advantages, batches, strict=True)

@@ -205,13 +205,13 @@ def test_extreme_values_give_weights_within_the_bounds() -> None:
     assert float(response.max()) == 3.0
 
 
-def test_the_floor_mixes_towards_one() -> None:
+def test_strength_mixes_towards_one() -> None:
     plain, _ = one_step(TDConfig())
-    mixed, _ = one_step(TDConfig(floor=0.5))
+    mixed, _ = one_step(TDConfig(strength=0.5))
     torch.testing.assert_close(mixed, 0.5 + 0.5 * plain)
-    assert torch.equal(one_step(TDConfig(floor=1.0))[0], torch.ones_like(plain))
-    assert TDConfig(floor=0.5).bounds == pytest.approx((0.55, 2.0))
-    assert TDConfig(floor=1.0).bounds is None
+    assert torch.equal(one_step(TDConfig(strength=0.0))[0], torch.ones_like(plain))
+    assert TDConfig(strength=0.5).bounds == pytest.approx((0.55, 2.0))
+    assert TDConfig(strength=0.0).bounds is None
     assert TDConfig(head_strengths=(1.0, 0.5)).bounds is None
 
 

@@ -38,6 +38,7 @@ def main(
     max_new_tokens: sampling.MaxNewTokens = None,
     batch_size: sampling.BatchSize = None,
     stop: sampling.Stop = None,
+    draft: sampling.Draft = None,
     seed: sampling.Seed = None,
     dtype: sampling.Dtype = None,
     k: Annotated[list[int] | None, typer.Option(help="k of pass@k; may be repeated. Default: 1, 10, 100.")] = None,

@@ -32,6 +32,7 @@ def main(
     max_new_tokens: sampling.MaxNewTokens = None,
     batch_size: sampling.BatchSize = None,
     stop: sampling.Stop = None,
+    draft: sampling.Draft = None,
     seed: sampling.Seed = None,
     dtype: sampling.Dtype = None,
     debug: Debug = False,

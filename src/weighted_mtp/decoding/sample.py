@@ -46,7 +46,7 @@ class SamplingConfig(Section):
     seed: int = Field(0, ge=0, lt=2**32)
     """With the prompt's number, the sample's and the position it determines every draw."""
     stop: tuple[str, ...] = ()
-    """A completion ends before the first of these; a benchmark's own are added where a starter is continued."""
+    """A completion ends before the first of these; a benchmark's own are added if a starter is continued."""
     draft: Draft | None = None
     """`heads`: a policy's further heads draft, which changes speed and no token; `none`: they do not.
     Default: where a batch is so small that it is faster."""
@@ -108,7 +108,7 @@ def sample_batches(
 
     chosen  numbers of the units that are drawn, from 0; all where not given
 
-    Which completions are a unit, and hence every bit of its logits, depends on model, prompts and options alone: a
+    Which completions are a unit, and hence every bit of its logits, depends only on model, prompts and options: a
     unit is what it is whichever others are drawn, and by whom.
 
     Raises UserError as `sample`.
@@ -143,7 +143,7 @@ def unit_size(n_prompts: int, config: SamplingConfig) -> int:
 
 
 def _decoder(model: PreTrainedModel, config: SamplingConfig, text: Text) -> Callable[[list[Row]], Completed]:
-    """What completes the rows of a unit. Raises UserError where `draft` has no effect."""
+    """What completes the rows of a unit. Raises UserError if `draft` has no effect."""
     choice = Choice(config.temperature, config.top_p)
     forward = Forward(model, drafts=drafts(model, config))
     if takes_slots(forward):

@@ -39,7 +39,7 @@ class Prefix:
 class SlotCache(Cache):
     """Keys and values of up to `rows` rows; a pass takes the first R of them.
 
-    Grows when it is told of longer rows, so that memory follows what is there and not what might be.
+    Grows when longer rows are announced, so that memory follows what is there and not what might be.
     """
 
     def __init__(self, rows: int) -> None:

@@ -26,7 +26,7 @@ class VllmEngine(Engine):
     Every sample has a seed of its own, so another number of samples changes none of those before; vLLM's arithmetic
     depends on what runs beside a sample, so a repetition may differ where two tokens are nearly as likely.
 
-    Raises UserError where vLLM is not installed or refuses the model.
+    Raises UserError if vLLM is not installed or refuses the model.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""A model is asked a benchmark's problems; what it answers is `samples.jsonl`."""
+"""A model samples answers to a benchmark's problems: `samples.jsonl`."""
 
 import hashlib
 import json
@@ -14,18 +14,18 @@ from weighted_mtp.data.tables import read_problems, read_solutions
 from weighted_mtp.decoding.engine import Prompt
 from weighted_mtp.decoding.sample import Drawn, SamplingConfig
 from weighted_mtp.evaluation.benchmarks import MBPP_SHOTS, AnswerForm, Benchmark, mbpp_prompt
-from weighted_mtp.evaluation.folder import EvaluationFolder, Speed, collect
+from weighted_mtp.evaluation.evaluation_folder import EvaluationFolder, Speed, collect
 from weighted_mtp.evaluation.journal import Journal
 from weighted_mtp.evaluation.problems import ProblemSet
 from weighted_mtp.evaluation.respondents import Respondent
 from weighted_mtp.evaluation.samples import program_key, write_jsonl
 from weighted_mtp.files import sha256
-from weighted_mtp.manifest import MANIFEST, are_there, read_manifest
+from weighted_mtp.manifest import MANIFEST, files_present, read_manifest
 from weighted_mtp.models.adapters import adapted_source, holds_adapters
 from weighted_mtp.models.card import CARD
 from weighted_mtp.models.convert import find_model
 from weighted_mtp.progress import Advance, progress
-from weighted_mtp.runtime.distributed import by_first_rank, is_first, of_ranks, rank, ranks, together
+from weighted_mtp.runtime.distributed import agree, by_first_rank, is_first, of_ranks, rank, ranks
 
 
 def model_checksum(source: Path) -> str:
@@ -37,7 +37,7 @@ def model_checksum(source: Path) -> str:
         return sha256(source)
     names = sorted(file.name for file in source.iterdir() if file.is_file() and file.name not in (MANIFEST, CARD))
     manifest = read_manifest(source) or {}
-    if are_there(source, manifest, names):
+    if files_present(source, manifest, names):
         found = [manifest["files"][name]["sha256"] for name in names]
     else:
         with progress("checksums of the model's files", len(names)) as advance:
@@ -85,9 +85,9 @@ def draw_samples(
             for number, seconds, unit in _timed(engine.draw(prompts, options, mine, advance, names), advance):
                 kept = {"unit": number, "seconds": seconds / len(unit)}
                 journal.add({**kept, **_record(benchmark, problems.statements[one.prompt], one, form)} for one in unit)
-    with together():  # every rank is through
+    with agree():  # every rank is through
         pass
-    with together():
+    with agree():
         if is_first():
             _write_samples(journal.path, problems, folder)
 

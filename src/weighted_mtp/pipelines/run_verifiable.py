@@ -4,7 +4,7 @@
     torchrun --nproc_per_node=8 -m weighted_mtp.pipelines.run_verifiable --config configs/production/verifiable.yaml
     … --override weighting.beta=0.5 --override control=shuffled
 
-Stopped by Ctrl-C, SIGTERM or a crash, the same command goes on from the newest checkpoint.
+Stopped by Ctrl-C, SIGTERM or a crash, the same command resumes from the newest checkpoint.
 """
 
 from pathlib import Path
@@ -15,7 +15,7 @@ from pydantic import model_validator
 from transformers import PreTrainedTokenizerBase
 
 from weighted_mtp.errors import UserError
-from weighted_mtp.losses.mtp import check_one_per_head
+from weighted_mtp.losses.mtp_loss import check_one_per_head
 from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.pipelines.critic import Critic, check_same_tokens, load_critics
 from weighted_mtp.pipelines.doubts import doubts
@@ -68,7 +68,7 @@ class VerifiableConfig(PolicyConfig):
 
 
 def run_verifiable(config: VerifiableConfig) -> Path | None:
-    """Train with a critic's token weights; returns the run's folder, None where it was stopped."""
+    """Train with a critic's token weights; returns the run's folder, None if it was stopped."""
     critic = load_critics(config.critics, config.runtime, config.run.accept_changes)
     for doubt in (doubt for run in config.critics for doubt in doubts(run)):
         console.print(doubt, markup=False, highlight=False, soft_wrap=True)
@@ -78,7 +78,7 @@ def run_verifiable(config: VerifiableConfig) -> Path | None:
         _check_same_questions(config, critic)
         if (strengths := config.weighting.head_strengths) is not None:
             check_one_per_head("weighting.head_strengths", strengths, policy.config.n_future_tokens)
-        return TDWeighting(config.weighting, critic.values, critic.gives)
+        return TDWeighting(config.weighting, critic.values, critic.output_kind)
 
     return train_policy(config, weighting, critic.inputs)
 

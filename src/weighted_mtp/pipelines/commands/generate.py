@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from weighted_mtp.pipelines.command import Debug, one_line_errors
+from weighted_mtp.pipelines.command import Debug, user_errors
 from weighted_mtp.pipelines.commands import sampling
 
 
@@ -39,7 +39,7 @@ def main(
 ) -> None:
     """Complete one prompt, a file of them, or what is typed, with any model or server."""
     options = {key: value for key, value in locals().items() if key != "debug" and value is not None}
-    with one_line_errors(debug):
+    with user_errors(debug):
         from weighted_mtp.config import validated
         from weighted_mtp.pipelines.generate import GenerateConfig, generate
 

@@ -1,4 +1,4 @@
-"""The folder of one evaluation: what it was made of, what of it is there already, and what may go on in it.
+"""The folder of one evaluation: what it was made from, what of it exists already, and whether it may be resumed.
 
     evaluation.json            `Origin` of the samples, and `Execution`: what they were executed with
     samples.jsonl              drawn from a model; absent where somebody's own file is scored
@@ -7,7 +7,7 @@
     report.json, report.md     what they add up to
 
 Samples and results grow in `….partial` beside them, a `Journal` (of several ranks each has its own), and are there
-whole or not at all. What a journal of any rank holds counts, however many ranks go on.
+whole or not at all. What a journal of any rank holds counts, however many ranks resume.
 """
 
 import datetime
@@ -23,9 +23,9 @@ from weighted_mtp.config import Section, differences, validated
 from weighted_mtp.decoding.sample import SamplingConfig
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.journal import Journal
-from weighted_mtp.files import whole_file
+from weighted_mtp.files import atomic_file
 from weighted_mtp.progress import console
-from weighted_mtp.runtime.distributed import is_first, rank, together
+from weighted_mtp.runtime.distributed import agree, is_first, rank
 
 
 class Origin(Section):
@@ -36,12 +36,12 @@ class Origin(Section):
     first: int | None
     problems_sha256: str
     samples_sha256: str | None = None
-    """Of the file, where there is one; then there is nothing of what follows."""
+    """SHA-256 of the file of samples, if there is one; then nothing of what follows is set."""
     model_sha256: str | None = None
     served_model: str | None = None
     """A server's name for its model, in place of a checksum."""
     tokenizer_sha256: str | None = None
-    """Of the tokenizer that rendered a server's prompts, where one did."""
+    """SHA-256 of the tokenizer that rendered a server's prompts, if one did."""
     template: str | None = None
     day: datetime.date | None = None
     """What a chat template takes for today."""
@@ -65,7 +65,7 @@ class Speed(Section):
 
     @classmethod
     def of(cls, records: Iterable[Mapping[str, Any]]) -> Self:
-        """Of a journal's records."""
+        """Fields of a journal's records."""
         counted = [(record["tokens"], record["passes"], record["seconds"]) for record in records]
         tokens, passes, seconds = (sum(column) for column in zip(*counted, strict=True))
         return cls(tokens=tokens, passes=passes, seconds=seconds)
@@ -98,7 +98,7 @@ class _Described(Section):
 class EvaluationFolder:
     """A context manager, which keeps other processes out from the moment at which something is written.
 
-    Nothing is written before a journal is asked for. Raises UserError for a folder that holds other samples.
+    Nothing is written before a journal is opened. Raises UserError for a folder that holds other samples.
     """
 
     def __init__(self, path: Path, origin: Origin) -> None:
@@ -140,7 +140,7 @@ class EvaluationFolder:
             return None
 
     def write_speed(self, speed: Speed) -> None:
-        with whole_file(self._speed) as partial:
+        with atomic_file(self._speed) as partial:
             partial.write_text(speed.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
     def sampling(self) -> Journal:
@@ -153,7 +153,7 @@ class EvaluationFolder:
         return self._begin(self.results, _Described(origin=self._described.origin, execution=execution))
 
     def _begin(self, file: Path, described: _Described) -> Journal:
-        with together():
+        with agree():
             if is_first():
                 self._take(described)
                 collect(_partial(file))
@@ -168,7 +168,7 @@ class EvaluationFolder:
             self._lock.acquire()
             if before != described.execution:
                 self._drop_results(before, described.execution)
-            with whole_file(self._file) as partial:
+            with atomic_file(self._file) as partial:
                 partial.write_text(described.model_dump_json(indent=2) + "\n", encoding="utf-8")
         except Timeout as error:
             raise UserError(
@@ -197,7 +197,7 @@ class EvaluationFolder:
 
 
 def begun_on(path: Path) -> datetime.date | None:
-    """The `day` of the evaluation that a folder holds; None where it holds none."""
+    """The `day` of the evaluation that a folder holds; None if it holds none."""
     try:
         day = json.loads((path / "evaluation.json").read_text(encoding="utf-8"))["origin"]["day"]
         return None if day is None else datetime.date.fromisoformat(day)

@@ -12,9 +12,9 @@ from scipy.stats import chisquare
 from tiny_models import ARCHITECTURES, GROUPED, VOCABULARY, letter_tokenizer, tiny_model
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig
 
+from weighted_mtp.decoding.forward import Forward, takes_slots
 from weighted_mtp.decoding.rows import Choice, Completion, Row, Text, uniform_draws
 from weighted_mtp.decoding.sample import SamplingConfig, drafts, sample
-from weighted_mtp.decoding.slots import Forward, takes_slots
 from weighted_mtp.decoding.speculative import _Window, decode
 from weighted_mtp.errors import UserError
 from weighted_mtp.models.mtp import MTPForCausalLM
@@ -206,7 +206,7 @@ def test_a_prompt_is_read_once_for_all_its_samples() -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Forward, "prefill", counted)
-        patch.setattr("weighted_mtp.decoding.sample.takes_slots", lambda forward: True)
+        patch.setattr("weighted_mtp.decoding.forward.takes_slots", lambda forward: True)
         sample(policy(), LETTERS, PROMPTS, DRAWN.model_copy(update={"batch_size": 16}))
     assert sorted(read) == sorted(len(prompt) for prompt in PROMPTS)
 
@@ -249,7 +249,7 @@ def test_without_slots_a_batch_is_padded_and_drafts_are_refused_by_name() -> Non
     model = policy()
     expected = sample(model, LETTERS, PROMPTS, drafting(DRAWN, "none"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("weighted_mtp.decoding.sample.takes_slots", lambda forward: False)
+        patch.setattr("weighted_mtp.decoding.sample.over_slots", lambda model, drafts: None)
         assert sample(model, LETTERS, PROMPTS, DRAWN) == expected
         with pytest.raises(UserError, match="draft=heads: LlamaForCausalLM does not keep"):
             sample(model, LETTERS, PROMPTS, drafting(DRAWN))

@@ -2,11 +2,11 @@
 
     python benchmarks/speculative.py POLICY PROBLEMS [--batch 1 8] [--temperature 0] [--problems 24] [--repeats 5]
 
-Four ways give the same texts: heads draft; no drafts; no drafts through the model's own modules, as any architecture
-is decoded; and `generate` with its own cache. Each is timed in CPU seconds of one thread, which other programs on the
-machine disturb less than wall time, and in turns, so that what they do disturb meets all ways. Medians of tokens per CPU
-second, ratios of the first way to each other one with their lowest and highest over the repeats, and how many texts are
-the same. The table is printed and written to benchmarks/results/speculative.md.
+Four ways give the same texts: heads draft; no drafts; no drafts through the model's own modules, as models that are
+large or of other families are decoded; and `generate` with its own cache. Each is timed in CPU seconds of its threads,
+which other programs on the machine disturb less than wall time, and in turns, so that what they do disturb meets all
+ways. Medians of tokens per CPU second, ratios of the first way to each other one with their lowest and highest over the
+repeats, and how many texts are the same. The table is printed and written to benchmarks/results/speculative.md.
 
 POLICY    a policy or its run
 PROBLEMS  a split of a prepared dataset, as storage/datasets/micro/test

@@ -89,7 +89,7 @@ class LeanDecoder:
         with torch.no_grad():
             self._layers = [_Layer.of(layer) for layer in (*decoder.layers[:-1], heads[0])]
             self._drafting = [_Layer.of(head) for head in heads[1:]]
-        attention = heads[0].self_attn
+        attention: Any = heads[0].self_attn
         self._channels = int(attention.head_dim)
         self._n_keys = config.num_key_value_heads
         self._n_queries = config.num_attention_heads
@@ -188,11 +188,17 @@ def lean(model: PreTrainedModel) -> LeanDecoder | None:
     rope = getattr(config, "rope_parameters", None) or {}
     if rope.get("rope_type", "default") not in _FIXED_ROPE:
         return None
-    linear = [m for m in base.get_decoder().layers.modules() if hasattr(m, "in_features")]
-    if any(type(m) is not nn.Linear for m in linear) or any(m.bias is not None for m in linear if _is_mlp(m, config)):
-        return None  # adapters, quantised weights
-    return LeanDecoder(model)
+    return LeanDecoder(model) if all(_is_plain(layer) for layer in _layers(base)) else None
 
 
-def _is_mlp(module: Any, config: Any) -> bool:
-    return config.intermediate_size in (module.in_features, module.out_features)
+def _layers(base: Any) -> list[Any]:
+    *trunk, last = base.get_decoder().layers
+    return [*trunk, *(last.heads if isinstance(last, PredictionHeads) else [last])]
+
+
+def _is_plain(layer: Any) -> bool:
+    """Whether all products are torch's own: no adapters, no quantised weights, and no bias where none is added."""
+    attention, mlp = layer.self_attn, layer.mlp
+    without_bias = (mlp.gate_proj, mlp.up_proj, mlp.down_proj)
+    products = (*without_bias, attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj)
+    return all(type(m) is nn.Linear for m in products) and all(m.bias is None for m in without_bias)

@@ -1,18 +1,20 @@
 """Drafts change no token: whatever heads propose, however many are right, and wherever a completion ends."""
 
+import copy
 import itertools
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
 import torch
 from scipy.stats import chisquare
 from tiny_models import ARCHITECTURES, GROUPED, VOCABULARY, letter_tokenizer, tiny_model
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, PreTrainedModel
 
 from weighted_mtp.decoding.forward import Forward, takes_slots
+from weighted_mtp.decoding.lean import lean
 from weighted_mtp.decoding.rows import Choice, Completion, Row, Text, uniform_draws
 from weighted_mtp.decoding.sample import SamplingConfig, drafts, sample
 from weighted_mtp.decoding.speculative import _Window, decode
@@ -235,6 +237,33 @@ def test_a_finished_row_is_replaced_at_once(config: SamplingConfig) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_every_architecture_computes_over_slots(architecture: str, dtype: torch.dtype) -> None:
     assert takes_slots(Forward(policy(architecture).to(dtype), drafts=True))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_small_models_of_common_families_are_decoded_without_their_modules(architecture: str) -> None:
+    model = policy(architecture)
+    found = lean(model)
+    assert (found is not None) == (architecture in ("llama", "llama_tied", "qwen2", "qwen3", "mistral"))
+    if found is not None:
+        expected = sample(model, LETTERS, PROMPTS, drafting(DRAWN))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("weighted_mtp.decoding.forward.lean", lambda model: None)
+            assert sample(model, LETTERS, PROMPTS, drafting(DRAWN)) == expected
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: setattr(model.config, "hidden_act", "gelu"),
+        lambda model: setattr(model.config, "rope_parameters", {"rope_type": "dynamic", "rope_theta": 1e4}),
+        lambda model: setattr(model.model.layers[0].mlp, "up_proj", torch.nn.Identity()),
+    ],
+    ids=["activation", "rope", "another module"],
+)
+def test_a_model_that_is_built_otherwise_keeps_its_modules(change: Callable[[PreTrainedModel], None]) -> None:
+    model = copy.deepcopy(tiny_model())  # with a configuration of its own
+    change(model)
+    assert lean(model) is None
 
 
 def test_other_models_do_as_well_and_those_that_cannot_are_found_out() -> None:

@@ -231,7 +231,7 @@ EFFECTS: dict[str, Effect | list[Effect]] = {
     "TDConfig.terminal_reward": Effect(
         "verifiable", "weighting.terminal_reward=1", "loss", ("weighting.space=probability",)
     ),
-    "TDConfig.floor": Effect("verifiable", "weighting.floor=0.5", "loss"),
+    "TDConfig.strength": Effect("verifiable", "weighting.strength=0.5", "loss"),
     "TDConfig.anneal_steps": Effect("verifiable", "weighting.anneal_steps=2", "loss"),
     "TDConfig.head_strengths": Effect("verifiable", "weighting.head_strengths=[1,0,0,0]", "loss"),
     "Rho1RunConfig.reference": Effect("rho1", "reference=@/runs/reference2", "loss"),
@@ -270,6 +270,7 @@ EFFECTS: dict[str, Effect | list[Effect]] = {
     "SamplingConfig.top_p": Effect("evaluate", "sampling.top_p=0.01", "texts", DRAWN),
     "SamplingConfig.n_samples": Effect("evaluate", "sampling.n_samples=2", "tasks", DRAWN),
     "SamplingConfig.batch_size": Effect("evaluate", "sampling.batch_size=1", "facts"),
+    "SamplingConfig.draft": Effect("evaluate", 'sampling.draft="heads"', "drafted"),
     "SamplingConfig.seed": Effect("evaluate", "sampling.seed=1", "texts", DRAWN),
     "SamplingConfig.stop": Effect("evaluate", 'sampling.stop=["e", "a", "n", " "]', "texts", DRAWN),
     "GenerateConfig.prompt": Effect("generate", 'prompt="def f(x):"', "prompts"),

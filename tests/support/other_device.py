@@ -45,7 +45,12 @@ class OnDevice(Tensor):
     @staticmethod
     def __new__(cls, held: Tensor) -> "OnDevice":
         return torch.Tensor._make_wrapper_subclass(
-            cls, held.shape, strides=held.stride(), storage_offset=held.storage_offset(), dtype=held.dtype, device=DEVICE
+            cls,
+            held.shape,
+            strides=held.stride(),
+            storage_offset=held.storage_offset(),
+            dtype=held.dtype,
+            device=DEVICE,
         )
 
     def __init__(self, held: Tensor) -> None:
@@ -58,20 +63,29 @@ class OnDevice(Tensor):
     def new_tensor(self, data: Any, dtype: torch.dtype | None = None, **_: Any) -> "OnDevice":  # type: ignore[override]
         return _from_python(data, dtype or self.dtype)
 
+    def tolist(self) -> Any:
+        if Trace.active is not None:
+            Trace.active.wait("tolist")
+        return self.held.tolist()
+
 
 class TwoDevicesError(RuntimeError):
     """Tensors of two devices met."""
 
 
 class Trace(TorchDispatchMode):
-    """Counts, while it is active: waits for the device by kind and line, and all operations."""
+    """Counts, while it is active.
+
+    waits     for the device: what the CPU reads of it, by kind and line
+    arrivals  copies to the device, which wait for it on CUDA unless they are `non_blocking`
+    """
 
     active: "Trace | None" = None
 
     def __init__(self) -> None:
         super().__init__()
         self.waits: Counter[str] = Counter()
-        self.operations = 0
+        self.arrivals: Counter[str] = Counter()
 
     def __enter__(self) -> "Trace":
         Trace.active = self
@@ -93,7 +107,7 @@ _tensor = torch.tensor
 
 def _from_python(data: Any, dtype: torch.dtype | None) -> OnDevice:
     if Trace.active is not None:
-        Trace.active.wait("copy of Python numbers")
+        Trace.active.arrivals[_line()] += 1
     return OnDevice(_tensor(data, dtype=dtype))
 
 
@@ -116,7 +130,9 @@ def moved(model: nn.Module) -> nn.Module:
                     continue
                 if id(held) not in made:
                     there = OnDevice(held.detach())
-                    made[id(held)] = nn.Parameter(there, held.requires_grad) if isinstance(held, nn.Parameter) else there
+                    made[id(held)] = (
+                        nn.Parameter(there, held.requires_grad) if isinstance(held, nn.Parameter) else there
+                    )
                 registry[name] = made[id(held)]  # type: ignore[assignment]
     return model
 
@@ -129,8 +145,7 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any], trace: Trace | None) -> A
     wanted = [x for x in tree_leaves((args, kwargs)) if isinstance(x, torch.device)]
     to_device = wanted[0].type == DEVICE.type if wanted else bool(there)
     if trace is not None:
-        trace.operations += 1
-        _look(trace, name, args, kwargs, there, here, to_device)
+        _look(trace, name, args, there, here, to_device)
     held_args, held_kwargs = (tree_map(_held, given) for given in (args, kwargs))
     result = func(*held_args, **{key: value for key, value in held_kwargs.items() if key != "pin_memory"})
     if name == "aten::_local_scalar_dense":
@@ -152,20 +167,13 @@ def _wrapped(x: Any, originals: dict[int, OnDevice], to_device: bool) -> Any:
     return originals[id(x)] if id(x) in originals else OnDevice(x) if to_device else x
 
 
-def _look(
-    trace: Trace,
-    name: str,
-    args: Any,
-    kwargs: dict[str, Any],
-    there: list[OnDevice],
-    here: list[Tensor],
-    to_device: bool,
-) -> None:
+def _look(trace: Trace, name: str, args: Any, there: list[OnDevice], here: list[Tensor], to_device: bool) -> None:
     """Refuse what CUDA refuses, and count what it waits for."""
     if name in _COPIES:
-        crosses = bool(there and here) or (bool(there) != to_device)
-        blocking = not (kwargs.get("non_blocking") or (name == "aten::copy_" and len(args) > 2 and args[2]))
-        if crosses and blocking:
+        target = isinstance(args[0], OnDevice) if name == "aten::copy_" else to_device
+        if target and here:
+            trace.arrivals[_line()] += 1
+        elif there and not target:
             trace.wait("copy")
         return
     if there and name in _WAITING:

@@ -22,7 +22,10 @@ from typing import Annotated
 import typer
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "distributed")]  # whose tiny models and runs it uses
+sys.path[:0] = [
+    str(ROOT / "tests" / "support"),
+    str(ROOT / "tests" / "distributed"),
+]  # whose tiny models and runs it uses
 
 from gpu_checks import parity, runs, speed  # noqa: E402
 from gpu_checks.bench import Bench, Check, Numbers  # noqa: E402

@@ -22,10 +22,10 @@ from gpu_checks.bench import (
 )
 from weighted_mtp.data.batches import Batch
 from weighted_mtp.decoding.sample import SamplingConfig, sample
-from weighted_mtp.losses.critic import ImplicitConfig, LambdaReturnConfig, OutcomeConfig, PairwiseRankingConfig
+from weighted_mtp.losses.critic_loss import ImplicitConfig, LambdaReturnConfig, OutcomeConfig, PairwiseRankingConfig
 from weighted_mtp.losses.critic_objective import ImplicitObjective, ValueObjective
 from weighted_mtp.losses.linear_ce import weighted_linear_cross_entropy
-from weighted_mtp.losses.mtp import LossConfig
+from weighted_mtp.losses.mtp_loss import LossConfig
 from weighted_mtp.losses.objective import Objective, PolicyObjective, Sums
 from weighted_mtp.losses.token_ce import head_cross_entropies, next_token_cross_entropies
 from weighted_mtp.models.adapters import LoraSettings
@@ -107,7 +107,7 @@ class Models:
         return {
             "uniform": Uniform(),
             "td": td(),
-            "td by head": td(head_strengths=(1.0, 0.5, 0.0), floor=0.1, anneal_steps=3),
+            "td by head": td(head_strengths=(1.0, 0.5, 0.0), strength=0.9, anneal_steps=3),
             "td with reward": td(space="probability", terminal_reward=1.0),
             "shuffled": Shuffled(td(), 0),
             "random matched": RandomMatched(td(), 0),

@@ -25,7 +25,7 @@ from gpu_checks.bench import (
     on_device,
     tiny_policy,
 )
-from weighted_mtp.losses.mtp import LossConfig
+from weighted_mtp.losses.mtp_loss import LossConfig
 from weighted_mtp.losses.objective import PolicyObjective, Sums
 from weighted_mtp.models.adapters import LoraSettings, apply_lora, merge_lora, save_merged
 from weighted_mtp.models.checkpoint import load_model

@@ -12,9 +12,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from gpu_checks.bench import COPY, Bench, Numbers, batch, llama, need, on_device
 from weighted_mtp.decoding.sample import SamplingConfig, sample
 from weighted_mtp.losses.linear_ce import weighted_linear_cross_entropy
-from weighted_mtp.losses.mtp import LossConfig
+from weighted_mtp.losses.mtp_loss import LossConfig
 from weighted_mtp.losses.objective import PolicyObjective
-from weighted_mtp.memory.footprint import Microbatch, hollow, training_pass
+from weighted_mtp.memory.footprint import Microbatch, on_meta, training_pass
 from weighted_mtp.models.adapters import LoraSettings, apply_lora
 from weighted_mtp.models.mtp import MTPForCausalLM, Unembedding, takes_heads
 from weighted_mtp.runtime.device import autocast
@@ -145,7 +145,7 @@ def _planned_peak(model: MTPForCausalLM, lora: int, checkpointing: bool, microba
         recompute = {"use_reentrant": False, "context_fn": lambda: (nullcontext(), _bf16())}
         empty.activation_checkpointing_enable(activation_checkpointing_kwargs=recompute)
     compute_in(empty.parts_to_gather(), torch.bfloat16)
-    with hollow(empty, torch.float32) as shapes, takes_heads(empty):
+    with on_meta(empty, torch.float32) as shapes, takes_heads(empty):
         passed = training_pass(shapes, microbatch, _bf16, detach=True)
     return max(gradients + other for gradients, other in passed.moments.items())
 

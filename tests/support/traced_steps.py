@@ -1,6 +1,6 @@
 """What steps, weightings, critics and sampling wait for on a device that is not the CPU, as JSON on standard output.
 
-PYTHONPATH=tests:tests/support:tests/distributed:benchmarks python tests/support/traced_steps.py
+PYTHONPATH=tests/support:tests/distributed:benchmarks python tests/support/traced_steps.py
 """
 
 import json
@@ -11,11 +11,11 @@ from gpu_checks.bench import batch, tiny_policy
 from gpu_checks.parity import CRITICS, LORA, Models
 from other_device import DEVICE, OnDevice, Trace, TwoDevicesError, moved
 from tiny_models import ARCHITECTURES, byte_tokenizer
-from weighted_mtp.losses.critic import ImplicitConfig
-from weighted_mtp.losses.mtp import LossConfig
 
 from weighted_mtp.decoding.sample import SamplingConfig, sample
+from weighted_mtp.losses.critic_loss import ImplicitConfig
 from weighted_mtp.losses.critic_objective import ImplicitObjective, ValueObjective
+from weighted_mtp.losses.mtp_loss import LossConfig
 from weighted_mtp.losses.objective import PolicyObjective, Sums
 from weighted_mtp.training.loop import _divide, _over_ranks
 from weighted_mtp.training.optim import Group, OptimConfig, build_optimizer, clip_gradients

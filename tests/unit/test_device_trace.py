@@ -15,7 +15,7 @@ import pytest
 from tiny_models import ARCHITECTURES
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("tests", "tests/support", "tests/distributed", "benchmarks")
+FOLDERS = ("tests/support", "tests/distributed", "benchmarks")
 
 MICROBATCH = {name: 2 if name in ("gemma2", "gemma3") else 1 for name in ARCHITECTURES}
 WAITS = {

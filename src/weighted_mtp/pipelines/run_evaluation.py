@@ -21,10 +21,11 @@ from rich.console import Console
 from weighted_mtp.config import Section
 from weighted_mtp.data.preparation.prepare import prepare_benchmark
 from weighted_mtp.data.prompts import Template, names_a_date
+from weighted_mtp.data.tables import untested
 from weighted_mtp.decoding.sample import SamplingConfig
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.answers import draw_samples, load_respondent, model_checksum
-from weighted_mtp.evaluation.benchmarks import benchmark
+from weighted_mtp.evaluation.benchmarks import BENCHMARKS, benchmark
 from weighted_mtp.evaluation.folder import EvaluationFolder, Origin, begun_on
 from weighted_mtp.evaluation.problems import ProblemSet
 from weighted_mtp.evaluation.score import score
@@ -81,7 +82,7 @@ class EvaluationConfig(Section):
     memory_mb: int | None = Field(None, ge=64, le=2**24)
     """Memory of one program, MiB. Default: the problem's own limit, else the benchmark's."""
     time_factor: float | None = Field(None, gt=0, le=1000)
-    """How many times a problem's own time limit Python has. Default: the benchmark's, 5."""
+    """How many times a problem's own time limit Python has. Default: 5 for limits meant for C++, 1 for your own."""
     packages: tuple[str, ...] = ()
     """Packages of this environment that programs may import beside the standard library."""
     unsafe_execution: bool = False
@@ -118,13 +119,14 @@ def evaluate(config: EvaluationConfig) -> Report:
     What is there already, of the same samples and limits, stays; ranks share what is not. Raises UserError for a folder
     of other samples.
     """
-    chosen = benchmark(config.benchmark)
+    chosen = benchmark(config.benchmark, config.data_root)
     if not chosen.is_text:  # refused before hours of sampling, not after
         check_available(config.unsafe_execution)
         installed(config.packages)
     elif config.packages:
         raise UserError(f"--packages has no effect with {chosen.name}, which executes nothing: leave it out")
     by_first_rank(lambda: prepare_benchmark(config.benchmark, config.data_root))
+    by_first_rank(lambda: _check_tests(config))
     problems = ProblemSet(config.data_root / config.benchmark / config.split, config.first)
     source = config.checkpoint
     model = by_first_rank(lambda: find_model(source)) if source is not None else None
@@ -159,6 +161,16 @@ def evaluate(config: EvaluationConfig) -> Report:
         if is_first():
             _write_report(config, origin, folder, report, facts)
     return report
+
+
+def _check_tests(config: EvaluationConfig) -> None:
+    """Of a dataset of the user's: a problem without tests would be passed by anything."""
+    split = config.data_root / config.benchmark / config.split
+    if config.benchmark not in BENCHMARKS and (without := untested(split)):
+        raise UserError(
+            f"{split}: {len(without)} problems have no tests, such as {without[0]}: give them `tests`, or put "
+            "them into the train split, and import again"
+        )
 
 
 def _write_report(
@@ -220,7 +232,7 @@ def _facts(config: EvaluationConfig, problems: ProblemSet, model: Path | None) -
 
 
 def _execution_facts(config: EvaluationConfig) -> list[str]:
-    chosen, unless = benchmark(config.benchmark), "unless a problem says otherwise"
+    chosen, unless = benchmark(config.benchmark, config.data_root), "unless a problem says otherwise"
     if chosen.is_text:
         return ["execution: none, answers are graded as texts"]
     cpu = f"{config.cpu_seconds:g} s" if config.cpu_seconds else f"{chosen.limits.cpu_seconds:g} s {unless}"

@@ -11,12 +11,15 @@ from typing import Any
 
 import pytest
 import torch
+from completions_server import MODEL, CompletionsServer
 from method_storage import CONFIGS, new_storage
 from transformers import PreTrainedModel
 
 from weighted_mtp.config import flatten, load_config, validated
 from weighted_mtp.data.sources.micro.dataset import write_micro
 from weighted_mtp.data.sources.micro.generator import MicroConfig
+from weighted_mtp.decoding import server as server_module
+from weighted_mtp.decoding.engine import TorchEngine
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.samples import write_jsonl
 from weighted_mtp.models.checkpoint import newest_model
@@ -68,10 +71,13 @@ def scaled(_policy: PreTrainedModel, scale: float = 1.0) -> TokenWeighting:
 
 
 class Bench:
-    """Data and models to start from; and what comes of options, each combination of them once."""
+    """Data, models and a server to start from; and what comes of options, each combination of them once."""
 
-    def __init__(self, folder: Path, patch: pytest.MonkeyPatch) -> None:
+    def __init__(self, folder: Path, server: CompletionsServer, patch: pytest.MonkeyPatch) -> None:
         storage = new_storage(folder)
+        self.server = server
+        server.habits.models, server.habits.seconds = (MODEL, "other"), 0.2
+        patch.setattr(server_module, "ATTEMPTS", 1)
         self.folder, self._known = folder, dict[tuple[str, ...], Observations]()
         storage.train("baseline", "policy", "model.source=micro")
         storage.train(
@@ -142,6 +148,10 @@ class Bench:
             (given[inner[0]] if inner else given)[place] = json.loads(value)
         if given.get("samples"):
             del given["checkpoint"], given["sampling"]
+        if "server" in given:
+            del given["checkpoint"]
+            given["server"] = {"base_url": self.server.base_url, "model": MODEL, **given["server"]}
+            self.server.paths.clear()
         config = validated(EvaluationConfig, given)
         with respondents() as dtypes:
             run_evaluation.evaluate(config)
@@ -152,6 +162,8 @@ class Bench:
         return {
             "output": config.output.name,
             "day": described["origin"].get("day"),
+            "served": described["origin"].get("served_model"),
+            "paths": [*self.server.paths],
             "problems": described["origin"]["problems_sha256"],
             "tasks": [row["task_id"] for row in rows],
             "texts": [row.get("text", row.get("completion")) for row in rows],
@@ -250,7 +262,8 @@ def respondents() -> Iterator[list[str]]:
     draw = run_evaluation.draw_samples
 
     def drawn(respondent: Any, *given: Any) -> None:
-        found.append(str(next(respondent.model.parameters()).dtype))
+        if isinstance(respondent.engine, TorchEngine):
+            found.append(str(next(respondent.engine.model.parameters()).dtype))
         draw(respondent, *given)
 
     with pytest.MonkeyPatch.context() as patch:

@@ -1,6 +1,5 @@
 """`wmtp evaluate` as a user types it: killed and resumed, repeated, refused, and what it says and leaves."""
 
-import copy
 import json
 import os
 import subprocess
@@ -8,15 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_models import byte_tokenizer, tiny_model
 from typer.testing import CliRunner, Result
 
 from weighted_mtp.cli import app
-from weighted_mtp.data.sources.micro.dataset import write_micro
-from weighted_mtp.data.sources.micro.generator import MicroConfig
 from weighted_mtp.data.tables import read_problems, read_solutions
-from weighted_mtp.models.card import Origin
-from weighted_mtp.models.convert import write_model
 from weighted_mtp.sandbox.confinement import offered
 
 # A command that is killed for good in the middle of the line that follows so many.
@@ -38,23 +32,6 @@ def add(journal, records):
 Journal.add = add
 app(sys.argv[3:])
 """
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data") / "datasets"
-    write_micro(folder, MicroConfig(n_train=20, n_validation=10, n_test=12, n_test_pairs=4))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    random = tiny_model()
-    random.config = copy.deepcopy(random.config)  # which other tests' models share
-    random.config.max_position_embeddings = 4096
-    write_model(random, byte_tokenizer(), folder, Origin("tiny", "A test."))
-    return folder
 
 
 @pytest.fixture

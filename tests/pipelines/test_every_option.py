@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from completions_server import CompletionsServer
 from observations import Bench
 
 from weighted_mtp.config import Section, _sections_in
@@ -45,8 +46,8 @@ class Effect:
 
 @pytest.fixture(scope="module")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
-    with pytest.MonkeyPatch.context() as patch:
-        yield Bench(tmp_path_factory.mktemp("bench"), patch)
+    with pytest.MonkeyPatch.context() as patch, CompletionsServer() as server:
+        yield Bench(tmp_path_factory.mktemp("bench"), server, patch)
 
 
 def sections() -> list[type[Section]]:
@@ -92,10 +93,12 @@ LORA = ("model.lora.r=4",)
 CHECKED = ("training.save_every=1", "training.validate_every=1")
 DATED = ("model.source=@/dated", "data.template=chat")
 TRACKED = ("mlflow.enabled=true", "mlflow.tracking_uri=sqlite:///@/mlflow.db")
+SERVED = ("server={}",)
 DRAWN = ("sampling.temperature=1",)
 SCORED = ('samples="@/one.jsonl"',)
 RANKING = ("critic.objective=pairwise_ranking",)
 LAMBDA = ("critic.objective=lambda_return", "value.head=sigmoid")
+MORE, A_SERVER = "{pipeline: evaluation", "{base_url: http://a/v1}"
 ANNEALED = "critic={{objective: lambda_return, lam_start: 1.0, lam_steps: {}, lam: 0.0}}".format
 BINS = "data.sampling={{difficulty_bins: [2], bin_weights: {}}}".format
 
@@ -239,6 +242,13 @@ EFFECTS: dict[str, Effect | list[Effect]] = {
     "EvaluationConfig.benchmark": Effect("evaluate", 'benchmark="nobody"', "error", names="nobody"),
     "EvaluationConfig.output": Effect("evaluate", 'output="@/evaluations/named"', "output"),
     "EvaluationConfig.checkpoint": Effect("evaluate", 'checkpoint="@/runs/reference2"', "texts", DRAWN),
+    "EvaluationConfig.engine": Effect("evaluate", 'engine="vllm"', "error", names="--engine vllm"),
+    "EvaluationConfig.server": Effect("evaluate", "server={}", "texts"),
+    "ServerConfig.base_url": Effect("evaluate", 'server.base_url="http://b/v1"', "error", SERVED, "--base-url"),
+    "ServerConfig.model": Effect("evaluate", 'server.model="other"', "served", SERVED),
+    "ServerConfig.api_key_env": Effect("evaluate", 'server.api_key_env="NO_SUCH"', "error", SERVED, "--api-key-env"),
+    "ServerConfig.tokenizer": Effect("evaluate", 'server.tokenizer="@/dated"', "paths", SERVED),
+    "ServerConfig.timeout_seconds": Effect("evaluate", "server.timeout_seconds=0.05", "error", SERVED, "-timeout"),
     "EvaluationConfig.samples": Effect("evaluate", SCORED[0], "texts", ("first=1",)),
     "EvaluationConfig.partial": Effect("evaluate", "partial=true", "tasks", SCORED),
     "EvaluationConfig.data_root": Effect("evaluate", 'data_root="@/others"', "problems"),
@@ -278,11 +288,14 @@ EFFECTS: dict[str, Effect | list[Effect]] = {
     "Training.pipeline": Effect(STUDY, "arms.uniform.pipeline=ref_tuning", "pipelines"),
     "Training.config": Effect(STUDY, "arms.uniform.config=smollm2_mbpp.yaml", "options"),
     "Training.override": Effect(STUDY, "arms.uniform.override=[optim.lr=0.5]", "options"),
-    "EvaluatedArm.checkpoint": Effect(
+    "StudyConfig.engine": Effect(STUDY, "engine=vllm", "evaluations"),
+    "_Sampled.server": Effect(
+        STUDY, "arms.more.server.base_url=http://b/v1", "evaluations", (f"arms.more={MORE}, server: {A_SERVER}}}",)
+    ),
+    "_Sampled.checkpoint": Effect(
         STUDY, "arms.more.checkpoint=other", "evaluations", ("arms.more={pipeline: evaluation, checkpoint: x}",)
     ),
     "TrainingStage.per_seed": Effect(STUDY, "stages.critic.per_seed=true", "places"),
-    "OwnPrograms.checkpoint": Effect(STUDY, "stages.own.checkpoint=elsewhere", "evaluations"),
     "OwnPrograms.benchmark": Effect(STUDY, "stages.own.benchmark=mbpp", "evaluations"),
     "OwnPrograms.first": Effect(STUDY, "stages.own.first=3", "evaluations"),
     "OwnPrograms.n_samples": Effect(STUDY, "stages.own.n_samples=3", "evaluations"),

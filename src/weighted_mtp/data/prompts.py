@@ -74,7 +74,7 @@ def _parts_of(day: datetime.date, template: str) -> dict[str, str]:
 
 
 def render_prompt(
-    template: str, problem: Problem, tokenizer: PreTrainedTokenizerBase, day: datetime.date | None = None
+    template: str, problem: Problem, tokenizer: PreTrainedTokenizerBase | None, day: datetime.date | None = None
 ) -> str:
     """The text that a model is given for a problem.
 
@@ -82,20 +82,22 @@ def render_prompt(
     description and a newline, or the code to complete: a response then goes on where that code ends, while it holds
     the whole program under the other two.
 
-    day  what a chat template takes for today; today where not given
+    tokenizer  only needed for `chat`, whose template it holds
+    day        what a chat template takes for today; today where not given
 
     Raises UserError for an unknown template, `chat` with a tokenizer that has no chat template, or one that fails.
     """
     if template == "alpaca":
-        return _ALPACA.format(instruction=_instruction(problem))
+        return _ALPACA.format(instruction=instruction_of(problem))
     if template == "plain":
         return _plain(problem)
     if template == "chat":
+        assert tokenizer is not None
         if not tokenizer.chat_template:
             raise UserError(
                 f"template 'chat': the tokenizer {tokenizer.name_or_path!r} has no chat template; use 'alpaca'"
             )
-        return _chat(tokenizer, _instruction(problem), day)
+        return _chat(tokenizer, instruction_of(problem), day)
     raise UserError(f"template {template!r} is unknown: choose one of {', '.join(TEMPLATES)}")
 
 
@@ -205,7 +207,7 @@ def encode_problem(
     text = render_prompt(template, problem, tokenizer, day)
     if template != "chat":
         return encode_prompt(tokenizer, text, name=name, special_tokens=False)
-    instruction = _instruction(problem)
+    instruction = instruction_of(problem)
     spelled = [token for token in _special_tokens(tokenizer) if token in instruction]
     if not spelled:
         return encode_prompt(tokenizer, text, name=name)
@@ -337,7 +339,8 @@ def _plain(problem: Problem) -> str:
     return f"{problem.description}\n"
 
 
-def _instruction(problem: Problem) -> str:
+def instruction_of(problem: Problem) -> str:
+    """What `alpaca` and `chat` say: description, code to complete, public tests."""
     parts = []
     to_complete = problem.starter if f"def {problem.entry_point}" in problem.starter else ""
     if not (to_complete and _starter_says_it(problem)):

@@ -1,67 +1,33 @@
 """A model is asked a benchmark's problems; what it answers is `samples.jsonl`."""
 
-import datetime
 import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import torch
-import yaml
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-from weighted_mtp.data.prompts import encode_problem, encode_prompt
+from weighted_mtp.data.prompts import encode_problem, encode_prompt, instruction_of, render_prompt
 from weighted_mtp.data.schema import Problem, Solution
 from weighted_mtp.data.tables import read_problems, read_solutions
-from weighted_mtp.decoding.sample import Drawn, SamplingConfig, sample_batches
+from weighted_mtp.decoding.engine import Message, Prompt, TorchEngine
+from weighted_mtp.decoding.sample import Drawn, SamplingConfig
 from weighted_mtp.evaluation.benchmarks import MBPP_SHOTS, AnswerForm, Benchmark, mbpp_prompt
 from weighted_mtp.evaluation.folder import EvaluationFolder, collect
 from weighted_mtp.evaluation.journal import Journal
 from weighted_mtp.evaluation.problems import ProblemSet
+from weighted_mtp.evaluation.respondents import Respondent
 from weighted_mtp.evaluation.samples import program_key, write_jsonl
 from weighted_mtp.files import sha256
 from weighted_mtp.manifest import MANIFEST, are_there, read_manifest
 from weighted_mtp.models.adapters import adapted_source, holds_adapters
 from weighted_mtp.models.card import CARD
-from weighted_mtp.models.checkpoint import Dtype, check_embedded, run_of
-from weighted_mtp.models.convert import find_model, load_base
+from weighted_mtp.models.checkpoint import check_embedded
+from weighted_mtp.models.convert import find_model
 from weighted_mtp.progress import Advance, progress
 from weighted_mtp.runtime.distributed import by_first_rank, is_first, of_ranks, rank, ranks, together
-
-
-@dataclass(frozen=True)
-class Respondent:
-    """A model with its tokenizer, the template by which it is asked, and what that takes for today."""
-
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    template: str
-    day: datetime.date | None = None
-
-    @property
-    def form(self) -> AnswerForm:
-        """How its answers are to be read."""
-        return AnswerForm.COMPLETION if self.template == "plain" else AnswerForm.CHAT
-
-
-def load_respondent(
-    source: Path, template: str | None, dtype: Dtype, device: torch.device, day: datetime.date | None = None
-) -> Respondent:
-    """The model at `source`, asked as its run was trained where no template is given, else `chat` or `alpaca`.
-
-    day  what a chat template takes for today; today where not given
-
-    Raises UserError as `load_base`.
-    """
-    model, tokenizer = load_base(str(source), dtype)
-    model.to(device).eval()  # type: ignore[arg-type]
-    default = "chat" if tokenizer.chat_template else "alpaca"
-    return Respondent(model, tokenizer, template or _trained_template(source) or default, day)
 
 
 def model_checksum(source: Path) -> str:
@@ -99,27 +65,26 @@ def draw_samples(
 ) -> None:
     """Ask everything that has no answer yet, and write `samples.jsonl`: problems in order, the samples of each in turn.
 
-    Answers are kept a batch at a time, and ranks take the batches in turn. Killed and started again, on any number of
-    ranks, it writes the bytes that one undisturbed rank would have written.
+    Answers are kept a unit of the engine's at a time, and ranks take these in turn. Killed and started again, on any
+    number of ranks, this process' engine writes the bytes that one undisturbed rank would have written.
 
     data_root  the prepared datasets: MBPP's own prompt shows problems of another split
 
-    Raises UserError for what cannot be asked (`encode_prompt`, `sample_batches`), and where it cannot be written.
+    Raises UserError for what cannot be asked (`encode_prompt`, `Engine.draw`), and where it cannot be written.
     """
-    model, tokenizer, form = respondent.model, respondent.tokenizer, respondent.form
+    engine, form = respondent.engine, respondent.form
     prompts = [_prompt(respondent, benchmark, problem, data_root) for problem in problems.statements]
     stop = benchmark.stop if form is AnswerForm.COMPLETION else ()
     options = sampling.model_copy(update={"stop": tuple(dict.fromkeys((*stop, *sampling.stop)))})
+    sizes = _unit_sizes(len(prompts) * options.n_samples, engine.unit(options))
     with folder.sampling() as journal:
-        missing = by_first_rank(lambda: _missing_batches(journal.records, len(prompts), options))
+        missing = by_first_rank(lambda: _missing_units(journal.records, sizes))
         mine = missing[rank() :: ranks()]
-        sizes = _batch_sizes(len(prompts), options)
         total = sum(sizes) - sum(sizes[number] for number in set(missing) - set(mine))
         done = sum(sizes) - sum(sizes[number] for number in missing)
         with progress(f"sampling {benchmark.name}{of_ranks()}", total, done) as advance:
             names = [problem.problem_id for problem in problems.statements]
-            drawn = sample_batches(model, tokenizer, prompts, options, mine, advance, names)
-            for number, batch in zip(mine, _timed(drawn, advance), strict=True):
+            for number, batch in _timed(engine.draw(prompts, options, mine, advance, names), advance):
                 journal.add(_record(benchmark, problems.statements[one.prompt], one, form, number) for one in batch)
     with together():  # every rank is through
         pass
@@ -128,14 +93,13 @@ def draw_samples(
             _write_samples(journal.path, problems, folder.samples)
 
 
-def _missing_batches(records: Iterable[dict[str, Any]], n_prompts: int, options: SamplingConfig) -> list[int]:
-    """Numbers of the batches of which not every sample is recorded."""
-    found = Counter(batch for batch, _, _ in {_key(record) for record in records})
-    return [number for number, size in enumerate(_batch_sizes(n_prompts, options)) if found[number] < size]
+def _missing_units(records: Iterable[dict[str, Any]], sizes: Sequence[int]) -> list[int]:
+    """Numbers of the units of which not every sample is recorded."""
+    found = Counter(unit for unit, _, _ in {_key(record) for record in records})
+    return [number for number, size in enumerate(sizes) if found[number] < size]
 
 
-def _batch_sizes(n_prompts: int, options: SamplingConfig) -> list[int]:
-    total, size = n_prompts * options.n_samples, options.batch_size
+def _unit_sizes(total: int, size: int) -> list[int]:
     return [min(size, total - start) for start in range(0, total, size)]
 
 
@@ -153,14 +117,13 @@ def _write_samples(journal: Path, problems: ProblemSet, samples: Path) -> None:
     journal.unlink()
 
 
-def _timed(batches: Iterator[list[Drawn]], advance: Advance) -> Iterator[list[Drawn]]:
-    """The batches, each with a note of its tokens a second."""
-    start = time.monotonic()
-    for batch in batches:
-        tokens, seconds = sum(drawn.completion.n_tokens for drawn in batch), time.monotonic() - start
-        advance(0, f"{tokens / seconds:,.0f} tokens/s")
-        yield batch
-        start = time.monotonic()
+def _timed(units: Iterator[tuple[int, list[Drawn]]], advance: Advance) -> Iterator[tuple[int, list[Drawn]]]:
+    """The units, each with a note of the tokens per second so far."""
+    start, tokens = time.monotonic(), 0
+    for number, unit in units:
+        tokens += sum(drawn.completion.n_tokens for drawn in unit)
+        advance(0, f"{tokens / (time.monotonic() - start):,.0f} tokens/s")
+        yield number, unit
 
 
 def _record(benchmark: Benchmark, problem: Problem, drawn: Drawn, form: AnswerForm, batch: int) -> dict[str, Any]:
@@ -178,22 +141,32 @@ def _record(benchmark: Benchmark, problem: Problem, drawn: Drawn, form: AnswerFo
     }
 
 
-def _trained_template(source: Path) -> str | None:
-    """The template of the run that `source` (the run, or something in it) belongs to."""
-    run = run_of(source)
-    return None if run is None else yaml.safe_load((run / "config.yaml").read_text())["data"]["template"]
-
-
-def _prompt(respondent: Respondent, benchmark: Benchmark, problem: Problem, data_root: Path) -> list[int]:
+def _prompt(respondent: Respondent, benchmark: Benchmark, problem: Problem, data_root: Path) -> Prompt:
     """MBPP asked `plain` is its authors' three-shot prompt; everything else is what the template makes of it."""
-    if benchmark.name == "mbpp" and respondent.template == "plain":
-        text = mbpp_prompt(problem, _shots(data_root / "mbpp" / "prompt"))
-        name = f"the prompt of {problem.problem_id}"
-        ids = encode_prompt(respondent.tokenizer, text, name=name, special_tokens=False)
+    shots = benchmark.name == "mbpp" and respondent.template == "plain"
+    own = mbpp_prompt(problem, _shots(data_root / "mbpp" / "prompt")) if shots else None
+    if respondent.engine.takes_text:
+        return own or _text(respondent, problem)
+    name, tokenizer = f"the prompt of {problem.problem_id}", respondent.tokenizer
+    assert tokenizer is not None
+    if own is not None:
+        ids = encode_prompt(tokenizer, own, name=name, special_tokens=False)
     else:
-        ids = encode_problem(respondent.tokenizer, respondent.template, problem, respondent.day)
-    check_embedded(respondent.model, respondent.tokenizer, lambda: max(ids), f"the prompt of {problem.problem_id}")
+        ids = encode_problem(tokenizer, respondent.template, problem, respondent.day)
+    if isinstance(respondent.engine, TorchEngine):
+        check_embedded(respondent.engine.model, tokenizer, lambda: max(ids), name)
     return ids
+
+
+def _text(respondent: Respondent, problem: Problem) -> str | Message:
+    """A prompt for a server, which tokenizes it, and puts BOS before it if that is what its tokenizer does."""
+    template, tokenizer = respondent.template, respondent.tokenizer
+    if template == "chat" and tokenizer is None:
+        return Message(instruction_of(problem))
+    text = render_prompt(template, problem, tokenizer, respondent.day)
+    if tokenizer is not None and tokenizer.bos_token and tokenizer.encode("")[:1] == [tokenizer.bos_token_id]:
+        return text.removeprefix(tokenizer.bos_token)
+    return text
 
 
 @cache

@@ -36,9 +36,14 @@ class Origin(Section):
     samples_sha256: str | None = None
     """Of the file, where there is one; then there is nothing of what follows."""
     model_sha256: str | None = None
+    served_model: str | None = None
+    """A server's name for its model, in place of a checksum."""
+    tokenizer_sha256: str | None = None
+    """Of the tokenizer that rendered a server's prompts, where one did."""
     template: str | None = None
     day: datetime.date | None = None
     """What a chat template takes for today."""
+    engine: str | None = None
     dtype: str | None = None
     device: str | None = None
     sampling: SamplingConfig | None = None

@@ -8,6 +8,8 @@ What depends on the data (lengths, steps, whether there are pairs and tests) is 
 """
 
 import math
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,8 +41,8 @@ class Facts:
 
     splits    those the dataset has
     samples   correct programs of the training split
-    pairs     correct and incorrect programs for one problem, at most, of the training split
-    longest   tokens of the longest sample among those that were measured, and of the middle one
+    pairs     of the training split
+    longest   tokens of the longest sample among those that were measured; `typical` of the middle one
     """
 
     dataset: str
@@ -52,6 +54,7 @@ class Facts:
     has_tests: bool
     samples: int
     pairs: int
+    can_validate_pairs: bool
     longest: int
     typical: int
 
@@ -86,9 +89,6 @@ def gather(dataset: str, model: str, storage: Path) -> Facts:
     template = _template(tokenizer)
     verdicts = [(problem, is_correct) for problem, is_correct in read_verdicts(folder / TRAIN)]
     lengths = _lengths(folder / TRAIN, tokenizer, template, min(_MEASURED, len(verdicts)))
-    by_problem: dict[str, list[bool]] = {}
-    for problem, is_correct in verdicts:
-        by_problem.setdefault(problem, []).append(is_correct)
     return Facts(
         dataset,
         storage,
@@ -98,10 +98,17 @@ def gather(dataset: str, model: str, storage: Path) -> Facts:
         splits,
         "test" in splits and not untested(folder / "test"),
         sum(is_correct for _, is_correct in verdicts),
-        sum(min(sum(labels), len(labels) - sum(labels)) for labels in by_problem.values()),
+        _pairs(verdicts),
+        "validation" in splits and _pairs(read_verdicts(folder / "validation")) > 0,
         int(lengths.max()),
         int(np.median(lengths)),
     )
+
+
+def _pairs(verdicts: Iterable[tuple[str, bool]]) -> int:
+    """Pairs of a correct and an incorrect program for one problem, each program in one."""
+    labels = Counter((problem, bool(is_correct)) for problem, is_correct in verdicts)
+    return sum(min(labels[problem, True], labels[problem, False]) for problem in {problem for problem, _ in labels})
 
 
 def _template(tokenizer: PreTrainedTokenizerBase) -> Template:
@@ -180,8 +187,11 @@ def _critic(facts: Facts) -> tuple[str, dict[str, Any]]:
     steps = facts.steps(2 * facts.pairs)
     common = _common(facts, "critic", steps)
     few = facts.pairs < 1000
-    common["data"]["pairs"] = {"length_ratio": 2.0} if few else {}
-    why = " So few programs that closer lengths would leave few pairs (data.pairs.length_ratio)." if few else ""
+    if few:
+        common["data"]["pairs"] = {"length_balanced": False}
+    if not facts.can_validate_pairs:
+        common["data"]["validation"] = None
+    why = " Of so few programs hardly any are of one length, so pairs are of any (data.pairs)." if few else ""
     return f"The critic, on pairs of correct and incorrect programs; starts from the reference.{why}", {
         "pipeline": "critic",
         **common,

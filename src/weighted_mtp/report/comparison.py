@@ -23,7 +23,18 @@ ONE_SEED = "One seed: its interval holds for other problems, and not for the met
 _SOLVED = (
     "Solved at the first try: as pass@1 has it, on average over samples and seeds; both is the arm and the baseline."
 )
-_ELSEWHERE = ("checkpoint", "samples", "partial", "output", "data_root", "runtime", "workers", "k", "sampling")
+_ELSEWHERE = (
+    "checkpoint",
+    "server",
+    "samples",
+    "partial",
+    "output",
+    "data_root",
+    "runtime",
+    "workers",
+    "k",
+    "sampling",
+)
 """Options of an evaluation that may differ between arms that are compared."""
 
 

@@ -8,7 +8,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from weighted_mtp.config import Section
+from weighted_mtp.decoding.engine import EngineName
 from weighted_mtp.decoding.sample import SamplingConfig
+from weighted_mtp.decoding.server import ServerConfig
 from weighted_mtp.sandbox.packages import installed
 
 Pipeline = Literal["ref_tuning", "critic", "baseline", "verifiable", "rho1", "third_party"]
@@ -38,12 +40,25 @@ class TrainedArm(Training, Compared):
     """A training run that is evaluated and compared."""
 
 
-class EvaluatedArm(Compared):
+class _Sampled(Section):
+    """A policy that is sampled as it is."""
+
+    checkpoint: str | None = None
+    """`{name}` of an earlier stage, or whatever `wmtp evaluate` takes."""
+    server: ServerConfig | None = None
+    """Or a server that has it: `{base_url: http://127.0.0.1:8000/v1}`."""
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "_Sampled":
+        if (self.checkpoint is None) == (self.server is None):
+            raise ValueError("give either checkpoint (a model to sample from) or server (one that has a model)")
+        return self
+
+
+class EvaluatedArm(_Sampled, Compared):
     """A policy that is evaluated as it is and compared: an earlier stage's (an implicit critic is a policy, too)."""
 
     pipeline: Literal["evaluation"]
-    checkpoint: str
-    """`{name}` of a stage, or whatever `wmtp evaluate` takes."""
 
 
 Arm = Annotated[TrainedArm | EvaluatedArm, Field(discriminator="pipeline")]
@@ -56,15 +71,13 @@ class TrainingStage(Training):
     """Run once a seed, in `name-seed-N`: what runs once a seed has that seed's, what runs once the first seed's."""
 
 
-class OwnPrograms(Section):
+class OwnPrograms(_Sampled):
     """A policy's own programs for training and validation problems, executed, as a dataset; `{name}` is its name.
 
     A later step learns from it with `data.dataset={name}`: a critic from pairs, a policy from what passed.
     """
 
     pipeline: Literal["own_programs"]
-    checkpoint: str
-    """The policy: `{name}` of an earlier stage, or whatever `wmtp evaluate` takes."""
     benchmark: str | None = None
     """Whose problems; null for the study's."""
     first: int | None = Field(None, ge=1)
@@ -102,6 +115,8 @@ class StudyConfig(Section):
     first: int | None = Field(None, ge=1)
     """Only the first N problems."""
     sampling: SamplingConfig = SamplingConfig()
+    engine: EngineName = "torch"
+    """What draws from checkpoints: this process with torch, the reference, or vLLM."""
     packages: tuple[str, ...] = ()
     """What programs may import beside the standard library, in arms' evaluations and in `own_programs`."""
     further_temperatures: tuple[Annotated[float, Field(ge=0)], ...] = ()
@@ -168,7 +183,9 @@ class StudyConfig(Section):
 
     def references(self, step: StepConfig) -> Iterator[str]:
         """The names in braces of a step's options."""
-        return _references((*step.override, *self.override) if isinstance(step, Training) else (step.checkpoint,))
+        if isinstance(step, Training):
+            return _references((*step.override, *self.override))
+        return _references(() if step.checkpoint is None else (step.checkpoint,))
 
 
 def _references(options: Sequence[str]) -> Iterator[str]:

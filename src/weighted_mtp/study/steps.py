@@ -188,7 +188,7 @@ class Step:
             _evaluated(
                 EvaluationConfig(
                     benchmark=stage.benchmark or study.benchmark,
-                    checkpoint=self._filled(stage.checkpoint),
+                    **self._sampled(stage),
                     output=self.run / split,
                     data_root=study.storage / DATASETS,
                     split=split,
@@ -201,12 +201,19 @@ class Step:
         ]
         label(evaluations, study.storage / DATASETS / self._dataset, LabelOptions(keep_solutions=stage.keep_solutions))
 
+    def _sampled(self, what: EvaluatedArm | OwnPrograms | None) -> dict[str, Any]:
+        """What samples come from: a policy that is named, or the one that this step trained."""
+        if what is not None and what.server is not None:
+            return {"server": what.server}
+        named = None if what is None else what.checkpoint
+        return {"checkpoint": str(self.run) if named is None else self._filled(named), "engine": self.study.engine}
+
     def _evaluations(self) -> list[EvaluationConfig]:
-        policy = self._filled(self.what.checkpoint) if isinstance(self.what, EvaluatedArm) else str(self.run)
+        policy = self._sampled(self.what if isinstance(self.what, EvaluatedArm) else None)
         return [
             EvaluationConfig(
                 benchmark=self.study.benchmark,
-                checkpoint=policy,
+                **policy,
                 output=folder,
                 data_root=self.study.storage / DATASETS,
                 split=self.study.split,

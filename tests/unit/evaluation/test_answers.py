@@ -10,11 +10,13 @@ from tiny_models import byte_tokenizer, tiny_model
 
 from weighted_mtp.data.schema import Problem, TestCase
 from weighted_mtp.data.tables import write_split
+from weighted_mtp.decoding.engine import TorchEngine
 from weighted_mtp.decoding.sample import SamplingConfig
-from weighted_mtp.evaluation.answers import Respondent, draw_samples, load_respondent, model_checksum
+from weighted_mtp.evaluation.answers import draw_samples, model_checksum
 from weighted_mtp.evaluation.benchmarks import Benchmark
 from weighted_mtp.evaluation.folder import EvaluationFolder, Origin
 from weighted_mtp.evaluation.problems import ProblemSet
+from weighted_mtp.evaluation.respondents import Respondent, load_respondent
 from weighted_mtp.models.card import Origin as ModelOrigin
 from weighted_mtp.models.convert import write_model
 
@@ -30,7 +32,7 @@ ORIGIN = Origin(benchmark="x", split="test", first=None, problems_sha256="p", mo
 def respondent() -> Respondent:
     model = tiny_model()
     model.generation_config.eos_token_id = list(range(0, 257, 10))  # completions of many lengths
-    return Respondent(model, byte_tokenizer(), "plain")
+    return Respondent(TorchEngine(model, byte_tokenizer()), "plain", byte_tokenizer())
 
 
 @pytest.fixture

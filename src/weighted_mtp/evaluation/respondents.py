@@ -1,0 +1,124 @@
+"""What can be asked: a model in this process, the same model in vLLM, or one behind a server."""
+
+import datetime
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import yaml
+from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
+
+from weighted_mtp.decoding.engine import Engine, TorchEngine
+from weighted_mtp.decoding.server import ServerConfig, ServerEngine
+from weighted_mtp.decoding.vllm_engine import VllmEngine, imported
+from weighted_mtp.errors import UserError
+from weighted_mtp.evaluation.benchmarks import AnswerForm
+from weighted_mtp.models.adapters import holds_adapters
+from weighted_mtp.models.card import Origin
+from weighted_mtp.models.checkpoint import Dtype, load_tokenizer, read_config, run_of
+from weighted_mtp.models.convert import find_model, load_base, without_heads, write_model
+from weighted_mtp.models.mtp import MTPConfig
+from weighted_mtp.runtime.distributed import ranks
+
+
+@dataclass(frozen=True)
+class Respondent:
+    """What is asked: an engine, the template of its prompts, the tokenizer that renders or encodes them, and what a
+    chat template takes for today.
+
+    Without a tokenizer, which only a server can do without, `chat` is the server's own template.
+    """
+
+    engine: Engine
+    template: str
+    tokenizer: PreTrainedTokenizerBase | None
+    day: datetime.date | None = None
+
+    @property
+    def form(self) -> AnswerForm:
+        """How its answers are to be read."""
+        return AnswerForm.COMPLETION if self.template == "plain" else AnswerForm.CHAT
+
+
+def load_respondent(
+    source: Path, template: str | None, dtype: Dtype, device: torch.device, day: datetime.date | None = None
+) -> Respondent:
+    """The model at `source`, asked as its run was trained where no template is given, else `chat` or `alpaca`.
+
+    day  what a chat template takes for today; today where not given
+
+    Raises UserError as `load_base`.
+    """
+    model, tokenizer = load_base(str(source), dtype)
+    model.to(device).eval()  # type: ignore[arg-type]
+    return Respondent(TorchEngine(model, tokenizer), _template(source, template, tokenizer), tokenizer, day)
+
+
+@contextmanager
+def vllm_respondent(
+    source: Path, template: str | None, dtype: str, batch_size: int, scratch: Path, day: datetime.date | None = None
+) -> Iterator[Respondent]:
+    """The model at `source` in vLLM, which reads ordinary causal LMs: of anything else the plain export is made.
+
+    scratch  folder for that export, which takes the model's size until this ends
+
+    Raises UserError as `load_base`, where vLLM is not installed or refuses the model, and on several ranks.
+    """
+    imported()
+    if ranks() > 1:
+        raise UserError("--engine vllm: vLLM uses all GPUs from one process; start it without torchrun")
+    with tempfile.TemporaryDirectory(dir=scratch, prefix=".plain-") as place:
+        folder = source if _is_plain(source) else _export(source, dtype, Path(place) / "plain")
+        tokenizer = load_tokenizer(folder)
+        positions = getattr(AutoConfig.from_pretrained(folder), "max_position_embeddings", None)
+        engine = VllmEngine(folder, dtype, batch_size, positions, _end_tokens(folder, tokenizer))
+        yield Respondent(engine, _template(source, template, tokenizer), tokenizer, day)
+
+
+def served_respondent(config: ServerConfig, template: str | None, day: datetime.date | None = None) -> Respondent:
+    """The model behind a server, asked as `chat` where no template is given.
+
+    Raises UserError as `ServerEngine`, and for a tokenizer that is not there.
+    """
+    tokenizer = None if config.tokenizer is None else load_tokenizer(find_tokenizer(config.tokenizer))
+    return Respondent(ServerEngine(config), template or "chat", tokenizer, day)
+
+
+def find_tokenizer(source: str) -> Path:
+    """The folder of a tokenizer, or of a model that has one. Raises UserError as `find_model`."""
+    folder = Path(source).expanduser()
+    return folder if (folder / "tokenizer_config.json").is_file() else find_model(source)
+
+
+def _template(source: Path, template: str | None, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The template that is given, else that of the model's run, else `chat` or `alpaca`."""
+    return template or _trained_template(source) or ("chat" if tokenizer.chat_template else "alpaca")
+
+
+def _trained_template(source: Path) -> str | None:
+    """The template of the run that `source` (the run, or something in it) belongs to."""
+    run = run_of(source)
+    return None if run is None else yaml.safe_load((run / "config.yaml").read_text())["data"]["template"]
+
+
+def _is_plain(source: Path) -> bool:
+    if source.is_file() or holds_adapters(source):
+        return False
+    return read_config(source).get("model_type") != MTPConfig.model_type
+
+
+def _export(source: Path, dtype: Dtype, output: Path) -> Path:
+    model, tokenizer = load_base(str(source), dtype)
+    write_model(without_heads(model), tokenizer, output, Origin(source.name, "The plain export, for vLLM."))
+    return output
+
+
+def _end_tokens(folder: Path, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """What ends a completion: the tokenizer's end token, and those that the model was tuned to give."""
+    has_more = (folder / "generation_config.json").is_file()
+    of_model = GenerationConfig.from_pretrained(folder).eos_token_id if has_more else None
+    listed = of_model if isinstance(of_model, list) else [of_model]
+    return {token for token in [tokenizer.eos_token_id, *listed] if token is not None}

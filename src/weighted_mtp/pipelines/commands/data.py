@@ -126,7 +126,7 @@ def _chosen(datasets: str | None, imported: Path | None, name: str | None, sourc
         raise UserError("give either --datasets NAMES, or --import FILE with --name NAME")
     if (imported is None) != (name is None):
         raise UserError(
-            f"--import and --name belong together: give {'--import' if imported is None else '--name'}, too"
+            f"--import goes with --name: give {'--import FILE' if imported is None else '--name NAME'}, too"
         )
     if imported is not None and source is not None:
         raise UserError(f"--source {source} has no effect with --import, which names the file itself: leave it out")

@@ -15,6 +15,7 @@ from weighted_mtp.pipelines.commands import (
     demo,
     doctor,
     evaluate,
+    generate,
     label,
     models,
     plan,
@@ -73,6 +74,7 @@ app.command("recipe")(recipe.main)
 app.command("plan")(plan.main)
 app.command("study")(study.main)
 app.command("evaluate")(evaluate.main)
+app.command("generate")(generate.main)
 app.command("label")(label.main)
 app.command("compare")(compare.main)
 app.command("weights")(weights.main)

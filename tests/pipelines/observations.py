@@ -18,12 +18,14 @@ from transformers import PreTrainedModel
 from weighted_mtp.config import flatten, load_config, validated
 from weighted_mtp.data.sources.micro.dataset import write_micro
 from weighted_mtp.data.sources.micro.generator import MicroConfig
+from weighted_mtp.decoding import sample
 from weighted_mtp.decoding import server as server_module
 from weighted_mtp.decoding.engine import TorchEngine
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.samples import write_jsonl
 from weighted_mtp.models.checkpoint import newest_model
 from weighted_mtp.pipelines import run_evaluation
+from weighted_mtp.pipelines.generate import GenerateConfig, generate
 from weighted_mtp.pipelines.kinds import PIPELINES
 from weighted_mtp.pipelines.run_evaluation import EvaluationConfig
 from weighted_mtp.runtime import sharding
@@ -100,10 +102,11 @@ class Bench:
         return option.replace("@", str(self.folder))
 
     def observed(self, kind: str, *options: str) -> Observations:
-        """`kind` is a pipeline, `evaluate` or `study`. An error that a user can mend is an observation, too."""
+        """`kind` is a pipeline, `evaluate`, `generate` or `study`. A user's error is an observation, too."""
         key = (kind, *options)
         if key not in self._known:
-            observe = {"evaluate": self._evaluation, "study": self._study}.get(kind, self._run)
+            kinds = {"evaluate": self._evaluation, "generate": self._generation, "study": self._study}
+            observe = kinds.get(kind, self._run)
             try:
                 self._known[key] = observe(key, [self.filled(option) for option in options])
             except UserError as error:
@@ -153,7 +156,7 @@ class Bench:
             given["server"] = {"base_url": self.server.base_url, "model": MODEL, **given["server"]}
             self.server.paths.clear()
         config = validated(EvaluationConfig, given)
-        with respondents() as dtypes:
+        with respondents() as dtypes, drafting() as drafted:
             run_evaluation.evaluate(config)
         described = json.loads((config.output / "evaluation.json").read_text())
         rows = [json.loads(line) for line in (config.output / "results.jsonl").read_text().splitlines()]
@@ -169,9 +172,30 @@ class Bench:
             "texts": [row.get("text", row.get("completion")) for row in rows],
             "execution": {name: v for name, v in described["execution"].items() if name != "samples_sha256"},
             "k": sorted(json.dumps(report["pass_at_k"])),
-            "facts": [line for line in page.splitlines() if str(config.output) not in line],
+            "facts": [line for line in page.splitlines() if str(config.output) not in line and "tokens/s" not in line],
             "dtype": dtypes,
+            "drafted": drafted,
         }
+
+    def _generation(self, _key: Sequence[str], options: Sequence[str]) -> Observations:
+        (self.folder / "one.txt").write_text("a text")
+        (self.folder / "piped.txt").write_text("a piped text")
+        given: dict[str, Any] = {
+            "checkpoint": f"{self.folder}/runs/policy",
+            "prompt": "a prompt",
+            "output": self.folder / "generated.jsonl",
+            "sampling": {"max_new_tokens": 4},
+        }
+        for option in options:
+            name, _, value = option.partition("=")
+            given[name] = json.loads(value)
+        config = validated(GenerateConfig, given)
+        with pytest.MonkeyPatch.context() as patch, (self.folder / "piped.txt").open() as piped:
+            patch.setattr("sys.stdin", piped)
+            generate(config)
+        assert config.output is not None
+        rows = [json.loads(line) for line in config.output.read_text().splitlines()]
+        return {"prompts": [row["prompt"] for row in rows], "output": config.output.name}
 
     def _study(self, _key: Sequence[str], options: Sequence[str]) -> Observations:
         file = self.folder / "study.json"
@@ -268,4 +292,19 @@ def respondents() -> Iterator[list[str]]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_evaluation, "draw_samples", drawn)
+        yield found
+
+
+@contextmanager
+def drafting() -> Iterator[list[int]]:
+    """How many tokens were drafted for a pass."""
+    found: list[int] = []
+    decode = sample.decode
+
+    def decoded(forward: Any, *given: Any) -> Any:
+        found.append(forward.n_drafts)
+        return decode(forward, *given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sample, "decode", decoded)
         yield found

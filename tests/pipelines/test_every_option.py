@@ -16,13 +16,14 @@ from completions_server import CompletionsServer
 from observations import Bench
 
 from weighted_mtp.config import Section, _sections_in
+from weighted_mtp.pipelines.generate import GenerateConfig
 from weighted_mtp.pipelines.kinds import PIPELINES
 from weighted_mtp.pipelines.run_evaluation import EvaluationConfig
 from weighted_mtp.runtime import distributed
 from weighted_mtp.runtime.device import RuntimeConfig
 from weighted_mtp.study.config import StudyConfig
 
-ROOTS = (*(pipeline.schema for pipeline in PIPELINES.values()), EvaluationConfig, StudyConfig)
+ROOTS = (*(pipeline.schema for pipeline in PIPELINES.values()), EvaluationConfig, GenerateConfig, StudyConfig)
 RECORDS = {"Origin", "Execution", "_Described"}
 """Sections that say what was, and offer no options."""
 
@@ -230,7 +231,7 @@ EFFECTS: dict[str, Effect | list[Effect]] = {
     "TDConfig.terminal_reward": Effect(
         "verifiable", "weighting.terminal_reward=1", "loss", ("weighting.space=probability",)
     ),
-    "TDConfig.floor": Effect("verifiable", "weighting.floor=0.5", "loss"),
+    "TDConfig.strength": Effect("verifiable", "weighting.strength=0.5", "loss"),
     "TDConfig.anneal_steps": Effect("verifiable", "weighting.anneal_steps=2", "loss"),
     "TDConfig.head_strengths": Effect("verifiable", "weighting.head_strengths=[1,0,0,0]", "loss"),
     "Rho1RunConfig.reference": Effect("rho1", "reference=@/runs/reference2", "loss"),
@@ -241,9 +242,9 @@ EFFECTS: dict[str, Effect | list[Effect]] = {
     "ThirdPartyConfig.options": Effect("third_party", "options.scale=2.0", "loss", ("token_weighting=b",)),
     "EvaluationConfig.benchmark": Effect("evaluate", 'benchmark="nobody"', "error", names="nobody"),
     "EvaluationConfig.output": Effect("evaluate", 'output="@/evaluations/named"', "output"),
-    "EvaluationConfig.checkpoint": Effect("evaluate", 'checkpoint="@/runs/reference2"', "texts", DRAWN),
-    "EvaluationConfig.engine": Effect("evaluate", 'engine="vllm"', "error", names="--engine vllm"),
-    "EvaluationConfig.server": Effect("evaluate", "server={}", "texts"),
+    "SampledModel.checkpoint": Effect("evaluate", 'checkpoint="@/runs/reference2"', "texts", DRAWN),
+    "SampledModel.engine": Effect("evaluate", 'engine="vllm"', "error", names="--engine vllm"),
+    "SampledModel.server": Effect("evaluate", "server={}", "texts"),
     "ServerConfig.base_url": Effect("evaluate", 'server.base_url="http://b/v1"', "error", SERVED, "--base-url"),
     "ServerConfig.model": Effect("evaluate", 'server.model="other"', "served", SERVED),
     "ServerConfig.api_key_env": Effect("evaluate", 'server.api_key_env="NO_SUCH"', "error", SERVED, "--api-key-env"),
@@ -254,11 +255,9 @@ EFFECTS: dict[str, Effect | list[Effect]] = {
     "EvaluationConfig.data_root": Effect("evaluate", 'data_root="@/others"', "problems"),
     "EvaluationConfig.split": Effect("evaluate", 'split="validation"', "problems"),
     "EvaluationConfig.first": Effect("evaluate", "first=1", "tasks"),
-    "EvaluationConfig.template": Effect("evaluate", 'template="alpaca"', "texts", DRAWN),
-    "EvaluationConfig.date": Effect(
-        "evaluate", 'date="2020-02-02"', "day", ('checkpoint="@/dated"', 'template="chat"')
-    ),
-    "EvaluationConfig.dtype": Effect("evaluate", 'dtype="bfloat16"', "dtype"),
+    "SampledModel.template": Effect("evaluate", 'template="alpaca"', "texts", DRAWN),
+    "SampledModel.date": Effect("evaluate", 'date="2020-02-02"', "day", ('checkpoint="@/dated"', 'template="chat"')),
+    "SampledModel.dtype": Effect("evaluate", 'dtype="bfloat16"', "dtype"),
     "EvaluationConfig.k": Effect("evaluate", "k=[2]", "k", (*DRAWN, "sampling.n_samples=2")),
     "EvaluationConfig.workers": Effect("evaluate", "workers=7", "facts"),
     "EvaluationConfig.cpu_seconds": Effect("evaluate", "cpu_seconds=1.5", "execution"),
@@ -271,8 +270,12 @@ EFFECTS: dict[str, Effect | list[Effect]] = {
     "SamplingConfig.top_p": Effect("evaluate", "sampling.top_p=0.01", "texts", DRAWN),
     "SamplingConfig.n_samples": Effect("evaluate", "sampling.n_samples=2", "tasks", DRAWN),
     "SamplingConfig.batch_size": Effect("evaluate", "sampling.batch_size=1", "facts"),
+    "SamplingConfig.draft": Effect("evaluate", 'sampling.draft="heads"', "drafted"),
     "SamplingConfig.seed": Effect("evaluate", "sampling.seed=1", "texts", DRAWN),
     "SamplingConfig.stop": Effect("evaluate", 'sampling.stop=["e", "a", "n", " "]', "texts", DRAWN),
+    "GenerateConfig.prompt": Effect("generate", 'prompt="def f(x):"', "prompts"),
+    "GenerateConfig.file": Effect("generate", 'file="@/one.txt"', "prompts", ("prompt=null",)),
+    "GenerateConfig.output": Effect("generate", 'output="@/other.jsonl"', "output"),
     "StudyConfig.name": Effect(STUDY, "name=other", "places"),
     "StudyConfig.storage": Effect(STUDY, "storage=elsewhere", "places"),
     "StudyConfig.seeds": Effect(STUDY, "seeds=[0,1]", "places"),

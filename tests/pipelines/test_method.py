@@ -17,9 +17,11 @@ from method_storage import (
 )
 
 from weighted_mtp.config import load_config
+from weighted_mtp.data.batches import blank_batch
+from weighted_mtp.errors import UserError
 from weighted_mtp.files import describe_files
 from weighted_mtp.models.convert import load_base
-from weighted_mtp.pipelines.critic import load_critic
+from weighted_mtp.pipelines.critic import load_critic, load_critics
 from weighted_mtp.pipelines.run_baseline import BaselineConfig
 from weighted_mtp.runtime.device import RuntimeConfig
 
@@ -101,7 +103,7 @@ def test_rho1_keeps_its_share_of_every_heads_targets(storage: Storage) -> None:
 def test_uniform_weights_are_the_baseline_to_the_last_bit(storage: Storage) -> None:
     baseline = storage.train("baseline", "uniform", *storage.from_policy())
     for run in (
-        storage.verifiable("floor-of-one", "weighting.floor=1.0"),
+        storage.verifiable("no-strength", "weighting.strength=0"),
         storage.rho1("all-tokens", "rho1.k_percent=100"),
     ):
         assert records(run) == records(baseline)
@@ -225,10 +227,32 @@ def test_what_would_weight_other_tokens_than_it_says_is_one_line(
     assert not storage.run("x").exists()
 
 
+def test_an_ensemble_gives_the_mean_of_its_critics(storage: Storage, foreign: Storage) -> None:
+    first = storage.run("outcome")
+    source = f"value.source={storage.run('reference')}"
+    second = storage.train("critic", "second", "critic.objective=outcome", source, "run.seed=7")
+    one, other, both = (load_critics(runs, RuntimeConfig()) for runs in ([first], [second], [first, second]))
+    batch = blank_batch(2, 0)
+    expected = (one.values(batch) + other.values(batch)) / 2
+    assert not torch.equal(one.values(batch), other.values(batch))
+    torch.testing.assert_close(both.values(batch), expected)
+    assert len(both.inputs) == len(one.inputs) + len(other.inputs)
+    of_each = [storage.verifiable(f"of-{critic.name}", f"critic={critic}") for critic in (first, second)]
+    run = storage.verifiable("ensemble", f"critic=[{first},{second}]")
+    assert weights(run) not in [weights(one) for one in of_each]
+    regressed = storage.train("critic", "regressed", "critic.objective=lambda_return", source)
+    message = error_of(storage.command("verifiable", "x", *storage.from_policy(), f"critic=[{first},{regressed}]"))
+    assert "an ensemble is of critics of one kind" in message
+    message = error_of(storage.command("verifiable", "x", *storage.from_policy(), f"critic=[{first},{first}]"))
+    assert "give at least one, and each once" in message
+    with pytest.raises(UserError, match="has another vocabulary"):
+        load_critics([first, foreign.run("outcome")], RuntimeConfig())
+
+
 def test_values_regressed_on_outcomes_are_probabilities(storage: Storage) -> None:
     source = f"value.source={storage.run('reference')}"
     run = storage.train("critic", "regressed", "critic.objective=lambda_return", source)
-    assert load_critic(run, RuntimeConfig()).gives == "probability"
+    assert load_critic(run, RuntimeConfig()).output_kind == "probability"
     message = error_of(storage.command("critic", "x", "critic.objective=lambda_return", "value.base_rate=0.9", source))
     assert "set value.head=sigmoid, or leave base_rate out" in message
 

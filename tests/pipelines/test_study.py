@@ -15,7 +15,7 @@ from weighted_mtp.data.sources.micro.dataset import write_micro
 from weighted_mtp.data.sources.micro.generator import MicroConfig
 from weighted_mtp.data.tables import read_problems, read_solutions
 from weighted_mtp.study.config import StudyConfig
-from weighted_mtp.study.run import StudyResult, run_study, time_table
+from weighted_mtp.study.run import StudyResult, compared, run_study, time_table
 from weighted_mtp.study.steps import bottlenecks, steps_of
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "local"
@@ -263,10 +263,6 @@ def changed(stage: str, **options: Any) -> dict[str, Any]:
             "arms.weighted.against=shufled is no other arm: give one of ['on-own', 'weighted', 'shuffled', 'crit",
         ),
         ({**STUDY, "further_temperatures": [0.5, 0]}, "further_temperatures: one of them is there twice, or is the sa"),
-        (
-            {**STUDY, "sampling": {"temperature": 0.5, "n_samples": 2}, "further_temperatures": [0]},
-            "n_samples=2",
-        ),
         ({**STUDY, "packages": ["nowhere"]}, "packages: nothing called nowhere can be imported here"),
         ({**STUDY, "k": [1, 5]}, "k=(1, 5) needs sampling.n_samples=5 or more, and it is 1"),
         (
@@ -280,6 +276,22 @@ def test_a_study_that_cannot_run_is_one_line_before_anything_runs(
 ) -> None:
     assert expected in error_of(study(tmp_path, config))
     assert [path.name for path in tmp_path.iterdir()] == ["study.yaml"]
+
+
+def test_greedy_beside_samples_is_one_program_a_problem() -> None:
+    sampled = {"temperature": 0.5, "n_samples": 4, "top_p": 0.9}
+    config = StudyConfig.model_validate({**STUDY, "sampling": sampled, "further_temperatures": [0, 1], "k": [1, 4]})
+    drawn = {t: (how.temperature, how.n_samples, how.top_p) for t, how in config.samplings.items()}
+    assert drawn == {0.5: (0.5, 4, 0.9), 0: (0, 1, 1.0), 1: (1, 4, 0.9)}
+    found = {problem: (4, problem) for problem in range(4)}
+    evaluations: Any = {t: {arm: [found, found] for arm in config.arms} for t in config.samplings}
+    titles = [*compared(config, StudyResult({}, {}, evaluations, {}))]
+    assert [title for title in titles if title.endswith("pass@4")] == [
+        "sampled at temperature 0.5, pass@4",
+        "sampled at temperature 1, pass@4",
+        "each arm at its best temperature, pass@4",
+    ]
+    assert "sampled at temperature 0, pass@1" in titles
 
 
 def test_an_error_names_its_stage_or_arm(storage: Path) -> None:

@@ -1,4 +1,4 @@
-"""What can be asked: a model in this process, the same model in vLLM, or one behind a server."""
+"""What can be sampled from: a model in this process, the same model in vLLM, or one behind a server."""
 
 import datetime
 import tempfile
@@ -11,14 +11,16 @@ import torch
 import yaml
 from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
 
-from weighted_mtp.decoding.engine import Engine, TorchEngine
+from weighted_mtp.data.prompts import encode_problem, encode_prompt, instruction_of, render_prompt
+from weighted_mtp.data.schema import Problem
+from weighted_mtp.decoding.engine import Engine, Message, Prompt, TorchEngine
 from weighted_mtp.decoding.server import ServerConfig, ServerEngine
 from weighted_mtp.decoding.vllm_engine import VllmEngine, imported
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.benchmarks import AnswerForm
 from weighted_mtp.models.adapters import holds_adapters
-from weighted_mtp.models.card import Origin
-from weighted_mtp.models.checkpoint import Dtype, load_tokenizer, read_config, run_of
+from weighted_mtp.models.card import ModelOrigin
+from weighted_mtp.models.checkpoint import Dtype, check_embedded, load_tokenizer, read_config, run_of
 from weighted_mtp.models.convert import find_model, load_base, without_heads, write_model
 from weighted_mtp.models.mtp import MTPConfig
 from weighted_mtp.runtime.distributed import ranks
@@ -41,6 +43,36 @@ class Respondent:
     def form(self) -> AnswerForm:
         """How its answers are to be read."""
         return AnswerForm.COMPLETION if self.template == "plain" else AnswerForm.CHAT
+
+    def asked(self, problem: Problem) -> Prompt:
+        """A problem as the template asks it. Raises UserError as `encode_problem` and `check_embedded`."""
+        if self.engine.takes_text:
+            return self._text(problem)
+        assert self.tokenizer is not None
+        ids = encode_problem(self.tokenizer, self.template, problem, self.day)
+        return self._embedded(ids, f"the prompt of {problem.problem_id}")
+
+    def continued(self, text: str, name: str) -> Prompt:
+        """A text to be continued as it is. Raises UserError as `encode_prompt`; `name` says whose it is."""
+        if self.engine.takes_text:
+            return text
+        assert self.tokenizer is not None
+        return self._embedded(encode_prompt(self.tokenizer, text, name=name, special_tokens=False), name)
+
+    def _embedded(self, ids: list[int], name: str) -> list[int]:
+        if isinstance(self.engine, TorchEngine):
+            assert self.tokenizer is not None
+            check_embedded(self.engine.model, self.tokenizer, lambda: max(ids), name)
+        return ids
+
+    def _text(self, problem: Problem) -> str | Message:
+        """A prompt for a server, which tokenizes it, and puts BOS before it if that is what its tokenizer does."""
+        if self.template == "chat" and self.tokenizer is None:
+            return Message(instruction_of(problem))
+        text, tokenizer = render_prompt(self.template, problem, self.tokenizer, self.day), self.tokenizer
+        if tokenizer is not None and tokenizer.bos_token and tokenizer.encode("")[:1] == [tokenizer.bos_token_id]:
+            return text.removeprefix(tokenizer.bos_token)
+        return text
 
 
 def load_respondent(
@@ -70,6 +102,7 @@ def vllm_respondent(
     imported()
     if ranks() > 1:
         raise UserError("--engine vllm: vLLM uses all GPUs from one process; start it without torchrun")
+    scratch.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=scratch, prefix=".plain-") as place:
         folder = source if _is_plain(source) else _export(source, dtype, Path(place) / "plain")
         tokenizer = load_tokenizer(folder)
@@ -112,7 +145,7 @@ def _is_plain(source: Path) -> bool:
 
 def _export(source: Path, dtype: Dtype, output: Path) -> Path:
     model, tokenizer = load_base(str(source), dtype)
-    write_model(without_heads(model), tokenizer, output, Origin(source.name, "The plain export, for vLLM."))
+    write_model(without_heads(model), tokenizer, output, ModelOrigin(source.name, "The plain export, for vLLM."))
     return output
 
 

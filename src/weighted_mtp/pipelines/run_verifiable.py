@@ -4,7 +4,7 @@
     torchrun --nproc_per_node=8 -m weighted_mtp.pipelines.run_verifiable --config configs/production/verifiable.yaml
     … --override weighting.beta=0.5 --override control=shuffled
 
-Stopped by Ctrl-C, SIGTERM or a crash, the same command goes on from the newest checkpoint.
+Stopped by Ctrl-C, SIGTERM or a crash, the same command resumes from the newest checkpoint.
 """
 
 from pathlib import Path
@@ -15,9 +15,9 @@ from pydantic import model_validator
 from transformers import PreTrainedTokenizerBase
 
 from weighted_mtp.errors import UserError
-from weighted_mtp.losses.mtp import check_one_per_head
+from weighted_mtp.losses.mtp_loss import check_one_per_head
 from weighted_mtp.models.mtp import MTPForCausalLM
-from weighted_mtp.pipelines.critic import Critic, check_same_tokens, load_critic
+from weighted_mtp.pipelines.critic import Critic, check_same_tokens, load_critics
 from weighted_mtp.pipelines.doubts import doubts
 from weighted_mtp.pipelines.policy import PolicyConfig, train_policy
 from weighted_mtp.progress import console
@@ -29,10 +29,21 @@ class VerifiableConfig(PolicyConfig):
     """All options of a run that is weighted by a critic."""
 
     pipeline: Literal["verifiable"] = "verifiable"
-    critic: Path
-    """Folder of the critic's run."""
+    critic: Path | tuple[Path, ...]
+    """Folder of the critic's run; of several, [runs/a, runs/b], the mean of what they give."""
     weighting: TDConfig = TDConfig()
     gives_credit: ClassVar[bool] = True
+
+    @property
+    def critics(self) -> tuple[Path, ...]:
+        """The runs in `critic`."""
+        return (self.critic,) if isinstance(self.critic, Path) else self.critic
+
+    @model_validator(mode="after")
+    def _each_critic_once(self) -> "VerifiableConfig":
+        if not 0 < len(set(self.critics)) == len(self.critics):
+            raise ValueError(f"critic={[*map(str, self.critics)]}: give at least one, and each once")
+        return self
 
     @model_validator(mode="after")
     def _annealing_ends(self) -> "VerifiableConfig":
@@ -57,17 +68,17 @@ class VerifiableConfig(PolicyConfig):
 
 
 def run_verifiable(config: VerifiableConfig) -> Path | None:
-    """Train with a critic's token weights; returns the run's folder, None where it was stopped."""
-    critic = load_critic(config.critic, config.runtime, config.run.accept_changes)
-    for doubt in doubts(config.critic):
+    """Train with a critic's token weights; returns the run's folder, None if it was stopped."""
+    critic = load_critics(config.critics, config.runtime, config.run.accept_changes)
+    for doubt in (doubt for run in config.critics for doubt in doubts(run)):
         console.print(doubt, markup=False, highlight=False, soft_wrap=True)
 
     def weighting(policy: MTPForCausalLM, tokenizer: PreTrainedTokenizerBase) -> TokenWeighting:
-        check_same_tokens(tokenizer, critic.tokenizer, f"critic={config.critic}")
+        check_same_tokens(tokenizer, critic.tokenizer, f"critic={config.critics[0]}")
         _check_same_questions(config, critic)
         if (strengths := config.weighting.head_strengths) is not None:
             check_one_per_head("weighting.head_strengths", strengths, policy.config.n_future_tokens)
-        return TDWeighting(config.weighting, critic.values, critic.gives)
+        return TDWeighting(config.weighting, critic.values, critic.output_kind)
 
     return train_policy(config, weighting, critic.inputs)
 
@@ -76,7 +87,7 @@ def _check_same_questions(config: VerifiableConfig, critic: Critic) -> None:
     """Refuse a critic whose values are conditioned on prompts of another kind."""
     if critic.template != config.data.template:
         raise UserError(
-            f"data.template={config.data.template}, but critic={config.critic} was trained with {critic.template}: "
+            f"data.template={config.data.template}, but critic={config.critics[0]} was trained with {critic.template}: "
             "use one template for both"
         )
 

@@ -20,7 +20,7 @@ from weighted_mtp.data.stream import BatchStream
 from weighted_mtp.errors import UserError
 from weighted_mtp.losses.objective import Objective, Sums
 from weighted_mtp.progress import console, progress
-from weighted_mtp.runtime.distributed import any_rank, gathered_objects, is_first, rank, ranks, summed
+from weighted_mtp.runtime.distributed import all_gather_objects, all_reduce_sum, any_rank, is_first, rank, ranks
 from weighted_mtp.runtime.sharding import free_root, reduce_gradients
 from weighted_mtp.training.optim import OptimConfig, clip_gradients, prepare_groups, schedule
 from weighted_mtp.training.state import Checkpoints, TrainState
@@ -47,7 +47,7 @@ class TrainingConfig(Section):
     upload_to: str | None = None
     """Folder of runs on another file system, such as `s3://bucket/runs`: checkpoints are copied there meanwhile."""
     best_metric: str | None = None
-    """A validation metric, such as `loss`: the checkpoint where it is best is kept, as `checkpoints/best`."""
+    """A validation metric, such as `loss`: the checkpoint with the best value is kept, as `checkpoints/best`."""
     best_mode: Literal["min", "max"] = "min"
     """Whether the lowest or the highest is best."""
     log_every: int = Field(1, ge=1)
@@ -82,9 +82,10 @@ class Trainer:
     reduce_every_microbatch: bool = False
 
     def run(self) -> bool:
-        """Train to `max_steps`, saving on the way; True when finished, False when asked to stop (Ctrl-C, SIGTERM).
+        """Train to `max_steps`, saving on the way; True when finished, False when stopped (Ctrl-C, SIGTERM).
 
-        A rank that is asked to stop stops all of them after the same step. Raises `NonFiniteError`, on all ranks,
+        A rank that receives a signal to stop stops all of them after the same step. Raises `NonFiniteError`, on all
+        ranks,
         before the optimizer step that would have used a non-finite loss or gradient.
         """
         total = self.config.max_steps
@@ -108,7 +109,7 @@ class Trainer:
             if not finished and self.state.step % self.config.save_every:
                 self._save()
         if not finished:
-            console.print(f"stopped after step {self.state.step}; the same command goes on from there")
+            console.print(f"stopped after step {self.state.step}; the same command resumes from there")
         return finished
 
     def evaluate(self) -> dict[str, float]:
@@ -143,7 +144,7 @@ class Trainer:
         if not (math.isfinite(values["loss"]) and math.isfinite(norms["grad_norm"])):
             self._refuse(values["loss"], norms["grad_norm"], own, batches)
         state.optimizer.step()
-        state.optimizer.zero_grad()  # not in the next step: critics are asked, and checkpoints written, without them
+        state.optimizer.zero_grad()  # now, so that neither critics nor checkpoints hold gradients
         state.objective = objective_state
         state.step += 1
         tokens = sum(int(batch.response_mask.sum()) for batch in batches)
@@ -151,7 +152,7 @@ class Trainer:
             **values,
             **norms,
             **rates,
-            "response_tokens": int(summed(torch.tensor(tokens))),
+            "response_tokens": int(all_reduce_sum(torch.tensor(tokens))),
             "epoch": self.stream.epoch_of(state.step),
         }
 
@@ -180,7 +181,7 @@ class Trainer:
             for batch, sums in zip(batches, own, strict=True)
             if not batch.is_blank
         ]
-        everyones = [batch for of_rank in gathered_objects(names) for batch in of_rank]
+        everyones = [batch for of_rank in all_gather_objects(names) for batch in of_rank]
         samples = [name for batch, _ in everyones for name in batch]
         suspects = [name for batch, finite in everyones if not finite for name in batch]
         file = self.tracker.run.path / f"non-finite-step-{self.state.step}.json"
@@ -219,7 +220,7 @@ class _Total:
 
 def _over_ranks(sums: Sequence[Sums]) -> _Total:
     """Add up microbatches, in fp64, then ranks, which all have the same metrics. One copy leaves the device."""
-    flat = summed(torch.stack([_flat(s) for s in sums]).to("cpu", torch.float64).sum(0))
+    flat = all_reduce_sum(torch.stack([_flat(s) for s in sums]).to("cpu", torch.float64).sum(0))
     names = list(sums[0].metrics)
     numerators = [sums[0].metrics[name][0] for name in names]
     sizes = [n.numel() for n in numerators]

@@ -18,7 +18,7 @@ from weighted_mtp.data.schema import Entry, Problem, Solution
 from weighted_mtp.data.sources.codecontests import hashed_split
 from weighted_mtp.data.sources.own_tests import functions_of, one_entry_point, tests_of
 from weighted_mtp.data.sources.rows import DEFAULT, Reading, Row, read_rows, unix
-from weighted_mtp.data.sources.syntax import parse
+from weighted_mtp.data.sources.syntax import parse_python
 from weighted_mtp.errors import UserError
 
 FIELDS = (
@@ -231,7 +231,7 @@ def _solutions(
 
 def _is_python(text: str) -> bool:
     try:
-        parse(text)
+        parse_python(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return False
     return True

@@ -12,7 +12,7 @@ from typing import Any
 
 from weighted_mtp.data.schema import TestCase, Visibility
 from weighted_mtp.data.sources.rows import Row, unix
-from weighted_mtp.data.sources.syntax import literal, parse
+from weighted_mtp.data.sources.syntax import literal, parse_python
 from weighted_mtp.errors import UserError
 
 _FORMS = '{"args": […], "returns": …}, {"stdin": "…", "stdout": "…"} or an assertion as text'
@@ -39,7 +39,7 @@ def tests_of(row: Row) -> tuple[TestCase, ...]:
 def functions_of(row: Row, program: str, number: int) -> set[str]:
     """Names that a correct program defines at its top. Raises UserError where it is no Python."""
     try:
-        tree = parse(program)
+        tree = parse_python(program)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         where = f" in line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
         reason = error.msg if isinstance(error, SyntaxError) else str(error)
@@ -96,7 +96,7 @@ def _tests(row: Row, field: str, visibility: Visibility) -> Iterator[TestCase]:
 
 def _assertion(where: str, text: str) -> str:
     try:
-        tree = parse(text)
+        tree = parse_python(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise UserError(f"{where} is no Python ({str(error).splitlines()[0]}): {text!r:.60}") from error
     if not any(isinstance(node, ast.Assert) for node in ast.walk(tree)):
@@ -136,7 +136,7 @@ def _is_call(test: dict[str, Any]) -> bool:
 
 def _called(text: str) -> set[str]:
     try:
-        nodes = ast.walk(parse(text))
+        nodes = ast.walk(parse_python(text))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return set()
     return {node.id for node in nodes if isinstance(node, ast.Name)}

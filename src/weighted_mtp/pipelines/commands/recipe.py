@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from weighted_mtp.pipelines.command import Debug, one_line_errors
+from weighted_mtp.pipelines.command import Debug, user_errors
 
 
 def main(
@@ -18,7 +18,7 @@ def main(
     debug: Debug = False,
 ) -> None:
     """Write configurations that fit a dataset and a model: reference, critic, policy, study; and say what to run."""
-    with one_line_errors(debug):
+    with user_errors(debug):
         from weighted_mtp.pipelines.recipe import commands, gather, write
 
         target = output or Path("configs") / dataset

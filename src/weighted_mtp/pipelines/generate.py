@@ -1,0 +1,169 @@
+"""Completions of anybody's prompts: one, a file of them, or typed one after the other.
+
+uv run wmtp generate --checkpoint storage/runs/RUN --prompt "Write a function that adds two numbers."
+uv run wmtp generate --checkpoint storage/runs/RUN --file prompts.jsonl --output completions.jsonl
+uv run wmtp generate --checkpoint storage/runs/RUN                       typed on a terminal, or read from a pipe
+uv run wmtp generate --base-url http://127.0.0.1:8000/v1 --prompt …      a server's
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import gettempdir
+from typing import Any, Self
+
+from pydantic import model_validator
+from rich.console import Console
+
+from weighted_mtp.data.schema import Problem
+from weighted_mtp.data.sources.rows import read_rows
+from weighted_mtp.decoding.engine import Prompt
+from weighted_mtp.decoding.sample import Drawn
+from weighted_mtp.errors import UserError
+from weighted_mtp.evaluation.respondents import Respondent
+from weighted_mtp.evaluation.samples import write_jsonl
+from weighted_mtp.pipelines.inputs import trained_day
+from weighted_mtp.pipelines.sampled_model import SampledModel
+from weighted_mtp.progress import progress
+
+QUIT = ("exit", "quit")
+_FURTHER_LINE = "\\"  # at the end of a line that is typed
+
+
+class GenerateConfig(SampledModel):
+    """What is completed, by what; `checkpoint` or `server`."""
+
+    prompt: str | None = None
+    """One prompt."""
+    file: Path | None = None
+    """A `.jsonl` file of objects with a key `prompt`, or a text file that is one prompt."""
+    output: Path | None = None
+    """Where completions are written as JSON lines; standard output if not given."""
+
+    @model_validator(mode="after")
+    def _one_model_and_at_most_one_source(self) -> Self:
+        if (self.checkpoint is None) == (self.server is None):
+            raise ValueError("give either --checkpoint (a model to sample from) or --base-url (a server that has one)")
+        if self.prompt is not None and self.file is not None:
+            raise ValueError("give either --prompt or --file, or neither to type prompts")
+        return self
+
+
+def generate(config: GenerateConfig) -> None:
+    """Complete what `config` names, or what is typed.
+
+    Raises UserError for a file that holds no prompts, and whatever `SampledModel.respondent` and engines refuse.
+    """
+    given = _prompts(config)
+    model = config.find()
+    day = config.date or (trained_day(model) if model is not None else None)
+    with config.respondent(model, day, Path(gettempdir())) as respondent:
+        if given is None:
+            _converse(config, respondent)
+            return
+        found = _complete(config, respondent, given, title="generating" if len(given) > 1 else None)
+    if config.output is not None:
+        write_jsonl(config.output, (_record(given, one) for one in found))
+    else:
+        _show(found)
+
+
+def _prompts(config: GenerateConfig) -> list[str] | None:
+    """The prompts that are given; None if they are to be typed."""
+    if config.prompt is not None:
+        return [config.prompt]
+    if config.file is not None:
+        return _read(config.file)
+    if sys.stdin.isatty():
+        if config.output is not None:
+            raise UserError("--output has no effect on typed prompts: give --prompt or --file, or leave it out")
+        return None
+    text = sys.stdin.read()
+    if not text.strip():
+        raise UserError("standard input is empty: give --prompt or --file, or type prompts on a terminal")
+    return [text]
+
+
+def _read(file: Path) -> list[str]:
+    if file.suffix != ".jsonl":
+        try:
+            return [file.read_text(encoding="utf-8")]
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"--file {file}: cannot be read as text ({error}); give a text or .jsonl file") from error
+    prompts = []
+    for row in read_rows(file, {}):
+        if not isinstance(row.values.get("prompt"), str):
+            raise UserError(f"{row.where}: no key prompt with a text; it has {sorted(row.values)}")
+        prompts.append(row.values["prompt"])
+    return prompts
+
+
+def _complete(
+    config: GenerateConfig, respondent: Respondent, prompts: Sequence[str], title: str | None = None
+) -> list[Drawn]:
+    """All completions, prompt by prompt."""
+    asked = [_asked(respondent, text, f"prompt {number}") for number, text in enumerate(prompts, 1)]
+    total = len(asked) * config.sampling.n_samples
+    size = respondent.engine.unit(config.sampling, len(asked))
+    names = [f"prompt {number}" for number in range(1, len(prompts) + 1)]
+    with progress(title, total) if title is not None else nullcontext() as advance:
+        units = respondent.engine.draw(asked, config.sampling, range(-(-total // size)), advance, names)
+        found = [one for _, unit in units for one in unit]
+    return sorted(found, key=lambda one: (one.prompt, one.sample))
+
+
+def _asked(respondent: Respondent, text: str, name: str) -> Prompt:
+    """A text as the template asks it; `plain` continues it where it ends."""
+    if respondent.template == "plain":
+        return respondent.continued(text, name)
+    return respondent.asked(Problem(name, "generate", "test", text))
+
+
+def _converse(config: GenerateConfig, respondent: Respondent) -> None:
+    """Complete each prompt that is typed, by itself, until the input ends."""
+    console = Console()
+    console.print(f"a prompt a line; {_FURTHER_LINE} at its end for a further line; exit, quit or Ctrl-D to leave")
+    for text in _typed():
+        try:
+            _show(_complete(config, respondent, [text]))
+        except UserError as error:
+            console.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _typed() -> Iterator[str]:
+    lines: list[str] = []
+    while True:
+        try:
+            line = input("… " if lines else "> ")
+        except EOFError:
+            return
+        if not lines and line.strip() in QUIT:
+            return
+        lines.append(line.removesuffix(_FURTHER_LINE))
+        if not line.endswith(_FURTHER_LINE):
+            text = "\n".join(lines)
+            lines = []
+            if text.strip():
+                yield text
+
+
+def _record(prompts: Sequence[str], one: Drawn) -> dict[str, Any]:
+    completion = asdict(one.completion)
+    return {
+        "prompt": prompts[one.prompt],
+        "sample": one.sample,
+        "text": completion["text"],
+        "tokens": completion["n_tokens"],
+        "finished": completion["finished"],
+    }
+
+
+def _show(found: Sequence[Drawn]) -> None:
+    """One completion as it is; of several, each under a line that says which it is."""
+    for one in found:
+        if len(found) > 1:
+            ended = f"{one.completion.finished}, {one.completion.n_tokens} tokens"
+            print(f"--- prompt {one.prompt + 1}, sample {one.sample + 1}: {ended}")
+        print(one.completion.text, flush=True)

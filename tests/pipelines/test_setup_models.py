@@ -12,8 +12,9 @@ from tiny_models import byte_tokenizer, tiny_model
 from typer.testing import CliRunner
 
 from weighted_mtp.cli import app
+from weighted_mtp.models.checkpoint import load_policy
 from weighted_mtp.models.convert import load_base
-from weighted_mtp.models.mtp import MTPForCausalLM, load_policy
+from weighted_mtp.models.mtp import MTPForCausalLM
 
 
 @pytest.fixture

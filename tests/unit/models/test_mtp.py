@@ -22,7 +22,8 @@ from transformers import (
 
 import weighted_mtp.models
 from weighted_mtp.errors import UserError
-from weighted_mtp.models.mtp import MTPConfig, MTPForCausalLM, decoder_layers, load_policy
+from weighted_mtp.models.checkpoint import load_policy
+from weighted_mtp.models.mtp import MTPConfig, MTPForCausalLM, decoder_layers
 
 HEADS = 3
 OTHERS = {"vocab_size": VOCABULARY, "hidden_size": 32, "bos_token_id": None, "eos_token_id": 256}

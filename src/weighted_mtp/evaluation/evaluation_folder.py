@@ -65,7 +65,7 @@ class Speed(Section):
 
     @classmethod
     def of(cls, records: Iterable[Mapping[str, Any]]) -> Self:
-        """Fields of a journal's records."""
+        """The sums over a journal's records."""
         counted = [(record["tokens"], record["passes"], record["seconds"]) for record in records]
         tokens, passes, seconds = (sum(column) for column in zip(*counted, strict=True))
         return cls(tokens=tokens, passes=passes, seconds=seconds)

@@ -23,7 +23,7 @@ def main(
         typer.Option(
             "--import",
             help="Your own problems instead: a file of JSON lines or Parquet, or a folder with train, validation and "
-            "test of them. docs/SETUP.md has the fields.",
+            "test of them. docs/DATA.md has the fields.",
         ),
     ] = None,
     name: Annotated[str | None, typer.Option(help="With --import: what the dataset is called from then on.")] = None,

@@ -16,7 +16,6 @@ from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from weighted_mtp import load_critic, token_weights
-from weighted_mtp.runtime.device import RuntimeConfig
 
 
 def arguments() -> argparse.Namespace:
@@ -61,7 +60,7 @@ def main() -> None:
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(options.model)
     model = AutoModelForCausalLM.from_pretrained(options.model, trust_remote_code=True)
-    critic = load_critic(options.critic, RuntimeConfig())
+    critic = load_critic(options.critic)
     assert critic.tokenizer.get_vocab() == tokenizer.get_vocab(), "the critic reads other tokens than the model"
 
     rows = [json.loads(line) for line in options.data.read_text().splitlines()]

@@ -18,7 +18,7 @@ __all__ = ["load_critic", "token_weights"]
 # training step twenty times slower; with this it costs what sharing costs (docs/LOG.md). Read when torch is loaded.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
-_PUBLIC = {"token_weights": "weighted_mtp.pipelines.weighing", "load_critic": "weighted_mtp.pipelines.critic"}
+_PUBLIC = dict.fromkeys(__all__, "weighted_mtp.pipelines.weighing")
 """Name → the module that has it, which is imported when it is first asked for."""
 
 

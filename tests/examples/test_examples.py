@@ -19,7 +19,6 @@ from weighted_mtp.data.sources.micro.dataset import write_micro
 from weighted_mtp.data.sources.micro.generator import MicroConfig
 from weighted_mtp.errors import UserError
 from weighted_mtp.models.checkpoint import newest_model
-from weighted_mtp.runtime.device import RuntimeConfig
 from weighted_mtp.value_weighting.td import TDConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -98,7 +97,7 @@ def test_token_weights_are_those_of_the_table(work: Path, table: Path) -> None:
     place = torch.arange(longest)
     real = torch.stack([place < len(row["input_ids"]) for row in rows])
     response = real & torch.stack([place >= row["response_start"] for row in rows])
-    critic = weighted_mtp.load_critic(work / "runs" / "critic", RuntimeConfig())
+    critic = weighted_mtp.load_critic(work / "runs" / "critic")
     found = weighted_mtp.token_weights(critic, ids, real, response)
     expected = torch.cat([torch.tensor(row["delta"][row["response_start"] :]) for row in rows])
     assert torch.allclose(found.delta[response], expected, atol=1e-5)

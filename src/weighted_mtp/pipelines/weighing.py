@@ -14,7 +14,8 @@ from torch import Tensor
 
 from weighted_mtp.data.batches import Batch
 from weighted_mtp.errors import UserError
-from weighted_mtp.pipelines.critic import Critic, load_critic
+from weighted_mtp.pipelines import critic as trained
+from weighted_mtp.pipelines.critic import Critic
 from weighted_mtp.runtime.device import RuntimeConfig, pick_device
 from weighted_mtp.value_weighting.base import ObjectiveState
 from weighted_mtp.value_weighting.td import TDConfig, TDWeighting
@@ -61,9 +62,14 @@ def token_weights(
     return TokenWeights(weights.to(input_ids.device), delta.to(input_ids.device), state)
 
 
+def load_critic(run: str | Path) -> Critic:
+    """The critic of a run, frozen, in the precision in which it was trained. Raises UserError if `run` is none."""
+    return trained.load_critic(Path(run), trained.critic_config(Path(run)).runtime)
+
+
 @lru_cache(maxsize=1)
 def _loaded(run: str) -> Critic:
-    return load_critic(Path(run), RuntimeConfig())
+    return load_critic(run)
 
 
 def _batch(input_ids: Tensor, attention_mask: Tensor, response_mask: Tensor) -> Batch:

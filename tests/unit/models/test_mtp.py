@@ -288,7 +288,11 @@ def test_a_truncated_checkpoint_is_refused_in_one_line(folder: Path, size: int) 
 
 @pytest.mark.parametrize(
     ("missing", "message"),
-    [("config.json", "no config.json"), ("model.safetensors", "cannot be read"), ("tokenizer.json", "no tokenizer")],
+    [
+        ("config.json", "no config.json"),
+        ("model.safetensors", "cannot be read"),
+        ("tokenizer.json", "no readable tokenizer"),
+    ],
 )
 def test_a_missing_file_is_named(folder: Path, missing: str, message: str) -> None:
     (folder / missing).unlink()

@@ -57,7 +57,7 @@ def test_the_same_command_again_does_nothing(plain: Path, tmp_path: Path) -> Non
     assert setup(tmp_path, "--model", str(plain))[0] == 0
     before = (tmp_path / "models" / "tiny-mtp" / "model.safetensors").stat().st_mtime_ns
     code, output = setup(tmp_path, "--model", str(plain))
-    assert (code, "is there already" in output) == (0, True)
+    assert (code, "exists already" in output) == (0, True)
     assert (tmp_path / "models" / "tiny-mtp" / "model.safetensors").stat().st_mtime_ns == before
 
 

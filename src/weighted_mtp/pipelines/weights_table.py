@@ -16,7 +16,7 @@ from weighted_mtp.data.tables import read_problems, read_solutions
 from weighted_mtp.errors import UserError
 from weighted_mtp.files import atomic_file
 from weighted_mtp.pipelines.token_weights import WeightSource, token_texts
-from weighted_mtp.progress import console
+from weighted_mtp.progress import say
 from weighted_mtp.runtime.device import pick_device
 
 
@@ -32,7 +32,7 @@ def write_weights_table(source: WeightSource, directory: Path, n_problems: int |
     examples = encode_solutions(source.tokenizer, source.template, problems, solutions, source.day)
     store = within(build_store(examples), source.max_length)
     if store.n_dropped:
-        console.print(f"{store.n_dropped} programs are longer than data.max_length={source.max_length}: left out")
+        say(f"{store.n_dropped} programs are longer than data.max_length={source.max_length}: left out")
     is_correct = {solution.solution_id: solution.is_correct for solution in solutions}
     rows = [np.array([row]) for row in range(len(store))]
     device = pick_device(source.runtime)

@@ -86,7 +86,7 @@ def main(
         from weighted_mtp.data.sources.codecontests import LANGUAGES
         from weighted_mtp.parallel import cores
         from weighted_mtp.pipelines.setup_datasets import STEPS, DatasetRequest, known, setup
-        from weighted_mtp.progress import console
+        from weighted_mtp.progress import say
 
         chosen = _chosen(datasets, imported, name, source)
         own = own_dataset(chosen, imported) if imported is not None else None
@@ -111,7 +111,7 @@ def main(
             debug,
         )
     for line in failures:
-        console.print(f"error: {line}", markup=False, highlight=False, soft_wrap=True)
+        say(f"error: {line}")
     if failures:
         raise typer.Exit(USER_ERROR)
     if imported is not None:
@@ -137,10 +137,10 @@ def _tested(is_own: bool, steps: str) -> str:
     """The step that executes an imported dataset's programs, unless other steps were asked for or it cannot be done."""
     if not is_own or steps != "process,metadata,stats":
         return ""
-    from weighted_mtp.progress import console
+    from weighted_mtp.progress import say
     from weighted_mtp.sandbox.confinement import offered
 
     if offered().is_enough:
         return ",tests"
-    console.print(f"programs are not executed to check their labels: {offered()} do not isolate them well enough")
+    say(f"programs are not executed to check their labels: {offered()} do not isolate them well enough")
     return ""

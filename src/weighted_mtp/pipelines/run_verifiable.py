@@ -20,7 +20,7 @@ from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.pipelines.critic import Critic, check_same_tokens, load_critics
 from weighted_mtp.pipelines.doubts import doubts
 from weighted_mtp.pipelines.policy import PolicyConfig, train_policy
-from weighted_mtp.progress import console
+from weighted_mtp.progress import say
 from weighted_mtp.value_weighting.base import TokenWeighting
 from weighted_mtp.value_weighting.td import TDConfig, TDWeighting
 
@@ -71,7 +71,7 @@ def run_verifiable(config: VerifiableConfig) -> Path | None:
     """Train with a critic's token weights; returns the run's folder, None if it was stopped."""
     critic = load_critics(config.critics, config.runtime, config.run.accept_changes)
     for doubt in (doubt for run in config.critics for doubt in doubts(run)):
-        console.print(doubt, markup=False, highlight=False, soft_wrap=True)
+        say(doubt)
 
     def weighting(policy: MTPForCausalLM, tokenizer: PreTrainedTokenizerBase) -> TokenWeighting:
         check_same_tokens(tokenizer, critic.tokenizer, f"critic={config.critics[0]}")

@@ -34,7 +34,7 @@ import torch
 from torch import Tensor
 
 from weighted_mtp.decoding.forward import Forward
-from weighted_mtp.decoding.rows import Choice, Finished, Row, Text
+from weighted_mtp.decoding.rows import Choice, Finished, Pass, Row, Text
 from weighted_mtp.decoding.slots import Prefix, SlotCache
 
 
@@ -134,6 +134,8 @@ class _Window:
         accepted = next((i for i, draft in enumerate(proposed) if draft != right[i]), len(proposed))
         self._ids[place] = [right[accepted], *drafts]
         self.rows[place].n_passes += 1
+        if proposed:
+            self.rows[place].drafted.append(Pass(tuple(proposed), tuple(right[: accepted + 1])))
         return right[: accepted + 1]
 
     def _drafted(self, read: Any, accepted: Tensor, draws: Tensor | None) -> Tensor:

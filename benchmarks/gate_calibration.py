@@ -1,15 +1,15 @@
 """How well the gate predicts: every arm of a finished study, what its pilots said against what it gained.
 
-    uv run python benchmarks/gate_calibration.py --config configs/local/study_chains.yaml --temperatures 1 --temperatures 0.2
+    uv run python benchmarks/gate_calibration.py --config configs/local/study_chains.yaml --temperatures 1
 
-For each seed it samples programs of the policy that arms start from, for validation problems, and executes them; then it
-makes pilots of every trained arm and of the first, the baseline. A triple is one (critic, policy, weighting), that is an
-arm of a seed, at one temperature. Prints predicted and measured gains, the area under the curve of the sign, and the rank
-correlation; writes them to `benchmarks/results/gate_calibration.md`. Done once, a triple is not done again.
+For each seed it samples programs of the policy that arms start from, for validation problems, and executes them. Then
+it makes pilots of all trained arms that see what the first, the baseline, sees. A triple is one (critic, policy,
+weighting), an arm of a seed, at one temperature. Prints predicted and measured gains, the area under the curve of the
+sign, and the rank correlation; writes them to `benchmarks/results/gate_calibration.md`. Done seeds are kept.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, cast
@@ -41,8 +41,17 @@ RESULTS = Path(__file__).parent / "results"
 
 
 @dataclass(frozen=True)
+class Settings:
+    """How pilots are made and judged."""
+
+    steps: int
+    problems: int
+    samples: int
+
+
+@dataclass(frozen=True)
 class Triple:
-    """An arm of a seed at one temperature: the gain over the baseline that pilots predict, and that of the whole run."""
+    """An arm of a seed at one temperature: the gain over the baseline that a pilot predicts, and that of the run."""
 
     arm: str
     seed: int
@@ -51,6 +60,11 @@ class Triple:
     low: float
     high: float
     measured: float
+
+
+def config_of(step: Step) -> PolicyConfig:
+    """The options of a trained arm."""
+    return cast(PolicyConfig, step._training(cast(TrainedArm, step.what)))
 
 
 def weighting_of(config: PolicyConfig) -> WeightingFactory:
@@ -65,17 +79,17 @@ def weighting_of(config: PolicyConfig) -> WeightingFactory:
     return lambda _policy, _tokenizer: Uniform()
 
 
-def programs_of(step: Step, source: str, temperature: float, problems: int, samples: int) -> Evaluation:
+def programs_of(step: Step, source: str, temperature: float, settings: Settings) -> Evaluation:
     """Executed programs of a seed's policy for validation problems."""
     study = step.study
-    drawn = {"temperature": temperature, "n_samples": samples}
+    drawn = {"temperature": temperature, "n_samples": settings.samples}
     config = EvaluationConfig(
         benchmark=study.benchmark,
         checkpoint=source,
         output=study.storage / "runs" / study.name / "gate" / f"seed-{step.seed}-t{temperature:g}",
         data_root=study.storage / "datasets",
         split="validation",
-        first=problems,
+        first=settings.problems,
         sampling=study.sampling.model_copy(update=drawn),
     )
     if not holds_evaluation(config):
@@ -92,28 +106,22 @@ def gained(step: Step, baseline: Step, temperature: float) -> float:
     return float(rates[0] - rates[1])
 
 
-def triples(
-    study: StudyConfig, folder: Path, temperature: float, steps: int, problems: int, samples: int
-) -> Iterator[Triple]:
-    """Of every arm that starts where the baseline does, seeds in turn; kept in a file each."""
-    arms = [s for s in steps_of(study, folder) if isinstance(s.what, TrainedArm) and s.is_finished()]
-    first = {s.seed: s for s in arms if s.name == next(iter(study.arms))}
-    for step in arms:
-        baseline = first.get(step.seed)
-        if baseline is None or step is baseline:
-            continue
-        ours, theirs = (cast(PolicyConfig, s._training(cast(TrainedArm, s.what))) for s in (step, baseline))
-        if (ours.model.source, ours.data, ours.training) != (theirs.model.source, theirs.data, theirs.training):
-            continue
-        kept = step.run / f"gate-t{temperature:g}-{steps}.json"
-        if not kept.is_file():
-            programs = programs_of(step, ours.model.source, temperature, problems, samples)
-            (gain,), _ = predicted_gains(ours, steps, [weighting_of(ours)], programs)
-            measured = gained(step, baseline, temperature)
-            found = Triple(step.name, step.seed, temperature, gain.value, gain.low, gain.high, measured)
-            with whole_file(kept) as file:
-                file.write_text(json.dumps(asdict(found)))
-        yield Triple(**json.loads(kept.read_text()))
+def triples(baseline: Step, arms: Sequence[Step], temperature: float, settings: Settings) -> list[Triple]:
+    """Of a seed's arms, kept in a file beside its baseline."""
+    kept = baseline.run / f"gate-t{temperature:g}-{settings.steps}.json"
+    if not kept.is_file():
+        first = config_of(baseline)
+        configs = {step: config_of(step) for step in arms}
+        alike = {s: c for s, c in configs.items() if (c.data, c.training) == (first.data, first.training)}
+        programs = programs_of(baseline, first.model.source, temperature, settings)
+        gains, _ = predicted_gains([(c, weighting_of(c)) for c in alike.values()], settings.steps, programs)
+        found = [
+            Triple(s.name, s.seed, temperature, gain.value, gain.low, gain.high, gained(s, baseline, temperature))
+            for s, gain in zip(alike, gains, strict=True)
+        ]
+        with whole_file(kept) as file:
+            file.write_text(json.dumps([asdict(triple) for triple in found]))
+    return [Triple(**facts) for facts in json.loads(kept.read_text())]
 
 
 def area_under_curve(predicted: np.ndarray, is_gain: np.ndarray) -> float:
@@ -132,9 +140,17 @@ def main(
 ) -> None:
     """Predicted against measured gains of a study's arms."""
     study = load_config(StudyConfig, config, override or [])
+    settings = Settings(steps, problems, samples)
+    arms = [s for s in steps_of(study, config.parent) if isinstance(s.what, TrainedArm) and s.is_finished()]
     lines = ["# The gate: predicted against measured gains", ""]
     for temperature in temperatures:
-        found = [*triples(study, config.parent, temperature, steps, problems, samples)]
+        found = [
+            triple
+            for baseline in (step for step in arms if step.name == next(iter(study.arms)))
+            for triple in triples(
+                baseline, [s for s in arms if s.seed == baseline.seed and s is not baseline], temperature, settings
+            )
+        ]
         predicted, measured = (np.array([getattr(t, name) for t in found]) for name in ("predicted", "measured"))
         table = Table("arm", "seed", "predicted", "measured", title=f"temperature {temperature:g}")
         lines += [f"## Temperature {temperature:g}", "", "| arm | seed | predicted | measured |", "|---|---|---|---|"]

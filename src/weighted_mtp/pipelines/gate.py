@@ -114,22 +114,21 @@ def judges(evaluation: Evaluation, config: PolicyConfig, tokenizer: PreTrainedTo
 
 
 def predicted_gains(
-    config: PolicyConfig, steps: int, weightings: Sequence[WeightingFactory], evaluation: Evaluation
+    pilots: Sequence[tuple[PolicyConfig, WeightingFactory]], steps: int, evaluation: Evaluation
 ) -> tuple[list[Estimate], Judges]:
-    """What each weighting gains over uniform weights in pass@1 of the programs, per pilot of `steps`; and the programs.
+    """What each pilot gains over uniform weights in pass@1 of the programs, within `steps`; and the programs.
 
-    The uniform pilot is without `loss.confidence`, and no pilot warms heads up or anneals weights: they are to move.
+    pilots  runs that begin from one policy and see the same batches
+
+    The uniform pilot is the first without weights, confidence included. No pilot warms up its heads: all are to move.
     """
-    optim = config.optim.model_copy(update={"warmup_steps": min(config.optim.warmup_steps, steps)})
-    model = config.model.model_copy(update={"head_warmup_steps": 0})
-    moving = config.model_copy(update={"optim": optim, "model": model})
-    plain = config.loss.model_copy(update={"confidence": None, "confidence_power": 1.0})
-    uniform = moving.model_copy(update={"loss": plain, "control": "none", "control_of": "credit"})
-    pilots = [(uniform, lambda _policy, _tokenizer: Uniform()), *((moving, own) for own in weightings)]
-    with progress("predicting what the weights will do", steps * len(pilots)) as advance:
-        moved = [_piloted(*pilot, steps, evaluation, advance) for pilot in pilots]
-    judged = moved[0][1]
-    rates = [reweighted_pass_rates(ratios, judged.passed, judged.problems)[None] for ratios, _ in moved]
+    first, _ = pilots[0]
+    plain = first.loss.model_copy(update={"confidence": None, "confidence_power": 1.0})
+    uniform = first.model_copy(update={"loss": plain, "control": "none", "control_of": "credit"})
+    with progress("predicting what the weights will do", steps * (1 + len(pilots))) as advance:
+        baseline, judged = _piloted(uniform, lambda _policy, _tokenizer: Uniform(), steps, evaluation, advance)
+        moved = [_piloted(config, weighting, steps, evaluation, advance)[0] for config, weighting in pilots]
+    rates = [reweighted_pass_rates(ratios, judged.passed, judged.problems)[None] for ratios in (baseline, *moved)]
     return [over_seeds_and_problems(own, rates[0]) for own in rates[1:]], judged
 
 
@@ -153,6 +152,12 @@ def _piloted(
         found.append(judges(evaluation, config, tokenizer))
         return weighting(policy, tokenizer)
 
+    warmup = min(config.optim.warmup_steps, steps)
+    moving = {
+        "optim": config.optim.model_copy(update={"warmup_steps": warmup}),
+        "model": config.model.model_copy(update={"head_warmup_steps": 0}),
+    }
+    config = config.model_copy(update=moving)
     parts = policy_parts(config, seen)
     policy, judged = cast(MTPForCausalLM, parts.model), found[0]
     updates = updates_of(config, parts, config.run.root / config.run.name)

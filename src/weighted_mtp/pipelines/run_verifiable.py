@@ -132,8 +132,8 @@ def _predicted(config: VerifiableConfig, gate: GateConfig, critic: Critic) -> di
     strengths = STRENGTHS if isinstance(given, str) else (given,)
     evaluation = by_first_rank(lambda: evaluation_of_programs(gate.programs, critic_config(config.critics[0]).data))
     at_once = config.model_copy(update={"weighting": config.weighting.model_copy(update={"anneal_steps": 0})})
-    pilots = [weighted_by(at_once, critic, strength) for strength in strengths]
-    gains, judged = predicted_gains(config, gate.steps, pilots, evaluation)
+    pilots = [(config, weighted_by(at_once, critic, strength)) for strength in strengths]
+    gains, judged = predicted_gains(pilots, gate.steps, evaluation)
     for strength, gain in zip(strengths, gains, strict=True):
         line = f"gate: strength {strength:g}: {verdict(gain)}"
         console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -54,7 +54,7 @@ def processes(root: int) -> list[int]:
 
 
 def megabytes(process: int, file: str, line: str) -> float:
-    """A line of a process's accounts, such as VmHWM of `status`; 0 where the process has ended."""
+    """A line of a process's accounts, such as VmHWM of `status`; 0 if the process has ended."""
     try:
         lines = Path(f"/proc/{process}/{file}").read_text().splitlines()
     except OSError:

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Callable, Iterator
 
 from weighted_mtp.data.schema import Problem, Solution
-from weighted_mtp.data.sources.syntax import parse
+from weighted_mtp.data.sources.syntax import parse_python
 
 Edit = Callable[[], None]
 """Changes the tree that it was made for."""
@@ -40,7 +40,7 @@ def _mutants(problem: Problem, solution: Solution) -> Iterator[str]:
 
 
 def _function(code: str, name: str) -> ast.FunctionDef:
-    return next(node for node in parse(code).body if isinstance(node, ast.FunctionDef) and node.name == name)
+    return next(node for node in parse_python(code).body if isinstance(node, ast.FunctionDef) and node.name == name)
 
 
 def _body(function: ast.FunctionDef) -> str:

@@ -83,7 +83,7 @@ class Peers:
     def check(self, peer: str, tasks: list[dict], **names: str) -> tuple[float, list[str]]:
         """(seconds, what the peer says of each program). `names` are for @NAME@ in programs.
 
-        Raises ConnectionError where a program has brought the peer down; the next call has a new one.
+        Raises ConnectionError if a program has brought the peer down; the next call has a new one.
         """
         order = {"peer": peer, "tasks": tasks, "workers": self._workers, "names": names}
         try:

@@ -51,9 +51,9 @@ from weighted_mtp.data.pairs import PairDataConfig, PairStore, load_pairs
 from weighted_mtp.data.sampling import PairConfig, length_bias, sample_pairs
 from weighted_mtp.data.stream import BatchStream
 from weighted_mtp.errors import UserError
-from weighted_mtp.evaluation.pass_at_k import Counts, estimate, paired_difference
-from weighted_mtp.files import whole_file
-from weighted_mtp.losses.critic import CriticObjective, ImplicitConfig, implicit_advantages, program_scores
+from weighted_mtp.evaluation.pass_at_k import SampleCounts, estimate, paired_difference
+from weighted_mtp.files import atomic_file
+from weighted_mtp.losses.critic_loss import CriticObjective, ImplicitConfig, implicit_advantages, program_scores
 from weighted_mtp.losses.critic_objective import ImplicitObjective, ValueObjective
 from weighted_mtp.losses.objective import Objective
 from weighted_mtp.losses.token_ce import next_token_cross_entropies
@@ -61,7 +61,7 @@ from weighted_mtp.models.checkpoint import checkpoints_in, load_tokenizer, step_
 from weighted_mtp.models.convert import convert, load_base, with_heads
 from weighted_mtp.models.mtp import decoder_layers
 from weighted_mtp.models.value import ValueModel
-from weighted_mtp.pipelines.command import comma_list, one_line_errors
+from weighted_mtp.pipelines.command import comma_list, user_errors
 from weighted_mtp.pipelines.fit import FitConfig, Parts, fit
 from weighted_mtp.progress import console
 from weighted_mtp.report.curves import read_metrics
@@ -69,7 +69,7 @@ from weighted_mtp.training.optim import Group
 
 Scores = Mapping[str, float]
 """Program → what a ranker says of it; the greater, the better."""
-Rankers = dict[str, dict[str, Counts]]
+Rankers = dict[str, dict[str, SampleCounts]]
 """Ranker → kind of pairs → problem → (halves there are, halves won): a tie is half a pair."""
 
 UNTRAINED = "untrained"
@@ -79,7 +79,7 @@ OBJECTIVES = ("pairwise_ranking", "lambda_return", "outcome", "implicit", FROZEN
 CHECKS = 5  # validations of a run, and checkpoints to choose from
 
 
-def won(pairs: Pairs, scores: Scores) -> Counts:
+def won(pairs: Pairs, scores: Scores) -> SampleCounts:
     """Problem → (twice its pairs, twice those that the scores rank right); equal scores are half right."""
     return {
         problem: (2 * len(of), sum(1 + int(np.sign(scores[good] - scores[bad])) for good, bad in of))
@@ -282,7 +282,7 @@ def measured(source: Source, number: int, options: argparse.Namespace) -> Iterat
         else:
             rankers, notes = trained(source, fold, objective, options)
         found = {**_identity(options), "seconds": round(time.monotonic() - started, 1), **notes, "rankers": rankers}
-        with whole_file(record) as partial:
+        with atomic_file(record) as partial:
             partial.write_text(json.dumps(found) + "\n")
         yield record
 
@@ -334,11 +334,11 @@ def table(found: Mapping[str, Rankers]) -> str:
     return "\n".join(lines)
 
 
-def _size(counts: Counts) -> str:
+def _size(counts: SampleCounts) -> str:
     return f"{len(counts)}, {sum(n for n, _ in counts.values()) // 2}"
 
 
-def _cell(counts: Counts) -> str:
+def _cell(counts: SampleCounts) -> str:
     accuracy = estimate(counts, (1,))[1]
     return f"{accuracy.value:.3f} ({accuracy.low:.3f}–{accuracy.high:.3f})"
 
@@ -357,7 +357,7 @@ def main() -> None:
     parser.add_argument("--pairs-per-problem", type=int, default=64)
     parser.add_argument("--statements", action="store_true", help="contest problems are asked with their statement")
     parser.add_argument("--threads", type=int, default=2)
-    with one_line_errors(debug=False):
+    with user_errors(debug=False):
         run(parser.parse_args())
 
 
@@ -373,7 +373,7 @@ def run(options: argparse.Namespace) -> None:
         folds = range(source.folds) if options.folds is None else map(int, options.folds.split(","))
         found[source.name] = merged(record for fold in folds for record in measured(source, fold, options))
     text = table(found)
-    with whole_file(options.output / "table.md") as partial:
+    with atomic_file(options.output / "table.md") as partial:
         partial.write_text(text + "\n", encoding="utf-8")
     print(text)
 

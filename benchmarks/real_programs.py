@@ -34,7 +34,7 @@ VALIDATES = 8  # of so many problems one
 
 @dataclass(frozen=True)
 class Task:
-    """A problem with its programs, and the fold that holds it out; None where none does."""
+    """A problem with its programs, and the fold that holds it out; None if none does."""
 
     problem: Problem
     solutions: tuple[Solution, ...]

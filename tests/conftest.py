@@ -10,6 +10,10 @@ import torch
 torch.set_num_threads(1)  # the models of these tests are tiny: more threads would only wait for each other
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--rewrite-golden", action="store_true", help="write the losses in tests/golden again")
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real public data beside the repository; tests that need it are skipped where it is absent."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from weighted_mtp.errors import UserError
-from weighted_mtp.files import whole_file
+from weighted_mtp.files import atomic_file
 
 _REFERENCE = re.compile(r"^\s*(?:extends|config):\s*(\S+)", re.MULTILINE)
 
@@ -70,7 +70,7 @@ def copy(name: str, target: Path) -> list[Path]:
     written = []
     for file, place in places.items():
         if not place.exists():
-            with whole_file(place) as partial:
+            with atomic_file(place) as partial:
                 partial.write_bytes(file.read_bytes())
             written.append(place)
     return written

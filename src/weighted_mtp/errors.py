@@ -1,10 +1,10 @@
-"""The one error that a user can cause and mend, and what others say in one line."""
+"""The one error that a user can cause and fix, and what others say in one line."""
 
 
 class UserError(ValueError):
     """Wrong input: the message is one line that names the option or file, its value and the fix.
 
-    The command line prints the message alone and exits with 2; `--debug` shows the traceback.
+    The command line prints only the message and exits with 2; `--debug` shows the traceback.
     """
 
 

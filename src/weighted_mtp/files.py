@@ -15,7 +15,7 @@ FileDescriptions = dict[str, dict[str, str | int]]
 
 
 @contextmanager
-def whole_directory(path: Path) -> Iterator[Path]:
+def atomic_directory(path: Path) -> Iterator[Path]:
     """Yield an empty folder beside `path`; on success it becomes `path` (replacing an older one), else it is removed.
 
     A crash leaves at most a hidden `.name.partial`, which the next attempt clears and no reader looks at.
@@ -46,7 +46,7 @@ def partial_name(path: Path) -> Path:
 
 
 @contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
+def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a name to write to; on success it becomes `path`, else it is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_name(path)

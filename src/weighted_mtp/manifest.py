@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from weighted_mtp.errors import UserError
-from weighted_mtp.files import FileDescriptions, describe_files, whole_file
+from weighted_mtp.files import FileDescriptions, atomic_file, describe_files
 
 MANIFEST = "manifest.json"
 
@@ -14,7 +14,7 @@ Manifest = dict[str, Any]
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """The manifest of a folder, None where there is none. Raises UserError where it is damaged."""
+    """The manifest of a folder, None if there is none. Raises UserError if it is damaged."""
     try:
         found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         if not isinstance(found, dict):
@@ -27,7 +27,7 @@ def read_manifest(folder: Path) -> Manifest | None:
 
 
 def named_files(folder: Path) -> FileDescriptions:
-    """The files that a folder's manifest names. Raises UserError where there is no manifest, or a damaged one."""
+    """The files that a folder's manifest names. Raises UserError if there is no manifest, or a damaged one."""
     manifest = read_manifest(folder)
     if manifest is None:
         raise UserError(f"{folder / MANIFEST} is missing")
@@ -35,7 +35,7 @@ def named_files(folder: Path) -> FileDescriptions:
     return files
 
 
-def are_there(folder: Path, manifest: Manifest, names: Iterable[str]) -> bool:
+def files_present(folder: Path, manifest: Manifest, names: Iterable[str]) -> bool:
     """Whether the manifest names these files and all are there with their sizes; `check_files` compares contents."""
     described = manifest.get("files", {})
     return all(
@@ -47,6 +47,6 @@ def are_there(folder: Path, manifest: Manifest, names: Iterable[str]) -> bool:
 def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
     """Write a folder's manifest with the checksums of the files that are there now; returns it."""
     described = {**manifest, "files": describe_files(folder, leave_out=frozenset({MANIFEST}))}
-    with whole_file(folder / MANIFEST) as partial:
+    with atomic_file(folder / MANIFEST) as partial:
         partial.write_text(json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     return described

@@ -24,12 +24,12 @@ def cores() -> int:
 
 
 def in_order(function: Callable[[Item], Result], items: Iterable[Item], workers: int) -> Generator[Result, None, None]:
-    """`map(function, items)` by `workers` processes, lazily, some items ahead; in this process where it is one.
+    """`map(function, items)` by `workers` processes, lazily, some items ahead; in this process if it is one.
 
-    The processes start anew and import what `function` needs alone, so neither threads nor devices of this one matter.
-    They end with it, also where it is killed: nobody goes on writing beside a command that is given again.
+    The processes are spawned and import only what `function` needs, so neither threads nor devices of this one matter.
+    They end with it even if it is killed, so that no orphan writes beside a command that is run again.
 
-    Raises what `function` raises, and UserError where a process is killed from outside.
+    Raises what `function` raises, and UserError if a process is killed from outside.
     """
     if workers == 1:
         yield from map(function, items)
@@ -40,8 +40,8 @@ def in_order(function: Callable[[Item], Result], items: Iterable[Item], workers:
         )
     except TerminatedWorkerError as error:
         raise UserError(
-            f"one of {workers} worker processes was killed, most likely for want of memory: give fewer --workers; "
-            "the same command goes on from here"
+            f"one of {workers} worker processes was killed, most likely out of memory: give fewer --workers; "
+            "the same command resumes from here"
         ) from error
 
 
@@ -52,7 +52,7 @@ def _call(function: Callable[[Item], Result], item: Item, parent: int) -> Result
 
 @functools.cache
 def end_with(parent: int) -> None:
-    """Once a process: a thread that looks whether the parent is still there."""
+    """Once per process: a thread that checks whether the parent is still there."""
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -29,7 +29,7 @@ Advance = Callable[..., None]
 def progress(title: str, total: int, done: int = 0) -> Iterator[Advance]:
     """Yield `advance(n=1, note="")`, to be called as items finish; `note` is what to show beside them.
 
-    Goes to standard error, so that standard output holds results alone.
+    Goes to standard error, so that standard output holds only results.
     """
     if console.quiet:
         yield lambda n=1, note="": None
@@ -52,7 +52,7 @@ def _bar() -> Progress:
 
 
 class _Rate(ProgressColumn):
-    """Items a second, of late."""
+    """Recent items per second."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed

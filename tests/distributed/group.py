@@ -52,7 +52,7 @@ def run_group(world: int, function: Callable[..., Any], *arguments: Any, per_nod
 
 
 def values(ends: list[Ended]) -> list[Any]:
-    """What the ranks returned. Raises `RankFailedError` where one did not."""
+    """What the ranks returned. Raises `RankFailedError` if one did not."""
     for rank, end in enumerate(ends):
         if end.error is not None:
             raise RankFailedError(f"rank {rank}: {end.error}\n{end.trace}")

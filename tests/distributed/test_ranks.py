@@ -14,7 +14,7 @@ from tiny_models import VOCABULARY, tiny_model
 from torch.distributed.fsdp import OffloadPolicy
 
 from weighted_mtp.data.batches import Batch
-from weighted_mtp.losses.mtp import LossConfig
+from weighted_mtp.losses.mtp_loss import LossConfig
 from weighted_mtp.losses.objective import PolicyObjective
 from weighted_mtp.losses.token_ce import next_token_cross_entropies
 from weighted_mtp.models.adapters import LoraSettings, apply_lora

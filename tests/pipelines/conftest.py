@@ -8,7 +8,7 @@ from tiny_models import byte_tokenizer, tiny_model
 
 from weighted_mtp.data.sources.micro.dataset import write_micro
 from weighted_mtp.data.sources.micro.generator import MicroConfig
-from weighted_mtp.models.card import Origin
+from weighted_mtp.models.card import ModelOrigin
 from weighted_mtp.models.convert import write_model
 
 
@@ -25,5 +25,5 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     random = tiny_model()
     random.config = copy.deepcopy(random.config)  # which other tests' models share
     random.config.max_position_embeddings = 4096
-    write_model(random, byte_tokenizer(), folder, Origin("tiny", "A test."))
+    write_model(random, byte_tokenizer(), folder, ModelOrigin("tiny", "A test."))
     return folder

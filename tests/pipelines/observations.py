@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from weighted_mtp.config import flatten, load_config, validated
 from weighted_mtp.data.sources.micro.dataset import write_micro
 from weighted_mtp.data.sources.micro.generator import MicroConfig
+from weighted_mtp.decoding import sample
 from weighted_mtp.decoding import server as server_module
 from weighted_mtp.decoding.engine import TorchEngine
 from weighted_mtp.errors import UserError
@@ -155,7 +156,7 @@ class Bench:
             given["server"] = {"base_url": self.server.base_url, "model": MODEL, **given["server"]}
             self.server.paths.clear()
         config = validated(EvaluationConfig, given)
-        with respondents() as dtypes:
+        with respondents() as dtypes, drafting() as drafted:
             run_evaluation.evaluate(config)
         described = json.loads((config.output / "evaluation.json").read_text())
         rows = [json.loads(line) for line in (config.output / "results.jsonl").read_text().splitlines()]
@@ -171,8 +172,9 @@ class Bench:
             "texts": [row.get("text", row.get("completion")) for row in rows],
             "execution": {name: v for name, v in described["execution"].items() if name != "samples_sha256"},
             "k": sorted(json.dumps(report["pass_at_k"])),
-            "facts": [line for line in page.splitlines() if str(config.output) not in line],
+            "facts": [line for line in page.splitlines() if str(config.output) not in line and "tokens/s" not in line],
             "dtype": dtypes,
+            "drafted": drafted,
         }
 
     def _generation(self, _key: Sequence[str], options: Sequence[str]) -> Observations:
@@ -290,4 +292,19 @@ def respondents() -> Iterator[list[str]]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(run_evaluation, "draw_samples", drawn)
+        yield found
+
+
+@contextmanager
+def drafting() -> Iterator[list[int]]:
+    """How many tokens were drafted for a pass."""
+    found: list[int] = []
+    decode = sample.decode
+
+    def decoded(forward: Any, *given: Any) -> Any:
+        found.append(forward.n_drafts)
+        return decode(forward, *given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sample, "decode", decoded)
         yield found

@@ -52,5 +52,5 @@ def test_a_policy_says_the_doubts_about_its_critic_before_it_trains(tmp_path: Pa
     assert result.exit_code == 0, result.output
     lines = result.stderr.splitlines()
     (said,) = [number for number, line in enumerate(lines) if "learned from 12 pairs" in line]
-    (begun,) = [number for number, line in enumerate(lines) if "steps an epoch" in line]
+    (begun,) = [number for number, line in enumerate(lines) if "steps per epoch" in line]
     assert said < begun

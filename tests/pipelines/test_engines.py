@@ -17,7 +17,7 @@ from tiny_models import byte_tokenizer, tiny_model
 from typer.testing import Result
 
 from weighted_mtp.decoding import server as server_module
-from weighted_mtp.models.card import Origin
+from weighted_mtp.models.card import ModelOrigin
 from weighted_mtp.models.convert import write_model
 from weighted_mtp.models.mtp import MTPForCausalLM
 
@@ -142,6 +142,7 @@ def test_what_a_server_learned_from_is_labelled(data: Path, server: CompletionsS
         (["--dtype", "bfloat16"], "--dtype has no effect with --base-url: the server decides"),
         (["--engine", "vllm"], "--engine has no effect with --base-url: the server decides"),
         (["--checkpoint", "x"], "give one of --checkpoint"),
+        (["--draft", "none"], "--draft none has no effect with --base-url"),
         (["--date", "2020-02-02"], "--date has no effect: the server renders prompts; give --tokenizer"),
         (["--template", "plain", "--tokenizer", "x"], "--tokenizer has no effect with --template plain"),
         (["--model", "other"], "--model other is not served; these are there: tiny"),
@@ -210,7 +211,9 @@ def test_vllm_gets_the_plain_export_of_a_policy_and_a_seed_for_each_sample(
     base = tiny_model()
     base.config = copy.deepcopy(base.config)  # which other tests' models share
     base.config.max_position_embeddings = 4096
-    write_model(MTPForCausalLM.from_base(base, 2), byte_tokenizer(), tmp_path / "policy", Origin("policy", "A test."))
+    write_model(
+        MTPForCausalLM.from_base(base, 2), byte_tokenizer(), tmp_path / "policy", ModelOrigin("policy", "A test.")
+    )
     result = wmtp(*asked(data, tmp_path / "policy", tmp_path / "out", "--engine", "vllm", "--stop", "x"))
     assert result.exit_code == 0, result.output
     assert vllm.config["architectures"] == ["LlamaForCausalLM"]

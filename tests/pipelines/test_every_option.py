@@ -270,6 +270,7 @@ EFFECTS: dict[str, Effect | list[Effect]] = {
     "SamplingConfig.top_p": Effect("evaluate", "sampling.top_p=0.01", "texts", DRAWN),
     "SamplingConfig.n_samples": Effect("evaluate", "sampling.n_samples=2", "tasks", DRAWN),
     "SamplingConfig.batch_size": Effect("evaluate", "sampling.batch_size=1", "facts"),
+    "SamplingConfig.draft": Effect("evaluate", 'sampling.draft="heads"', "drafted"),
     "SamplingConfig.seed": Effect("evaluate", "sampling.seed=1", "texts", DRAWN),
     "SamplingConfig.stop": Effect("evaluate", 'sampling.stop=["e", "a", "n", " "]', "texts", DRAWN),
     "GenerateConfig.prompt": Effect("generate", 'prompt="def f(x):"', "prompts"),

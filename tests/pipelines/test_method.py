@@ -252,7 +252,7 @@ def test_an_ensemble_gives_the_mean_of_its_critics(storage: Storage, foreign: St
 def test_values_regressed_on_outcomes_are_probabilities(storage: Storage) -> None:
     source = f"value.source={storage.run('reference')}"
     run = storage.train("critic", "regressed", "critic.objective=lambda_return", source)
-    assert load_critic(run, RuntimeConfig()).gives == "probability"
+    assert load_critic(run, RuntimeConfig()).output_kind == "probability"
     message = error_of(storage.command("critic", "x", "critic.objective=lambda_return", "value.base_rate=0.9", source))
     assert "set value.head=sigmoid, or leave base_rate out" in message
 

@@ -66,14 +66,14 @@ def test_microbatches_without_reduction_keep_all_gradients_on_every_rank() -> No
 
 
 def test_offloading_moves_what_ranks_share_into_main_memory() -> None:
-    asked = [(WEIGHTS, 700)]
-    here, there = (footprint(WEIGHTS, PASSED, asked, Layout(4, 4, "full", 1, "bf16", off)) for off in (False, True))
-    assert there.host == here.parameters + here.asked + here.gradients + here.optimizer
-    assert there.peak == here.peak - here.parameters - here.asked - here.optimizer
+    evaluated = [(WEIGHTS, 700)]
+    here, there = (footprint(WEIGHTS, PASSED, evaluated, Layout(4, 4, "full", 1, "bf16", off)) for off in (False, True))
+    assert there.host == here.parameters + here.evaluated + here.gradients + here.optimizer
+    assert there.peak == here.peak - here.parameters - here.evaluated - here.optimizer
 
 
 @pytest.mark.parametrize(
-    ("file", "billions", "asked"),
+    ("file", "billions", "evaluated"),
     [
         ("baseline", 6.74, {}),
         ("verifiable", 6.74, {"critic": 2.62}),
@@ -83,14 +83,14 @@ def test_offloading_moves_what_ranks_share_into_main_memory() -> None:
     ],
 )
 def test_every_production_configuration_is_planned_before_anything_is_there(
-    file: str, billions: float, asked: dict[str, float]
+    file: str, billions: float, evaluated: dict[str, float]
 ) -> None:
     run = planned(PRODUCTION / f"{file}.yaml")
     with torch.device("meta"):
-        trained, others = run.trained(), {name: build() for name, build in run.asked.items()}
+        trained, others = run.trained(), {name: build() for name, build in run.evaluated.items()}
     whole = sum(p.numel() for name, p in trained.named_parameters() if ".lora_" not in name)
     assert whole / 1e9 == pytest.approx(billions, abs=0.01)
-    assert {name: weights_of(model).total / 1e9 for name, model in others.items()} == pytest.approx(asked, abs=0.01)
+    assert {name: weights_of(model).total / 1e9 for name, model in others.items()} == pytest.approx(evaluated, abs=0.01)
     assert 0 < weights_of(trained).trained < 0.2e9
 
 
@@ -101,7 +101,7 @@ def test_checkpointing_keeps_less_and_the_command_says_so(storage: Path) -> None
     config = ["--config", str(LOCAL), "--override=training.gradient_accumulation=2"]
     result = CliRunner().invoke(app, ["plan", *config, *overrides, "--gpus", "2"], env={"COLUMNS": "80"})
     assert result.exit_code == 0, result.output
-    assert "MB a rank" in result.stdout
+    assert "MB per rank" in result.stdout
     found = re.findall(r"^ ((?:full|ddp) +(?:yes|no)) +(.*)$", result.stdout, re.MULTILINE)
     rows = {tuple(name.split()): numbers.split() for name, numbers in found}
     assert list(rows) == [("full", "no"), ("ddp", "no"), ("full", "yes"), ("ddp", "yes")]

@@ -1,4 +1,4 @@
-"""A run is resumed from what it was begun with, or says what has changed; its prompts keep their date."""
+"""A run is resumed from what it started with, or says what has changed; its prompts keep their date."""
 
 import datetime
 import json

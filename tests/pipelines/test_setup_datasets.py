@@ -23,7 +23,7 @@ from weighted_mtp.data.sources.micro import train_tokenizer
 from weighted_mtp.data.tables import read_problems, read_solutions
 from weighted_mtp.errors import UserError
 from weighted_mtp.files import check_files
-from weighted_mtp.hub import patience
+from weighted_mtp.hub import retry
 from weighted_mtp.manifest import read_manifest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -205,7 +205,7 @@ def hub(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
         pq.write_table(pa.Table.from_pylist(rows), path)
     monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-    monkeypatch.setattr(patience, "WAITS", (0.0,))
+    monkeypatch.setattr(retry, "WAITS", (0.0,))
     with HubServer(tmp_path / "hub") as server:
         monkeypatch.setenv("HF_ENDPOINT", server.endpoint)
         yield server

@@ -18,7 +18,7 @@ from huggingface_hub import constants, snapshot_download
 from huggingface_hub.utils import close_session
 
 from weighted_mtp.errors import UserError
-from weighted_mtp.hub import Fetched, fetch, fetched_revision, patience, token
+from weighted_mtp.hub import Fetched, fetch, fetched_revision, retry, token
 
 SIZE = 300_000
 WEIGHTS = random.Random(0).randbytes(SIZE)
@@ -41,7 +41,7 @@ def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 2)
-    monkeypatch.setattr(patience, "WAITS", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(retry, "WAITS", (0.0, 0.0, 0.0))
 
 
 @pytest.fixture
@@ -364,7 +364,7 @@ def test_a_wrong_token_is_said(hub: HubServer, monkeypatch: pytest.MonkeyPatch) 
 
 def test_a_lacking_right_to_read_is_said(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.fault("/api/", status=403)
-    assert "not to be read without a token (403)" in error()
+    assert "cannot be read without a token (403)" in error()
     monkeypatch.setenv("HF_TOKEN", "hf_other")
     assert "the token may not read it (403)" in error()
 
@@ -420,7 +420,7 @@ def test_as_long_as_the_hub_asks_is_waited(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     waited: list[float] = []
-    monkeypatch.setattr(patience, "sleep", waited.append)
+    monkeypatch.setattr(retry, "sleep", waited.append)
     hub.fault("/resolve/", status=429, headers=headers, times=1)
     get()
     assert waited == [7.0]
@@ -452,7 +452,7 @@ def closed_port() -> int:
 @pytest.mark.parametrize("endpoint", [f"http://127.0.0.1:{closed_port()}", "127.0.0.1:1", "http://["])
 def test_a_hub_that_is_not_there_is_said_at_once(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_ENDPOINT", endpoint)
-    monkeypatch.setattr(patience, "sleep", lambda _: pytest.fail("waited"))
+    monkeypatch.setattr(retry, "sleep", lambda _: pytest.fail("waited"))
     message = error()
     assert message.startswith(f"org/name: {endpoint} cannot be reached (")
     assert "check the network and HF_ENDPOINT" in message
@@ -518,7 +518,7 @@ def test_a_copy_that_lacks_a_file_does_not_serve(
     to = tmp_path / "to" if where == "folder" else None
     (get(to).folder / "model.safetensors").unlink()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert "HF_HUB_OFFLINE is set, so the hub is not asked; unset it" in error(to)
+    assert "HF_HUB_OFFLINE is set, so the hub is not contacted; unset it" in error(to)
 
 
 def test_a_copy_made_with_fewer_patterns_does_not_serve(

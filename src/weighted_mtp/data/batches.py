@@ -80,7 +80,7 @@ class TokenStore:
         return len(self.lengths)
 
     def largest_id(self) -> int:
-        """Of all tokens in the arrays."""
+        """The largest id in the arrays."""
         parts = self.ids.parts if isinstance(self.ids, _Joined) else [self.ids]
         return max(int(part.max()) for part in parts if len(part))
 
@@ -90,7 +90,7 @@ class TokenStore:
         return hashlib.sha256(b"".join(place.astype("<i8").tobytes() for place in places)).hexdigest()
 
     def at(self, rows: NDArray[np.int64]) -> "TokenStore":
-        """The given rows alone, in that order."""
+        """Only the given rows, in that order."""
         return replace(
             self,
             prompt_at=self.prompt_at[rows],
@@ -102,7 +102,7 @@ class TokenStore:
 
 
 class _Chosen(Sequence[str]):
-    """Names at `rows`, looked up where they are asked for."""
+    """Names at `rows`, looked up when they are needed."""
 
     def __init__(self, names: Sequence[str], rows: NDArray[np.int64]) -> None:
         self.names, self.rows = names, rows
@@ -115,7 +115,7 @@ class _Chosen(Sequence[str]):
         return self.names[int(self.rows[place])]
 
 
-class Span(NamedTuple):
+class ResponseSpan(NamedTuple):
     """Where a row's response lies: columns start … end − 1."""
 
     sample_id: int
@@ -137,13 +137,13 @@ class Batch:
     sample_ids: torch.Tensor  # (B,) int64, rows of the store
     marks: torch.Tensor  # (B, T) uint8, bits of `prompts.MARKS`: what is known of which tokens decide
     response_at: torch.Tensor = field(init=False)  # (N,) int64, response tokens as places in a flattened (B, T)
-    spans: tuple[Span, ...] = field(init=False)  # one per row; start = end in a row without response
+    spans: tuple[ResponseSpan, ...] = field(init=False)  # one per row; start = end in a row without response
 
     def __post_init__(self) -> None:
         mask = self.response_mask
         bounds = torch.stack([self.sample_ids, mask.int().argmax(1), mask.sum(1)], dim=1).tolist()
         object.__setattr__(self, "response_at", mask.flatten().nonzero().squeeze(1))
-        object.__setattr__(self, "spans", tuple(Span(i, start, start + n) for i, start, n in bounds))
+        object.__setattr__(self, "spans", tuple(ResponseSpan(i, start, start + n) for i, start, n in bounds))
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on another device. Only copies to a GPU run beside the computation: on the CPU the values
@@ -178,7 +178,7 @@ class Batch:
 
 
 def build_store(examples: Iterable[tuple[str, Example]]) -> TokenStore:
-    """(sample id, example) pairs, gathered in memory. Raises UserError where there is none."""
+    """(sample id, example) pairs, gathered in memory. Raises UserError if there is none."""
     pairs = list(examples)
     if not pairs:
         raise UserError("no sample to train on: the data set is empty")
@@ -213,7 +213,8 @@ def join(stores: Sequence[TokenStore]) -> TokenStore:
 def within(store: TokenStore, max_length: int, too_long: TooLong = "drop") -> TokenStore:
     """The store with what is longer than `max_length` tokens dropped or cut, or refused.
 
-    Raises UserError if nothing is left, if a prompt alone fills `max_length` under `truncate`, or under `error` if
+    Raises UserError if nothing is left, if the prompt by itself fills `max_length` under `truncate`, or under `error`
+    if
     any sample is too long.
     """
     long = store.lengths > max_length

@@ -20,7 +20,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from weighted_mtp.data.schema import PROBLEM_SCHEMA, SOLUTION_SCHEMA
 from weighted_mtp.data.tables import PROBLEMS_FILE, SMALL, SOLUTIONS_FILE, cannot_write, opened_table, prepare_command
 from weighted_mtp.errors import UserError
-from weighted_mtp.files import whole_file
+from weighted_mtp.files import atomic_file
 from weighted_mtp.hub import fetch
 
 INDEX_FILE = "index.parquet"
@@ -46,8 +46,8 @@ class SolutionIndex:
     problem: NDArray[np.int32]  # (N,) row of problems.parquet; never falls
     is_correct: NDArray[np.bool_]  # (N,)
     length: NDArray[np.int32]  # (N,) in `unit`, without EOS
-    difficulty: NDArray[np.int32]  # (P,) on the source's own scale, UNKNOWN where it gives none
-    rating: NDArray[np.int32]  # (P,) Codeforces rating, UNKNOWN where there is none
+    difficulty: NDArray[np.int32]  # (P,) on the source's own scale, or UNKNOWN
+    rating: NDArray[np.int32]  # (P,) Codeforces rating, or UNKNOWN
     unit: str  # "characters", or "tokens of <tokenizer>"
 
     def __len__(self) -> int:
@@ -60,7 +60,7 @@ def write_index(
     """Write `index.parquet` of a split beside its two files, a few thousand programs at a time; returns its path.
 
     tokenizer    folder or hub id of the tokenizer that lengths are counted with; None counts characters
-    on_progress  is told how many solutions were read
+    on_progress  is called with the number of solutions read
 
     Raises UserError for a missing or damaged file, a solution without its problem, a tokenizer that cannot be fetched
     or read, and a place that cannot be written.
@@ -89,7 +89,7 @@ def write_index(
     metadata = {_METADATA: json.dumps({"unit": unit, "made_of": _fingerprint(split_dir)})}
     path = split_dir / INDEX_FILE
     try:
-        with whole_file(path) as partial:
+        with atomic_file(path) as partial:
             pq.write_table(index.replace_schema_metadata(metadata), partial)
     except OSError as error:
         raise cannot_write(path, error) from error
@@ -98,7 +98,7 @@ def write_index(
 
 @contextmanager
 def sampling_from(split_dir: Path) -> Iterator[SolutionIndex]:
-    """The index of a split, as `read_index`; what is wrong with sampling from it is told with the split's name."""
+    """The index of a split, as `read_index`; errors name the split."""
     index = read_index(split_dir)
     try:
         yield index
@@ -109,7 +109,7 @@ def sampling_from(split_dir: Path) -> Iterator[SolutionIndex]:
 def read_index(split_dir: Path) -> SolutionIndex:
     """The index of a split.
 
-    Raises UserError naming the command that makes it where it is missing, damaged, or of another version of the split.
+    Raises UserError naming the command that makes it if it is missing, damaged, or of another version of the split.
     """
     path = split_dir / INDEX_FILE
     remedy = _command(split_dir.parent.name)
@@ -131,7 +131,7 @@ def read_index(split_dir: Path) -> SolutionIndex:
 
 
 def _fingerprint(split_dir: Path) -> dict[str, int]:
-    """Bytes of the files that the index describes: a split made anew with other contents has other sizes."""
+    """Bytes of the files that the index describes: a split that was rebuilt with other contents has other sizes."""
     return {name: (split_dir / name).stat().st_size for name in (PROBLEMS_FILE, SOLUTIONS_FILE)}
 
 
@@ -144,7 +144,7 @@ def _load(tokenizer: str | Path) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(str(folder))
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise UserError(f"{tokenizer}: no tokenizer to be read: {reason}") from error
+        raise UserError(f"{tokenizer}: no readable tokenizer: {reason}") from error
 
 
 def _lengths_by(tokenizer: PreTrainedTokenizerBase) -> Callable[[pa.Array], pa.Array]:

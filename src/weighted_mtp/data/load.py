@@ -18,21 +18,21 @@ from weighted_mtp.progress import console
 
 
 class SplitsConfig(Section):
-    """Which datasets to learn from, and how their problems are asked."""
+    """Which datasets to learn from, and how their problems are prompted."""
 
     root: Path = Path("storage/datasets")
     dataset: str | tuple[str, ...] = "micro"
-    """Its name, or several, [mbpp, codecontests_pairs], learned from together: all samples of each, once an epoch."""
+    """Its name, or several, [mbpp, codecontests_pairs], learned from together: all samples of each, once per epoch."""
     train: str = "train"
     """Split to train on."""
     validation: str | None = "validation"
     """Split to validate on, whose problems training never shows; null for none."""
     template: Template = "alpaca"
-    """How a problem is asked; `docs/SETUP.md` shows each."""
+    """The form of a prompt; `docs/SETUP.md` shows each."""
     date: datetime.date | None = None
-    """What a chat template takes for today, where it names a date; the day on which the run was begun if not given."""
+    """The date that a chat template takes for today, if it names one; the day on which the run started if not given."""
     tokens: Path | None = None
-    """Folder for token files; null for `.tokens` under `root`. Another one where that is slow or cannot be written."""
+    """Folder for token files; null for `.tokens` under `root`. Set another one if that is slow or cannot be written."""
 
     def folders(self, split: str) -> list[Path]:
         """Where that split of each dataset lies."""
@@ -51,7 +51,7 @@ class SplitsConfig(Section):
 
 
 class DataConfig(SplitsConfig):
-    """Which programs to learn from, how they are asked for, and how they are batched."""
+    """Which programs to learn from, how they are sampled, and how they are batched."""
 
     max_length: int = Field(1024, ge=8)
     """Tokens of prompt and response together."""

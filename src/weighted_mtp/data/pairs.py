@@ -19,7 +19,7 @@ from weighted_mtp.progress import console
 
 
 class PairDataConfig(SplitsConfig):
-    """Which pairs to learn from, how their problems are asked, and how they are batched."""
+    """Which pairs to learn from, how their problems are prompted, and how they are batched."""
 
     max_length: int = Field(1024, ge=8)
     """Tokens of prompt and response together; a pair with a longer program is dropped."""

@@ -1,6 +1,6 @@
 """Prompt templates, and the border between prompt and response.
 
-The loss counts response tokens only, and at sampling time a model sees the prompt's tokens alone. Both need the
+The loss counts response tokens only, and at sampling time a model sees only the prompt's tokens. Both need the
 same border, so prompt and response are tokenized apart and joined: no token can then span the border, and
 `encode_prompt(prompt)` is a prefix of the training example by construction. What is left to get right is that the
 response's tokens are those of a *continuation*: SentencePiece puts a dummy prefix '▁' before any text it is given,
@@ -34,7 +34,7 @@ _ALPACA = (
 # white space or letters that merge with one of them, another of a different character class does not merge.
 _ANCHORS = ("\n", "a", "1", ".", "(")
 
-# Before a chat template, in the place of the function of this name, which would ask the clock. A template is given
+# Before a chat template, in the place of the function of this name, which would read the clock. A template is given
 # plain data and no functions.
 _STRFTIME_NOW = (
     "{%- macro strftime_now(format) -%}{%- set date = namespace(text=format) -%}"
@@ -54,7 +54,7 @@ MARKS: dict[SpanKind, int] = {"semantic": 1, "wrong": 2}
 class Example:
     """Token ids of a prompt and its response; the response is `input_ids[response_start:]` and ends with EOS.
 
-    marks  for every token the bits of `MARKS`; all 0 where the truth is not known
+    marks  for every token the bits of `MARKS`; all 0 if the truth is not known
     """
 
     input_ids: list[int]
@@ -63,7 +63,7 @@ class Example:
 
 
 def names_a_date(template: str, tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether prompts may name the day on which they are asked, as those of Llama 3.2's chat template do."""
+    """Whether prompts may name the current date, as those of Llama 3.2's chat template do."""
     return template == "chat" and "strftime_now" in str(tokenizer.chat_template)
 
 
@@ -79,7 +79,7 @@ def render_prompt(
     """The text that a model is given for a problem.
 
     `alpaca` and `chat` carry the same instruction: description, code to complete, public tests. `plain` is the bare
-    description and a newline, or the code to complete: a response then goes on where that code ends, while it holds
+    description and a newline, or the code to complete: a response then continues where that code ends, while it holds
     the whole program under the other two.
 
     tokenizer  only needed for `chat`, whose template it holds
@@ -117,7 +117,7 @@ def _chat(tokenizer: PreTrainedTokenizerBase, instruction: str, day: datetime.da
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
             f"template 'chat': the chat template of the tokenizer {tokenizer.name_or_path!r} fails for one user message"
-            f" ({reason}); use 'alpaca', or mend its chat_template"
+            f" ({reason}); use 'alpaca', or fix its chat_template"
         ) from error
     assert isinstance(text, str)
     return text
@@ -131,7 +131,7 @@ def encode_prompt(
     name: str = "a prompt",
     special_tokens: bool = True,
 ) -> list[int]:
-    """Token ids of a prompt, with BOS where the tokenizer puts one by default and never EOS.
+    """Token ids of a prompt, with BOS if the tokenizer puts one by default and never EOS.
 
     special_tokens  whether those that the prompt spells become special tokens, as a chat template wants it; else they
                     are text like any other
@@ -197,7 +197,7 @@ def encode_solutions(
 def encode_problem(
     tokenizer: PreTrainedTokenizerBase, template: str, problem: Problem, day: datetime.date | None = None
 ) -> list[int]:
-    """Token ids of a problem's prompt, in which special tokens are a chat template's alone: HTML's `<s>` is text.
+    """Token ids of a problem's prompt, in which only a chat template adds special tokens: HTML's `<s>` is text.
 
     day  as of `render_prompt`
 
@@ -302,7 +302,7 @@ def encode_responses(
 def decode_response(tokenizer: PreTrainedTokenizerBase, prompt_ids: list[int], response_ids: list[int]) -> str:
     """Text that `response_ids` add to their prompt's; special tokens are left out.
 
-    Decoding the response alone would lose the leading space of a SentencePiece '▁', so both are decoded.
+    Decoding only the response would lose the leading space of a SentencePiece '▁', so both are decoded.
     """
     before = tokenizer.decode(prompt_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     whole = tokenizer.decode([*prompt_ids, *response_ids], skip_special_tokens=True, clean_up_tokenization_spaces=False)

@@ -1,7 +1,7 @@
 """Which solutions to learn from: pairs for a critic, programs for a policy. METHOD's "Sampling".
 
-Everything here is a pure function of (index, configuration, seed) over the index alone. Nothing is sorted or shuffled
-but what is chosen: a draw of k out of n costs k, so that millions of solutions take some tens of milliseconds.
+Everything here is a pure function of (index, configuration, seed) and reads only the index. Nothing is sorted or
+shuffled but what is chosen: a draw of k out of n costs k, so that millions of solutions take some tens of milliseconds.
 
 Shapes: N solutions, P problems, S difficulty bins, K length bins, M candidates or chosen items.
 """
@@ -84,7 +84,7 @@ class SampleConfig(ProblemMix):
     labels: Literal["correct", "all"] = "correct"
     """`all`: the incorrect ones too, as in data that nobody executed; token weights have to tell what to learn."""
     n_samples: int | None = Field(None, ge=1)
-    """At most so many; null for as many as there are (and as the shares of the difficulty bins allow)."""
+    """At most this many; null for all that there are (and that the shares of the difficulty bins allow)."""
     max_per_problem: int | None = Field(None, ge=1)
 
 
@@ -92,14 +92,14 @@ class PairConfig(ProblemMix):
     """Which (correct, incorrect) pairs a critic learns from."""
 
     n_pairs: int | None = Field(None, ge=1)
-    """At most so many; null for as many as there are (and as the shares of the difficulty bins allow)."""
+    """At most this many; null for all that there are (and that the shares of the difficulty bins allow)."""
     max_pairs_per_problem: int | None = Field(16, ge=1)
     """Without a limit a few popular problems with thousands of solutions would be most of what a critic sees."""
     length_balanced: bool = True
     """Pair programs of about one length, the incorrect one as often the longer as the shorter. Lengths are the index's:
     of tokens, but of characters for micro and for datasets of a policy's own programs."""
     length_ratio: float = Field(1.25, ge=1.02)
-    """Width of a length bin: its longest program is at most so many times as long as its shortest."""
+    """Width of a length bin: its longest program is at most this many times as long as its shortest."""
 
     @model_validator(mode="after")
     def _ratio_has_an_effect(self) -> "PairConfig":
@@ -150,7 +150,7 @@ def sample_pairs(index: SolutionIndex, config: PairConfig, seed: int) -> Pairs:
        these at most `max_pairs_per_problem` of each problem. Without `length_balanced` a problem is one cell.
     2. `length_balanced`: in each (difficulty bin, length bin) pairs whose incorrect program is the longer are coupled
        at random with as many whose incorrect one is the shorter; the surplus of either kind is dropped. So "the
-       shorter is right" holds for half the pairs at every length, and a ranker that knows lengths alone has nothing
+       shorter is right" holds for half the pairs at every length, and a ranker that knows only lengths has nothing
        to learn. Pairs of equal length stay.
     3. The difficulty bins get their shares of `n_pairs` by largest remainder; what a bin lacks goes to the others by
        their shares. Couples are taken whole, but for one at most in each difficulty bin.
@@ -174,7 +174,7 @@ def sample_pairs(index: SolutionIndex, config: PairConfig, seed: int) -> Pairs:
 
 
 def _length_bands(length: NDArray[np.int32], config: PairConfig) -> tuple[NDArray[np.uint16], int]:
-    """(N,) length bins, numbered without gaps from 0 on, and their number; all 0 where lengths are not balanced."""
+    """(N,) length bins, numbered without gaps from 0 on, and their number; all 0 if lengths are not balanced."""
     longest = int(length.max(initial=1))
     edges = [1]
     while config.length_balanced and edges[-1] <= longest:
@@ -194,12 +194,12 @@ def _candidates(
     """(M, 2) rows of correct and incorrect, and the (M,) cell `problem * n_bands + band` of each pair.
 
     wanted  (P,) whether a problem may give pairs
-    limit   pairs a problem
+    limit   pairs per problem
     """
     n_problems = len(index.difficulty)
     kind = band * np.uint16(2) + index.is_correct
     order = np.argsort(kind.astype(np.uint8) if n_bands <= 128 else kind, kind="stable")
-    # Problems rise with the row, so `order` goes by band, label, problem, row: counts alone say where each cell begins.
+    # Problems rise with the row, so `order` goes by band, label, problem, row: the counts say where each cell begins.
     key = kind.astype(np.int64)
     key *= n_problems
     key += index.problem
@@ -241,7 +241,7 @@ def _balanced(group: Ints, longer: NDArray[np.int32], rng: np.random.Generator) 
 def _mix(
     units: Ints, stratum: NDArray[np.uint16], shares: NDArray[np.float64], n: int | None, rng: np.random.Generator
 ) -> Ints:
-    """Items of randomly chosen units, so many of each stratum as its share of `n` asks for, in random order.
+    """Items of randomly chosen units, from each stratum its share of `n`, in random order.
 
     units  (U, W) items that are taken together as far as the number allows, with _NOTHING in places that are empty
     """
@@ -292,7 +292,7 @@ def _permuted(position: Ints, size: Ints, group: Ints, rng: np.random.Generator)
 
     A keyed bijection of the next power of two, repeated until it lands inside (cycle walking; Black & Rogaway 2002,
     "Ciphers with arbitrary finite domains", section 4), then a random rotation, which makes every item exactly as
-    likely as any other. Unlike a shuffle it costs nothing for what is not asked for.
+    likely as any other. Unlike a shuffle it costs nothing for what is not drawn.
     """
     turn, key = (_scrambled(group.astype(np.uint64) + rng.integers(2**63, dtype=np.uint64)) for _ in range(2))
     mask, n = _ones(size), size.astype(np.uint64)
@@ -346,7 +346,7 @@ def _no_pairs(index: SolutionIndex, config: PairConfig) -> str:
 
 @dataclass(frozen=True)
 class LengthBias:
-    """What lengths alone give away about pairs."""
+    """What only the lengths give away about pairs."""
 
     n_pairs: int
     mean_correct: float
@@ -359,7 +359,7 @@ class LengthBias:
         return self.longer_incorrect >= 0.5
 
     def accuracy(self, shorter_is_right: bool) -> float:
-        """Of the ranker that calls the shorter (or else the longer) program right; ties count 1/2."""
+        """Accuracy of the ranker that calls the shorter (or else the longer) program right; ties count 1/2."""
         return self.longer_incorrect if shorter_is_right else 1 - self.longer_incorrect
 
 

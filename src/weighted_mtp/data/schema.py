@@ -26,7 +26,7 @@ class TestCase:
     `stdio`    text on standard input                         expected text on standard output
     `answer`   ""                                             the number that a worked answer must end with; not run
 
-    suite   "plus" of tests that EvalPlus adds to a benchmark: what passes the others alone has passed the benchmark
+    suite   "plus" of tests that EvalPlus adds to a benchmark: what passes only the others has passed the benchmark
     atol    of `call`: how far a number may be off beside 1e-7 of the expected one; 0 for Python's `==`
     """
 
@@ -47,18 +47,18 @@ class TestCase:
 
 @dataclass(frozen=True)
 class Problem:
-    """A task: what is asked, and the tests that decide."""
+    """A task: its statement, and the tests that decide."""
 
     problem_id: str  # unique over all datasets: "micro/…", "HumanEval/0", "mbpp/11", "codecontests/codeforces/…"
     source: str
     split: str
     description: str  # the task in natural language
-    starter: str = ""  # code that a solution continues (HumanEval's prompt); "" where it is written from nothing
+    starter: str = ""  # code that a solution continues (HumanEval's prompt); "" if it is written from nothing
     entry_point: str = ""  # function that `call` tests call; "" for stdio
     difficulty: int = -1  # the source's own scale; -1 where unknown
     rating: int | None = None  # Codeforces rating
     tests: tuple[TestCase, ...] = ()
-    time_limit: float | None = None  # seconds a test
+    time_limit: float | None = None  # seconds per test
     memory_limit: int | None = None  # bytes
 
 
@@ -84,7 +84,7 @@ class Solution:
     is_correct: bool
     language: str = "python3"  # python2 | python3 | cpp | java; "text" for a worked answer
     origin: str = "human"  # human | synthetic | model, or the source's own word ("mutant:compare")
-    spans: tuple[Span, ...] = field(default=())  # ground truth, where it is known
+    spans: tuple[Span, ...] = field(default=())  # ground truth, if it is known
 
 
 Records = tuple[list[Problem], list[Solution]]
@@ -98,7 +98,7 @@ class Entry:
 
     where     file and line, for messages
     dropped   which solutions of the row were left out: reason → how many
-    left_out  why the problem as a whole is to be left out; "" where it is not
+    left_out  why the problem as a whole is to be left out; "" if it is not
     """
 
     problem: Problem

@@ -1,4 +1,4 @@
-"""The endless order of training batches: what step s sees is a function of (seed, s) alone, whatever ranks share it."""
+"""The endless order of training batches: what step s sees is a function of only (seed, s), whatever ranks share it."""
 
 from collections.abc import Sequence
 
@@ -9,9 +9,9 @@ from weighted_mtp.data.batches import PADDING, Batch, TokenStore, blank_batch, c
 
 
 class BatchStream:
-    """Microbatches of every optimizer step, epoch after epoch, each sample once an epoch.
+    """Microbatches of every optimizer step, epoch after epoch, each sample once per epoch.
 
-    Any step can be asked for without having seen the ones before, so a resumed run needs nothing but its step.
+    Any step can be computed without having seen the ones before, so a resumed run needs nothing but its step.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class BatchStream:
     def at(self, step: int, rank: int = 0, ranks: int = 1) -> list[Batch]:
         """A rank's microbatches of 0-based `step`: one in `ranks` of its `accumulation`, or of an epoch's remainder.
 
-        Ranks get equally many: where a remainder cannot be shared evenly, some get blank ones.
+        Ranks get equally many: if a remainder cannot be shared evenly, some get blank ones.
         """
         self._seek(step)
         start = (step - self._first_step) * self.accumulation
@@ -60,7 +60,7 @@ class BatchStream:
         return self._epoch + (step - self._first_step) / self._steps()
 
     def steps_per_epoch(self) -> int:
-        """Steps of the current epoch; epochs differ by a step or two, as their batches are cut anew."""
+        """Steps of the current epoch; epochs differ by a step or two, as each cuts its batches again."""
         return self._steps()
 
     def first(self, n: int | None = None) -> list[Batch]:

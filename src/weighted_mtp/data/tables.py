@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from weighted_mtp.data.schema import PROBLEM_SCHEMA, SOLUTION_SCHEMA, Counts, Problem, Solution, Span, TestCase
 from weighted_mtp.errors import UserError
-from weighted_mtp.files import whole_directory
+from weighted_mtp.files import atomic_directory
 
 Rows = Sequence[int] | NDArray[np.int64]
 """Numbers of rows of a file."""
@@ -36,7 +36,7 @@ _ROW_GROUP_CHARACTERS = 16_000_000  # … or fewer: CodeContests rows carry hund
 class SplitWriter:
     """Writes a split's two files problem by problem, in bounded memory; a context manager.
 
-    `folder` is made; its wholeness is the caller's concern. Raises OSError where it cannot be written.
+    `folder` is made; atomicity is the caller's concern. Raises OSError if it cannot be written.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -116,14 +116,14 @@ def write_split(directory: Path, problems: Iterable[Problem], solutions: Iterabl
     Raises UserError when the place cannot be written (full disk, no permission, a file in the way).
     """
     try:
-        with whole_directory(directory) as partial:
+        with atomic_directory(directory) as partial:
             write_tables(partial, problems, solutions)
     except OSError as error:
         raise cannot_write(directory, error) from error
 
 
 def write_tables(folder: Path, problems: Iterable[Problem], solutions: Iterable[Solution]) -> Counts:
-    """Write a split's two files for a caller that sees to their wholeness; returns what they hold. Raises OSError."""
+    """Write a split's two files for a caller that makes them atomic; returns what they hold. Raises OSError."""
     with SplitWriter(folder) as writer:
         for problem in problems:
             writer.add(problem, ())

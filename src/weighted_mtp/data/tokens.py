@@ -1,8 +1,9 @@
 """A split's programs as tokens: made once for a tokenizer and a template, then read by memory map in no time.
 
-All solutions are kept in full, prompts once a problem, so that seeds, samples, pairs and lengths of any run choose rows
-of the same files. They lie in `<datasets>/.tokens/<dataset>/<split>/<template>-<tokenizer>`, with the date behind it
-where prompts name one. Whoever needs them first makes them, while others wait; a kill loses some seconds of the work.
+All solutions are kept in full, prompts once per problem, so that seeds, samples, pairs and lengths of any run choose
+rows of the same files. They lie in `<datasets>/.tokens/<dataset>/<split>/<template>-<tokenizer>`, with the date behind
+it where prompts name one. Whoever needs them first makes them, while others wait; a kill loses some seconds of the
+work.
 """
 
 import datetime
@@ -25,13 +26,13 @@ from numpy.typing import NDArray
 from transformers import PreTrainedTokenizerBase
 
 from weighted_mtp.data.batches import TokenStore
-from weighted_mtp.data.manifest import split_checksums, split_files
+from weighted_mtp.data.prepared import split_checksums, split_files
 from weighted_mtp.data.prompts import encode_problem, encode_responses, names_a_date, require_white_space
 from weighted_mtp.data.schema import PROBLEM_SCHEMA, SOLUTION_SCHEMA, Span
 from weighted_mtp.data.tables import PROBLEMS_FILE, SOLUTIONS_FILE, cannot_write, opened_table, read_statements
 from weighted_mtp.errors import UserError
-from weighted_mtp.files import check_files, sha256, whole_file
-from weighted_mtp.manifest import Manifest, are_there, named_files, read_manifest, write_manifest
+from weighted_mtp.files import atomic_file, check_files, sha256
+from weighted_mtp.manifest import Manifest, files_present, named_files, read_manifest, write_manifest
 from weighted_mtp.progress import console, progress
 
 FOLDER = ".tokens"
@@ -63,7 +64,7 @@ class SplitTokens:
 
 
 class _Names(Sequence[str]):
-    """Ids, read where they are asked for."""
+    """Ids, read when they are needed."""
 
     def __init__(self, text: NDArray[np.uint8], lengths: NDArray[np.int32]) -> None:
         self.text, self.ends = text, np.cumsum(lengths, dtype=np.int64)
@@ -83,12 +84,12 @@ def split_tokens(
     root: Path | None = None,
     day: datetime.date | None = None,
 ) -> SplitTokens:
-    """The tokens of a split, by memory map; made first where they are not there, are damaged, or are of another split.
+    """The tokens of a split, by memory map; made first if they are missing, damaged, or made from another split.
 
     root  folder of all token files; None for FOLDER beside the datasets
     day   as of `render_prompt`; prompts that name a date have token files of their own for each
 
-    Several processes may ask at once. Raises UserError as `read_statements`, `encode_responses`, for a solution
+    Several processes may call it at once. Raises UserError as `read_statements`, `encode_responses`, for a solution
     without its problem, and for a place that cannot be written.
     """
     identity, dataset = tokenizer_identity(tokenizer), split_dir.parent
@@ -138,31 +139,31 @@ def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def contents_of(split_dir: Path) -> list[str]:
-    """SHA-256 of the split's two files, as its manifest has them where it is of them."""
+    """SHA-256 of the split's two files; from the manifest if that describes these files."""
     for name, schema in ((PROBLEMS_FILE, PROBLEM_SCHEMA), (SOLUTIONS_FILE, SOLUTION_SCHEMA)):
         with opened_table(split_dir / name, schema):
             pass
     manifest = read_manifest(split_dir.parent) or {}
-    if are_there(split_dir.parent, manifest, split_files(split_dir.name)):
+    if files_present(split_dir.parent, manifest, split_files(split_dir.name)):
         return split_checksums(manifest, split_dir.name)
     return [sha256(split_dir / name) for name in (PROBLEMS_FILE, SOLUTIONS_FILE)]
 
 
 def _is_whole(folder: Path, wanted: Manifest, loudly: bool = False) -> bool:
-    """Whether the folder holds what is wanted; `loudly` says so where it should, but is damaged."""
+    """Whether the folder holds what is wanted; `loudly` says so if it should, but is damaged."""
     try:
         there = read_manifest(folder) or {}
         if any(there.get(key) != value for key, value in wanted.items()):
             return False
         small = [name for name in _COLUMNS if there["files"][name]["bytes"] <= _CHECKED]
-        if are_there(folder, there, _COLUMNS) and all(
+        if files_present(folder, there, _COLUMNS) and all(
             sha256(folder / name) == there["files"][name]["sha256"] for name in small
         ):
             return True
     except (UserError, KeyError):
         pass
     if loudly:
-        console.print(f"{folder} is damaged: tokenizing anew", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{folder} is damaged: tokenizing again", markup=False, highlight=False, soft_wrap=True)
     return False
 
 
@@ -203,7 +204,7 @@ def _map(path: Path, kind: type) -> NDArray[Any]:
 
 
 def _make(folder: Path, split_dir: Path, tokenizer: PreTrainedTokenizerBase, wanted: Manifest) -> None:
-    """Write the folder, or go on with what a killed process left of the same one."""
+    """Write the folder, or continue what a killed process left of the same one."""
     partial = folder.with_name(f"{folder.name}.partial")
     try:
         with _Writer(partial, wanted) as writer, opened_table(split_dir / SOLUTIONS_FILE, SOLUTION_SCHEMA) as file:
@@ -252,7 +253,7 @@ class _Writer:
         self._open.close()
 
     def add(self, solutions: int = 0, **columns: NDArray[Any] | bytes) -> None:
-        """Append values to columns, which are of so many solutions."""
+        """Append values to columns, which then describe this many solutions."""
         for name, values in columns.items():
             self._files[name].write(values if isinstance(values, bytes) else values.astype(_COLUMNS[name]).data)
         self.done += solutions
@@ -266,13 +267,13 @@ class _Writer:
             file.flush()
             os.fsync(file.fileno())
         sizes = {name: (self._folder / name).stat().st_size for name in _COLUMNS}
-        with whole_file(self._folder / _STATE) as partial:
+        with atomic_file(self._folder / _STATE) as partial:
             partial.write_text(json.dumps({"wanted": self._wanted, "done": self.done, "bytes": sizes}))
         self._unsaved = 0
 
 
 def _state(folder: Path, wanted: Manifest) -> dict[str, Any]:
-    """What a killed process left in a folder, {} where it is nothing, or of something else."""
+    """What a killed process left in a folder, {} if it is nothing, or of something else."""
     try:
         state: dict[str, Any] = json.loads((folder / _STATE).read_text())
         is_there = all((folder / name).stat().st_size >= size for name, size in state["bytes"].items())

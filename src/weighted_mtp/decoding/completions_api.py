@@ -16,7 +16,8 @@ from typing import Any
 import httpx2
 
 from weighted_mtp.decoding.engine import Message
-from weighted_mtp.decoding.sample import Completion, Finished, SamplingConfig
+from weighted_mtp.decoding.rows import Completion, Finished
+from weighted_mtp.decoding.sample import SamplingConfig
 from weighted_mtp.errors import UserError, first_line
 
 _CONTEXT = re.compile(r"context|maximum.{0,20}length|too (long|large|many tokens)|max_model_len", re.IGNORECASE)
@@ -75,7 +76,7 @@ def read_completion(content: bytes, options: SamplingConfig) -> Completion:
     """
     choices, usage = _choices(content)
     if len(choices) != 1:
-        raise UserError(f"answers with {len(choices)} completions where one was asked for; use a server with n=1")
+        raise UserError(f"answers with {len(choices)} completions where one was requested; use a server with n=1")
     try:
         choice = choices[0]
         text = choice["message"]["content"] if "message" in choice else choice["text"]
@@ -96,7 +97,7 @@ def read_completion(content: bytes, options: SamplingConfig) -> Completion:
 
 
 def _choices(content: bytes) -> tuple[list[Any], dict[str, Any]]:
-    """Choices and token counts of an answer. Raises HalfAnswerError where it is cut off."""
+    """Choices and token counts of an answer. Raises HalfAnswerError if it is cut off."""
     try:
         answer = json.loads(content)
         return list(answer["choices"]), dict(answer.get("usage") or {})
@@ -134,7 +135,7 @@ def refuses_stops(response: httpx2.Response, body: dict[str, Any]) -> bool:
 
 
 def explained(error: Exception, access: Access) -> str:
-    """What went wrong and what mends it, in words that follow the server's address."""
+    """What went wrong and what fixes it, in words that follow the server's address."""
     match error:
         case HalfAnswerError():
             return f"{error}, again and again; look at the server's log, or at the time limit of a proxy before it"

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, final
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from weighted_mtp.decoding.sample import Drawn, SamplingConfig, sample_batches
+from weighted_mtp.decoding.sample import Drawn, SamplingConfig, sample_batches, unit_size
 
 EngineName = Literal["torch", "vllm"]
 """What draws from a model folder: this process with torch, or vLLM on the plain export."""
@@ -32,7 +32,7 @@ class Engine(ABC):
     takes_text: ClassVar[bool] = False
 
     @abstractmethod
-    def unit(self, options: SamplingConfig) -> int:
+    def unit(self, options: SamplingConfig, n_prompts: int) -> int:
         """Completions that are drawn, kept and resumed together."""
 
     @abstractmethod
@@ -62,8 +62,8 @@ class TorchEngine(Engine):
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
         self.model, self.tokenizer = model, tokenizer
 
-    def unit(self, options: SamplingConfig) -> int:
-        return options.batch_size
+    def unit(self, options: SamplingConfig, n_prompts: int) -> int:
+        return unit_size(n_prompts, options)
 
     def draw(
         self,

@@ -1,4 +1,4 @@
-"""Sampling from an OpenAI-compatible server: one request a completion, so many at a time, each tried several times."""
+"""Sampling from an OpenAI-compatible server: one request per completion, several at a time, each retried."""
 
 import asyncio
 import os
@@ -23,7 +23,8 @@ from weighted_mtp.decoding.completions_api import (
     request_body,
 )
 from weighted_mtp.decoding.engine import Engine, Message, Prompt, numbered
-from weighted_mtp.decoding.sample import Completion, Drawn, SamplingConfig
+from weighted_mtp.decoding.rows import Completion
+from weighted_mtp.decoding.sample import Drawn, SamplingConfig
 from weighted_mtp.errors import UserError
 from weighted_mtp.progress import console
 
@@ -36,7 +37,7 @@ _PASSING = (httpx2.TimeoutException, httpx2.NetworkError, httpx2.RemoteProtocolE
 
 
 class ServerConfig(Section):
-    """A server that completions are asked of."""
+    """A server that completions come from."""
 
     base_url: str
     """Where its API begins, as `http://127.0.0.1:8000/v1`."""
@@ -62,7 +63,7 @@ class ServerConfig(Section):
         return Access(self.base_url, self.api_key_env, self.timeout_seconds)
 
     def headers(self) -> dict[str, str]:
-        """With the key, where there is one. Raises UserError where the variable is not set."""
+        """With the key, where there is one. Raises UserError if the variable is not set."""
         if self.api_key_env is None:
             return {}
         key = os.environ.get(self.api_key_env, "").strip()
@@ -73,7 +74,7 @@ class ServerConfig(Section):
 
 @final
 class ServerEngine(Engine):
-    """A model behind an API. Raises UserError where the server is not there or does not serve the model."""
+    """A model behind an API. Raises UserError if the server is not there or does not serve the model."""
 
     takes_text = True
 
@@ -83,7 +84,7 @@ class ServerEngine(Engine):
         self._most_stops: int | None = None
         self._seed_is_checked = False
 
-    def unit(self, options: SamplingConfig) -> int:
+    def unit(self, options: SamplingConfig, n_prompts: int) -> int:
         return 1
 
     def draw(
@@ -144,7 +145,7 @@ class ServerEngine(Engine):
     async def _complete(
         self, client: httpx2.AsyncClient, prompt: str | Message, options: SamplingConfig, seed: int
     ) -> Completion:
-        """One completion, asked for until it is there. Raises UserError where it does not come."""
+        """One completion, asked for until it is there. Raises UserError if it does not come."""
         try:
             async for attempt in _attempts():
                 with attempt:
@@ -187,7 +188,7 @@ def seed_of(seed: int, prompt: int, sample: int) -> int:
 def served_model(config: ServerConfig) -> str:
     """The server's name for the model that `config` means.
 
-    Raises UserError where no server answers, the key is refused, or several models or another one are served.
+    Raises UserError if no server answers, the key is refused, or several models or another one are served.
     """
     headers = config.headers()
     try:

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, final
 
 from weighted_mtp.decoding.engine import Engine, Prompt, numbered, token_ids
-from weighted_mtp.decoding.sample import Completion, Drawn, Finished, SamplingConfig
+from weighted_mtp.decoding.rows import Completion, Finished
+from weighted_mtp.decoding.sample import Drawn, SamplingConfig
 from weighted_mtp.decoding.server import seed_of
 from weighted_mtp.errors import UserError, first_line
 
@@ -25,7 +26,7 @@ class VllmEngine(Engine):
     Every sample has a seed of its own, so another number of samples changes none of those before; vLLM's arithmetic
     depends on what runs beside a sample, so a repetition may differ where two tokens are nearly as likely.
 
-    Raises UserError where vLLM is not installed or refuses the model.
+    Raises UserError if vLLM is not installed or refuses the model.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class VllmEngine(Engine):
                 f"--engine vllm: it does not take {folder} ({first_line(error)}); leave the option out"
             ) from error
 
-    def unit(self, options: SamplingConfig) -> int:
+    def unit(self, options: SamplingConfig, n_prompts: int) -> int:
         return 1
 
     def draw(

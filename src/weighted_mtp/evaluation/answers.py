@@ -1,4 +1,4 @@
-"""A model is asked a benchmark's problems; what it answers is `samples.jsonl`."""
+"""A model samples answers to a benchmark's problems: `samples.jsonl`."""
 
 import hashlib
 import json
@@ -14,18 +14,18 @@ from weighted_mtp.data.tables import read_problems, read_solutions
 from weighted_mtp.decoding.engine import Prompt
 from weighted_mtp.decoding.sample import Drawn, SamplingConfig
 from weighted_mtp.evaluation.benchmarks import MBPP_SHOTS, AnswerForm, Benchmark, mbpp_prompt
-from weighted_mtp.evaluation.folder import EvaluationFolder, collect
+from weighted_mtp.evaluation.evaluation_folder import EvaluationFolder, Speed, collect
 from weighted_mtp.evaluation.journal import Journal
 from weighted_mtp.evaluation.problems import ProblemSet
 from weighted_mtp.evaluation.respondents import Respondent
 from weighted_mtp.evaluation.samples import program_key, write_jsonl
 from weighted_mtp.files import sha256
-from weighted_mtp.manifest import MANIFEST, are_there, read_manifest
+from weighted_mtp.manifest import MANIFEST, files_present, read_manifest
 from weighted_mtp.models.adapters import adapted_source, holds_adapters
 from weighted_mtp.models.card import CARD
 from weighted_mtp.models.convert import find_model
 from weighted_mtp.progress import Advance, progress
-from weighted_mtp.runtime.distributed import by_first_rank, is_first, of_ranks, rank, ranks, together
+from weighted_mtp.runtime.distributed import agree, by_first_rank, is_first, of_ranks, rank, ranks
 
 
 def model_checksum(source: Path) -> str:
@@ -37,7 +37,7 @@ def model_checksum(source: Path) -> str:
         return sha256(source)
     names = sorted(file.name for file in source.iterdir() if file.is_file() and file.name not in (MANIFEST, CARD))
     manifest = read_manifest(source) or {}
-    if are_there(source, manifest, names):
+    if files_present(source, manifest, names):
         found = [manifest["files"][name]["sha256"] for name in names]
     else:
         with progress("checksums of the model's files", len(names)) as advance:
@@ -74,7 +74,7 @@ def draw_samples(
     prompts = [_prompt(respondent, benchmark, problem, data_root) for problem in problems.statements]
     stop = benchmark.stop if form is AnswerForm.COMPLETION else ()
     options = sampling.model_copy(update={"stop": tuple(dict.fromkeys((*stop, *sampling.stop)))})
-    sizes = _unit_sizes(len(prompts) * options.n_samples, engine.unit(options))
+    sizes = _unit_sizes(len(prompts) * options.n_samples, engine.unit(options, len(prompts)))
     with folder.sampling() as journal:
         missing = by_first_rank(lambda: _missing_units(journal.records, sizes))
         mine = missing[rank() :: ranks()]
@@ -82,13 +82,14 @@ def draw_samples(
         done = sum(sizes) - sum(sizes[number] for number in missing)
         with progress(f"sampling {benchmark.name}{of_ranks()}", total, done) as advance:
             names = [problem.problem_id for problem in problems.statements]
-            for number, batch in _timed(engine.draw(prompts, options, mine, advance, names), advance):
-                journal.add(_record(benchmark, problems.statements[one.prompt], one, form, number) for one in batch)
-    with together():  # every rank is through
+            for number, seconds, unit in _timed(engine.draw(prompts, options, mine, advance, names), advance):
+                kept = {"unit": number, "seconds": seconds / len(unit)}
+                journal.add({**kept, **_record(benchmark, problems.statements[one.prompt], one, form)} for one in unit)
+    with agree():  # every rank is through
         pass
-    with together():
+    with agree():
         if is_first():
-            _write_samples(journal.path, problems, folder.samples)
+            _write_samples(journal.path, problems, folder)
 
 
 def _missing_units(records: Iterable[dict[str, Any]], sizes: Sequence[int]) -> list[int]:
@@ -101,40 +102,46 @@ def _unit_sizes(total: int, size: int) -> list[int]:
     return [min(size, total - start) for start in range(0, total, size)]
 
 
-def _key(record: dict[str, Any]) -> tuple[int, str, int]:
-    return record["batch"], record["task_id"], record["sample"]
+def _key(record: dict[str, Any]) -> tuple[int | None, str, int]:
+    return record.get("unit"), record["task_id"], record["sample"]  # an earlier version's records have no unit
 
 
-def _write_samples(journal: Path, problems: ProblemSet, samples: Path) -> None:
-    """Every sample once, in order; then the journals go."""
+_OF_JOURNAL = ("unit", "seconds", "passes")  # not samples' own, so that samples.jsonl is the same on any machine
+
+
+def _write_samples(journal: Path, problems: ProblemSet, folder: EvaluationFolder) -> None:
+    """Every sample once, in order, and how fast they came; then the journals go."""
     collect(journal)
     with Journal(journal) as whole:
         once = {(record["task_id"], record["sample"]): record for record in whole.records}
     order = sorted(once.values(), key=lambda record: (problems.row[record["task_id"]], record["sample"]))
-    write_jsonl(samples, ({k: v for k, v in record.items() if k != "batch"} for record in order))
+    folder.write_speed(Speed.of(order))
+    write_jsonl(folder.samples, ({k: v for k, v in record.items() if k not in _OF_JOURNAL} for record in order))
     journal.unlink()
 
 
-def _timed(units: Iterator[tuple[int, list[Drawn]]], advance: Advance) -> Iterator[tuple[int, list[Drawn]]]:
-    """The units, each with a note of the tokens per second so far."""
-    start, tokens = time.monotonic(), 0
+def _timed(units: Iterator[tuple[int, list[Drawn]]], advance: Advance) -> Iterator[tuple[int, float, list[Drawn]]]:
+    """The units, each with the seconds since the one before, and with a note of how fast all of them came."""
+    start, tokens, passes, seconds = time.monotonic(), 0, 0, 0.0
     for number, unit in units:
         tokens += sum(drawn.completion.n_tokens for drawn in unit)
-        advance(0, f"{tokens / (time.monotonic() - start):,.0f} tokens/s")
-        yield number, unit
+        passes += sum(drawn.completion.n_passes for drawn in unit)
+        before, seconds = seconds, time.monotonic() - start
+        advance(0, Speed(tokens=tokens, passes=passes, seconds=seconds).described)
+        yield number, seconds - before, unit
 
 
-def _record(benchmark: Benchmark, problem: Problem, drawn: Drawn, form: AnswerForm, batch: int) -> dict[str, Any]:
+def _record(benchmark: Benchmark, problem: Problem, drawn: Drawn, form: AnswerForm) -> dict[str, Any]:
     completion = drawn.completion
     extracted = benchmark.extracted(problem, completion.text, form)
     return {
-        "batch": batch,
         "task_id": problem.problem_id,
         "sample": drawn.sample,
         **program_key(problem, extracted.program),
         "taken": extracted.how,
         "text": completion.text,
         "tokens": completion.n_tokens,
+        "passes": completion.n_passes,
         "finished": completion.finished,
     }
 

@@ -23,7 +23,7 @@ _FUNCTION_STOPS = ("\ndef ", "\nclass ", "\nif ", "\nprint(", "\n#", "\n@", "\na
 # Where a script for MBPP+ has ended (evalplus/provider/utility.py), and such a fence.
 _SCRIPT_STOPS = ('\n"""', "\nassert", "\nif __name__", "\nprint(", "\n```")
 
-# Hundreds of calls a program. EvalPlus gives each of them 1 s or four times what the reference takes, and all of them
+# Hundreds of calls per program. EvalPlus gives each of them 1 s or four times what the reference takes, and all of them
 # 60 s (evalplus/config.py and evalplus/eval).
 _MANY_CALLS = Limits(cpu_seconds=40, wall_seconds=240, memory_mb=4096, output_bytes=64 << 20)
 
@@ -32,10 +32,10 @@ _SLOW_REFERENCE = Limits(cpu_seconds=10, wall_seconds=120)
 
 
 class AnswerForm(Enum):
-    """What a model was asked for, hence how to read its text.
+    """What a model was prompted for, hence how to read its text.
 
-    COMPLETION  the text continues the starter (or is the program, where there is no starter), until a stop sequence
-    CHAT        the text is an answer to a person, in which the program is to be found
+    COMPLETION  the text continues the starter (or is the program, if there is no starter), until a stop sequence
+    CHAT        the text is an answer to a person, in which the program has to be found
     """
 
     COMPLETION = "completion"
@@ -49,7 +49,7 @@ class Benchmark:
     stop               ends a raw completion
     public_tests_only  leaves tests out that upstream does not score
     is_text            an answer is graded as it is: nothing in it is looked for, and nothing executed
-    limits             where a problem has none of its own
+    limits             for a problem that has none of its own
     time_factor        Python's share of a problem's own time limit, which is meant for C++
     """
 
@@ -78,7 +78,7 @@ class Benchmark:
         return problem.tests
 
     def grade(self, problem: Problem, completion: str) -> Outcome | None:
-        """The verdict on an answer that is a text; None where there is a program, which `job` is to run."""
+        """The verdict on an answer that is a text; None if there is a program, which `job` is to run."""
         return graded(completion, problem.tests[0].output) if self.is_text else None
 
     def job(self, problem: Problem, completion: str, limits: Limits | None = None) -> Job:

@@ -42,9 +42,9 @@ def check_verdicts(
 ) -> Agreement:
     """Run up to `most` solutions of a split, of each label half, against all tests of their problems.
 
-    They are drawn with a fixed seed; where a label has fewer than half, the other fills up.
+    They are drawn with a fixed seed; if a label has fewer than half, the other fills up.
 
-    `on_progress` is told of each of them. Only Python 3 is run, and only where there are tests that can be.
+    `on_progress` is called once per program. Only Python 3 is run, and only if there are tests that can be.
 
     Raises UserError for a missing or damaged split, and on a machine that cannot confine programs.
     """

@@ -15,7 +15,7 @@ class Journal:
 
     What a kill leaves of a last line is cut off, and so is everything after the first line that is no JSON object.
 
-    Raises UserError where the file cannot be made, read or written.
+    Raises UserError if the file cannot be made, read or written.
     """
 
     def __init__(self, path: Path) -> None:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from weighted_mtp.data.index import write_index
-from weighted_mtp.data.manifest import require_manifest, split_checksums
 from weighted_mtp.data.preparation.registry import NAMES, TRAIN
+from weighted_mtp.data.prepared import require_manifest, split_checksums
 from weighted_mtp.data.schema import Counts, Problem, Solution, Span
 from weighted_mtp.data.tables import (
     SMALL,
@@ -29,13 +29,13 @@ from weighted_mtp.data.tables import (
 )
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.samples import Sample, read_samples
-from weighted_mtp.files import sha256, whole_directory
-from weighted_mtp.manifest import Manifest, are_there, read_manifest, write_manifest
+from weighted_mtp.files import atomic_directory, sha256
+from weighted_mtp.manifest import Manifest, files_present, read_manifest, write_manifest
 from weighted_mtp.progress import progress
 from weighted_mtp.sandbox.messages import UNDECIDED
 
 LEARNED_FROM = (TRAIN, "validation")
-"""Splits whose programs may be learned from, as long as nobody asks for more."""
+"""Splits whose programs may be learned from, by default."""
 _VERSION = 3  # of this code: raise it with any change that changes what the same results give
 _UNDEFINED = re.compile(r"\b(?:NameError|UnboundLocalError): [^']*'(\w+)'")
 """How Python names the variable that is not there."""
@@ -78,7 +78,7 @@ class Evaluation:
 
 
 def read_evaluation(folder: Path) -> Evaluation:
-    """A finished evaluation. Raises UserError where there is none, or its report is damaged."""
+    """A finished evaluation. Raises UserError if there is none, or its report is damaged."""
     file = folder / "report.json"
     if not file.is_file():
         raise UserError(
@@ -122,8 +122,8 @@ def write_labelled(folder: Path, evaluations: Sequence[Evaluation], options: Lab
     whether it passed; one that does not compile is as incorrect as any. Left out, and counted: programs repeated,
     unfinished, undecided, or of both verdicts (a limit of time decided), and problems without a program.
 
-    Raises UserError for evaluations of several datasets, of a split that is not asked for or of problems that are not
-    there any more, for a folder that holds another dataset, where no program is left of a split, and for a full disk.
+    Raises UserError for evaluations of several datasets, of a split that is not wanted or of problems that are not
+    there any more, for a folder that holds another dataset, if no program is left of a split, and for a full disk.
     """
     source, by_split = _one_dataset(evaluations), _by_split(evaluations, options)
     there = _labelled_before(folder)
@@ -135,10 +135,10 @@ def write_labelled(folder: Path, evaluations: Sequence[Evaluation], options: Lab
         "source": checksums,
         "evaluations": {split: [_described(e) for e in group] for split, group in by_split.items()},
     }
-    if all(there.get(key) == value for key, value in wanted.items()) and are_there(folder, there, there["files"]):
+    if all(there.get(key) == value for key, value in wanted.items()) and files_present(folder, there, there["files"]):
         return there, False
     try:
-        with whole_directory(folder) as partial:
+        with atomic_directory(folder) as partial:
             copying = _Copying(options)
             counts = {
                 split: copying.copy(source / split, partial / split, [e.results for e in group])
@@ -183,14 +183,14 @@ def _checksums(manifest: Manifest, by_split: Mapping[str, Sequence[Evaluation]])
         for evaluation in evaluations:
             if evaluation.problems_sha256 != checksums[split][0]:
                 raise UserError(
-                    f"{evaluation.folder}: {evaluation.dataset / split} has been made anew since, with other problems: "
+                    f"{evaluation.folder}: {evaluation.dataset / split} has been rebuilt since, with other problems: "
                     "evaluate again, to another folder"
                 )
     return checksums
 
 
 def _labelled_before(folder: Path) -> Manifest:
-    """The manifest of such a dataset in `folder`, {} where there is nothing."""
+    """The manifest of such a dataset in `folder`, {} if there is nothing."""
     if folder.name.removesuffix(SMALL) in NAMES:
         raise UserError(f"{folder}: `uv run wmtp data` makes the dataset of that name; choose another")
     there = read_manifest(folder) or {}
@@ -206,7 +206,7 @@ def _described(evaluation: Evaluation) -> dict[str, Any]:
 def authors_differ(split: Path) -> float:
     """The share of a split's pairs in which one program is a policy's and the other is not.
 
-    A critic of such pairs alone need not look at correctness: it can tell who wrote them (docs/LOG.md).
+    A critic that sees only such pairs need not look at correctness: it can tell who wrote them (docs/LOG.md).
     """
     solutions = read_verdicts(split, "origin")
     found = Counter((problem, is_correct, origin == "model") for problem, is_correct, origin in solutions)
@@ -316,7 +316,7 @@ def _undefined_name(code: str, detail: str) -> tuple[Span, ...]:
 
 
 def _known_solutions(split: Path, wanted: Collection[str]) -> Callable[[str], list[Solution]]:
-    """What the split itself holds for a problem, to be asked for `wanted` ones in the order of the file."""
+    """What the split itself holds for a problem, to be read for `wanted` ones in the order of the file."""
     rows = [row for row, (name, _) in enumerate(read_verdicts(split)) if name in wanted]
     groups = groupby(stream_solutions(split, rows), key=lambda solution: solution.problem_id)
     waiting = next(groups, None)

@@ -12,14 +12,14 @@ import numpy as np
 
 from weighted_mtp.errors import UserError
 
-Counts = Mapping[str, tuple[int, int]]  # problem → (n samples, c correct)
+SampleCounts = Mapping[str, tuple[int, int]]  # problem → (n samples, c correct)
 
 _RESAMPLES_AT_ONCE = 1000
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over problems and its interval: a percentile bootstrap, or `without_spread`'s where all are alike."""
+    """A mean over problems and its interval: a percentile bootstrap, or `without_spread`'s if all are alike."""
 
     value: float
     low: float
@@ -54,7 +54,7 @@ def count(verdicts: Sequence[tuple[str, bool]]) -> dict[str, tuple[int, int]]:
 
 
 def estimate(
-    counts: Counts, ks: Sequence[int], *, seed: int = 0, resamples: int = 10_000, confidence: float = 0.95
+    counts: SampleCounts, ks: Sequence[int], *, seed: int = 0, resamples: int = 10_000, confidence: float = 0.95
 ) -> dict[int, Estimate]:
     """pass@k for each k with an interval from resampling *problems*; the same seed gives the same interval.
 
@@ -64,7 +64,13 @@ def estimate(
 
 
 def paired_difference(
-    baseline: Counts, other: Counts, k: int, *, seed: int = 0, resamples: int = 10_000, confidence: float = 0.95
+    baseline: SampleCounts,
+    other: SampleCounts,
+    k: int,
+    *,
+    seed: int = 0,
+    resamples: int = 10_000,
+    confidence: float = 0.95,
 ) -> Estimate:
     """Mean over problems of `other − baseline` in pass@k; pairing removes how hard each problem is.
 
@@ -78,7 +84,7 @@ def paired_difference(
 
 
 def without_spread(value: float, problems: int, least: float, confidence: float) -> Estimate:
-    """The interval where all problems have the same value, of which resampling would say that it is certain.
+    """The interval if all problems have the same value, which resampling would call certain.
 
     least  the lowest value that a problem can have; the highest is 1
 
@@ -97,7 +103,7 @@ def wilson(share: float, n: int, confidence: float) -> tuple[float, float]:
     return max(0.0, (centre - margin) / (1 + z**2 / n)), min(1.0, (centre + margin) / (1 + z**2 / n))
 
 
-def _values(counts: Counts, k: int) -> np.ndarray:
+def _values(counts: SampleCounts, k: int) -> np.ndarray:
     """pass@k of each problem, (P,)."""
     if not counts:
         raise UserError("pass@k of no problems is not defined; give at least one sample")

@@ -6,7 +6,7 @@ from pathlib import Path
 from weighted_mtp.data.schema import Problem
 from weighted_mtp.data.tables import PROBLEMS_FILE, read_statements, stream_problems
 from weighted_mtp.files import sha256
-from weighted_mtp.manifest import are_there, read_manifest
+from weighted_mtp.manifest import files_present, read_manifest
 
 
 class ProblemSet:
@@ -28,9 +28,9 @@ class ProblemSet:
         return stream_problems(self._split, rows)
 
     def checksum(self) -> str:
-        """SHA-256 of the split's problems, from the dataset's manifest where the file is still the one it describes."""
+        """SHA-256 of the split's problems, from the dataset's manifest if the file is still the one it describes."""
         name = f"{self._split.name}/{PROBLEMS_FILE}"
         manifest = read_manifest(self._split.parent) or {}
-        if are_there(self._split.parent, manifest, [name]):
+        if files_present(self._split.parent, manifest, [name]):
             return str(manifest["files"][name]["sha256"])
         return sha256(self._split / PROBLEMS_FILE)

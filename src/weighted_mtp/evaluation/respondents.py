@@ -1,4 +1,4 @@
-"""What can be asked: a model in this process, the same model in vLLM, or one behind a server."""
+"""What can be sampled from: a model in this process, the same model in vLLM, or one behind a server."""
 
 import datetime
 import tempfile
@@ -19,7 +19,7 @@ from weighted_mtp.decoding.vllm_engine import VllmEngine, imported
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.benchmarks import AnswerForm
 from weighted_mtp.models.adapters import holds_adapters
-from weighted_mtp.models.card import Origin
+from weighted_mtp.models.card import ModelOrigin
 from weighted_mtp.models.checkpoint import Dtype, check_embedded, load_tokenizer, read_config, run_of
 from weighted_mtp.models.convert import find_model, load_base, without_heads, write_model
 from weighted_mtp.models.mtp import MTPConfig
@@ -145,7 +145,7 @@ def _is_plain(source: Path) -> bool:
 
 def _export(source: Path, dtype: Dtype, output: Path) -> Path:
     model, tokenizer = load_base(str(source), dtype)
-    write_model(without_heads(model), tokenizer, output, Origin(source.name, "The plain export, for vLLM."))
+    write_model(without_heads(model), tokenizer, output, ModelOrigin(source.name, "The plain export, for vLLM."))
     return output
 
 

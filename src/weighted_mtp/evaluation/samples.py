@@ -15,7 +15,7 @@ from typing import Any
 from weighted_mtp.data.schema import Problem
 from weighted_mtp.data.sources.rows import Row, read_rows
 from weighted_mtp.errors import UserError
-from weighted_mtp.files import whole_file
+from weighted_mtp.files import atomic_file
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,9 @@ def _plain_id(name: str) -> str:
 
 
 def write_jsonl(path: Path, records: Iterable[Mapping[str, Any]]) -> None:
-    """Write atomically: a reader sees the old file or the whole new one. Raises UserError where it cannot."""
+    """Write atomically: a reader sees the old file or the whole new one. Raises UserError if it cannot."""
     try:
-        with whole_file(path) as partial, partial.open("w", encoding="utf-8") as file:
+        with atomic_file(path) as partial, partial.open("w", encoding="utf-8") as file:
             for record in records:
                 file.write(json.dumps(record, ensure_ascii=True) + "\n")
     except OSError as error:

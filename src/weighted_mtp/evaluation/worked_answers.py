@@ -45,7 +45,7 @@ def final_number(text: str) -> Decimal | None:
     in a box is its value, and no number if its parts are no numbers.
 
     Source: "####" as in GSM8K's own grader (Cobbe et al. 2021, arXiv 2110.14168; grade_school_math/dataset.py), the
-    last number where that is missing as lm-evaluation-harness' `flexible-extract`. Departures: numbers are compared,
+    last number if that is missing, as lm-evaluation-harness' `flexible-extract`. Departures: numbers are compared,
     not their digits, so 5.00 is 5; numbered headings are none ("#### 1. Add them"); "#### 9 * 2 = 18" ends with 18.
     """
     text = _MINUS.sub("-", text.translate(_FULL_WIDTH).replace("\\$", "$"))

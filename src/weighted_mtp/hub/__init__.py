@@ -1,8 +1,8 @@
 """Files of a repository on a model hub, brought to this disk: broken downloads resumed, every file checked.
 
-The hub's own client (huggingface_hub) asks, authenticates, streams and words its refusals as exceptions. What is ours
-is what its `snapshot_download` does not do: it drops what a broken download had, waits without a limit for an answer
-or for as long as a server asks, and checks sizes alone.
+The hub's own client (huggingface_hub) sends requests, authenticates, streams and words its refusals as exceptions. What
+is ours is what its `snapshot_download` does not do: it drops what a broken download had, waits without a limit for an
+answer or for as long as a server asks, and checks only sizes.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,10 +14,10 @@ from filelock import Timeout
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
 
-from weighted_mtp.hub.patience import Problem, may_pass, say
-from weighted_mtp.hub.places import Cache, Fetched, Folder, Place, Record
-from weighted_mtp.hub.refusals import cause, in_one_line
-from weighted_mtp.hub.repository import Kind, Listing, Repository, select
+from weighted_mtp.hub.destinations import Cache, Fetched, FetchRecord, Folder, Place
+from weighted_mtp.hub.errors import cause, in_one_line
+from weighted_mtp.hub.repository import Listing, Repository, RepositoryKind, select
+from weighted_mtp.hub.retry import FetchError, may_pass, say
 from weighted_mtp.hub.token import read_token
 from weighted_mtp.hub.transfer import download
 
@@ -25,7 +25,7 @@ __all__ = ["Fetched", "fetch", "fetched_revision"]
 
 
 def fetch(
-    repo_id: str, kind: Kind, *, patterns: Sequence[str] | None = None, to: Path | None = None, instead: str
+    repo_id: str, kind: RepositoryKind, *, patterns: Sequence[str] | None = None, to: Path | None = None, instead: str
 ) -> Fetched:
     """Bring files of a hub repository's main revision to this disk, and check each against what the hub says of it.
 
@@ -34,8 +34,8 @@ def fetch(
     to        folder to put them in; None for the hub's own cache
     instead   what serves in place of the hub: the end of every message
 
-    The same command goes on where a broken or killed download stopped; what is there already is not fetched again; a
-    complete local copy serves where the hub cannot be reached. Reads HF_ENDPOINT, HF_HUB_OFFLINE, and HF_TOKEN, which
+    The same command resumes where a broken or killed download stopped; what is there already is not fetched again; a
+    complete local copy serves if the hub cannot be reached. Reads HF_ENDPOINT, HF_HUB_OFFLINE, and HF_TOKEN, which
     `.env` in the current folder may hold, too.
 
     Raises UserError, one line, for everything that the network, the hub, the token and the disk can do to it.
@@ -47,7 +47,7 @@ def fetch(
         copy = place.copy(patterns)
         try:
             listing = repository.listing(patient=copy is None)
-        except (httpx2.HTTPError, OfflineModeIsEnabled, Problem) as error:
+        except (httpx2.HTTPError, OfflineModeIsEnabled, FetchError) as error:
             if copy is None or (isinstance(error, HfHubHTTPError) and not may_pass(error)):
                 raise
             say(f"{repo_id}: {cause(error, repository)}; the local copy serves, revision {copy.revision}")
@@ -56,8 +56,8 @@ def fetch(
 
 
 def fetched_revision(folder: Path) -> str:
-    """The commit of what `fetch` put into a folder; "" where it put nothing."""
-    record = Record.read(folder)
+    """The commit of what `fetch` put into a folder; "" if it put nothing."""
+    record = FetchRecord.read(folder)
     return record.listing.revision if record else ""
 
 
@@ -65,7 +65,7 @@ def _bring(repository: Repository, listing: Listing, patterns: Sequence[str] | N
     names = select([file.name for file in listing.files], patterns, repository.kind)
     if not names:
         missing = f"a file matching {', '.join(patterns)}" if patterns else "weights that can be loaded"
-        raise Problem(f"{repository.page} has nothing of what is wanted: {missing}")
+        raise FetchError(f"{repository.page} has nothing of what is wanted: {missing}")
     folder = place.begin(listing)
     wanted = [file for file in listing.files if file.name in names]
     if missing_files := [file for file in wanted if not place.holds(file)]:
@@ -78,7 +78,7 @@ def _bring(repository: Repository, listing: Listing, patterns: Sequence[str] | N
 
 @contextmanager
 def _alone(lock: Path) -> Iterator[None]:
-    """Two processes that append to one file would spoil it; the ranks of a run ask for the same files at once."""
+    """Two processes that append to one file would spoil it; the ranks of a run fetch the same files at once."""
     with ExitStack() as stack:
         try:
             stack.enter_context(WeakFileLock(lock, timeout=1.0))

@@ -16,9 +16,9 @@ from huggingface_hub.hf_api import DatasetInfo, ModelInfo, RepoSibling
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
 from weighted_mtp.errors import first_line
-from weighted_mtp.hub.patience import Patience, Problem, say
+from weighted_mtp.hub.retry import FetchError, Patience, say
 
-Kind = Literal["model", "dataset"]
+RepositoryKind = Literal["model", "dataset"]
 
 _DIGEST = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
 _SAFE_WEIGHTS = re.compile(r"model(-\d+-of-\d+)?\.safetensors")
@@ -28,7 +28,7 @@ _WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pth", ".pt", ".ckpt", ".h5", ".msg
 
 @dataclass(frozen=True)
 class File:
-    """A file as the hub lists it; `digest` is SHA-256 where the hub stores it as LFS, else git's SHA-1 of a blob."""
+    """A file as the hub lists it; `digest` is SHA-256 if the hub stores it as LFS, else git's SHA-1 of a blob."""
 
     name: str
     size: int
@@ -55,7 +55,7 @@ class Listing:
 class Repository:
     """One repository on the hub that HF_ENDPOINT names at this moment."""
 
-    def __init__(self, repo_id: str, kind: Kind) -> None:
+    def __init__(self, repo_id: str, kind: RepositoryKind) -> None:
         self.id, self.kind, self.licence = repo_id, kind, ""
         self._token: Literal[False] | None = None  # None: the user's, if there is one
         self.endpoint = (os.environ.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
@@ -76,7 +76,7 @@ class Repository:
                 patience.wait(error)
 
     def headers(self) -> dict[str, str]:
-        """Of every request: who asks."""
+        """Headers of every request: who sends it."""
         return build_hf_headers(token=self._token)
 
     def _with_or_without_token(self) -> Listing:
@@ -106,7 +106,7 @@ class Repository:
         except (HfHubHTTPError, HFValidationError):
             raise
         except (ValueError, TypeError, KeyError) as error:
-            raise Problem(
+            raise FetchError(
                 f"what answers at {self.endpoint} is no model hub ({first_line(error)}); check HF_ENDPOINT and proxies"
             ) from error
         if card := info.card_data:
@@ -131,7 +131,7 @@ def _digest(text: str | None) -> str:
     return str(text)
 
 
-def select(names: Sequence[str], patterns: Sequence[str] | None, kind: Kind) -> set[str]:
+def select(names: Sequence[str], patterns: Sequence[str] | None, kind: RepositoryKind) -> set[str]:
     """The names that are wanted: see `fetch`."""
     if patterns is not None:
         return {name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)}
@@ -139,7 +139,7 @@ def select(names: Sequence[str], patterns: Sequence[str] | None, kind: Kind) -> 
 
 
 def _loadable(names: Sequence[str]) -> list[str]:
-    """What transformers reads of a model's repository, and its texts; nothing where there are no weights to read."""
+    """What transformers reads of a model's repository, and its texts; nothing if there are no weights to read."""
     root = [name for name in names if "/" not in name]
     weights = [n for n in root if _SAFE_WEIGHTS.fullmatch(n)] or [n for n in root if _PICKLED_WEIGHTS.fullmatch(n)]
     return [n for n in root if PurePosixPath(n).suffix not in _WEIGHT_SUFFIXES] + weights if weights else []

@@ -1,10 +1,10 @@
-"""The access token, and what only stands where one should."""
+"""The access token, and placeholders that are not one."""
 
 import os
 import re
 from pathlib import Path
 
-from weighted_mtp.hub.patience import say
+from weighted_mtp.hub.retry import say
 
 _said: set[str] = set()
 

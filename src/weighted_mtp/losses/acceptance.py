@@ -34,7 +34,8 @@ def acceptance(model: MTPForCausalLM, states: Tensor, batch: Batch) -> list[tupl
 
 
 def _proposed(model: MTPForCausalLM, states: Tensor, batch: Batch, k: int) -> Tensor:
-    """States (B, T, D), which predict k tokens ahead → (B · T,) the likeliest tokens, where they are proposed for."""
+    """States (B, T, D), which predict k tokens ahead → (B · T,) the likeliest tokens, at the positions they are
+    proposed for."""
     at = batch.targets(k)
     proposed = torch.full((batch.input_ids.numel(),), -1, device=states.device)
     return proposed.index_copy(0, at, greedy_tokens(states, at - k, model.unembedding()))

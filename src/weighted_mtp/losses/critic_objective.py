@@ -10,7 +10,7 @@ from torch import Tensor
 
 from weighted_mtp.data.batches import Batch
 from weighted_mtp.data.prompts import MARKS
-from weighted_mtp.losses.critic import (
+from weighted_mtp.losses.critic_loss import (
     ImplicitConfig,
     LambdaReturnConfig,
     OutcomeConfig,
@@ -27,7 +27,7 @@ from weighted_mtp.losses.objective import Sums
 from weighted_mtp.losses.token_ce import next_token_cross_entropies
 from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.models.value import ValueModel
-from weighted_mtp.value_weighting.base import WeightingState
+from weighted_mtp.value_weighting.base import ObjectiveState
 from weighted_mtp.value_weighting.metrics import calibration_gaps, localisation_auc, pair_accuracy
 from weighted_mtp.value_weighting.td import td_errors
 
@@ -47,12 +47,12 @@ class ValueObjective(_RatiosOnly):
     def __init__(self, config: ValueObjectiveConfig) -> None:
         self.config = config
 
-    def initial_state(self) -> WeightingState:
+    def initial_state(self) -> ObjectiveState:
         return {"step": torch.tensor(0)}
 
     def prepare(
-        self, batches: Sequence[Batch], state: WeightingState
-    ) -> tuple[Sequence[tuple[Batch, int]], WeightingState]:
+        self, batches: Sequence[Batch], state: ObjectiveState
+    ) -> tuple[Sequence[tuple[Batch, int]], ObjectiveState]:
         step = int(state["step"])
         return [(batch, step) for batch in batches], {"step": state["step"] + 1}
 
@@ -64,7 +64,7 @@ class ValueObjective(_RatiosOnly):
         config, outcomes = self.config, outcomes_of(batch)
         scores = model.scores(batch.input_ids)
         mask = valued_tokens(batch.response_mask)
-        values = torch.sigmoid(scores) if model.gives == "probability" else scores
+        values = torch.sigmoid(scores) if model.output_kind == "probability" else scores
         if isinstance(config, PairwiseRankingConfig):
             loss, count = pairwise_ranking(values, batch.response_mask, pairs_of(batch), config.pooling, config.margin)
         elif isinstance(config, OutcomeConfig):
@@ -75,7 +75,7 @@ class ValueObjective(_RatiosOnly):
         with torch.no_grad():
             ranked = program_scores(values, batch.response_mask, config)
             metrics = credit_metrics(batch, ranked, td_errors(values, batch.response_mask, gamma=1.0))
-            if isinstance(config, OutcomeConfig) or model.gives == "probability":
+            if isinstance(config, OutcomeConfig) or model.output_kind == "probability":
                 probabilities = torch.sigmoid(scores)
                 metrics["calibration_error"] = calibration_gaps(probabilities, outcomes, mask)
                 metrics["brier"] = (((probabilities - outcomes[:, None]) ** 2)[mask].sum(), mask.sum())
@@ -89,12 +89,12 @@ class ImplicitObjective(_RatiosOnly):
         """reference: batch → (B, T), cross-entropy of the frozen reference's next-token prediction."""
         self.config, self.reference = config, reference
 
-    def initial_state(self) -> WeightingState:
+    def initial_state(self) -> ObjectiveState:
         return {}
 
     def prepare(
-        self, batches: Sequence[Batch], state: WeightingState
-    ) -> tuple[Sequence[tuple[Batch, Tensor]], WeightingState]:
+        self, batches: Sequence[Batch], state: ObjectiveState
+    ) -> tuple[Sequence[tuple[Batch, Tensor]], ObjectiveState]:
         return [(batch, -self.reference(batch)) for batch in batches], state
 
     def sums(self, model: MTPForCausalLM, item: tuple[Batch, Tensor]) -> Sums:
@@ -121,7 +121,7 @@ def outcomes_of(batch: Batch) -> Tensor:
 
 
 def first_wrong(batch: Batch) -> Tensor:
-    """(B,) position of the first token that is known to be wrong, −1 where none is."""
+    """(B,) position of the first token that is known to be wrong, −1 if none is."""
     wrong = batch.marks & MARKS["wrong"] > 0
     return torch.where(wrong.any(1), wrong.int().argmax(1), -1)
 

@@ -10,9 +10,9 @@ from torch import Tensor
 from weighted_mtp.data.batches import Batch
 from weighted_mtp.data.prompts import MARKS
 from weighted_mtp.losses.acceptance import acceptance
-from weighted_mtp.losses.mtp import LossConfig, MTPSums, coefficients, mtp_loss
+from weighted_mtp.losses.mtp_loss import LossConfig, MTPSums, coefficients, mtp_loss
 from weighted_mtp.models.mtp import MTPForCausalLM
-from weighted_mtp.value_weighting.base import TokenWeighting, WeightingState, bounds_of
+from weighted_mtp.value_weighting.base import ObjectiveState, TokenWeighting, bounds_of
 
 ROUNDING = 1e-6  # of weights in fp32, when they are compared with their bounds
 
@@ -40,11 +40,11 @@ class Sums:
 class Objective(Protocol):
     """The loop's only view of a method: it knows nothing of heads, critics or weights."""
 
-    def initial_state(self) -> WeightingState:
+    def initial_state(self) -> ObjectiveState:
         """What the method must remember between steps; part of the training state."""
         ...
 
-    def prepare(self, batches: Sequence[Batch], state: WeightingState) -> tuple[Sequence[Any], WeightingState]:
+    def prepare(self, batches: Sequence[Batch], state: ObjectiveState) -> tuple[Sequence[Any], ObjectiveState]:
         """Look at all microbatches of a step at once, without gradient; give the items that `sums` takes."""
         ...
 
@@ -72,12 +72,12 @@ class PolicyObjective:
         self.weighting = weighting
         self.loss = loss
 
-    def initial_state(self) -> WeightingState:
+    def initial_state(self) -> ObjectiveState:
         return self.weighting.initial_state()
 
     def prepare(
-        self, batches: Sequence[Batch], state: WeightingState
-    ) -> tuple[Sequence[WeightedBatch], WeightingState]:
+        self, batches: Sequence[Batch], state: ObjectiveState
+    ) -> tuple[Sequence[WeightedBatch], ObjectiveState]:
         weights, state = self.weighting(batches, state)
         return [WeightedBatch(batch, w) for batch, w in zip(batches, weights, strict=True)], state
 
@@ -104,7 +104,7 @@ class PolicyObjective:
         return Sums((c * sums.ce).sum(), (c * sums.tokens).sum(), metrics)
 
     def _weight_metrics(self, sums: MTPSums, item: WeightedBatch) -> dict[str, tuple[Tensor, Tensor]]:
-        """Of the weights of all heads' targets, `weight/…`: their mean and mean square, the share of the weight that
+        """`weight/…`, over the weights of all heads' targets: their mean and mean square, the share of the weight that
         lies on semantic tokens beside these tokens' share; and, of a weighting that clips, how many it clipped.
         """
         total, tokens = sums.weight.sum(), sums.tokens.sum()

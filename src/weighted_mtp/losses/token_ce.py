@@ -1,6 +1,6 @@
 """Cross-entropy of every response token: what Rho-1 compares, and what the implicit critic is trained and read by.
 
-Shapes: B batch, T time, H heads, D hidden. Everything is indexed by the target token and 0 where there is none; no
+Shapes: B batch, T time, H heads, D hidden. Everything is indexed by the target token and 0 if there is none; no
 more than one chunk's logits exist at a time, with gradient or without.
 """
 

@@ -25,9 +25,10 @@ _KNOWN: dict[str, PreTrainedConfig] = {
 
 
 def stored_architecture(source: str) -> PreTrainedConfig:
-    """Of a model folder, or of a model of the catalogue that is not set up yet (`storage/models/<name>`).
+    """The architecture of a model folder, or of a model of the catalogue that is not set up yet
+    (`storage/models/<name>`).
 
-    Raises UserError where there is neither.
+    Raises UserError if there is neither.
     """
     folder = Path(source).expanduser()
     if not folder.is_dir() and folder.name in _KNOWN:
@@ -41,12 +42,12 @@ def stored_architecture(source: str) -> PreTrainedConfig:
 
 
 def plain_architecture(config: PreTrainedConfig) -> PreTrainedConfig:
-    """Of the causal LM that a policy's trunk and head 1 are, or that is under a value head."""
+    """The architecture of the causal LM that a policy's trunk and head 1 are, or that is under a value head."""
     return cast(PreTrainedConfig, config.base_config) if isinstance(config, MTPConfig | ValueModelConfig) else config
 
 
 def policy_of(config: PreTrainedConfig, heads: int) -> MTPForCausalLM:
-    """A policy of this architecture with so many heads, on torch's default device.
+    """A policy of this architecture with this many heads, on torch's default device.
 
     Raises UserError for an architecture that cannot have heads.
     """

@@ -1,4 +1,4 @@
-"""What a configuration would train and ask, as architectures: from folders, from the catalogue, or from the
+"""What a configuration would train and evaluate, as architectures: from folders, from the catalogue, or from the
 configurations beside it of runs that are yet to be trained."""
 
 from collections.abc import Callable
@@ -10,11 +10,11 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from weighted_mtp.config import read_options, validated
 from weighted_mtp.errors import UserError
-from weighted_mtp.losses.critic import ImplicitConfig
+from weighted_mtp.losses.critic_loss import ImplicitConfig
 from weighted_mtp.memory.architecture import plain_architecture, policy_of, stored_architecture
 from weighted_mtp.memory.footprint import Microbatch
 from weighted_mtp.models.adapters import apply_lora
-from weighted_mtp.models.build import MICRO, ModelConfig
+from weighted_mtp.models.build import MICRO_SOURCE, ModelConfig
 from weighted_mtp.models.checkpoint import load_tokenizer, newest_model
 from weighted_mtp.models.micro import random_micro
 from weighted_mtp.models.mtp import MTPConfig
@@ -34,13 +34,13 @@ Build = Callable[[], PreTrainedModel]
 class Planned:
     """A run to be.
 
-    trained  the model that learns, frozen where it is
-    asked    critics and references, name → model
+    trained    the model that learns, with what is frozen in it
+    evaluated  critics and references, name → model
     """
 
     config: FitConfig
     trained: Build
-    asked: dict[str, Build]
+    evaluated: dict[str, Build]
     batch: Microbatch
     detach_extra_heads: bool = False
 
@@ -57,22 +57,22 @@ def planned(file: Path, overrides: tuple[str, ...] = ()) -> Planned:
 
 def _policy(config: FitConfig, sources: "_Sources") -> Planned:
     assert isinstance(config, PolicyConfig)
-    asked: dict[str, Build] = {}
+    evaluated: dict[str, Build] = {}
     if isinstance(config, VerifiableConfig):
-        asked = {
+        evaluated = {
             f"{name} {number}" if len(config.critics) > 1 else name: build
             for number, run in enumerate(config.critics, start=1)
             for name, build in sources.critic(run).items()
         }
     elif isinstance(config, Rho1RunConfig):
-        asked = {"reference": sources.reference(config.reference)}
+        evaluated = {"reference": sources.reference(config.reference)}
 
     def policy() -> PreTrainedModel:
         model = policy_of(sources.policy(config.model), config.model.n_future_tokens)
         return apply_lora(model, config.model.lora) if config.model.lora is not None else model
 
     batch = _batch(config.data.max_tokens, config.data.max_length)
-    return Planned(config, policy, asked, batch, config.loss.detach_extra_heads)
+    return Planned(config, policy, evaluated, batch, config.loss.detach_extra_heads)
 
 
 def _critic(config: CriticConfig, sources: "_Sources") -> Planned:
@@ -116,7 +116,7 @@ class _Sources:
         return stored_architecture(str(folder))
 
     def policy(self, model: ModelConfig) -> PreTrainedConfig:
-        if model.source != MICRO:
+        if model.source != MICRO_SOURCE:
             return self.of(model.source)
         return random_micro(model.micro, load_tokenizer(model.micro_tokenizer), None).config
 

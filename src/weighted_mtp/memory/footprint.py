@@ -1,6 +1,6 @@
 """How much memory a training step takes, found without weights, data or the machine it is for.
 
-The model is built of shapes alone and one microbatch is passed through it, forward and backward, by the code that
+The model is built of shapes only and one microbatch is passed through it, forward and backward, by the code that
 trains: every tensor that this makes is counted until it is freed. So activations, logits and temporaries are those of
 the model's own architecture, precision, adapters and activation checkpointing. What ranks share (parameters, gradients,
 optimizer states) is counted, not simulated: `memory.layout` puts both together.
@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 from transformers import PreTrainedModel
 
 from weighted_mtp.data.batches import Batch
-from weighted_mtp.losses.mtp import LossConfig, mtp_loss
+from weighted_mtp.losses.mtp_loss import LossConfig, mtp_loss
 from weighted_mtp.losses.token_ce import next_token_cross_entropies
 from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.models.value import ValueModel
@@ -69,11 +69,11 @@ class Pass:
         return max(self.moments.values())
 
     def most_with_gradients(self, shards: int) -> float:
-        """The same with gradients that are spread over so many ranks as soon as they are there."""
+        """The same with gradients that are spread over this many ranks as soon as they are there."""
         return max(gradients / shards + other for gradients, other in self.moments.items())
 
 
-class Counter(TorchDispatchMode):
+class MemoryCounter(TorchDispatchMode):
     """Counts the bytes of all tensors made while it is active, each until it is freed."""
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
@@ -136,7 +136,7 @@ def _count(parameters: Sequence[Tensor], trained: bool = False) -> int:
 
 
 @contextmanager
-def hollow(model: PreTrainedModel, parts_dtype: torch.dtype) -> Iterator[PreTrainedModel]:
+def on_meta(model: PreTrainedModel, parts_dtype: torch.dtype) -> Iterator[PreTrainedModel]:
     """A model on the meta device as one that computes with shapes, in place: its parts in a dtype, the rest in fp32."""
     in_parts = {id(p) for part in _parts(model) for p in part.parameters()}
     made: dict[int, Tensor] = {}
@@ -158,12 +158,12 @@ def hollow(model: PreTrainedModel, parts_dtype: torch.dtype) -> Iterator[PreTrai
 def training_pass(
     model: PreTrainedModel, batch: Microbatch, context: Callable[[], AbstractContextManager[object]], detach: bool
 ) -> Pass:
-    """One microbatch forward and backward through a `hollow` model: its loss is a policy's, or a value model's.
+    """One microbatch forward and backward through a `on_meta` model: its loss is a policy's, or a value model's.
 
     detach  `loss.detach_extra_heads`
     """
     model.train()
-    counter = Counter([*model.parameters(), *model.buffers()])
+    counter = MemoryCounter([*model.parameters(), *model.buffers()])
     inside = {id(p) for part in _parts(model) for p in part.parameters()}
     hooks = [
         p.register_post_accumulate_grad_hook(counter.take_gradient)
@@ -183,12 +183,12 @@ def training_pass(
     return Pass(kept, dict(counter.moments))
 
 
-def asking_pass(
+def inference_pass(
     model: PreTrainedModel, batch: Microbatch, context: Callable[[], AbstractContextManager[object]]
 ) -> int:
     """The most bytes at any moment while a frozen critic or reference judges a microbatch, beside its parameters."""
     model.eval()
-    counter = Counter([*model.parameters(), *model.buffers()])
+    counter = MemoryCounter([*model.parameters(), *model.buffers()])
     data = _data(batch, _heads(model))
     with counter, torch.no_grad(), context():
         if isinstance(model, MTPForCausalLM):

@@ -48,7 +48,7 @@ class Layout:
 class Footprint:
     """Bytes of one rank's GPU (of its share of main memory, on a CPU), each at its largest; not all are at one time.
 
-    parameters, asked  of the trained model; of critic and reference
+    parameters, evaluated  of the trained model; of critic and reference
     gathered           parameters that a rank has whole for the moment, and gradients before they are shared out
     activations        what the forward keeps for the backward
     loss               on top of them: logits of a chunk, and whatever else forward and backward need for the moment
@@ -57,7 +57,7 @@ class Footprint:
     """
 
     parameters: float
-    asked: float
+    evaluated: float
     gradients: float
     optimizer: float
     gathered: float
@@ -67,24 +67,24 @@ class Footprint:
     host: float
 
 
-def footprint(weights: Weights, passed: Pass, asked: Sequence[tuple[Weights, int]], layout: Layout) -> Footprint:
+def footprint(weights: Weights, passed: Pass, evaluated: Sequence[tuple[Weights, int]], layout: Layout) -> Footprint:
     """One rank's memory. The peak is that of asking or of forward and backward, where gradients are never fewer than in
     the update, which is fused and needs nothing else.
 
-    asked  of critic and reference, their weights and what `asking_pass` found
+    evaluated  of critic and reference: their weights and what `inference_pass` found
     """
     share, off = layout.shards, layout.cpu_offload
     trained = FP32 * weights.trained
     parameters, optimizer = FP32 * weights.total / share, 2 * trained / share
-    frozen = sum(_held(held, layout) for held, _ in asked)
+    frozen = sum(_held(held, layout) for held, _ in evaluated)
     gradients = trained if layout.keeps_gradients_whole else trained / share
     gathered = _gathered(weights, layout)
     learning = gradients + passed.most if layout.microbatches > 1 else passed.most_with_gradients(share)
-    asking = max((_gathered(held, layout) * (share > 1) + most for held, most in asked), default=0.0)
+    asking = max((_gathered(held, layout) * (share > 1) + most for held, most in evaluated), default=0.0)
     always = 0.0 if off else parameters + optimizer + frozen
     return Footprint(
         parameters=0.0 if off else parameters,
-        asked=0.0 if off else frozen,
+        evaluated=0.0 if off else frozen,
         gradients=gradients,
         optimizer=0.0 if off else optimizer,
         gathered=gathered,
@@ -103,7 +103,7 @@ def _held(weights: Weights, layout: Layout) -> float:
 
 
 def _gathered(weights: Weights, layout: Layout) -> float:
-    """The root's group whole; of the parts the one that computes, and where ranks share, the next and the buffer it
+    """The root's group whole; of the parts the one that computes, and if ranks share, the next and the buffer it
     arrives in; and the largest part's trained gradients, as they are computed and in the fp32 in which they travel."""
     if layout.ranks == 1:
         return 0.0

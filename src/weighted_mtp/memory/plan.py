@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from weighted_mtp.errors import UserError
 from weighted_mtp.memory.configured import Planned
-from weighted_mtp.memory.footprint import Pass, Weights, asking_pass, hollow, training_pass, weights_of
+from weighted_mtp.memory.footprint import Pass, Weights, inference_pass, on_meta, training_pass, weights_of
 from weighted_mtp.memory.layout import Layout, footprint
 from weighted_mtp.memory.table import PlanRow
 from weighted_mtp.models.mtp import MTPForCausalLM, takes_heads
@@ -38,7 +38,7 @@ class Machine:
 
 
 def layout_of(run: Planned, machine: Machine) -> Layout:
-    """How the ranks share the run as it is configured. Raises UserError where they cannot."""
+    """How the ranks share the run as it is configured. Raises UserError if they cannot."""
     runtime, accumulation = run.config.runtime, run.config.training.gradient_accumulation
     if accumulation % machine.ranks:
         raise UserError(
@@ -78,17 +78,19 @@ def _layouts(configured: Layout) -> list[Layout]:
 def plan(run: Planned, machine: Machine) -> list[PlanRow]:
     """One rank's memory in every way to share it, with activation checkpointing and without; the configured one first.
 
-    Raises UserError where the ranks cannot share a step.
+    Raises UserError if the ranks cannot share a step.
     """
     configured, checkpointing = layout_of(run, machine), run.config.runtime.activation_checkpointing
     rows = []
-    with progress("passing a microbatch through", 2 + len(run.asked)) as advance:
-        asked = [_asked(run, name, configured) for name in run.asked]
-        advance(len(asked))
+    with progress("passing a microbatch through", 2 + len(run.evaluated)) as advance:
+        evaluated = [_evaluated(run, name, configured) for name in run.evaluated]
+        advance(len(evaluated))
         for recompute in (checkpointing, not checkpointing):
             weights, passed = _trained(run, recompute, configured)
             advance(1)
-            rows += [PlanRow(way, recompute, footprint(weights, passed, asked, way)) for way in _layouts(configured)]
+            rows += [
+                PlanRow(way, recompute, footprint(weights, passed, evaluated, way)) for way in _layouts(configured)
+            ]
     return rows
 
 
@@ -104,20 +106,20 @@ def _trained(run: Planned, recompute: bool, layout: Layout) -> tuple[Weights, Pa
     return weights_of(model), passed
 
 
-def _asked(run: Planned, name: str, layout: Layout) -> tuple[Weights, int]:
+def _evaluated(run: Planned, name: str, layout: Layout) -> tuple[Weights, int]:
     with torch.device("meta"):
-        model = run.asked[name]().requires_grad_(False)
+        model = run.evaluated[name]().requires_grad_(False)
     with _hollow(model, layout, is_gathered=True):
-        most = asking_pass(model, run.batch, lambda: _precision(layout))
+        most = inference_pass(model, run.batch, lambda: _precision(layout))
     return weights_of(model), most
 
 
 def _hollow(model: PreTrainedModel, layout: Layout, is_gathered: bool) -> AbstractContextManager[PreTrainedModel]:
-    """The model as it computes: under `bf16` its parts in it, cast where they are not gathered so."""
+    """The model as it computes: under `bf16` its parts in it, cast if they are not gathered in it."""
     casts = layout.precision == "bf16"
     if casts:
         compute_in(cast(Shardable, model).parts_to_gather(), torch.bfloat16)
-    return hollow(model, torch.bfloat16 if casts and is_gathered else torch.float32)
+    return on_meta(model, torch.bfloat16 if casts and is_gathered else torch.float32)
 
 
 def _precision(layout: Layout) -> AbstractContextManager[object]:

@@ -29,7 +29,7 @@ class PlanRow:
 
 _COLUMNS = {
     "model": "parameters",
-    "asked": "asked",
+    "frozen": "evaluated",
     "grads": "gradients",
     "optim": "optimizer",
     "whole": "gathered",
@@ -41,16 +41,16 @@ _COLUMNS = {
 
 
 def plan_table(rows: list[PlanRow], batch: Microbatch, gpu_memory: float) -> Table:
-    """All rows, the configured one first, in GB (MB where all is little); `gpu_memory` is what a rank has, in GB.
+    """All rows, the configured one first, in GB (MB if all is little); `gpu_memory` is what a rank has, in GB.
 
     No wider than 80 columns, in which logs and pipes cut.
     """
     layout = rows[0].layout
     unit, size = ("MB", MB) if max(row.bytes.peak for row in rows) < GB else ("GB", GB)
     table = Table(
-        title=f"{unit} a rank: {layout.ranks} ranks, {layout.per_node} a node; {layout.precision}; microbatches of "
-        f"{batch.rows} x {batch.length} tokens, {layout.microbatches} a rank and step",
-        caption="The first row is the configured one. ckpt: activation_checkpointing; asked: critic and reference; "
+        title=f"{unit} per rank: {layout.ranks} ranks, {layout.per_node} per node; {layout.precision}; microbatches of "
+        f"{batch.rows} x {batch.length} tokens, {layout.microbatches} per rank and step",
+        caption="The first row is the configured one. ckpt: activation_checkpointing; frozen: critic and reference; "
         "whole: what a rank has gathered for the moment; loss: logits and temporaries; peak: the most at one time, "
         f"without the GPU's own context; host: in main memory instead (cpu_offload); fits: into {gpu_memory:g} GB.",
         title_justify="left",

@@ -27,9 +27,9 @@ from weighted_mtp.config import Section
 from weighted_mtp.errors import UserError, first_line
 from weighted_mtp.models.checkpoint import ADAPTERS, READ_ERRORS, load_tokenizer, save_tokenizer
 from weighted_mtp.models.fingerprint import fingerprint
-from weighted_mtp.models.folder import model_folder, refuse_existing
+from weighted_mtp.models.model_folder import model_folder, refuse_existing
 from weighted_mtp.models.mtp import MTPForCausalLM, decoder_layers
-from weighted_mtp.models.shards import write_shards
+from weighted_mtp.models.weight_files import write_shards
 
 _PEFT = "base_model.model."  # before every name in PEFT's files
 _BASE = "frozen_weights"  # their fingerprint, in the metadata of adapters
@@ -48,7 +48,7 @@ class LoraSettings(Section):
     target_modules: tuple[str, ...] = ()
     """Names of linear layers, such as q_proj; empty for all of attention and MLP."""
     full_heads: bool = False
-    """Train heads 2 … H in full and give adapters to the trunk and head 1 alone; needed for `head_init: random`."""
+    """Train heads 2 … H in full and give adapters to only the trunk and head 1; needed for `head_init: random`."""
 
 
 def apply_lora(model: Adapted, settings: LoraSettings) -> Adapted:
@@ -105,7 +105,7 @@ def has_lora(model: nn.Module) -> bool:
 def merge_lora(model: Adapted) -> Adapted:
     """The model with its adapters added into the weights, which `save_pretrained` writes as an ordinary one.
 
-    A copy; `model` itself, uncopied, where there are no adapters.
+    A copy; `model` itself, uncopied, if there are no adapters.
     """
     if not has_lora(model):
         return model
@@ -194,7 +194,7 @@ def _trained_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _adapted_modules(weights: Iterable[str]) -> list[str]:
-    """Full names of the modules that adapters are of: PEFT itself keeps endings of names, which fit one model alone."""
+    """Full names of the adapted modules: PEFT itself keeps only the ends of names, which fit one model."""
     return sorted({name.removeprefix(_PEFT).split(".lora_")[0] for name in weights if ".lora_" in name})
 
 
@@ -204,11 +204,11 @@ def holds_adapters(folder: Path) -> bool:
 
 
 def adapted_source(folder: Path) -> str:
-    """What the adapters in a folder were put on. UserError where that cannot be read."""
+    """What the adapters in a folder were applied to. UserError if that cannot be read."""
     try:
         return str(json.loads((folder / ADAPTERS).read_text())["base_model_name_or_path"])
     except (ValueError, KeyError, OSError) as error:
-        raise UserError(f"{folder / ADAPTERS}: not to be read: {first_line(error)}") from error
+        raise UserError(f"{folder / ADAPTERS}: cannot be read: {first_line(error)}") from error
 
 
 def merge_saved(model: Adapted, folder: Path) -> Adapted:
@@ -216,7 +216,7 @@ def merge_saved(model: Adapted, folder: Path) -> Adapted:
 
     model  what `adapted_source` says, with the heads that it had in training
 
-    Raises UserError where the folder is damaged, or its adapters were trained on other weights.
+    Raises UserError if the folder is damaged, or its adapters were trained on other weights.
     """
     try:
         with safe_open(folder / SAFETENSORS_WEIGHTS_NAME, framework="pt") as file:
@@ -232,12 +232,12 @@ def merge_saved(model: Adapted, folder: Path) -> Adapted:
     if stored != wanted:
         odd = sorted(stored ^ wanted)
         raise UserError(
-            f"{folder}: {len(odd)} weights are in the adapters or in {adapted_source(folder)} alone, the first {odd[0]}"
+            f"{folder}: {len(odd)} weights are only on one side, adapters or {adapted_source(folder)}: first {odd[0]}"
         )
     if found != base:
         raise UserError(
             f"{folder}: {adapted_source(folder)} has other weights than these adapters were trained on: "
-            "put back the model that it was, or train them anew"
+            "put back the model that it was, or train them again"
         )
     return adapted.merge_and_unload().requires_grad_(True)
 
@@ -247,7 +247,7 @@ def export_adapters(folder: Path, output: Path) -> None:
 
     folder  adapters of a policy
 
-    Raises UserError where the folder holds none, or is damaged, and for an `output` that exists.
+    Raises UserError if the folder holds none, or is damaged, and for an `output` that exists.
     """
     refuse_existing(output)
     if not holds_adapters(folder):
@@ -256,11 +256,11 @@ def export_adapters(folder: Path, output: Path) -> None:
         config = LoraConfig.from_pretrained(str(folder))
         weights = load_file(folder / SAFETENSORS_WEIGHTS_NAME)
     except READ_ERRORS as error:
-        raise UserError(f"{folder}: not to be read as adapters: {first_line(error)}") from error
+        raise UserError(f"{folder}: cannot be read as adapters: {first_line(error)}") from error
     named = {_plain_name(name.removeprefix(_PEFT)): value for name, value in weights.items()}
     plain = {_PEFT + name: value for name, value in named.items() if name}
     config.target_modules = _adapted_modules(plain)
-    config.modules_to_save = None  # extra heads alone are trained whole
+    config.modules_to_save = None  # only extra heads are trained whole
     with model_folder(output) as partial:
         config.save_pretrained(str(partial))
         save_file(plain, partial / SAFETENSORS_WEIGHTS_NAME, metadata={"format": "pt"})

@@ -15,13 +15,13 @@ from weighted_mtp.models.convert import load_base, with_heads
 from weighted_mtp.models.micro import MicroSize, random_micro
 from weighted_mtp.models.mtp import HeadInit, MTPForCausalLM
 
-MICRO = "micro"
+MICRO_SOURCE = "micro"
 
 
 class ModelConfig(Section):
     """Which policy to train."""
 
-    source: str = MICRO
+    source: str = MICRO_SOURCE
     """`micro` (a new one), a policy or its run, or a causal LM to put heads on: hub id, folder, .gguf file, a run with
     one head."""
     n_future_tokens: int = Field(4, ge=1, le=64)
@@ -50,7 +50,7 @@ class ModelConfig(Section):
             raise ValueError(
                 f"{options[0]} is about heads 2 … H, and n_future_tokens=1: leave it out, or set n_future_tokens"
             )
-        if self.source == MICRO and self.head_init != "copy":
+        if self.source == MICRO_SOURCE and self.head_init != "copy":
             raise ValueError(
                 f"head_init={self.head_init} has no effect with source=micro, whose heads are all drawn at random: "
                 "leave it out"
@@ -68,12 +68,12 @@ class ModelConfig(Section):
 
 
 def build_policy(config: ModelConfig, seed: int) -> tuple[MTPForCausalLM, PreTrainedTokenizerBase]:
-    """The policy to train, in fp32, with adapters where they are asked for; a function of `config` and `seed`.
+    """The policy to train, in fp32, with adapters if the configuration has them; a function of `config` and `seed`.
 
-    Raises `UserError` where the source is no model, or a policy with another number of heads.
+    Raises `UserError` if the source is no model, or a policy with another number of heads.
     """
     torch.manual_seed(seed)
-    model, tokenizer = _new_micro(config) if config.source == MICRO else _from_source(config)
+    model, tokenizer = _new_micro(config) if config.source == MICRO_SOURCE else _from_source(config)
     if model.config.n_future_tokens != config.n_future_tokens:
         raise UserError(
             f"model.n_future_tokens={config.n_future_tokens}, but {config.source} has "

@@ -29,15 +29,15 @@ LICENCES = frozenset(_LICENCES.split())
 
 
 @dataclass(frozen=True)
-class Origin:
+class ModelOrigin:
     """Where a model comes from.
 
     name        of the model it was made from: a hub id, a file or a folder
     how         one sentence on how it was made
-    licence     what the publisher calls it, and asks of the user; "" where that is not known
-    revision    commit of the hub's repository; "" where there is none
-    licence_id  one of `LICENCES`, or a short name of the publisher's own; "" where that is not known
-    base_model  id on the hub of the model that it was made from, at first hand or not; "" where it has none
+    licence     what the publisher calls it, and asks of the user; "" if that is not known
+    revision    commit of the hub's repository; "" if there is none
+    licence_id  one of `LICENCES`, or a short name of the publisher's own; "" if that is not known
+    base_model  id on the hub of the model that it was made from, at first hand or not; "" if it has none
     """
 
     name: str
@@ -57,8 +57,8 @@ def is_hub_id(name: str) -> bool:
     return name.count("/") == 1 and not Path(name).expanduser().exists()
 
 
-def completed(origin: Origin, folder: Path) -> Origin:
-    """`origin`, with licence and base model taken from the card in `folder` where it does not know them itself."""
+def completed(origin: ModelOrigin, folder: Path) -> ModelOrigin:
+    """`origin`, with licence and base model taken from the card in `folder` if it does not know them itself."""
     try:
         text = (folder / CARD).read_text(encoding="utf-8")
         data = ModelCard(text, ignore_metadata_errors=True).data.to_dict()
@@ -75,7 +75,7 @@ def completed(origin: Origin, folder: Path) -> Origin:
     )
 
 
-def card(name: str, is_policy: bool, origin: Origin, facts: dict[str, Any]) -> str:
+def card(name: str, is_policy: bool, origin: ModelOrigin, facts: dict[str, Any]) -> str:
     """The card of a model called `name`, of which `facts` has heads, parameters and dtype."""
     load = (
         "from weighted_mtp.models.mtp import load_policy\n\n"
@@ -106,7 +106,7 @@ def card(name: str, is_policy: bool, origin: Origin, facts: dict[str, Any]) -> s
     return "\n".join(lines) + "\n"
 
 
-def _head(is_policy: bool, origin: Origin) -> dict[str, str]:
+def _head(is_policy: bool, origin: ModelOrigin) -> dict[str, str]:
     """What a hub reads: it refuses an unknown licence and a `base_model` that is no id, so what is not known is left
     out."""
     own = origin.licence_id.lower()

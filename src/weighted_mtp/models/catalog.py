@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-Kind = Literal["mtp", "reference"]
+ModelRole = Literal["mtp", "reference"]
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class KnownModel:
     """
 
     repository: str
-    kind: Kind
+    kind: ModelRole
     patterns: tuple[str, ...] | None
     folder: str
     licence: str
@@ -47,8 +47,9 @@ KNOWN = {
 }
 
 
-def short_name(model: str, kind: Kind) -> str:
-    """The folder under `storage/models` that a model gets: its own name where it is known, else made of its source."""
+def short_name(model: str, kind: ModelRole) -> str:
+    """The folder under `storage/models` that a model gets: its own name if it is known, else one made from its
+    source."""
     if model in KNOWN:
         return model
     stem = Path(model).name.removesuffix(".gguf")

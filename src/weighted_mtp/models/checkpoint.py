@@ -38,14 +38,14 @@ def load_model(auto_class: Any, source: str, dtype: Dtype, surplus: bool, **wher
     surplus     whether the checkpoint may hold weights that the model has no use for (many published ones do)
     where       further arguments of `from_pretrained`: `gguf_file`, `local_files_only`
 
-    Raises UserError for weights that are missing, of another shape or not to be read, and for an architecture that
+    Raises UserError for weights that are missing, of another shape or unreadable, and for an architecture that
     transformers does not know.
     """
     with quiet():
         try:
             model, report = auto_class.from_pretrained(source, dtype=dtype, output_loading_info=True, **where)
         except READ_ERRORS as error:
-            raise UserError(f"{source}: not to be read as a model: {first_line(error)}") from error
+            raise UserError(f"{source}: cannot be read as a model: {first_line(error)}") from error
     if missing := sorted(report["missing_keys"]):
         raise UserError(
             f"{source}: lacks {len(missing)} weights that its config.json calls for, the first {missing[0]};"
@@ -71,22 +71,22 @@ def load_complete(model_class: type[Model], folder: Path, dtype: Dtype) -> tuple
 
 
 def load_tokenizer(source: str | Path, **where: Any) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder (or, with `gguf_file`, of a GGUF file). UserError where there is none."""
+    """The tokenizer of a folder (or, with `gguf_file`, of a GGUF file). UserError if there is none."""
     with quiet():
         try:
             return AutoTokenizer.from_pretrained(str(source), **where)
         except READ_ERRORS as error:
-            raise UserError(f"{source}: no tokenizer to be read: {first_line(error)}") from error
+            raise UserError(f"{source}: no readable tokenizer: {first_line(error)}") from error
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write a tokenizer, and the SentencePiece model beside its files if there is one: Meta's format asks for it.
+    """Write a tokenizer, and the SentencePiece model beside its files if there is one: Meta's format needs it.
 
-    Raises OSError where it cannot be written.
+    Raises OSError if it cannot be written.
     """
     try:
         tokenizer.save_pretrained(folder)
-    except Exception as error:  # all that the tokenizers library raises where it cannot write
+    except Exception as error:  # all that the tokenizers library raises if it cannot write
         raise OSError(first_line(error)) from error
     pieces = Path(tokenizer.name_or_path) / SENTENCEPIECE
     if pieces.is_file() and not (folder / SENTENCEPIECE).exists() and "gguf_file" not in tokenizer.init_kwargs:
@@ -140,14 +140,14 @@ def check_embedded(
 
 
 def context_of(model: PreTrainedModel) -> int | None:
-    """How many tokens the model's positions go up to, None where its configuration does not say."""
+    """How many tokens the model's positions go up to, None if its configuration does not say."""
     config = model.config.get_text_config(decoder=True)
     names = ("max_position_embeddings", "max_seq_len")  # the second is MPT's
     return next((int(getattr(config, name)) for name in names if getattr(config, name, None) is not None), None)
 
 
 def check_context(model: PreTrainedModel, longest: int) -> None:
-    """Raise UserError where a sample of `longest` tokens, prompt included, is beyond the model's positions."""
+    """Raise UserError if a sample of `longest` tokens, prompt included, is beyond the model's positions."""
     context = context_of(model)
     if context is not None and longest > context:
         raise UserError(
@@ -156,7 +156,7 @@ def check_context(model: PreTrainedModel, longest: int) -> None:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The `config.json` of a model folder. UserError where the folder or the file is missing or broken."""
+    """The `config.json` of a model folder. UserError if the folder or the file is missing or broken."""
     path = folder / "config.json"
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such model folder")
@@ -165,7 +165,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise UserError(f"{folder}: not a model folder, it has no config.json") from error
     except (ValueError, OSError) as error:
-        raise UserError(f"{path}: not to be read: {first_line(error)}") from error
+        raise UserError(f"{path}: cannot be read: {first_line(error)}") from error
 
 
 def checkpoints_in(directory: Path) -> list[Path]:
@@ -183,7 +183,7 @@ def step_of(checkpoint: Path) -> int:
 def newest_model(path: Path) -> Path:
     """The model folder that `path` means: itself, a checkpoint's `model`, or that of a run's newest checkpoint.
 
-    Raises `UserError` where there is none.
+    Raises `UserError` if there is none.
     """
     newest = checkpoints_in(path / "checkpoints")
     for candidate in (path, path / "model", *(c / "model" for c in newest[-1:])):
@@ -197,7 +197,7 @@ def newest_model(path: Path) -> Path:
 
 
 def run_of(model: Path) -> Path | None:
-    """The folder of the run that a model (the run itself, or something in it) belongs to; None where there is none."""
+    """The folder of the run that a model (the run itself, or something in it) belongs to; None if there is none."""
     for folder in (model, *model.parents):
         if (folder / "config.yaml").is_file() and (folder / "run.json").is_file():
             return folder

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, PreTrainedTokeni
 from weighted_mtp.errors import UserError
 from weighted_mtp.hub import fetch
 from weighted_mtp.models.adapters import adapted_source, holds_adapters, merge_saved
-from weighted_mtp.models.card import Origin, completed, is_hub_id
+from weighted_mtp.models.card import ModelOrigin, completed, is_hub_id
 from weighted_mtp.models.catalog import setup_command
 from weighted_mtp.models.checkpoint import (
     CRITIC,
@@ -28,12 +28,12 @@ from weighted_mtp.models.checkpoint import (
     read_config,
     save_tokenizer,
 )
-from weighted_mtp.models.folder import describe_model, model_folder, refuse_existing
 from weighted_mtp.models.meta import convert_meta, is_meta_checkpoint
+from weighted_mtp.models.model_folder import describe_model, model_folder, refuse_existing
 from weighted_mtp.models.mtp import HeadInit, MTPConfig, MTPForCausalLM, PredictionHeads, decoder_layers, load_policy
 
 Heads = int | Literal["as stored"] | None
-"""Prediction heads: so many; as many as a policy has, and `DEFAULT_HEADS` for a plain model; or none, a causal LM."""
+"""Prediction heads: a number; as many as a policy has, and `DEFAULT_HEADS` for a plain model; or none, a causal LM."""
 DEFAULT_HEADS = 4
 
 
@@ -57,7 +57,7 @@ def load_base(source: str, dtype: Dtype = "auto") -> tuple[PreTrainedModel, PreT
 
 
 def _load_adapted(folder: Path, dtype: Dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Merged in fp32, in which adapters are trained, whatever `dtype` is asked for then."""
+    """Merged in fp32, in which adapters are trained, whatever `dtype` is returned then."""
     config = read_config(folder)
     kind = config.get("model_type")
     if kind == CRITIC:
@@ -119,7 +119,7 @@ def _load_gguf(path: Path, dtype: Dtype) -> tuple[PreTrainedModel, PreTrainedTok
     return model, tokenizer
 
 
-def to_plain(model: MTPForCausalLM) -> PreTrainedModel:
+def to_causal_lm(model: MTPForCausalLM) -> PreTrainedModel:
     """A copy of trunk + head 1 as a model of the base's own class, whose `save_pretrained` writes an ordinary one."""
     unwanted = {id(head): nn.Identity() for head in model.heads.extra}
     plain = copy.deepcopy(model.base, memo=unwanted)  # the extra heads' memory is not copied
@@ -131,7 +131,7 @@ def to_plain(model: MTPForCausalLM) -> PreTrainedModel:
 def with_heads(
     model: PreTrainedModel, heads: int | Literal["as stored"], head_init: HeadInit = "copy"
 ) -> MTPForCausalLM:
-    """A causal LM as a policy of so many heads, of which `model` becomes a part; a policy that has them, itself.
+    """A causal LM as a policy with this many heads, of which `model` becomes a part; a policy that has them, itself.
 
     A policy of one head is a causal LM, too, and gets further heads as a copy. Raises UserError for one with several
     heads and not as many, and for what `MTPForCausalLM.from_base` refuses.
@@ -140,13 +140,13 @@ def with_heads(
         if heads in ("as stored", model.config.n_future_tokens):
             return model
         if model.config.n_future_tokens == 1:
-            model = to_plain(model)
+            model = to_causal_lm(model)
     return MTPForCausalLM.from_base(model, DEFAULT_HEADS if heads == "as stored" else heads, head_init)
 
 
 def without_heads(model: PreTrainedModel) -> PreTrainedModel:
     """A policy's plain causal LM, as a copy; any other model itself."""
-    return to_plain(model) if isinstance(model, MTPForCausalLM) else model
+    return to_causal_lm(model) if isinstance(model, MTPForCausalLM) else model
 
 
 def convert(
@@ -156,7 +156,7 @@ def convert(
     head_init: HeadInit = "copy",
     dtype: Dtype = "auto",
     seed: int = 0,
-    origin: Origin | None = None,
+    origin: ModelOrigin | None = None,
     tokenizer: Path | None = None,
 ) -> None:
     """Write the model folder `output` in safetensors, with tokenizer, card and manifest; all of it or nothing.
@@ -164,7 +164,7 @@ def convert(
     source     a causal LM as `load_base` takes it, or a folder in Meta's format (consolidated.pth), which is streamed
     seed       matters for `head_init="random"` only
     origin     what the card says of where the model comes from
-    tokenizer  SentencePiece model of a source in Meta's format, where it has none of its own
+    tokenizer  SentencePiece model of a source in Meta's format, if it has none of its own
 
     Raises UserError for what `load_base`, `convert_meta` and `with_heads` refuse, for a `tokenizer` of any other
     source, for an `output` that exists, and where writing fails.
@@ -175,7 +175,7 @@ def convert(
         return
     if tokenizer is not None:
         raise UserError(
-            f"--tokenizer {tokenizer}: is of use for Meta's format alone, which {source} is not; leave it out"
+            f"--tokenizer {tokenizer}: is only useful for Meta's format, which {source} is not; leave it out"
         )
     refuse_existing(output)
     model, own = load_base(source, dtype)
@@ -185,9 +185,9 @@ def convert(
     write_model(converted, own, output, completed(origin, Path(own.name_or_path)))
 
 
-def _origin(source: str) -> Origin:
+def _origin(source: str) -> ModelOrigin:
     how = "Converted to safetensors."
-    return Origin(source, how, base_model=source) if is_hub_id(source) else Origin(Path(source).name, how)
+    return ModelOrigin(source, how, base_model=source) if is_hub_id(source) else ModelOrigin(Path(source).name, how)
 
 
 def export_plain(policy: Path, output: Path) -> None:
@@ -198,14 +198,14 @@ def export_plain(policy: Path, output: Path) -> None:
     refuse_existing(output)
     folder = newest_model(policy)
     model, tokenizer = load_base(str(folder)) if holds_adapters(folder) else load_policy(folder)
-    origin = completed(Origin(policy.name, "Trunk and head 1 of a policy."), folder)
-    write_model(to_plain(cast(MTPForCausalLM, model)), tokenizer, output, origin)
+    origin = completed(ModelOrigin(policy.name, "Trunk and head 1 of a policy."), folder)
+    write_model(to_causal_lm(cast(MTPForCausalLM, model)), tokenizer, output, origin)
 
 
-def write_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, output: Path, origin: Origin) -> None:
+def write_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, output: Path, origin: ModelOrigin) -> None:
     """Write a model folder with tokenizer, card and manifest, replacing an older one; all of it or nothing.
 
-    Raises UserError where it cannot be written.
+    Raises UserError if it cannot be written.
     """
     with model_folder(output) as partial, quiet():
         model.save_pretrained(partial)

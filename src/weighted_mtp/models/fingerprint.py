@@ -1,4 +1,4 @@
-"""Whether frozen weights are still those that something was trained on: adapters, or a run that goes on."""
+"""Whether frozen weights are still those that something was trained on: adapters, or a run that resumes."""
 
 import hashlib
 import json

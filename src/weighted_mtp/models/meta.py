@@ -17,7 +17,7 @@ from transformers import GenerationConfig, LlamaConfig, PreTrainedTokenizerBase
 
 from weighted_mtp.errors import UserError, first_line
 from weighted_mtp.models.adapters import holds_adapters
-from weighted_mtp.models.card import Origin
+from weighted_mtp.models.card import ModelOrigin
 from weighted_mtp.models.checkpoint import (
     READ_ERRORS,
     SENTENCEPIECE,
@@ -26,7 +26,6 @@ from weighted_mtp.models.checkpoint import (
     read_config,
     save_tokenizer,
 )
-from weighted_mtp.models.folder import describe_model, model_folder, refuse_existing
 from weighted_mtp.models.meta_format import (
     PARAMS,
     WEIGHTS,
@@ -34,14 +33,15 @@ from weighted_mtp.models.meta_format import (
     MetaCheckpoint,
     Weight,
     check_weights,
+    expected_weights,
     is_meta_checkpoint,
     mlp_width,
     read_meta,
-    weights_of,
 )
 from weighted_mtp.models.meta_tokenizer import find_tokenizer, llama_tokenizer, read_sentencepiece
+from weighted_mtp.models.model_folder import describe_model, model_folder, refuse_existing
 from weighted_mtp.models.mtp import MTPConfig, MTPForCausalLM
-from weighted_mtp.models.shards import SHARD_BYTES, write_shards
+from weighted_mtp.models.weight_files import SHARD_BYTES, write_shards
 from weighted_mtp.progress import Advance, progress
 
 __all__ = ["convert_meta", "export_meta", "is_meta_checkpoint"]
@@ -52,7 +52,7 @@ LLAMA_2_CONTEXT = 4096
 def convert_meta(
     source: Path,
     output: Path,
-    origin: Origin | None = None,
+    origin: ModelOrigin | None = None,
     heads: int | Literal["as stored"] | None = "as stored",
     *,
     tokenizer: Path | None = None,
@@ -81,7 +81,7 @@ def convert_meta(
     sentencepiece = find_tokenizer(source, tokenizer)
     fast = llama_tokenizer(sentencepiece, checkpoint.geometry.vocabulary)
     config = _policy_config(checkpoint, fast)
-    weights = {weight.policy: weight for weight in weights_of(checkpoint.geometry)}
+    weights = {weight.policy: weight for weight in expected_weights(checkpoint.geometry)}
 
     def load(name: str) -> Tensor:
         return weights[name].to_policy(checkpoint.tensors[weights[name].meta])
@@ -94,7 +94,7 @@ def convert_meta(
         GenerationConfig(bos_token_id=fast.bos_token_id, eos_token_id=fast.eos_token_id).save_pretrained(partial)
         save_tokenizer(fast, partial)
         shutil.copyfile(sentencepiece, partial / SENTENCEPIECE)
-        describe_model(partial, output.name, origin or Origin(source.name, "Converted from Meta's format."))
+        describe_model(partial, output.name, origin or ModelOrigin(source.name, "Converted from Meta's format."))
     return config
 
 
@@ -139,7 +139,7 @@ def export_meta(policy: Path, output: Path, *, tokenizer: Path | None = None) ->
     refuse_existing(output)
     policy = newest_model(policy)
     if holds_adapters(policy):
-        raise UserError(f"{policy}: holds adapters alone; merge them first: `wmtp models convert {policy} DIR`")
+        raise UserError(f"{policy}: holds only adapters; merge them first: `wmtp models convert {policy} DIR`")
     config = _read_llama_policy(policy)
     base = cast(LlamaConfig, config.base_config)
     geometry = Geometry(
@@ -153,7 +153,7 @@ def export_meta(policy: Path, output: Path, *, tokenizer: Path | None = None) ->
     )
     sentencepiece = find_tokenizer(policy, tokenizer)
     read_sentencepiece(sentencepiece, geometry.vocabulary)
-    weights, stored = list(weights_of(geometry)), _map_policy(policy)
+    weights, stored = list(expected_weights(geometry)), _map_policy(policy)
     expected = {weight.policy: weight.shape for weight in weights}
     dtype = check_weights(
         policy, expected, {name: (tuple(t.shape), t.dtype) for name, t in stored.items()}, "config.json"
@@ -229,11 +229,11 @@ def _read_llama_policy(folder: Path) -> MTPConfig:
         with quiet():
             config = MTPConfig.from_pretrained(folder)
     except READ_ERRORS as error:
-        raise UserError(f"{folder / 'config.json'}: not to be read as a policy's ({first_line(error)})") from error
+        raise UserError(f"{folder / 'config.json'}: cannot be read as a policy's ({first_line(error)})") from error
     base = config.base_config
     if not isinstance(base, LlamaConfig):
         kind = getattr(base, "model_type", None)
-        raise UserError(f"{folder}: a policy on {kind}, but Meta's format knows Llama alone; export the plain model")
+        raise UserError(f"{folder}: a policy on {kind}, but Meta's format knows only Llama; export the plain model")
     rope = cast(dict, base.rope_parameters)
     beyond = {
         "tie_word_embeddings=true": base.tie_word_embeddings,
@@ -264,7 +264,7 @@ def _map_files(files: Sequence[Path]) -> dict[str, Tensor]:
             with safe_open(file, framework="pt") as stored:
                 tensors |= {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
-            raise UserError(f"{file}: not to be read as safetensors ({first_line(error)})") from error
+            raise UserError(f"{file}: cannot be read as safetensors ({first_line(error)})") from error
     return tensors
 
 

@@ -109,7 +109,8 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Weight:
-    """A tensor's name in Meta's state dict and in the policy's; `rotary` > 0: so many heads whose rows RoPE pairs."""
+    """A tensor's name in Meta's state dict and in the policy's; `rotary` > 0: the number of heads whose rows RoPE
+    pairs."""
 
     meta: str
     policy: str
@@ -129,7 +130,7 @@ def _swap(tensor: Tensor, heads: int, *pair: int) -> Tensor:
     return tensor.unflatten(0, (heads, -1)).unflatten(1, pair).transpose(1, 2).reshape(tensor.shape)
 
 
-def weights_of(geometry: Geometry) -> Iterator[Weight]:
+def expected_weights(geometry: Geometry) -> Iterator[Weight]:
     """Every weight of such a model, in the order of its layers."""
     g, rest = geometry, (geometry.vocabulary, geometry.dim)
     yield Weight("tok_embeddings.weight", "base.model.embed_tokens.weight", rest)
@@ -194,7 +195,7 @@ def read_meta(folder: Path) -> MetaCheckpoint:
     )
     _check_sizes(folder / PARAMS, params, geometry)
     _check_rope(file, params, tensors.pop(_ROPE, None))
-    expected = {weight.meta: weight.shape for weight in weights_of(geometry)}
+    expected = {weight.meta: weight.shape for weight in expected_weights(geometry)}
     dtype = check_weights(file, expected, {name: (tuple(t.shape), t.dtype) for name, t in tensors.items()}, PARAMS)
     return MetaCheckpoint(params, geometry, tensors, dtype)
 
@@ -238,7 +239,7 @@ def _map_weights(file: Path) -> dict[str, Tensor]:
         what = f" ({asked[1]})" if asked else ""
         raise UserError(
             f"{file}: refused, since it holds more than weights{what} and reading that could run code;"
-            " give a file that holds a state dict alone"
+            " give a file that holds only a state dict"
         ) from error
     except (RuntimeError, OSError) as error:
         raise UserError(f"{file}: cannot be read ({first_line(error)}); download it again") from error
@@ -290,7 +291,7 @@ def _check_rope(file: Path, params: MetaParams, stored: Tensor | None) -> None:
     coarse = 1e-2 if stored.dtype != torch.float32 else 1e-5
     if stored.shape != expected.shape or not torch.allclose(stored.double(), expected, rtol=coarse, atol=0):
         raise UserError(
-            f"{file}: its {_ROPE} are not those of rope_theta={params.rope_theta} with {channels} channels a head;"
+            f"{file}: its {_ROPE} are not those of rope_theta={params.rope_theta} with {channels} channels per head;"
             f" set rope_theta in {PARAMS} to what it was trained with"
         )
 

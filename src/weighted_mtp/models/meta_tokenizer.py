@@ -18,7 +18,7 @@ _SAMPLE = "  def f(x):\n    if x:\n\treturn  'ﬁ é 中 😀'  # </s> <s>\n\n  
 
 
 def find_tokenizer(source: Path, given: Path | None) -> Path:
-    """`given`, or the tokenizer.model of `source` or of the folder above it. UserError where there is none."""
+    """`given`, or the tokenizer.model of `source` or of the folder above it. UserError if there is none."""
     if given is not None:
         if not given.is_file():
             raise UserError(f"{given}: no such file; give --tokenizer with a SentencePiece {SENTENCEPIECE}")
@@ -30,11 +30,11 @@ def find_tokenizer(source: Path, given: Path | None) -> Path:
 
 
 def read_sentencepiece(file: Path, vocabulary: int) -> SentencePieceProcessor:
-    """A SentencePiece model of `vocabulary` pieces. UserError where it cannot be read or has another number."""
+    """A SentencePiece model of `vocabulary` pieces. UserError if it cannot be read or has another number."""
     try:
         pieces = SentencePieceProcessor(model_file=str(file))
     except (RuntimeError, OSError) as error:
-        raise UserError(f"{file}: not to be read as a SentencePiece model; give Llama 2's {SENTENCEPIECE}") from error
+        raise UserError(f"{file}: cannot be read as a SentencePiece model; give Llama 2's {SENTENCEPIECE}") from error
     if pieces.vocab_size() != vocabulary:
         raise UserError(
             f"{file}: has {pieces.vocab_size()} tokens, but the model embeds {vocabulary}; give the model's own"

@@ -59,7 +59,7 @@ def micro_from(base: PreTrainedModel, size: MicroSize) -> PreTrainedModel:
 
     The vocabulary stays whole, so the base's tokenizer serves. Every prediction head is cut out of the base's own.
 
-    Raises UserError where `size` is larger than the base, or where the base's attention is not made of q_proj,
+    Raises UserError if `size` is larger than the base, or if the base's attention is not made of q_proj,
     k_proj, v_proj and o_proj with full rotary embedding (Llama, Qwen, Mistral and Gemma families have that).
     """
     large = base.config.get_text_config()

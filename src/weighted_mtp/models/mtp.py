@@ -5,7 +5,7 @@ Legend: B batch, T time, H heads (`n_future_tokens`), D hidden size, V vocabular
 The base causal LM stays whole. Only its last decoder layer is replaced, by a module that holds that layer (head 1)
 and further layers of the same class (heads 2 … H), all applied to the same trunk output. The base's own forward
 calls this module with whatever it gives any of its layers (mask, rotary embeddings, cache), so that one
-implementation serves every architecture, and a policy that runs head 1 alone *is* the base model, bit for bit.
+implementation serves every architecture, and a policy that runs only head 1 *is* the base model, bit for bit.
 
 Departure from Meta's release: extra heads are added to the base's layers instead of being counted among them, so a
 model of L layers becomes a trunk of L − 1 layers with H heads.
@@ -72,7 +72,7 @@ class MTPConfig(PreTrainedConfig):
     n_future_tokens: int = 4
 
     def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> PreTrainedConfig:
-        """What generation and caches ask for layers, windows and context length: the base's answer."""
+        """Where generation and caches look up layers, windows and context length: the base's own."""
         return cast(PreTrainedConfig, self.base_config).get_text_config(decoder=decoder, encoder=encoder)
 
     @property
@@ -87,7 +87,7 @@ class MTPConfig(PreTrainedConfig):
 class PredictionHeads(nn.Module):
     """Stands in for a decoder's last layer: head 1 is that layer, the extra heads are further ones of its class.
 
-    Called like the layer it replaces. With head 1 alone it returns (B, T, D) as that layer did; inside `all_active()`
+    Called like the layer it replaces. With only head 1 it returns (B, T, D) as that layer did; inside `all_active()`
     it returns every head's output, stacked in front: (H, B, T, D). The decoder's final norm, which works on rows of
     length D, then normalises all of them.
     """
@@ -131,7 +131,7 @@ def _shift_cache_slot(head: nn.Module, offset: int) -> None:
 
 
 def decoder_layers(base: PreTrainedModel) -> nn.ModuleList:
-    """The list of decoder layers of a causal LM. UserError where there is none (it is no decoder-only model)."""
+    """The list of decoder layers of a causal LM. UserError if there is none (it is no decoder-only model)."""
     depth = base.config.get_text_config(decoder=True).num_hidden_layers
     lists = [m for m in base.get_decoder().children() if isinstance(m, nn.ModuleList) and len(m) == depth]
     if len(lists) != 1:
@@ -158,7 +158,7 @@ class MTPForCausalLM(PreTrainedModel, GenerationMixin):
     def __init__(self, config: MTPConfig, base: PreTrainedModel | None = None) -> None:
         """Fresh weights, every head drawn independently; or heads put on `base`, extra ones copies of its last layer.
 
-        Raises UserError where H or the number of layers leaves no head or no trunk.
+        Raises UserError if H or the number of layers leaves no head or no trunk.
         """
         super().__init__(config)
         self.base = AutoModelForCausalLM.from_config(config.base_config) if base is None else base
@@ -276,7 +276,7 @@ class MTPForCausalLM(PreTrainedModel, GenerationMixin):
             return decoder(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
 
     def next_token_states(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Head 1's states alone, (B, T, D); arguments as above. The other heads are not run."""
+        """Only head 1's states, (B, T, D); arguments as above. The other heads are not run."""
         decoder = self.base.get_decoder()
         return decoder(input_ids=input_ids, attention_mask=attention_mask, use_cache=False).last_hidden_state
 

@@ -35,7 +35,7 @@ from weighted_mtp.models.checkpoint import (
     read_config,
     save_tokenizer,
 )
-from weighted_mtp.models.convert import load_base, to_plain
+from weighted_mtp.models.convert import load_base, to_causal_lm
 from weighted_mtp.models.mtp import MTPForCausalLM, decoder_layers
 
 ValueHead = Literal["linear", "mlp", "sigmoid"]
@@ -53,7 +53,8 @@ class ValueConfig(Section):
     backbone: Literal["full", "lora", "frozen"] = "full"
     """What of the backbone is trained, at `optim.lr`."""
     last_layers: int | None = Field(None, ge=1)
-    """Of `backbone: full`, train only so many last layers: the ones before need no gradient, which halves a step."""
+    """With `backbone: full`, train only this many last layers: the ones before need no gradient, which halves a
+    step."""
     lora: LoraSettings | None = None
     """Adapters of `backbone: lora`; their defaults where not given."""
     head_lr: float | None = Field(None, gt=0)
@@ -118,7 +119,7 @@ class ValueModel(PreTrainedModel):
         base       a causal LM; of a policy, trunk and head 1 are taken, as a copy
         base_rate  V starts at log(base_rate / (1 − base_rate)) for every token, or at base_rate with `sigmoid`
         """
-        decoder = (to_plain(base) if isinstance(base, MTPForCausalLM) else base).get_decoder()
+        decoder = (to_causal_lm(base) if isinstance(base, MTPForCausalLM) else base).get_decoder()
         config = ValueModelConfig(
             base_config=copy.deepcopy(decoder.config),
             head=head,
@@ -139,7 +140,7 @@ class ValueModel(PreTrainedModel):
         nn.init.constant_(layers[-1].bias, math.log(base_rate / (1 - base_rate)))
 
     @property
-    def gives(self) -> Literal["score", "probability"]:
+    def output_kind(self) -> Literal["score", "probability"]:
         """What `forward` returns: probabilities with the sigmoid head, else any real number."""
         return "probability" if self.config.head == "sigmoid" else "score"
 
@@ -147,7 +148,7 @@ class ValueModel(PreTrainedModel):
         """V_t of every token, (B, T) fp32.
 
         input_ids       (B, T), right-padded
-        attention_mask  (B, T), true on tokens; None where nothing is padded
+        attention_mask  (B, T), true on tokens; None if nothing is padded
         """
         scores = self._scores(input_ids, attention_mask)
         return torch.sigmoid(scores) if self.config.head == "sigmoid" else scores

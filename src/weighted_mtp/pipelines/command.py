@@ -32,7 +32,7 @@ AcceptChanges = Annotated[
 ]
 Tokenizer = Annotated[
     Path | None,
-    typer.Option("--tokenizer", help="Meta's format: SentencePiece tokenizer.model, where the source has none."),
+    typer.Option("--tokenizer", help="Meta's format: SentencePiece tokenizer.model, if the source has none."),
 ]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
@@ -60,8 +60,8 @@ LESS_MEMORY = (
 
 
 @contextmanager
-def one_line_errors(debug: bool) -> Iterator[None]:
-    """Turn what a user can mend into one line on standard error; anything else is a bug and keeps its traceback."""
+def user_errors(debug: bool) -> Iterator[None]:
+    """Turn what a user can fix into one line on standard error; anything else is a bug and keeps its traceback."""
     try:
         yield
     except KeyboardInterrupt:
@@ -92,7 +92,7 @@ def comma_list(option: str, text: str | None, known: Sequence[str]) -> tuple[str
 
 
 def one_line(error: BaseException) -> str | None:
-    """The line of an error that a user can mend, None for a bug."""
+    """The line of an error that a user can fix, None for a bug."""
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, OSError) and error.errno in FIXES:

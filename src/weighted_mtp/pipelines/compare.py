@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from weighted_mtp.errors import UserError
-from weighted_mtp.files import whole_file
+from weighted_mtp.files import atomic_file
 from weighted_mtp.report.comparison import Comparison
 from weighted_mtp.report.comparison_page import comparison_markdown
 
@@ -28,7 +28,7 @@ def named_arms(arguments: Sequence[str]) -> dict[str, list[Path]]:
         if name in arms:
             raise UserError(f"{argument}: the arm {name} was given before; give all its folders at once: name=DIR,DIR")
         if not name or not all(folders):
-            raise UserError(f"{argument}: must be DIR or name=DIR,DIR, a folder a seed")
+            raise UserError(f"{argument}: must be DIR or name=DIR,DIR, one folder per seed")
         arms[name] = [Path(folder) for folder in folders]
     return arms
 
@@ -45,5 +45,5 @@ def _split(argument: str) -> tuple[str, list[str]]:
 
 def write_comparison(comparison: Comparison, output: Path) -> None:
     """Write the comparison as Markdown."""
-    with whole_file(output) as partial:
+    with atomic_file(output) as partial:
         partial.write_text(comparison_markdown(comparison))

@@ -17,7 +17,7 @@ from weighted_mtp.data.preparation.prepare import prepare_embedded
 from weighted_mtp.data.prompts import Template
 from weighted_mtp.data.stream import BatchStream
 from weighted_mtp.errors import UserError
-from weighted_mtp.losses.critic import (
+from weighted_mtp.losses.critic_loss import (
     CriticObjective,
     ImplicitConfig,
     LambdaReturnConfig,
@@ -189,17 +189,17 @@ def _policy_copy(config: CriticConfig, critic: ImplicitConfig) -> _Learner:
 
 @dataclass(frozen=True)
 class Critic:
-    """A trained critic to be asked.
+    """A trained critic, frozen.
 
     values     batch → (B, T); see `ValueFunction`
-    gives      what `values` returns
+    output_kind  what `values` returns
     tokenizer  the one whose tokens it judges
-    template   how problems were asked in its training
+    template   how problems were prompted in its training
     inputs     checksums of what the values come from
     """
 
     values: ValueFunction
-    gives: CriticOutput
+    output_kind: CriticOutput
     tokenizer: PreTrainedTokenizerBase
     template: Template
     inputs: Inputs
@@ -207,7 +207,7 @@ class Critic:
 
 @dataclass(frozen=True)
 class Reference:
-    """A frozen causal LM to be asked.
+    """A frozen causal LM to compare with.
 
     values     batch → (B, T), cross-entropy of its next-token prediction; of a policy, that of trunk and head 1
     tokenizer  its own
@@ -236,17 +236,17 @@ def critic_config(run: Path) -> CriticConfig:
 def load_critic(run: Path, runtime: RuntimeConfig, accept_changes: bool = False) -> Critic:
     """The critic that a run trained, frozen, on the device that `runtime` names.
 
-    accept_changes  take an `implicit` critic also where the reference has other weights than those it moved away from
+    accept_changes  take an `implicit` critic even if the reference has other weights than those it moved away from
 
-    Raises UserError where `run` is no run of a critic, has no checkpoint yet, or has lost its reference.
+    Raises UserError if `run` is no run of a critic, has no checkpoint yet, or has lost its reference.
     """
     config = critic_config(run)
     folder = newest_model(run)
     if not isinstance(config.critic, ImplicitConfig):
         model, tokenizer, weights = _from_first_rank(lambda: load_value_model(folder, "float32"))
-        values = _asking(model, lambda batch: model(batch.input_ids), runtime)
-        gives = "probability" if isinstance(config.critic, LambdaReturnConfig) else model.gives
-        return Critic(values, gives, tokenizer, config.data.template, {"critic": digest(weights, config.critic)})
+        values = _evaluating(model, lambda batch: model(batch.input_ids), runtime)
+        output_kind = "probability" if isinstance(config.critic, LambdaReturnConfig) else model.output_kind
+        return Critic(values, output_kind, tokenizer, config.data.template, {"critic": digest(weights, config.critic)})
     beta = config.critic.beta
     moved, reference = load_reference(str(folder), runtime), load_reference(config.value.source, runtime)
     if not accept_changes:
@@ -260,7 +260,7 @@ def load_critic(run: Path, runtime: RuntimeConfig, accept_changes: bool = False)
 
 
 def load_critics(runs: Sequence[Path], runtime: RuntimeConfig, accept_changes: bool = False) -> Critic:
-    """One critic, or an ensemble that gives the mean of what its members give.
+    """One critic, or an ensemble that returns the mean of its members' outputs.
 
     Raises UserError as `load_critic`, and for members that differ in what they give, in tokens or in the prompts that
     they were trained with.
@@ -270,10 +270,10 @@ def load_critics(runs: Sequence[Path], runtime: RuntimeConfig, accept_changes: b
         return first
     for run, other in zip(runs[1:], others, strict=True):
         check_same_tokens(first.tokenizer, other.tokenizer, f"critic {run}")
-        if (other.gives, other.template) != (first.gives, first.template):
+        if (other.output_kind, other.template) != (first.output_kind, first.template):
             raise UserError(
-                f"critic {run}: gives {other.gives}s for prompts by {other.template}, but {runs[0]} {first.gives}s by "
-                f"{first.template}: an ensemble is of critics of one kind"
+                f"critic {run}: gives {other.output_kind}s for prompts by {other.template}, but {runs[0]} "
+                f"{first.output_kind}s by {first.template}: an ensemble is of critics of one kind"
             )
     named = zip(runs, critics, strict=True)
     inputs = {f"{name} ({run})": checksum for run, critic in named for name, checksum in critic.inputs.items()}
@@ -290,12 +290,12 @@ def _check_reference(run: Path, source: str, reference: Reference) -> None:
     if known != reference.checksum:
         raise UserError(
             f"critic {run}: its reference, {source}, has other weights than when it was trained, and its advantages "
-            "are log-ratios to those: put them back, train the critic again, or go on with --accept-changes"
+            "are log-ratios to those: put them back, train the critic again, or continue with --accept-changes"
         )
 
 
 def load_reference(source: str, runtime: RuntimeConfig) -> Reference:
-    """A frozen model to be asked.
+    """A frozen model to compare with.
 
     source  a run, a model folder, a .gguf file or a hub id
     """
@@ -305,14 +305,14 @@ def load_reference(source: str, runtime: RuntimeConfig) -> Reference:
         return model if isinstance(model, MTPForCausalLM) else with_heads(model, 1), tokenizer
 
     policy, tokenizer, checksum = _from_first_rank(loaded)
-    values = _asking(policy, lambda batch: next_token_cross_entropies(policy, batch), runtime)
+    values = _evaluating(policy, lambda batch: next_token_cross_entropies(policy, batch), runtime)
     return Reference(values, tokenizer, checksum)
 
 
 def _from_first_rank(
     load: Callable[[], tuple[Model, PreTrainedTokenizerBase]],
 ) -> tuple[Model, PreTrainedTokenizerBase, str]:
-    """What `load` gives the first rank, as `from_first_rank`, with a fingerprint of the weights."""
+    """What `load` output_kind the first rank, as `from_first_rank`, with a fingerprint of the weights."""
 
     def loaded() -> tuple[Model, tuple[PreTrainedTokenizerBase, str]]:
         model, tokenizer = load()
@@ -322,18 +322,18 @@ def _from_first_rank(
     return model, tokenizer, weights
 
 
-def _asking(model: PreTrainedModel, question: ValueFunction, runtime: RuntimeConfig) -> ValueFunction:
-    """The question to a frozen model, which is put where it is asked, in the precision of the run."""
+def _evaluating(model: PreTrainedModel, compute: ValueFunction, runtime: RuntimeConfig) -> ValueFunction:
+    """`compute`, a function of a frozen model's output, on the run's device and in its precision, without gradients."""
     device = pick_device(runtime)
     placed_frozen(model, runtime)
 
-    def ask(batch: Batch) -> Tensor:
+    def evaluate(batch: Batch) -> Tensor:
         with torch.no_grad(), autocast(device, runtime):
-            answer = question(batch)
+            values = compute(batch)
         free_root(model)
-        return answer
+        return values
 
-    return ask
+    return evaluate
 
 
 def check_same_tokens(tokenizer: PreTrainedTokenizerBase, other: PreTrainedTokenizerBase, whose: str) -> None:

@@ -40,7 +40,7 @@ class RunConfig(Section):
     root: Path = Path("storage/runs")
     seed: int = Field(0, ge=0, lt=2**32)
     accept_changes: bool = Field(False, exclude=True)
-    """Resume also where a critic, a reference, data or a tokenizer has changed since the run began: `--accept-changes`.
+    """Resume even if a critic, a reference, data or a tokenizer has changed since the run began: `--accept-changes`.
     It is no part of the run, whose `run.json` says what was accepted."""
 
     @field_validator("name")
@@ -101,7 +101,7 @@ def run_options(run: Path) -> dict[str, Any]:
 class Parts:
     """What a method brings: what learns, from what, towards what, and how its model is written.
 
-    model       where it is trained: on its device, and spread over ranks
+    model       as it is trained: on its device, and sharded over ranks
     whole       gathers it to be written; `runtime.sharding.placed` gives it
     groups      parameters that are trained, with their learning rates
     validation  batches that are looked at and not learned from; may be empty
@@ -122,9 +122,9 @@ class Parts:
 
 
 def finished(config: FitConfig) -> Path | None:
-    """The run's folder where it has been trained to its last step, else None.
+    """The run's folder if it has been trained to its last step, else None.
 
-    Raises `UserError` where the folder holds a run of another configuration.
+    Raises `UserError` if the folder holds a run of another configuration.
     """
     run = config.run.root / config.run.name
     if not holds_run(run, config):
@@ -134,9 +134,9 @@ def finished(config: FitConfig) -> Path | None:
 
 
 def fit(config: FitConfig, parts: Parts) -> Path | None:
-    """Train (or go on training); returns the run's folder, None where it was stopped.
+    """Train (or resume training); returns the run's folder, None if it was stopped.
 
-    Raises `UserError` where the folder holds a run of another configuration or of other inputs, and where ranks cannot
+    Raises `UserError` if the folder holds a run of another configuration or of other inputs, and if ranks cannot
     share a step.
     """
     _check_shares(config.training.gradient_accumulation)
@@ -150,13 +150,13 @@ def fit(config: FitConfig, parts: Parts) -> Path | None:
     inputs = {**parts.inputs, **samples}
     if checkpoints.resume(state):
         check_inputs(run, inputs, state.step, config.run.accept_changes)
-        console.print(f"{run.path}: going on from step {state.step}")
+        console.print(f"{run.path}: resuming from step {state.step}")
     else:
         remember_inputs(run, inputs)
         by_first_rank(lambda: run.remember(**parts.facts))
     stream = parts.stream
     console.print(
-        f"{run.path}: {len(stream.together)} samples, {stream.steps_per_epoch()} steps an epoch, "
+        f"{run.path}: {len(stream.together)} samples, {stream.steps_per_epoch()} steps per epoch, "
         f"{stream.padding_share():.1%} padding",
         highlight=False,
     )
@@ -194,7 +194,7 @@ def _frozen(model: nn.Module) -> str:
 
 
 def _best(config: FitConfig, parts: Parts) -> Best | None:
-    """What the best checkpoint is told by. Raises `UserError` where there is nothing to tell it by."""
+    """The metric that decides which checkpoint is best. Raises `UserError` if nothing is validated."""
     metric = config.training.best_metric
     if metric is not None and not parts.validation:
         raise UserError(f"training.best_metric={metric}: the dataset has no validation split; leave the option out")
@@ -216,7 +216,7 @@ def _check_shares(accumulation: int) -> None:
 
 
 def saving(config: FitConfig, tokenizer: PreTrainedTokenizerBase, source: str, whole: Callable[..., None]) -> SaveModel:
-    """How the gathered model is written: by `whole`, or its adapters alone, which remember what they were put on.
+    """How the gathered model is written: by `whole`, or only its adapters, which remember what they were applied to.
 
     source  of the model that is trained, as `load_base` takes it
     whole   (model, tokenizer, directory)

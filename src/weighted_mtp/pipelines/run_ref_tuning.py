@@ -4,7 +4,7 @@
     torchrun --nproc_per_node=8 -m weighted_mtp.pipelines.run_ref_tuning --config configs/production/ref_tuning.yaml
 
 What it trains is frozen afterwards: Rho-1 compares the policy with it, critics start from it. Stopped by Ctrl-C,
-SIGTERM or a crash, the same command goes on from the newest checkpoint.
+SIGTERM or a crash, the same command resumes from the newest checkpoint.
 """
 
 from pathlib import Path
@@ -24,9 +24,9 @@ class RefTuningConfig(PolicyConfig):
 
 
 def run_ref_tuning(config: RefTuningConfig) -> Path | None:
-    """Train the reference, a policy of one head; returns the run's folder, None where it was stopped.
+    """Train the reference, a policy of one head; returns the run's folder, None if it was stopped.
 
-    Raises UserError for another number of heads: whoever asks the reference asks head 1 alone.
+    Raises UserError for another number of heads: only head 1 of a reference is ever evaluated.
     """
     if config.model.n_future_tokens != 1:
         raise UserError(

@@ -4,7 +4,7 @@
     torchrun --nproc_per_node=8 -m weighted_mtp.pipelines.run_rho1 --config configs/production/rho1.yaml
     … --override rho1.mode=absolute --override rho1.k_percent=70
 
-Stopped by Ctrl-C, SIGTERM or a crash, the same command goes on from the newest checkpoint.
+Stopped by Ctrl-C, SIGTERM or a crash, the same command resumes from the newest checkpoint.
 """
 
 from pathlib import Path
@@ -40,7 +40,7 @@ class Rho1RunConfig(PolicyConfig):
 
 
 def run_rho1(config: Rho1RunConfig) -> Path | None:
-    """Train with Rho-1 selection; returns the run's folder, None where it was stopped."""
+    """Train with Rho-1 selection; returns the run's folder, None if it was stopped."""
     reference = load_reference(config.reference, config.runtime)
 
     def weighting(policy: MTPForCausalLM, tokenizer: PreTrainedTokenizerBase) -> TokenWeighting:

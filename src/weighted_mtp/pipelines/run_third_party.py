@@ -1,10 +1,10 @@
-"""A token weighting of another package, found by its entry point; `value_weighting/registry.py` shows how to offer one.
+"""A token weighting of another package, found by its entry point; `value_weighting/plugins.py` shows how to offer one.
 
     PYTHONPATH=src python src/weighted_mtp/pipelines/run_third_party.py --config FILE
     torchrun --nproc_per_node=8 -m weighted_mtp.pipelines.run_third_party --config FILE
     … --override token_weighting=my_weighting --override options.temperature=0.5
 
-Stopped by Ctrl-C, SIGTERM or a crash, the same command goes on from the newest checkpoint.
+Stopped by Ctrl-C, SIGTERM or a crash, the same command resumes from the newest checkpoint.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ from weighted_mtp.errors import UserError
 from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.pipelines.policy import PolicyConfig, train_policy
 from weighted_mtp.value_weighting.base import TokenWeighting
-from weighted_mtp.value_weighting.registry import weighting_named
+from weighted_mtp.value_weighting.plugins import weighting_named
 
 
 class ThirdPartyConfig(PolicyConfig):
@@ -32,7 +32,7 @@ class ThirdPartyConfig(PolicyConfig):
 
 
 def run_third_party(config: ThirdPartyConfig) -> Path | None:
-    """Train with the weighting that `config` names; returns the run's folder, None where it was stopped.
+    """Train with the weighting that `config` names; returns the run's folder, None if it was stopped.
 
     Raises UserError for a name that no installed package offers, and for options that the weighting does not take.
     """

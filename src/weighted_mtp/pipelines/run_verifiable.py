@@ -4,7 +4,7 @@
     torchrun --nproc_per_node=8 -m weighted_mtp.pipelines.run_verifiable --config configs/production/verifiable.yaml
     … --override weighting.beta=0.5 --override control=shuffled
 
-Stopped by Ctrl-C, SIGTERM or a crash, the same command goes on from the newest checkpoint.
+Stopped by Ctrl-C, SIGTERM or a crash, the same command resumes from the newest checkpoint.
 """
 
 import json
@@ -17,7 +17,7 @@ from pydantic import model_validator
 from transformers import PreTrainedTokenizerBase
 
 from weighted_mtp.errors import UserError
-from weighted_mtp.losses.mtp import check_one_per_head
+from weighted_mtp.losses.mtp_loss import check_one_per_head
 from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.pipelines.critic import Critic, check_same_tokens, critic_config, load_critics
 from weighted_mtp.pipelines.doubts import doubts
@@ -84,7 +84,7 @@ class VerifiableConfig(PolicyConfig):
 
 
 def run_verifiable(config: VerifiableConfig) -> Path | None:
-    """Train with a critic's token weights; returns the run's folder, None where it was stopped."""
+    """Train with a critic's token weights; returns the run's folder, None if it was stopped."""
     if run := finished(config):
         return run
     critic = load_critics(config.critics, config.runtime, config.run.accept_changes)
@@ -103,7 +103,7 @@ def weighted_by(config: VerifiableConfig, critic: Critic, strength: float) -> We
         _check_same_questions(config, critic)
         if (strengths := chosen.head_strengths) is not None:
             check_one_per_head("weighting.head_strengths", strengths, policy.config.n_future_tokens)
-        return TDWeighting(chosen, critic.values, critic.gives)
+        return TDWeighting(chosen, critic.values, critic.output_kind)
 
     return weighting
 

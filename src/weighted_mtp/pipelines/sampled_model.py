@@ -33,7 +33,7 @@ class SampledModel(Section):
     """How a problem is asked. Default: as the run was trained, else `chat` if the tokenizer can, else `alpaca`."""
     date: datetime.date | None = None
     """What a chat template takes for today, where it names a date. Default: what the run's training took, else the day
-    on which the evaluation was begun."""
+    on which the evaluation started."""
     sampling: SamplingConfig = SamplingConfig()
     dtype: Literal["float32", "bfloat16"] = "float32"
     runtime: RuntimeConfig = RuntimeConfig()
@@ -53,6 +53,15 @@ class SampledModel(Section):
             )
         if self.date is not None and self.server.tokenizer is None:
             raise ValueError("--date has no effect: the server renders prompts; give --tokenizer, or leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _only_this_process_drafts(self) -> Self:
+        if self.sampling.draft is not None and (self.server is not None or self.engine != "torch"):
+            raise ValueError(
+                f"--draft {self.sampling.draft} has no effect with --base-url or --engine {self.engine}: only this "
+                "process' own engine drafts with a policy's heads; leave it out"
+            )
         return self
 
     def find(self) -> Path | None:

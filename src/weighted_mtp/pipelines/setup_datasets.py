@@ -3,7 +3,7 @@
     uv run python scripts/create_storage/setup_datasets.py --datasets all --steps process,small
     uv run wmtp data --datasets mbpp,gsm8k --source DIR
 
-Every step can be repeated: what is there with the same options and input is left alone.
+Every step can be repeated: what exists with the same options and input is kept.
 """
 
 import json
@@ -16,28 +16,36 @@ from pathlib import Path
 from rich.console import Console
 
 from weighted_mtp.data.index import INDEX_FILE, write_index
-from weighted_mtp.data.manifest import require_manifest, split_checksums
 from weighted_mtp.data.preparation.prepare import prepare
 from weighted_mtp.data.preparation.registry import DATASETS, TRAIN
 from weighted_mtp.data.preparation.shards import Options
 from weighted_mtp.data.preparation.stats import write_stats
 from weighted_mtp.data.preparation.subsets import SliceOptions, write_slice
+from weighted_mtp.data.prepared import require_manifest, split_checksums
 from weighted_mtp.data.tables import cannot_write
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.check_labels import Agreement, check_verdicts
 from weighted_mtp.extras import can_draw
-from weighted_mtp.files import whole_file
-from weighted_mtp.manifest import Manifest, are_there, write_manifest
+from weighted_mtp.files import atomic_file
+from weighted_mtp.manifest import Manifest, files_present, write_manifest
 from weighted_mtp.progress import progress
-from weighted_mtp.report.datasets import PICTURE, SHOWN, account, agreement_table, counts_table, plot_stats, stats_table
+from weighted_mtp.report.datasets import (
+    EXAMPLES_SHOWN,
+    PICTURE,
+    account,
+    agreement_table,
+    counts_table,
+    plot_stats,
+    stats_table,
+)
 from weighted_mtp.sandbox.reference import ReferenceRunner
 
 TESTS_FILE = "tests.json"
 
 
 @dataclass(frozen=True)
-class Request:
-    """What is asked for, of every dataset alike.
+class DatasetRequest:
+    """What to do with every dataset alike.
 
     tokenizer  gives the index its lengths; None: in characters
     workers    processes that read upstream's files, programs that `tests` runs at once
@@ -55,17 +63,17 @@ class Request:
         return self.storage / "datasets" / name
 
 
-def process(name: str, request: Request) -> None:
+def process(name: str, request: DatasetRequest) -> None:
     """All splits, from upstream's files."""
     _prepare(name, request, only_evaluation=False)
 
 
-def evaluation(name: str, request: Request) -> None:
-    """The evaluation splits alone, where the dataset is not processed as a whole."""
+def evaluation(name: str, request: DatasetRequest) -> None:
+    """Only the evaluation splits, if the dataset is not processed as a whole."""
     _prepare(name, request, only_evaluation=True)
 
 
-def _prepare(name: str, request: Request, only_evaluation: bool) -> None:
+def _prepare(name: str, request: DatasetRequest, only_evaluation: bool) -> None:
     start = time.monotonic()
     with ReferenceRunner() as answers:
         manifest, is_new = prepare(
@@ -83,12 +91,14 @@ def _prepare(name: str, request: Request, only_evaluation: bool) -> None:
         _say(f"  {line}")
 
 
-def metadata(name: str, request: Request) -> None:
+def metadata(name: str, request: DatasetRequest) -> None:
     """`index.parquet` of every split, and the manifest's checksums."""
     folder = request.folder(name)
     manifest = require_manifest(folder)
     wanted, splits = {"tokenizer": request.tokenizer}, manifest["splits"]
-    if manifest.get("index") == wanted and are_there(folder, manifest, [f"{split}/{INDEX_FILE}" for split in splits]):
+    if manifest.get("index") == wanted and files_present(
+        folder, manifest, [f"{split}/{INDEX_FILE}" for split in splits]
+    ):
         _say(f"{folder}: index up to date")
         return
     total = sum(counts["correct"] + counts["incorrect"] for counts in splits.values())
@@ -99,7 +109,7 @@ def metadata(name: str, request: Request) -> None:
     _say(f"{folder}: index of {total:,} solutions, lengths in {request.tokenizer or 'characters'}")
 
 
-def small(name: str, request: Request) -> None:
+def small(name: str, request: DatasetRequest) -> None:
     """`<name>-small`, a slice for local runs."""
     start = time.monotonic()
     manifest, is_new = write_slice(request.folder(name), request.slice, request.tokenizer)
@@ -111,13 +121,13 @@ def small(name: str, request: Request) -> None:
     _say(f"{request.folder(manifest['dataset'])}: {state}: {counts}")
 
 
-def stats(name: str, request: Request) -> None:
+def stats(name: str, request: DatasetRequest) -> None:
     """`stats.json` and `stats.png`, and a table."""
-    describe(request.folder(name))
+    describe_dataset(request.folder(name))
 
 
-def describe(folder: Path) -> None:
-    """What a prepared dataset holds: `stats.json` and `stats.png`, where they are not up to date, and a table."""
+def describe_dataset(folder: Path) -> None:
+    """What a prepared dataset holds: `stats.json` and `stats.png`, if they are not up to date, and a table."""
     numbers, is_new = write_stats(folder)
     if is_drawn := (is_new or not (folder / PICTURE).is_file()) and can_draw():
         plot_stats(folder, numbers)
@@ -128,7 +138,7 @@ def describe(folder: Path) -> None:
         _say(f"{folder / PICTURE}")
 
 
-def tests(name: str, request: Request) -> None:
+def tests(name: str, request: DatasetRequest) -> None:
     """Execute solutions of the evaluation splits in the sandbox, and compare with their labels."""
     folder = request.folder(name)
     manifest = require_manifest(folder)
@@ -137,22 +147,24 @@ def tests(name: str, request: Request) -> None:
         "of": {split: split_checksums(manifest, split) for split in splits},
         "tests_per_split": request.tests_per_split,
     }
-    there = json.loads((folder / TESTS_FILE).read_text()) if are_there(folder, manifest, [TESTS_FILE]) else {}
+    there = json.loads((folder / TESTS_FILE).read_text()) if files_present(folder, manifest, [TESTS_FILE]) else {}
     if there.get("made_of") == made_of:
         found = {split: Agreement(**numbers) for split, numbers in there["splits"].items()}
     else:
         found = _execute(name, folder, manifest, splits, request)
         report = {"made_of": made_of, "splits": {split: asdict(agreement) for split, agreement in found.items()}}
-        with whole_file(folder / TESTS_FILE) as file:
+        with atomic_file(folder / TESTS_FILE) as file:
             file.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         write_manifest(folder, manifest)
     Console().print(agreement_table(name, found))
     for agreement in found.values():
-        for line in agreement.disagreements[:SHOWN]:
+        for line in agreement.disagreements[:EXAMPLES_SHOWN]:
             _say(f"  against its label: {line[:200]}")
 
 
-def _execute(name: str, folder: Path, manifest: Manifest, splits: list[str], request: Request) -> dict[str, Agreement]:
+def _execute(
+    name: str, folder: Path, manifest: Manifest, splits: list[str], request: DatasetRequest
+) -> dict[str, Agreement]:
     sizes = [manifest["splits"][split]["correct"] + manifest["splits"][split]["incorrect"] for split in splits]
     with progress(f"executing {name}", sum(min(n, request.tests_per_split) for n in sizes)) as advance:
         return {
@@ -161,7 +173,7 @@ def _execute(name: str, folder: Path, manifest: Manifest, splits: list[str], req
         }
 
 
-STEPS: dict[str, Callable[[str, Request], None]] = {
+STEPS: dict[str, Callable[[str, DatasetRequest], None]] = {
     "process": process,
     "eval": evaluation,
     "metadata": metadata,
@@ -171,8 +183,8 @@ STEPS: dict[str, Callable[[str, Request], None]] = {
 }
 
 
-def setup(names: tuple[str, ...], steps: tuple[str, ...], request: Request, debug: bool = False) -> list[str]:
-    """Run the steps on each dataset; what fails ends its dataset alone. Returns a line for every failure.
+def setup(names: tuple[str, ...], steps: tuple[str, ...], request: DatasetRequest, debug: bool = False) -> list[str]:
+    """Run the steps on each dataset; a failure ends only its own dataset. Returns a line for every failure.
 
     Several datasets' training splits are compared with each other's evaluation splits, so these come first.
     """

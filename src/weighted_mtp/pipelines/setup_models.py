@@ -3,7 +3,7 @@
     uv run python scripts/create_storage/setup_models.py --model meta-llama-mtp --create-micro --micro-init random
     uv run wmtp models setup --model SmolLM2-135M-Instruct.Q4_1.gguf
 
-Every step can be repeated: a broken download goes on, a model that is there is left alone.
+Every step can be repeated: a broken download resumes, a model that exists is kept.
 """
 
 from dataclasses import dataclass
@@ -16,30 +16,30 @@ from weighted_mtp import hub
 from weighted_mtp.data.preparation.prepare import prepare_embedded
 from weighted_mtp.data.preparation.registry import MICRO
 from weighted_mtp.errors import UserError
-from weighted_mtp.models.card import Origin, completed, is_hub_id
-from weighted_mtp.models.catalog import KNOWN, Kind, short_name
+from weighted_mtp.models.card import ModelOrigin, completed, is_hub_id
+from weighted_mtp.models.catalog import KNOWN, ModelRole, short_name
 from weighted_mtp.models.checkpoint import load_tokenizer
 from weighted_mtp.models.convert import DEFAULT_HEADS, Heads, convert, load_base, with_heads, without_heads, write_model
-from weighted_mtp.models.folder import check_model
 from weighted_mtp.models.micro import MicroSize, micro_from, random_micro
+from weighted_mtp.models.model_folder import check_model
 
 STEPS = ("download", "convert", "verify")
 MicroInit = Literal["random", "from-base"]
 
 
 @dataclass(frozen=True)
-class Request:
+class ModelRequest:
     """One model to set up.
 
     model            name in the catalogue, hub id, folder or .gguf file
     kind             policy with heads, or plain causal LM
-    n_future_tokens  heads of the policy; None for as many as its files have, or 4 where they have none
+    n_future_tokens  heads of the policy; None for as many as its files have, or 4 if they have none
     source           the model's own files, in place of a download
     tokenizer        SentencePiece model of files in Meta's format that lack it
     """
 
     model: str
-    kind: Kind
+    kind: ModelRole
     n_future_tokens: int | None
     source: Path | None
     storage: Path
@@ -47,7 +47,7 @@ class Request:
 
     @property
     def heads(self) -> Heads:
-        """What `convert` is asked for."""
+        """The heads that `convert` gives the model."""
         return None if self.kind == "reference" else self.n_future_tokens or "as stored"
 
     @property
@@ -64,7 +64,7 @@ class Request:
 
     @property
     def base_model(self) -> str:
-        """Its id on the hub, "" where it has none."""
+        """Its id on the hub, "" if it has none."""
         if self.model in KNOWN:
             return KNOWN[self.model].repository
         return self.model if is_hub_id(self.model) else ""
@@ -74,7 +74,7 @@ class Request:
         return self.storage / "downloads" / "models" / self.name
 
 
-def download(request: Request) -> None:
+def download(request: ModelRequest) -> None:
     """Fetch the model's own files from the hub; nothing to do for a local source."""
     if request.is_local:
         print(f"{request.name}: {request.source or request.model} is here, nothing to download")
@@ -92,14 +92,14 @@ def download(request: Request) -> None:
     print(f"{request.name}: downloaded to {fetched.folder}, revision {fetched.revision}")
 
 
-def make(request: Request) -> None:
+def make(request: ModelRequest) -> None:
     """Write `storage/models/<name>` from the downloaded or given files, unless it is there."""
     if request.output.exists():
-        print(f"{request.output}: is there already; remove it to make it anew")
+        print(f"{request.output}: exists already; remove it to rebuild it")
         return
     known = KNOWN.get(request.model)
     source, revision = _files_of(request)
-    origin = Origin(
+    origin = ModelOrigin(
         known.repository if known else request.model,
         "Converted to safetensors" + (" with prediction heads." if request.kind == "mtp" else "."),
         known.licence if known else "",
@@ -111,7 +111,7 @@ def make(request: Request) -> None:
     print(f"{request.output}: written")
 
 
-def _files_of(request: Request) -> tuple[str, str]:
+def _files_of(request: ModelRequest) -> tuple[str, str]:
     """Where the model's own files lie, and of which revision of the hub's repository they are."""
     if not request.is_local:
         if not request.downloads.is_dir():
@@ -126,14 +126,14 @@ def _files_of(request: Request) -> tuple[str, str]:
     return str(inner if inner.is_dir() else folder), revision
 
 
-def verify(request: Request) -> None:
+def verify(request: ModelRequest) -> None:
     """Check the converted model: checksums, weights against config.json, heads, tokenizer."""
     if not request.output.is_dir():
         raise UserError(f"{request.output}: is not there; make it with --steps download,convert")
     print(f"{request.output}: {check_model(request.output)}; good")
 
 
-def create_micro(request: Request, kind: Kind, init: MicroInit, seed: int) -> Path:
+def create_micro(request: ModelRequest, kind: ModelRole, init: MicroInit, seed: int) -> Path:
     """Write `storage/models/micro-<kind>`, replacing an earlier one; returns the folder.
 
     random     a new small Llama with the micro benchmark's tokenizer
@@ -146,14 +146,14 @@ def create_micro(request: Request, kind: Kind, init: MicroInit, seed: int) -> Pa
         tokenizer = load_tokenizer(request.storage / "datasets" / MICRO / "tokenizer")
         heads = (request.n_future_tokens or DEFAULT_HEADS) if kind == "mtp" else None
         model = random_micro(MicroSize(), tokenizer, heads)
-        origin = Origin("none", f"A small Llama drawn at random (seed {seed}), for local tests.")
+        origin = ModelOrigin("none", f"A small Llama drawn at random (seed {seed}), for local tests.")
     else:
         source = str(request.output) if request.output.is_dir() else _files_of(request)[0]
         base, tokenizer = load_base(source)
         cut = micro_from(base, MicroSize())
         model = with_heads(cut, request.n_future_tokens or "as stored") if kind == "mtp" else without_heads(cut)
         how = "Cut out of a larger model by weight selection, for local tests."
-        origin = completed(Origin(request.model, how, base_model=request.base_model), Path(tokenizer.name_or_path))
+        origin = completed(ModelOrigin(request.model, how, base_model=request.base_model), Path(tokenizer.name_or_path))
     write_model(model, tokenizer, output, origin)
     print(f"{output}: {check_model(output)}")
     return output

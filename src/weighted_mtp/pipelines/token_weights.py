@@ -39,10 +39,10 @@ from weighted_mtp.pipelines.kinds import pipeline_of
 from weighted_mtp.pipelines.policy import explicit_weighting, head_losses
 from weighted_mtp.pipelines.run_rho1 import Rho1RunConfig
 from weighted_mtp.pipelines.run_verifiable import VerifiableConfig, settled_strength
-from weighted_mtp.report.token_weights import ShownProgram, Token, View, write_page
+from weighted_mtp.report.token_page import ShownProgram, Token, View, write_page
 from weighted_mtp.runtime.device import RuntimeConfig, pick_device
 from weighted_mtp.runtime.sharding import placed_frozen
-from weighted_mtp.value_weighting.base import TokenWeighting, WeightingState
+from weighted_mtp.value_weighting.base import ObjectiveState, TokenWeighting
 from weighted_mtp.value_weighting.metrics import localisation_auc
 from weighted_mtp.value_weighting.rho1 import Rho1Weighting
 from weighted_mtp.value_weighting.td import TDConfig, TDWeighting
@@ -54,7 +54,7 @@ _STRONG = 0.98  # quantile of |δ| that has the full colour: one outlier would l
 
 
 @dataclass(frozen=True)
-class Source:
+class WeightSource:
     """Where weights come from.
 
     weights    batches, of which the second argument says which hold correct programs → (B, T) or (B, T, H) each
@@ -76,15 +76,15 @@ class Source:
     notes: tuple[str, ...]
 
 
-def critic_source(run: Path) -> Source:
-    """A critic by itself: the weights that `weighting` with its defaults would give, whitened by the correct programs.
+def critic_source(run: Path) -> WeightSource:
+    """Only a critic: the weights that `weighting` with its defaults would give, whitened by the correct programs.
 
     Those are what a policy learns from; the moments of a training run are theirs.
     """
     config = critic_config(run)
     data, runtime, critic = config.data, config.runtime, load_critic(run, config.runtime)
-    weighting = TDWeighting(TDConfig(), critic.values, critic.gives)
-    shown = TDWeighting(_held(TDConfig()), critic.values, critic.gives)
+    weighting = TDWeighting(TDConfig(), critic.values, critic.output_kind)
+    shown = TDWeighting(_held(TDConfig()), critic.values, critic.output_kind)
 
     def weights(batches: Sequence[Batch], correct: Sequence[bool]) -> list[Tensor]:
         learned_from = [batch for batch, is_correct in zip(batches, correct, strict=True) if is_correct]
@@ -97,7 +97,7 @@ def critic_source(run: Path) -> Source:
         return shown(batches, state)[0]
 
     notes = (f"Critic {run}; weighting with its default options, moments of the correct programs shown.",)
-    return Source(
+    return WeightSource(
         weights,
         shown.td_errors,
         *_DELTA,
@@ -111,10 +111,10 @@ def critic_source(run: Path) -> Source:
     )
 
 
-def run_source(run: Path) -> Source:
+def run_source(run: Path) -> WeightSource:
     """A run that is weighted by a critic or by Rho-1, as of its newest checkpoint.
 
-    Raises UserError where `run` is no such run or has no checkpoint yet.
+    Raises UserError if `run` is no such run or has no checkpoint yet.
     """
     options = run_options(run)
     config = validated(pipeline_of(options, str(run)).schema, options, f"{run}: ")
@@ -127,7 +127,7 @@ def run_source(run: Path) -> Source:
         )
     critic = load_critics(config.critics, config.runtime)
     chosen = config.weighting.model_copy(update={"strength": settled_strength(config)})
-    held = TDWeighting(_held(chosen), critic.values, critic.gives)
+    held = TDWeighting(_held(chosen), critic.values, critic.output_kind)
     weighting = explicit_weighting(config, held, _policy(run, config.runtime)[0])
     state = _saved_state(run, weighting)
     critics = ", ".join(map(str, config.critics))
@@ -135,7 +135,7 @@ def run_source(run: Path) -> Source:
         f"Run {run}: weights of critic {critics}, options and running moments of the run's newest checkpoint, "
         f"control {config.control}.",
     )
-    return Source(
+    return WeightSource(
         lambda batches, _correct: weighting(batches, state)[0],
         held.td_errors,
         *_DELTA,
@@ -149,7 +149,7 @@ def run_source(run: Path) -> Source:
     )
 
 
-def _rho1_source(run: Path, config: Rho1RunConfig) -> Source:
+def _rho1_source(run: Path, config: Rho1RunConfig) -> WeightSource:
     policy, tokenizer = _policy(run, config.runtime)
     reference = load_reference(config.reference, config.runtime)
     check_same_tokens(tokenizer, reference.tokenizer, f"reference={config.reference}")
@@ -160,7 +160,7 @@ def _rho1_source(run: Path, config: Rho1RunConfig) -> Source:
         f"Run {run}: Rho-1 with reference {config.reference}, policy of the newest checkpoint, control "
         f"{config.control}. The top {config.rho1.k_percent:g} % are chosen among the programs shown.",
     )
-    return Source(
+    return WeightSource(
         lambda batches, _correct: weighting(batches, state)[0],
         lambda batch: rho1.scores(batch)[..., 0],
         "score",
@@ -190,7 +190,7 @@ def _held(config: TDConfig) -> TDConfig:
     return config.model_copy(update={"momentum": 0.0, "warmup_steps": 0})
 
 
-def _saved_state(run: Path, weighting: TokenWeighting) -> WeightingState:
+def _saved_state(run: Path, weighting: TokenWeighting) -> ObjectiveState:
     """The weighting's state in the newest checkpoint."""
     contents = {"objective": dict(weighting.initial_state())}
     if contents["objective"]:
@@ -209,7 +209,7 @@ def split_of(run: Path, root: Path | None, dataset: str | None, split: str | Non
 def chosen_programs(directory: Path, n_problems: int) -> tuple[list[Problem], list[Solution]]:
     """The first problems of a split that have both, each with its first correct and its first incorrect program.
 
-    Raises UserError where no problem has both.
+    Raises UserError if no problem has both.
     """
     index = read_index(directory)
     both = np.intersect1d(index.problem[index.is_correct], index.problem[~index.is_correct])[:n_problems]
@@ -234,7 +234,7 @@ def token_texts(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int], respo
 
 
 def shown_programs(
-    source: Source, problems: Sequence[Problem], solutions: Sequence[Solution]
+    source: WeightSource, problems: Sequence[Problem], solutions: Sequence[Solution]
 ) -> tuple[list[View], list[ShownProgram]]:
     """The programs with every token's weight (of each head, where heads differ) and judgement, and the scales."""
     examples = encode_solutions(source.tokenizer, source.template, problems, solutions, source.day)
@@ -276,7 +276,7 @@ def _tokens(
     ]
 
 
-def _facts(source: Source, batch: Batch, weights: Tensor, judgement: Tensor) -> list[str]:
+def _facts(source: WeightSource, batch: Batch, weights: Tensor, judgement: Tensor) -> list[str]:
     semantic = (batch.marks & MARKS["semantic"]) > 0
     wrong = (batch.marks & MARKS["wrong"]) > 0
     facts = []
@@ -291,7 +291,7 @@ def _facts(source: Source, batch: Batch, weights: Tensor, judgement: Tensor) -> 
 
 
 def _views(
-    source: Source, batches: Sequence[Batch], weights: Sequence[Tensor], judgements: Sequence[Tensor]
+    source: WeightSource, batches: Sequence[Batch], weights: Sequence[Tensor], judgements: Sequence[Tensor]
 ) -> list[View]:
     masks = [batch.response_mask for batch in batches]
     all_weights = torch.cat([w[m].reshape(int(m.sum()), -1) for w, m in zip(weights, masks, strict=True)])
@@ -310,7 +310,7 @@ def _views(
     ] + [View(source.title, source.explanation, -strong, 0.0, strong)]
 
 
-def write_weights(source: Source, directory: Path, n_problems: int, output: Path) -> list[Path]:
+def write_weights(source: WeightSource, directory: Path, n_problems: int, output: Path) -> list[Path]:
     """Write the page, and the picture beside it where figures can be drawn; returns the files."""
     views, shown = shown_programs(source, *chosen_programs(directory, n_problems))
     write_page(output, f"Token weights: {directory.parent.name}/{directory.name}", source.notes, views, shown)
@@ -324,6 +324,6 @@ def write_weights(source: Source, directory: Path, n_problems: int, output: Path
 
 
 def _of_two(program: ShownProgram) -> ShownProgram:
-    """The program with its first weight and its judgement alone."""
+    """The program with only its first weight and its judgement."""
     tokens = (Token(t.text, (t.values[0], t.values[-1]), t.semantic, t.wrong) for t in program.tokens)
     return ShownProgram(program.name, program.task, program.is_correct, tuple(tokens), program.facts)

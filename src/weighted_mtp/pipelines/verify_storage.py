@@ -21,10 +21,10 @@ from weighted_mtp.data.tables import SMALL, prepare_command
 from weighted_mtp.data.tokens import FOLDER as TOKENS
 from weighted_mtp.data.tokens import check_tokens
 from weighted_mtp.errors import UserError
-from weighted_mtp.files import whole_file
+from weighted_mtp.files import atomic_file
 from weighted_mtp.manifest import MANIFEST
 from weighted_mtp.models.catalog import setup_command
-from weighted_mtp.models.folder import check_model
+from weighted_mtp.models.model_folder import check_model
 from weighted_mtp.progress import progress
 
 FAILED = 1
@@ -33,7 +33,7 @@ REPORT = "verification"
 
 @dataclass(frozen=True)
 class Check:
-    """What was found of one folder; `remedy` is the command that makes it anew, "" where all is well."""
+    """What was found of one folder; `remedy` is the command that rebuilds it, "" if all is well."""
 
     folder: str
     good: bool
@@ -44,7 +44,7 @@ class Check:
 def verify(storage: Path, what: Literal["all", "models", "datasets"]) -> list[Check]:
     """Check every model and dataset folder, and what was tokenized of datasets.
 
-    Raises UserError where there is none to check.
+    Raises UserError if there is none to check.
     """
     jobs: list[tuple[Path, Callable[[Path], str], Callable[[Path], str]]] = []
     if what in ("all", "models"):
@@ -88,30 +88,30 @@ def _dataset_remedy(folder: Path) -> str:
 
 
 def _tokens_remedy(folder: Path) -> str:
-    return f"rm -r {folder}"  # whoever needs them next makes them anew
+    return f"rm -r {folder}"  # whoever needs them next rebuilds them
 
 
 def _storage(folder: Path) -> str:
-    """The option that says where a folder's storage lies, where it is not the default."""
+    """The option that says where a folder's storage lies, if it is not the default."""
     storage = folder.parent.parent
     return "" if storage == Path("storage") else f" --storage {storage}"
 
 
 def write_report(storage: Path, checks: list[Check]) -> Path:
     """Write `verification.md` and `verification.json` under `storage`; returns the first."""
-    with whole_file(storage / f"{REPORT}.json") as file:
+    with atomic_file(storage / f"{REPORT}.json") as file:
         file.write_text(json.dumps([asdict(check) for check in checks], indent=2) + "\n")
     lines = ["# Verification of storage", "", "| folder | | found | what to run |", "|---|---|---|---|"]
     for check in checks:
         remedy = f"`{check.remedy}`" if check.remedy else ""
         lines.append(f"| {check.folder} | {'good' if check.good else '**wrong**'} | {check.found} | {remedy} |")
-    with whole_file(storage / f"{REPORT}.md") as file:
+    with atomic_file(storage / f"{REPORT}.md") as file:
         file.write_text("\n".join(lines) + "\n")
     return storage / f"{REPORT}.md"
 
 
 def verify_and_say(storage: Path, what: Literal["all", "models", "datasets"], with_report: bool) -> bool:
-    """Check, print what was found and what mends it, write the report if it is wanted; whether all is good."""
+    """Check, print what was found and how to fix it, write the report if it is wanted; returns whether all is good."""
     checks = verify(storage, what)
     table = Table(Column("folder", overflow="fold"), "", "found", box=None)
     for item in checks:

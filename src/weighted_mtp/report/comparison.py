@@ -13,10 +13,10 @@ import numpy as np
 
 from weighted_mtp.data.sources.rows import read_rows
 from weighted_mtp.errors import UserError
-from weighted_mtp.evaluation.pass_at_k import Counts, Estimate, count, pass_at_k
+from weighted_mtp.evaluation.pass_at_k import Estimate, SampleCounts, count, pass_at_k
 from weighted_mtp.report.intervals import Values, over_seeds_and_problems
 
-Evaluation = Counts | Path
+CountsOrFolder = SampleCounts | Path
 """Counts, or the folder that `wmtp evaluate --output` wrote."""
 
 ONE_SEED = "One seed: its interval holds for other problems, and not for the method, whose other seeds nobody has seen."
@@ -53,7 +53,7 @@ class Solved:
 
 
 @dataclass(frozen=True)
-class Arm:
+class ArmResult:
     """One line of the comparison.
 
     value       mean pass@k over seeds and problems
@@ -88,24 +88,24 @@ class Further:
 class Comparison:
     """What `compare` found; the first arm is the baseline.
 
-    base     whether the base tests alone decided
+    base     whether only the base tests decided
     notes    what a reader has to know of the numbers
     further  differences to other arms than the baseline
-    best     arm → the temperatures that its values are of, where each has its own
+    best     arm → the temperatures of its values, if each has its own
     """
 
     k: int
     base: bool
     problems: int
     confidence: float
-    arms: tuple[Arm, ...]
+    arms: tuple[ArmResult, ...]
     notes: tuple[str, ...]
     further: tuple[Further, ...] = ()
     best: Mapping[str, tuple[float, ...]] | None = None
 
 
 def compare(
-    arms: Mapping[str, Sequence[Evaluation]],
+    arms: Mapping[str, Sequence[CountsOrFolder]],
     *,
     against: Mapping[str, str] | None = None,
     k: int = 1,
@@ -128,7 +128,7 @@ def compare(
 
 
 def compare_at_best(
-    temperatures: Mapping[float, Mapping[str, Sequence[Evaluation]]],
+    temperatures: Mapping[float, Mapping[str, Sequence[CountsOrFolder]]],
     *,
     against: Mapping[str, str] | None = None,
     k: int = 1,
@@ -137,7 +137,7 @@ def compare_at_best(
 ) -> Comparison:
     """Compare arms each at the temperature that suits it best, so that an arm that is only sharper gains nothing.
 
-    temperatures  temperature → arm → one evaluation a seed, the same arms, seeds and problems at each
+    temperatures  temperature → arm → one evaluation per seed, the same arms, seeds and problems at each
 
     Of an arm's problems every second one is judged at the temperature at which pass@k over the other ones, on average
     over its seeds, is highest, and they in turn at the best of these: no problem chooses for itself.
@@ -162,7 +162,9 @@ def compare_at_best(
     return replace(comparison, best=best)
 
 
-def _read(arms: Mapping[str, Sequence[Evaluation]], base: bool) -> tuple[dict[str, list[Counts]], tuple[str, ...]]:
+def _read(
+    arms: Mapping[str, Sequence[CountsOrFolder]], base: bool
+) -> tuple[dict[str, list[SampleCounts]], tuple[str, ...]]:
     """Counts of every arm's evaluations, and notes on what is unlike in them."""
     if len(arms) < 2:
         raise UserError(f"compare: needs at least two arms and was given {len(arms)}; the first is the baseline")
@@ -182,10 +184,10 @@ def _compared(
     unlike: Sequence[str],
 ) -> Comparison:
     (baseline, first), *others = values.items()
-    found = [Arm(baseline, over_seeds_and_problems(first, None, confidence), _by_seed(first))]
+    found = [ArmResult(baseline, over_seeds_and_problems(first, None, confidence), _by_seed(first))]
     for name, own in others:
         found.append(
-            Arm(
+            ArmResult(
                 name,
                 value=over_seeds_and_problems(own, None, confidence),
                 by_seed=_by_seed(own),
@@ -214,13 +216,13 @@ def _solved(own: Values, base: Values) -> Solved:
 
 
 def read_counts(folder: Path, base: bool = False) -> dict[str, tuple[int, int]]:
-    """Problem → (samples, passed) of an evaluation's folder; `base` counts those that passed the base tests alone.
+    """Problem → (samples, passed) of an evaluation's folder; `base` counts those that passed at least the base tests.
 
-    Raises UserError where it is no evaluation, not finished, or without base tests of its own.
+    Raises UserError if it is no evaluation, not finished, or without base tests of its own.
     """
     results = folder / "results.jsonl"
     if not results.is_file() and (folder / "evaluation.json").is_file():
-        raise UserError(f"{folder}: its evaluation is not finished; the same `wmtp evaluate` goes on with it")
+        raise UserError(f"{folder}: its evaluation is not finished; the same `wmtp evaluate` resumes it")
     if not results.is_file():
         raise UserError(f"{folder}: holds no results.jsonl; give the --output folder of `wmtp evaluate`")
     rows = [row.values for row in read_rows(results, {"task_id": str | int, "passed": bool})]
@@ -230,11 +232,11 @@ def read_counts(folder: Path, base: bool = False) -> dict[str, tuple[int, int]]:
     return count([(str(row["task_id"]).lower(), row.get(key, row["passed"])) for row in rows])
 
 
-def _counts(evaluation: Evaluation, base: bool) -> Counts:
+def _counts(evaluation: CountsOrFolder, base: bool) -> SampleCounts:
     return read_counts(evaluation, base) if isinstance(evaluation, Path) else evaluation
 
 
-def _values(counts: Mapping[str, Sequence[Counts]], k: int) -> dict[str, Values]:
+def _values(counts: Mapping[str, Sequence[SampleCounts]], k: int) -> dict[str, Values]:
     """(S, P) of every arm, problems in the order of the first evaluation."""
     first = next((arm[0] for arm in counts.values() if arm), {})
     values = {}
@@ -247,7 +249,7 @@ def _values(counts: Mapping[str, Sequence[Counts]], k: int) -> dict[str, Values]
     return values
 
 
-def _check_same_problems(first: Counts, own: Counts, name: str) -> None:
+def _check_same_problems(first: SampleCounts, own: SampleCounts, name: str) -> None:
     if first.keys() != own.keys():
         odd = sorted(first.keys() ^ own.keys())
         raise UserError(
@@ -256,7 +258,7 @@ def _check_same_problems(first: Counts, own: Counts, name: str) -> None:
         )
 
 
-def _notes(arms: Sequence[Arm]) -> list[str]:
+def _notes(arms: Sequence[ArmResult]) -> list[str]:
     baseline, *others = arms
     if max(arm.seeds for arm in arms) == 1:
         return [
@@ -287,7 +289,7 @@ def _check_same_benchmark(options: Mapping[Path, Mapping[str, Any]]) -> None:
             )
 
 
-def _unlike(counts: Mapping[str, Sequence[Counts]]) -> list[str]:
+def _unlike(counts: Mapping[str, Sequence[SampleCounts]]) -> list[str]:
     """A note where evaluations have other numbers of samples."""
     numbers = sorted({n for arm in counts.values() for own in arm for n, _ in own.values()})
     if len(numbers) < 2:
@@ -317,5 +319,5 @@ def _options(folder: Path) -> dict[str, Any]:
         }
         of_problems = {"problems_sha256": report.get("problems_sha256")}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{folder / 'report.json'}: not to be read; evaluate again with `wmtp evaluate`") from error
+        raise UserError(f"{folder / 'report.json'}: cannot be read; evaluate again with `wmtp evaluate`") from error
     return {name: value for name, value in config.items() if name not in _ELSEWHERE} | drawn | of_problems

@@ -10,8 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from weighted_mtp.evaluation.pass_at_k import Estimate
-from weighted_mtp.files import whole_file
-from weighted_mtp.report.comparison import ONE_SEED, Arm, Comparison
+from weighted_mtp.files import atomic_file
+from weighted_mtp.report.comparison import ONE_SEED, ArmResult, Comparison
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,7 +45,7 @@ def _parts(comparison: Comparison) -> Iterator[tuple[str, tuple[str, ...], list[
     interval = f"[{100 * comparison.confidence:g} %]"
     best = comparison.best
     header = ("arm", f"pass@{comparison.k} {interval}", f"difference {interval}", *(("temperature",) if best else ()))
-    tests = ", base tests alone" if comparison.base else ""
+    tests = ", base tests only" if comparison.base else ""
     title = f"pass@{comparison.k} on {comparison.problems:,} problems{tests}"
     rows: list[tuple[str, ...]]
     rows = [(_name(arm), _interval(arm.value, ""), _interval(arm.difference, "+")) for arm in comparison.arms]
@@ -71,7 +71,7 @@ def _parts(comparison: Comparison) -> Iterator[tuple[str, tuple[str, ...], list[
 def finding(comparison: Comparison) -> str:
     """What was found, in words: which arms are above the baseline and which below, and which differ too little to tell.
 
-    An arm is above another where the whole interval of their difference is.
+    An arm is above another if the whole interval of their difference is.
     """
     baseline, *others = comparison.arms
     seeds = min(arm.seeds for arm in comparison.arms)
@@ -100,7 +100,7 @@ def _and(names: Sequence[str]) -> str:
 
 
 def plot_comparisons(comparisons: Mapping[str, Comparison], output: Path) -> Path:
-    """Draw each comparison's differences to its baseline: a dot a seed where seeds are paired, mean and interval.
+    """Draw each comparison's differences to its baseline: one dot per seed if seeds are paired, mean and interval.
 
     comparisons  title of a panel → comparison, all with the same arms
     """
@@ -112,7 +112,7 @@ def plot_comparisons(comparisons: Mapping[str, Comparison], output: Path) -> Pat
     panels = figure.subplots(1, len(comparisons), sharey=True, squeeze=False)[0]
     for axes, (title, comparison) in zip(panels, comparisons.items(), strict=True):
         _draw_differences(axes, title, comparison)
-    with whole_file(output) as partial:
+    with atomic_file(output) as partial:
         figure.savefig(partial, format=output.suffix[1:] or "png", dpi=120)
     return output
 
@@ -140,7 +140,7 @@ def _temperatures(best: Sequence[float]) -> str:
     return " or ".join(f"{temperature:g}" for temperature in sorted(best))
 
 
-def _name(arm: Arm) -> str:
+def _name(arm: ArmResult) -> str:
     return arm.name if arm.seeds == 1 else f"{arm.name} ({arm.seeds} seeds)"
 
 

@@ -4,18 +4,18 @@ import difflib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from weighted_mtp.errors import UserError
-from weighted_mtp.files import whole_file
+from weighted_mtp.files import atomic_file
+from weighted_mtp.training.tracking import Record
 
-Record = dict[str, Any]
-Line = Mapping[int, float]
+Curve = Mapping[int, float]
 """Step → value."""
 
 
 def read_metrics(run: Path) -> list[Record]:
-    """The records of a run's `metrics.jsonl`. Raises `UserError` where there is none."""
+    """The records of a run's `metrics.jsonl`. Raises `UserError` if there is none."""
     file = run / "metrics.jsonl"
     if not file.is_file():
         raise UserError(f"{run}: holds no metrics.jsonl; give the folder of a run")
@@ -30,16 +30,17 @@ def plot_curves(
 ) -> Path:
     """Draw a metric of several runs by step, as `plot_lines`.
 
-    arms  name → its runs, one a seed
+    arms  name → its runs, one per seed
 
-    Raises `UserError` for a run without metrics, and where one has none of that name, naming the nearest.
+    Raises `UserError` for a run without metrics, and if one has none of that name, naming the nearest.
     """
     lines = {name: [_line(run, metric, split) for run in runs] for name, runs in arms.items()}
     return plot_lines(lines, f"{metric}, {split}", output)
 
 
-def plot_lines(arms: Mapping[str, Sequence[Line]], label: str, output: Path) -> Path:
-    """Draw arms on the same axes, a colour each: seeds thin, their mean thick where all of them have a value."""
+def plot_lines(arms: Mapping[str, Sequence[Curve]], label: str, output: Path) -> Path:
+    """Draw arms on the same axes, one colour per arm: seeds thin, their mean thick wherever all of them have a
+    value."""
     from matplotlib.figure import Figure  # an extra; and reading metrics needs none of it
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
@@ -52,18 +53,18 @@ def plot_lines(arms: Mapping[str, Sequence[Line]], label: str, output: Path) -> 
         axes.plot(*_points(mean_line(lines)), color=f"C{number}", lw=2, marker="o", ms=3, label=name + seeds)
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
-    with whole_file(output) as partial:
+    with atomic_file(output) as partial:
         figure.savefig(partial, format=output.suffix[1:] or "png", dpi=120)
     return output
 
 
-def mean_line(lines: Sequence[Line]) -> dict[int, float]:
+def mean_line(lines: Sequence[Curve]) -> dict[int, float]:
     """The mean at every step that all lines have; a mean over fewer seeds would jump where one ends."""
     common = set.intersection(*(set(line) for line in lines)) if lines else set()
     return {step: sum(line[step] for line in lines) / len(lines) for step in sorted(common)}
 
 
-def _points(line: Line) -> tuple[list[int], list[float]]:
+def _points(line: Curve) -> tuple[list[int], list[float]]:
     steps = sorted(line)
     return steps, [line[step] for step in steps]
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PICTURE = "stats.png"
-SHOWN = 3
+EXAMPLES_SHOWN = 3
 """Examples that are printed; files have the others."""
 _COLOURS = {"correct": "tab:blue", "incorrect": "tab:orange"}
 _TEST_COLOURS = {"public": "tab:green", "private": "tab:olive", "generated": "tab:gray"}
@@ -49,9 +49,9 @@ def account(manifest: Manifest) -> Iterator[str]:
     unknown = f"; not prepared, so not compared: {', '.join(missing)}" if missing else ""
     yield f"training split compared with {', '.join(contamination['checked'])}{unknown}"
     verb = "kept, though it overlaps" if contamination["kept"] else "dropped, as it overlaps"
-    for found in contamination["overlaps"][:SHOWN]:
+    for found in contamination["overlaps"][:EXAMPLES_SHOWN]:
         yield f"{found['problem_id']} {verb} {found['with']} ({found['kind']}): {found['text'][:80]!r}"
-    if (more := len(contamination["overlaps"]) - SHOWN) > 0:
+    if (more := len(contamination["overlaps"]) - EXAMPLES_SHOWN) > 0:
         yield f"… and {more:,} more, in manifest.json"
 
 
@@ -85,7 +85,7 @@ def plot_stats(folder: Path, stats: dict[str, SplitStats]) -> Path:
 
 
 def stats_table(name: str, stats: dict[str, SplitStats]) -> Table:
-    """Counts, label balance, tests and median lengths: a column a split."""
+    """Counts, label balance, tests and median lengths: one column per split."""
     table = Table(name)
     for split in stats:
         table.add_column(split, justify="right")
@@ -96,7 +96,7 @@ def stats_table(name: str, stats: dict[str, SplitStats]) -> Table:
         "share correct": lambda s: f"{s['correct'] / n:.0%}" if (n := s["correct"] + s["incorrect"]) else "–",
         "problems with both": lambda s: f"{s['with_both_labels']:,}",
         "pairs": lambda s: f"{s['pairs']:,}",
-        "tests a problem": lambda s: f"{s['tests_per_problem']['mean']:g}",
+        "tests per problem": lambda s: f"{s['tests_per_problem']['mean']:g}",
         "characters, correct, median": lambda s: _median(s, "correct"),
         "characters, incorrect, median": lambda s: _median(s, "incorrect"),
     }
@@ -175,7 +175,7 @@ def _plot_difficulties(axes: "Axes", stats: dict[str, SplitStats]) -> None:
 
 def _plot_tests(axes: "Axes", stats: dict[str, SplitStats]) -> None:
     axes.set_title("tests", loc="left")
-    axes.set(xlabel="tests a problem, mean")
+    axes.set(xlabel="tests per problem, mean")
     splits = list(stats)
     left = np.zeros(len(splits))
     for visibility, colour in _TEST_COLOURS.items():

@@ -22,7 +22,7 @@ def measures(report: Report) -> list[tuple[str, str, str]]:
     """(name, value, interval) of each measure, then of each status."""
     rows = [
         (f"pass@{k}{tests}", f"{estimate.value:.3f}", f"{estimate.low:.3f} – {estimate.high:.3f}")
-        for tests, estimates in (("", report.pass_at_k), (", base tests alone", report.base or {}))
+        for tests, estimates in (("", report.pass_at_k), (", base tests only", report.base or {}))
         for k, estimate in estimates.items()
     ]
     return rows + [(status.replace("_", " "), f"{n:,}", "") for status, n in report.statuses.items()]
@@ -40,7 +40,7 @@ def undecided(report: Report) -> str:
 
 
 def explanations(report: Report) -> Iterator[str]:
-    """Of each sample that did not pass, in the order of `results.jsonl`, a line: how it ended, where, and why."""
+    """One line per sample that did not pass, in the order of `results.jsonl`: how it ended, where, and why."""
     seen: Counter[str] = Counter()
     with report.results.open(encoding="utf-8") as lines:
         for record in map(json.loads, lines):

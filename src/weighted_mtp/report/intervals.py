@@ -24,11 +24,11 @@ def over_seeds_and_problems(values: Values, baseline: Values | None = None, conf
     seeds' means, plus that over problems' means, less what both count, e's (two-way clustering: Cameron, Gelbach and
     Miller 2011, J. Business & Economic Statistics 29(2), section 2), each unbiased (divided by S − 1 or P − 1). The
     seeds' share has Student's t quantile of S − 1 degrees of freedom, the problems' that of P − 1, and the two are
-    added as squares; the margin is never less than either by itself, since two seeds may agree by chance. Departure:
+    added as squares; the margin is never less than either of the two, since two seeds may agree by chance. Departure:
     there the quantile is the normal one, which covers too little where seeds are few.
     `benchmarks/interval_coverage.py` shows how often the interval covers.
 
-    One seed says nothing of other seeds: its interval holds for other problems alone. Where all values are alike it is
+    One seed says nothing of other seeds: its interval holds only for other problems. If all values are alike it is
     `without_spread`'s; of a single problem that seeds differ in, nothing is known.
     """
     parts = [values] if baseline is None else [values, -baseline]

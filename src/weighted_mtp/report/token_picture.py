@@ -13,8 +13,8 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from weighted_mtp.files import whole_file
-from weighted_mtp.report.token_weights import ShownProgram, Token, View, visible
+from weighted_mtp.files import atomic_file
+from weighted_mtp.report.token_page import ShownProgram, Token, View, visible
 
 COLUMNS = 72
 """Characters of a line; longer ones are broken."""
@@ -29,7 +29,7 @@ _GOOD, _BAD, _FAINT = "#1a7f37", "#c4232b", "#666677"
 
 
 @dataclass(frozen=True)
-class Piece:
+class TextRun:
     """A part of a token's text within one line, and where it stands."""
 
     line: int
@@ -38,7 +38,7 @@ class Piece:
     token: Token
 
 
-def laid_out(tokens: Sequence[Token], columns: int = COLUMNS, lines: int = LINES) -> list[Piece]:
+def laid_out(tokens: Sequence[Token], columns: int = COLUMNS, lines: int = LINES) -> list[TextRun]:
     """Tokens on a grid of characters; lines are broken at `columns`, and at most `lines` of them are kept."""
     pieces, line, column = [], 0, 0
     for token in tokens:
@@ -49,7 +49,7 @@ def laid_out(tokens: Sequence[Token], columns: int = COLUMNS, lines: int = LINES
                 if column == columns:
                     line, column = line + 1, 0
                 part, text = text[: columns - column], text[columns - column :]
-                pieces.append(Piece(line, column, part, token))
+                pieces.append(TextRun(line, column, part, token))
                 column += len(part)
     return [piece for piece in pieces if piece.line < lines]
 
@@ -78,7 +78,7 @@ def draw_programs(path: Path, views: Sequence[View], shown: Sequence[ShownProgra
             _write(axes, 0, top + below - 1 - len(program.facts) + number, fact, color=_FAINT)
         top += below
     _write(axes, 0, top + 0.2, _UNDERLINED, color=_FAINT)
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         figure.savefig(partial, format="png", dpi=130)
 
 
@@ -104,7 +104,7 @@ def _draw_head(axes: Axes, program: ShownProgram, caption: Sequence[str], top: f
     _write(axes, len(verdict) + 1, top + len(caption) + 0.5, visible(program.name), color=_FAINT)
 
 
-def _draw_code(axes: Axes, layout: Sequence[Piece], view: View, number: int, corner: tuple[float, float]) -> None:
+def _draw_code(axes: Axes, layout: Sequence[TextRun], view: View, number: int, corner: tuple[float, float]) -> None:
     left, top = corner
     for piece in layout:
         x, y = left + piece.column, top + piece.line

@@ -25,19 +25,19 @@ class RuntimeConfig(Section):
     several; parameters, optimizer, losses, embeddings and final norm stay in fp32, and of the unembedding only products
     are in bf16 (autocast).
 
-    `auto` is `bf16` where the device has instructions for it: a CPU without them is a hundred times slower in bf16.
+    `auto` is `bf16` if the device has instructions for it: a CPU without them is a hundred times slower in bf16.
     """
     threads: int | None = Field(None, ge=1, le=4096)
     """CPU threads; PyTorch's own choice where not given."""
     parallel: Literal["full", "hybrid", "ddp"] = "full"
-    """Of several ranks, what each holds: a share of all parameters, gradients and optimizer states (`full`), the same
+    """What each of several ranks holds: a share of all parameters, gradients and optimizer states (`full`), the same
     within its node while nodes hold copies (`hybrid`), or all of them (`ddp`). One rank holds everything."""
     activation_checkpointing: bool = False
     """Keep only the layers' inputs and compute the rest again in backward: less memory, a third more computation."""
     cpu_offload: bool = False
     """Keep a GPU's share of parameters, gradients and optimizer states in main memory; with several ranks."""
     reduce_every_microbatch: bool = False
-    """Add gradients up over ranks after every microbatch, not once a step: more communication, but no rank holds the
+    """Add gradients up over ranks after every microbatch, not once per step: more communication, but no rank holds the
     gradients of all trained parameters meanwhile."""
     timeout_seconds: int = Field(600, ge=1, le=365 * 24 * 3600)
     """How long a rank waits for the others before it gives up."""
@@ -66,7 +66,7 @@ GPU_FILES = (Path("/dev/nvidia0"), Path("/dev/nvidiactl"), Path("/dev/kfd"))
 
 
 def _why_no_cuda() -> str:
-    """What to look at where there is a GPU that PyTorch cannot use; "" where there is none."""
+    """What to look at if there is a GPU that PyTorch cannot use; "" if there is none."""
     if not any(file.exists() for file in GPU_FILES):
         return ""
     built = f"built for CUDA {torch.version.cuda}" if torch.version.cuda else "built without CUDA"
@@ -75,13 +75,13 @@ def _why_no_cuda() -> str:
 
 @functools.cache
 def _say_unused_gpu(why: str) -> None:
-    """Once a process."""
+    """Once per process."""
     console.print(f"runtime.device=auto: computing on the CPU{why}", highlight=False, soft_wrap=True)
 
 
 @functools.cache
 def _warn_of_slow_bf16() -> None:
-    """Once a process."""
+    """Once per process."""
     console.print(
         "runtime.precision=bf16: this machine has no bf16 instructions, and fp32 is many times faster here; "
         "runtime.precision=auto chooses"

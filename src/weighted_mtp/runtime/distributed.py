@@ -1,4 +1,4 @@
-"""The ranks of a run, as `torchrun` starts them: what they add up, agree on and say.
+"""The ranks of a run, as `torchrun` starts them: what they sum and agree on, and who prints.
 
 In one process without `torchrun`, or with one rank, every function here gives back what it was given, and nothing of
 torch.distributed is touched.
@@ -37,13 +37,8 @@ def ranks() -> int:
 
 
 def of_ranks() -> str:
-    """Of several ranks, which this one is, in words that follow a title."""
+    """Which of several ranks this is, in words that follow a title; "" for one rank."""
     return f", rank {rank()} of {ranks()}" if ranks() > 1 else ""
-
-
-def local_ranks() -> int:
-    """How many of the run's processes share this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if ranks() > 1 else 1
 
 
 def is_first() -> bool:
@@ -53,10 +48,10 @@ def is_first() -> bool:
 
 @contextmanager
 def process_group(config: RuntimeConfig) -> Iterator[None]:
-    """Join the ranks that `torchrun` started; a process that it did not start, or alone, stays as it is.
+    """Join the ranks that `torchrun` started; a process that it did not start, or the only one, stays as it is.
 
-    CPU tensors travel by gloo, CUDA tensors by nccl. Only the first rank's console speaks. Raises UserError where a
-    rank has no GPU of its own, and, whatever an operation between ranks raised, where another rank is lost.
+    CPU tensors travel by gloo, CUDA tensors by nccl. Only the first rank's console speaks. Raises UserError if a
+    rank has no GPU of its own, and, whatever an operation between ranks raised, if another rank is lost.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield
@@ -87,13 +82,13 @@ def process_group(config: RuntimeConfig) -> Iterator[None]:
         if _is_loss(error):
             raise UserError(
                 f"another rank is lost: it failed, was killed, or did not answer for runtime.timeout_seconds="
-                f"{config.timeout_seconds}; the same command goes on from the newest checkpoint"
+                f"{config.timeout_seconds}; the same command resumes from the newest checkpoint"
             ) from error
         raise
     dist.destroy_process_group()
 
 
-def summed(x: Tensor) -> Tensor:
+def all_reduce_sum(x: Tensor) -> Tensor:
     """The sum of all ranks' tensors of one shape, on every rank and where `x` is."""
     if ranks() == 1:
         return x
@@ -102,11 +97,11 @@ def summed(x: Tensor) -> Tensor:
     return total.to(x.device)
 
 
-def gathered(x: Tensor) -> list[Tensor]:
+def all_gather(x: Tensor) -> list[Tensor]:
     """All ranks' tensors (n, …), in the order of ranks, where `x` is; n may differ between ranks."""
     if ranks() == 1:
         return [x]
-    counts = summed(torch.eye(ranks(), dtype=torch.int64)[rank()] * len(x)).tolist()
+    counts = all_reduce_sum(torch.eye(ranks(), dtype=torch.int64)[rank()] * len(x)).tolist()
     padded = torch.zeros((max(counts), *x.shape[1:]), dtype=x.dtype)
     padded[: len(x)] = x.detach().cpu()
     parts = [torch.empty_like(padded) for _ in counts]
@@ -114,7 +109,7 @@ def gathered(x: Tensor) -> list[Tensor]:
     return [part[:count].to(x.device) for part, count in zip(parts, counts, strict=True)]
 
 
-def gathered_objects(x: T) -> list[T]:
+def all_gather_objects(x: T) -> list[T]:
     """All ranks' objects, in the order of ranks."""
     if ranks() == 1:
         return [x]
@@ -125,12 +120,12 @@ def gathered_objects(x: T) -> list[T]:
 
 def any_rank(flag: bool) -> bool:
     """Whether the flag is set on any rank: the same answer on all."""
-    return bool(summed(torch.tensor(int(flag))))
+    return bool(all_reduce_sum(torch.tensor(int(flag))))
 
 
 @contextmanager
-def together() -> Iterator[None]:
-    """Leave on all ranks in the same way: where one fails in what it does alone, the others raise AnotherRankError."""
+def agree() -> Iterator[None]:
+    """Leave on all ranks in the same way: if one fails in what only it does, the others raise AnotherRankError."""
     if ranks() == 1:
         yield
         return
@@ -141,7 +136,7 @@ def together() -> Iterator[None]:
         if _is_loss(error):
             raise
         failure = error
-    failed = [number for number, wrong in enumerate(gathered_objects(failure is not None)) if wrong]
+    failed = [number for number, wrong in enumerate(all_gather_objects(failure is not None)) if wrong]
     if failure is not None:
         raise failure
     if failed:
@@ -149,11 +144,11 @@ def together() -> Iterator[None]:
 
 
 def by_first_rank(work: Callable[[], T]) -> T:
-    """What the first rank's `work()` returns, on every rank; where it fails, it fails on every rank."""
+    """What the first rank's `work()` returns, on every rank; if it fails, it fails on every rank."""
     if ranks() == 1:
         return work()
     result: list[Any] = [None]
-    with together():
+    with agree():
         if is_first():
             result[0] = work()
     dist.broadcast_object_list(result, src=0)

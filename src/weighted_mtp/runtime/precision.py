@@ -1,8 +1,8 @@
-"""Layers and heads in bf16 where no ranks share them, computed as FSDP2's `MixedPrecisionPolicy` computes them.
+"""Layers and heads in bf16 when no ranks share them, computed as FSDP2's `MixedPrecisionPolicy` computes them.
 
-Autocast alone takes only products in bf16, and leaves the residual stream between them in fp32; FSDP2 gathers a part's
-parameters in bf16 and casts its inputs, so that the stream is in bf16, too. Both ways a run would be another one on
-another number of ranks. The parameters themselves stay in fp32, and so do the gradients that they add up.
+Autocast by itself takes only products in bf16, and leaves the residual stream between them in fp32; FSDP2 gathers a
+part's parameters in bf16 and casts its inputs, so that the stream is in bf16, too. Both ways a run would be another one
+on another number of ranks. The parameters themselves stay in fp32, and so do the gradients that they add up.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ def compute_in(parts: Sequence[nn.Module], dtype: torch.dtype) -> None:
 
 
 class _InputCast:
-    """What a part is given, as a view where nothing is cast: a part's gradients are added up before they are added to
+    """What a part is given, as a view if nothing is cast: a part's gradients are added up before they are added to
     other parts', as in FSDP2, since sums of bf16 depend on their order."""
 
     def __init__(self, dtype: torch.dtype) -> None:

@@ -1,6 +1,6 @@
 """A model built by one rank, spread over all (FSDP2, `fully_shard`), and gathered again to be written.
 
-The first rank alone holds the whole model while it is built. The others get its shapes, and then its weights part by
+Only the first rank holds the whole model while it is built. The others get its shapes, and then its weights part by
 part, of which they keep their share before the next one comes.
 
 Every part that a model names in `parts_to_gather` (its layers and heads) is a group of its own: its parameters are
@@ -58,7 +58,7 @@ Companion = TypeVar("Companion")
 
 
 def from_first_rank(build: Callable[[], tuple[Model, Companion]]) -> tuple[Model, Companion]:
-    """What `build` gives, called by the first rank alone: a model, and what goes with it (its tokenizer).
+    """What `build` gives, called only by the first rank: a model, and what goes with it (its tokenizer).
 
     On the other ranks the model's parameters are shapes without memory, until `placed` or `placed_frozen` brings the
     weights. Where `build` fails, this fails on every rank.
@@ -70,12 +70,12 @@ def from_first_rank(build: Callable[[], tuple[Model, Companion]]) -> tuple[Model
         model, companion = built[0]
         return (model if ranks() == 1 else _without_weights(model)), companion
 
-    hollow = by_first_rank(first)
-    return built[0] if built else hollow
+    on_meta = by_first_rank(first)
+    return built[0] if built else on_meta
 
 
 def placed(model: PreTrainedModel, config: RuntimeConfig) -> WholeModel:
-    """Put a model on its device, in place, and where there are several ranks spread it over them.
+    """Put a model on its device, in place, and with several ranks shard it over them.
 
     Its parameters are other objects afterwards: optimizers are built after this. Raises UserError for options that
     have no effect here.
@@ -111,7 +111,7 @@ def placed(model: PreTrainedModel, config: RuntimeConfig) -> WholeModel:
 
 
 def placed_frozen(model: PreTrainedModel, config: RuntimeConfig) -> None:
-    """The same for a model that is only asked, in eval mode; under `ddp` every rank holds all of it.
+    """The same for a model that is only evaluated, in eval mode; under `ddp` every rank holds all of it.
 
     What is held whole, and computes in bf16, is held in bf16.
     """
@@ -204,8 +204,8 @@ def _receive(parameters: Iterable[nn.Parameter], device: torch.device) -> None:
 
 def _without_weights(model: Model) -> Model:
     """A copy of the model in which every parameter is a shape without memory, tied ones still one."""
-    hollow = {
+    on_meta = {
         id(p): nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=p.requires_grad)
         for p in model.parameters()
     }
-    return copy.deepcopy(model, hollow)
+    return copy.deepcopy(model, on_meta)

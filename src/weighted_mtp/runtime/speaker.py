@@ -11,17 +11,17 @@ class AnotherRankError(UserError):
     """Another rank failed, and says how itself."""
 
 
-class Counter(Protocol):
+class SharedCounter(Protocol):
     """What is needed of torch's stores."""
 
     def add(self, key: str, amount: int, /) -> int:
         """Add to a number that all ranks share, and return it."""
 
 
-_counter: Counter | None = None
+_counter: SharedCounter | None = None
 
 
-def count_errors_in(counter: Counter) -> None:
+def count_errors_in(counter: SharedCounter) -> None:
     """Let ranks agree by `counter` on who speaks."""
     global _counter
     _counter = counter

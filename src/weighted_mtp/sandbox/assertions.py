@@ -1,7 +1,7 @@
 """Test code that is nothing but assertions about calls with literal arguments, as most of HumanEval's and MBPP's is.
 
 Which calls it makes is known before it runs, so the program answers all of them in one message, and the judge runs the
-test code over the answers: no fork for it, and no message a call. The judge still checks each call against the plan.
+test code over the answers: no fork for it, and no message per call. The judge still checks each call against the plan.
 """
 
 import ast
@@ -31,7 +31,7 @@ class _Otherwise(Exception):
 def planned_calls(tests: Sequence[TestCase], entry_point: str) -> list[list[Any]] | None:
     """The argument tuples of all calls that these `code` tests make, test by test, in the codec's plain form.
 
-    None where one of the tests is anything but literals, a function that takes the entry point, and assertions over
+    None if one of the tests is anything but literals, a function that takes the entry point, and assertions over
     builtin functions. That all calls are made, in this order, is likely and not certain: `and` may skip one.
     """
     plan = []
@@ -66,7 +66,7 @@ class _Reader:
             match statement:
                 case ast.Assert(test=test, msg=message):
                     yield from self._calls_of(test)
-                    list(self._calls_of(message) if message else ())  # made only where it fails
+                    list(self._calls_of(message) if message else ())  # made only if it fails
                 case ast.Assign(targets=[ast.Name(id=name)], value=value) if name not in self._entry_points:
                     yield from self._calls_of(value)
                     self._known.add(name)

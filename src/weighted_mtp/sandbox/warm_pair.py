@@ -7,9 +7,9 @@ from weighted_mtp.sandbox.packages import Packages
 
 
 class WarmPair:
-    """A warm player and a warm judge, started when they are first asked for; closed by the owner.
+    """A warm player and a warm judge, started when they are first used; closed by the owner.
 
-    The player's programs may import `packages`; the judge has the standard library alone.
+    The player's programs may import `packages`; the judge has only the standard library.
 
     Both are replaced for a job whose limits are part of the confinement, and whoever closes the pair gets a new one.
     """

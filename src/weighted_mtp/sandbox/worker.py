@@ -8,7 +8,7 @@ from typing import Any
 from weighted_mtp.data.schema import TestCase
 from weighted_mtp.errors import UserError
 from weighted_mtp.sandbox.confinement import Isolation
-from weighted_mtp.sandbox.exchange import Attempt
+from weighted_mtp.sandbox.exchange import Exchange
 from weighted_mtp.sandbox.interpreter import CPU_TIME, WALL_TIME, Interrupted, Lost
 from weighted_mtp.sandbox.job import Job, Outcome
 from weighted_mtp.sandbox.messages import Ended, Status, shown
@@ -20,10 +20,10 @@ _OUTPUT_SHOWN = 2000  # characters of a program's last output kept in an Outcome
 
 
 class Doubtful(Exception):
-    """A timeout that a quiet machine might not give: the job is to be run again, alone."""
+    """A timeout that a quiet machine might not give: the job has to run again with nothing beside it."""
 
 
-class Trial:
+class Worker:
     """One job after another in a warm pair of interpreters; closed by the owner."""
 
     def __init__(self, isolation: Isolation, packages: Packages = Packages()) -> None:  # noqa: B008 # it is a constant
@@ -40,8 +40,8 @@ class Trial:
     def run(self, job: Job, alone: bool) -> Outcome:
         """Run the tests in order up to the first that does not pass.
 
-        Not `alone`, with other programs at the same time, a program may take longer: it is stopped later, and Doubtful
-        is raised where it passes with more CPU time than it has, or has waited long.
+        If not `alone`, beside other programs, a program may take longer: it is stopped later, and Doubtful is raised if
+        it passes with more CPU time than it has, or has waited long.
         """
         if not job.tests:
             raise UserError(f"a job for {job.entry_point or 'a program'} has no tests: nothing could decide it")
@@ -67,14 +67,14 @@ class Trial:
         value of over `longest` bytes in the codec. Raises Unanswered.
         """
         self._pair.confine(job.limits)
-        attempt = Attempt(self._pair, job, 1.0)
+        exchange = Exchange(self._pair, job, 1.0)
         try:
-            return attempt.answers(longest)
+            return exchange.answers(longest)
         except (Ended, Interrupted) as ended:
-            attempt.is_stuck |= isinstance(ended, Interrupted)
-            raise Unanswered(f"call {attempt.number + 1}: {ended.status}: {ended.detail}") from None
+            exchange.is_stuck |= isinstance(ended, Interrupted)
+            raise CallsUnanswered(f"call {exchange.number + 1}: {ended.status}: {ended.detail}") from None
         finally:
-            attempt.settle()
+            exchange.settle()
 
     def _run_on_any(self, kind: str, job: Job, done: int, alone: bool) -> Outcome:
         """Where the warm interpreter is gone, on a new one; a program on which two are lost has brought them down."""
@@ -84,31 +84,31 @@ class Trial:
             except Lost:
                 self._pair.close()
         harmless = Job("def f():\n    return 1\n", "f", [TestCase("call", "()", "1")], job.limits)
-        self._run_kind("call", harmless, 0, alone)  # raises Lost where it is the machine
+        self._run_kind("call", harmless, 0, alone)  # raises Lost if it is the machine
         return Outcome("failed", "the program brought its interpreter down twice", test=done + 1)
 
     def _run_kind(self, kind: str, job: Job, done: int, alone: bool) -> Outcome:
-        attempt = Attempt(self._pair, job, 1.0 if alone else _PATIENCE)
+        exchange = Exchange(self._pair, job, 1.0 if alone else _PATIENCE)
         status: Status
         try:
-            status, detail, number = {"call": attempt.calls, "code": attempt.code, "stdio": attempt.stdio}[kind]()
+            status, detail, number = {"call": exchange.calls, "code": exchange.code, "stdio": exchange.stdio}[kind]()
         except (Ended, Interrupted) as ended:
-            status, detail, number = ended.status, ended.detail, attempt.number
-            attempt.is_stuck |= isinstance(ended, Interrupted)
-        attempt.settle()
-        if status == "passed" and attempt.is_late:
-            status, detail, number = "timed_out", CPU_TIME, attempt.number
-        if status == "timed_out" and not alone and (attempt.is_late or detail == WALL_TIME):
+            status, detail, number = ended.status, ended.detail, exchange.number
+            exchange.is_stuck |= isinstance(ended, Interrupted)
+        exchange.settle()
+        if status == "passed" and exchange.is_late:
+            status, detail, number = "timed_out", CPU_TIME, exchange.number
+        if status == "timed_out" and not alone and (exchange.is_late or detail == WALL_TIME):
             raise Doubtful
         if status == "timed_out":
             limit = job.limits.cpu_seconds if detail == CPU_TIME else job.limits.wall_seconds
             detail = f"{limit:g} s of {detail}"
-        output = shown(attempt.output[-_OUTPUT_SHOWN:])
+        output = shown(exchange.output[-_OUTPUT_SHOWN:])
         if status in ("passed", "broken"):
             return Outcome(status, shown(detail[:_OUTPUT_SHOWN]), output=output)
         test = done + number + 1
         return Outcome(status, f"test {test}: {shown(detail[:_OUTPUT_SHOWN])}", output=output, test=test)
 
 
-class Unanswered(Exception):
-    """A program that was asked for values and has not returned them all: at which call, and why."""
+class CallsUnanswered(Exception):
+    """A program that was called and has not returned all its values: at which call, and why."""

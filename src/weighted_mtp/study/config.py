@@ -15,7 +15,7 @@ from weighted_mtp.sandbox.packages import installed
 
 Pipeline = Literal["ref_tuning", "critic", "baseline", "verifiable", "rho1", "third_party"]
 
-DATASETS = "datasets"
+DATASETS_NAME = "datasets"
 """`{datasets}` in an option is the folder of all datasets."""
 
 
@@ -68,7 +68,7 @@ class TrainingStage(Training):
     """A training run that others start from; `{name}` is its folder."""
 
     per_seed: bool = False
-    """Run once a seed, in `name-seed-N`: what runs once a seed has that seed's, what runs once the first seed's."""
+    """Run once per seed, in `name-seed-N`. What starts from it uses the run of its own seed, or of the first."""
 
 
 class OwnPrograms(_Sampled):
@@ -86,7 +86,7 @@ class OwnPrograms(_Sampled):
     """Programs of each problem; what else there is to sampling is the study's."""
     temperature: float = Field(1.0, gt=0)
     seed: int | None = Field(None, ge=0)
-    """Of the sampling; null for the seed that the stage runs with."""
+    """Seed of the sampling; null for the seed that the stage runs with."""
     keep_solutions: bool = False
     """Whether the benchmark's own correct and incorrect programs are in the dataset, too."""
     per_seed: bool = False
@@ -103,7 +103,7 @@ class StudyConfig(Section):
     name: str
     storage: Path = Path("storage")
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1)
-    """Every arm runs once a seed; stages run with the first, or once a seed."""
+    """Every arm runs once per seed; stages run with the first, or once per seed."""
     override: tuple[str, ...] = ()
     """Options of all training runs, after their own."""
     stages: dict[str, Stage] = {}  # noqa: RUF012  # pydantic copies it
@@ -122,16 +122,16 @@ class StudyConfig(Section):
     further_temperatures: tuple[Annotated[float, Field(ge=0)], ...] = ()
     """Arms are evaluated at these, too, and compared in a table each."""
     k: tuple[Annotated[int, Field(ge=1)], ...] = Field((1,), min_length=1)
-    """Of pass@k, a table each."""
+    """k of pass@k, one table each."""
     slurm: dict[str, Any] = {}  # noqa: RUF012
-    """With `--scheduler slurm`: what a step asks of it, by the names of submitit's `SlurmExecutor` (`partition`)."""
+    """With `--scheduler slurm`: what a step requests, by the names of submitit's `SlurmExecutor` (`partition`)."""
 
     @model_validator(mode="after")
     def _names_are_told_apart(self) -> "StudyConfig":
         if both := sorted(self.stages.keys() & self.arms.keys()):
             raise ValueError(f"{both[0]} is the name of a stage and of an arm: rename one")
-        if DATASETS in self.stages:
-            raise ValueError(f"stages.{DATASETS}: that name is taken, for the folder of all datasets: rename it")
+        if DATASETS_NAME in self.stages:
+            raise ValueError(f"stages.{DATASETS_NAME}: that name is taken, for the folder of all datasets: rename it")
         if not self.arms:
             raise ValueError("arms: give at least one")
         if len(set(self.seeds)) < len(self.seeds):
@@ -141,7 +141,7 @@ class StudyConfig(Section):
     @property
     def samplings(self) -> dict[float, SamplingConfig]:
         """How arms are sampled, by temperature; the study's own comes first. A further temperature of 0 draws one
-        sample of each problem, since all would be equal. Raises ValueError where that cannot be."""
+        sample of each problem, since all would be equal. Raises ValueError if that cannot be."""
         own = self.sampling.model_dump()
         further = {
             t: {**own, "temperature": t, **({"n_samples": 1, "top_p": 1.0} if t == 0 else {})}
@@ -171,7 +171,7 @@ class StudyConfig(Section):
 
     @model_validator(mode="after")
     def _what_is_named_is_there(self) -> "StudyConfig":
-        earlier = [DATASETS]
+        earlier = [DATASETS_NAME]
         for name, stage in self.stages.items():
             self._check_references(name, stage, earlier)
             earlier.append(name)

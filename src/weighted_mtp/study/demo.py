@@ -3,7 +3,7 @@
     uv run wmtp demo
     uv run wmtp demo --seeds 4 --seeds 5     other seeds than those of the README's table
 
-It is the study `configs/local/demo.yaml`. Stopped at any time, the same command goes on where it was.
+It is the study `configs/local/demo.yaml`. Stopped at any time, the same command resumes where it was.
 """
 
 import time
@@ -24,7 +24,7 @@ CONFIG = folder() / "local" / "demo.yaml"
 
 
 def demo_config(storage: Path, steps: int | None, seeds: Sequence[int]) -> StudyConfig:
-    """`configs/local/demo.yaml`, with everything under `storage`; its own seeds where none are given."""
+    """`configs/local/demo.yaml`, with everything under `storage`; its own seeds if none are given."""
     options = [f"storage={storage}"]
     parts = ["demo"]
     if seeds:
@@ -37,7 +37,7 @@ def demo_config(storage: Path, steps: int | None, seeds: Sequence[int]) -> Study
 
 
 def run_demo(config: StudyConfig, jobs: int) -> bool:
-    """Run the study and say where everything lies; False where it was stopped."""
+    """Run the study and say where everything lies; False if it was stopped."""
     started, console = time.monotonic(), Console()
     result = run_study(config, CONFIG.parent, jobs=jobs)
     if result is None:

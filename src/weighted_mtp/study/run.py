@@ -5,10 +5,10 @@
     uv run wmtp study --config configs/local/study.yaml --jobs 2
     uv run wmtp study --config configs/local/study.yaml --scheduler slurm --override slurm.partition=gpu
 
-Stages (a pretrained policy, a reference, critics, a dataset of the policy's own programs) run once, or once a seed
-(`per_seed: true`); every arm runs once a seed. In their options `{name}` is what the stage of that name made, of the
+Stages (a pretrained policy, a reference, critics, a dataset of the policy's own programs) run once, or once per seed
+(`per_seed: true`); every arm runs once per seed. In their options `{name}` is what the stage of that name made, of the
 same seed: a run's folder (`model.source={policy}`), or a dataset's name (`data.dataset={own}`). What is finished is not
-run again, so the same command goes on wherever it was stopped, step by step.
+run again, so the same command resumes wherever it was stopped, step by step.
 """
 
 import json
@@ -21,13 +21,14 @@ from rich.console import Console
 from rich.table import Table
 
 from weighted_mtp.extras import can_draw
-from weighted_mtp.files import whole_file
+from weighted_mtp.files import atomic_file
 from weighted_mtp.report.comparison import Comparison, compare, compare_at_best
 from weighted_mtp.report.comparison_page import comparison_markdown, comparison_table, finding, plot_comparisons
-from weighted_mtp.report.curves import Record, plot_curves, read_metrics
+from weighted_mtp.report.curves import plot_curves, read_metrics
 from weighted_mtp.study.config import StudyConfig, Training, TrainingStage
 from weighted_mtp.study.schedule import SchedulerName, run_steps, scheduling
 from weighted_mtp.study.steps import Step, all_before, steps_of
+from weighted_mtp.training.tracking import Record
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class StudyResult:
 def run_study(
     config: StudyConfig, folder: Path, scheduler: SchedulerName = "local", jobs: int | None = None
 ) -> StudyResult | None:
-    """Run what is not finished yet; returns where everything lies, None where it was stopped.
+    """Run what is not finished yet; returns where everything lies, None if it was stopped.
 
     folder     that `config` paths of steps are relative to
     scheduler  runs the steps, at most `jobs` at once; None is one on this machine, elsewhere all that can begin
@@ -125,12 +126,12 @@ def compared(config: StudyConfig, result: StudyResult) -> dict[str, Comparison]:
 
 def _write_comparisons(comparisons: Mapping[str, Comparison], folder: Path) -> list[Path]:
     page, data, figure = (folder / f"comparison.{ending}" for ending in ("md", "json", "png"))
-    with whole_file(page) as file:
+    with atomic_file(page) as file:
         parts = (
             f"## {t[0].upper()}{t[1:]}\n\n{finding(c)}\n\n{comparison_markdown(c)}" for t, c in comparisons.items()
         )
         file.write_text("\n".join(parts), encoding="utf-8")
-    with whole_file(data) as file:
+    with atomic_file(data) as file:
         file.write_text(json.dumps({title: asdict(c) for title, c in comparisons.items()}, indent=2), encoding="utf-8")
     return [page, data, *([plot_comparisons(comparisons, figure)] if can_draw() else [])]
 
@@ -155,7 +156,7 @@ def critic_table(result: StudyResult) -> Table:
 def time_table(result: StudyResult) -> Table:
     """What each arm takes: seconds of a step, median over its runs; and minutes a seed with all that it starts from."""
     table = Table(title="time", title_justify="left")
-    for column in ("arm", "steps", "seconds a step", "to the first arm's", "minutes in all", "to the first arm's"):
+    for column in ("arm", "steps", "seconds per step", "to the first arm's", "minutes in all", "to the first arm's"):
         table.add_column(column, justify="left" if column == "arm" else "right")
     first_step = first_whole = None
     for name, seconds in result.seconds.items():

@@ -1,4 +1,4 @@
-"""What every scheduler of steps shares: a step that runs somewhere, what comes back of it, and how all are ended."""
+"""What every scheduler of steps shares: a step that runs somewhere, what comes back of it, and how all are stopped."""
 
 import signal
 import traceback
@@ -17,15 +17,15 @@ class Running(Protocol):
     def done(self) -> bool: ...
 
     def result(self) -> bool | UserError:
-        """What `outcome` returns. Raises `UserError` where the process was lost, anything else for a bug."""
+        """What `result_of` returns. Raises `UserError` if the process was lost, anything else for a bug."""
 
 
 Submit = Callable[[Step], Running]
 
 
-def outcome(step: Step) -> bool | UserError:
-    """Run a step in another process: what it returns, or the error that a user can mend, for none of the errors'
-    classes need survive the way back. The traceback is in the log.
+def result_of(step: Step) -> bool | UserError:
+    """Run a step in another process: what it returns, or the error that a user can fix, since the errors'
+    classes need not survive pickling. The traceback is in the log.
     """
     try:
         return step()
@@ -41,7 +41,7 @@ def outcome(step: Step) -> bool | UserError:
 
 @contextmanager
 def ending(end: Callable[[], None]) -> Iterator[None]:
-    """Call `end` where the block is left by an error or Ctrl-C, or by SIGTERM, which then is one."""
+    """Call `end` if the block is left by an error or Ctrl-C, or by SIGTERM, which then is one."""
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         yield

@@ -1,7 +1,7 @@
 """Who runs the steps of a study: this process, processes of this machine, or Slurm (through submitit).
 
-A scheduler is a context that yields `submit(step)`. Left by an error or Ctrl-C, it ends what still runs, which saves
-first where it trains.
+A scheduler is a context that yields `submit(step)`. Left by an error or Ctrl-C, it stops what still runs; training
+saves a checkpoint first.
 """
 
 import multiprocessing
@@ -23,7 +23,7 @@ from weighted_mtp.errors import UserError
 from weighted_mtp.parallel import cores, end_with
 from weighted_mtp.progress import console
 from weighted_mtp.study.config import StudyConfig
-from weighted_mtp.study.running import Running, Submit, ending, outcome
+from weighted_mtp.study.running import Running, Submit, ending, result_of
 from weighted_mtp.study.steps import Step, bottlenecks
 
 SchedulerName = Literal["local", "slurm"]
@@ -34,7 +34,7 @@ _SECONDS_BETWEEN_LOOKS = 0.5
 def scheduling(
     study: StudyConfig, steps: Sequence[Step], name: SchedulerName, jobs: int
 ) -> AbstractContextManager[Submit]:
-    """The scheduler of that name. Raises `UserError` where it is not installed, and for parameters it does not know."""
+    """The scheduler of that name. Raises `UserError` if it is not installed, and for parameters it does not know."""
     if name == "slurm":
         from weighted_mtp.study.slurm import on_slurm
 
@@ -45,8 +45,8 @@ def scheduling(
 def run_steps(steps: Sequence[Step], submit: Submit, jobs: int) -> bool:
     """Run what is not finished, each step when those that it starts from are there, at most `jobs` at once.
 
-    False where one was stopped. Where one fails or is stopped, none begins any more, and those that run go on to their
-    end. Raises `UserError` of the first that failed, and before anything runs for options that cannot be.
+    False if one was stopped. If one fails or is stopped, no other starts, and those that run are awaited. Raises
+    `UserError` of the first that failed, and before anything runs for options that cannot be.
     """
     finished = {step.place for step in steps if step.is_finished()}
     waiting = [step for step in steps if step.place not in finished]
@@ -92,7 +92,7 @@ def in_this_process() -> Iterator[Submit]:
 def in_processes(jobs: int, alone: Container[str]) -> Iterator[Submit]:
     """`jobs` processes of this machine, each with its share of the cores; a step's output goes to its `log.txt`.
 
-    alone  places of the steps that have all cores, since nothing runs beside them
+    alone  places of the steps that have all cores, as nothing runs beside them
     """
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(jobs, spawn, _begin, (os.getpid(),)) as pool, ending(_end_processes):
@@ -118,8 +118,8 @@ class _InProcess:
             return self.future.result()
         except BrokenProcessPool:
             return UserError(
-                f"{self.step.place}: one of the processes was killed, most likely for want of memory: give fewer "
-                "--jobs; the same command goes on from here"
+                f"{self.step.place}: one of the processes was killed, most likely out of memory: give fewer "
+                "--jobs; the same command resumes from here"
             )
 
 
@@ -129,7 +129,7 @@ def _end_processes() -> None:
 
 
 def _begin(parent: int) -> None:
-    """Once a process: it ends with its parent, and Ctrl-C is nothing to it between steps."""
+    """Once per process: it ends with its parent, and ignores Ctrl-C between steps."""
     end_with(parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
@@ -144,7 +144,7 @@ def _outcome_alone(step: Step, threads: int) -> bool | UserError:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     try:
-        return outcome(step)
+        return result_of(step)
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -1,4 +1,4 @@
-"""The steps of a study as Slurm jobs, through submitit: a job a step."""
+"""The steps of a study as Slurm jobs, through submitit: one job per step."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from typing import Any
 from weighted_mtp.errors import UserError
 from weighted_mtp.extras import install
 from weighted_mtp.progress import console
-from weighted_mtp.study.running import Running, Submit, ending, outcome
+from weighted_mtp.study.running import Running, Submit, ending, result_of
 from weighted_mtp.study.steps import Step
 
 try:
@@ -17,17 +17,17 @@ except ImportError as error:
     raise UserError(f"--scheduler slurm: {install('slurm')}") from error
 
 DEFAULTS = {"timeout_min": 24 * 60}
-OURS = ("name", "job_name", "nodes", "tasks_per_node", "ntasks_per_node")  # a step is one process, told by its name
+OURS = ("name", "job_name", "nodes", "tasks_per_node", "ntasks_per_node")  # a step is one process, known by its name
 
 
 @contextmanager
 def on_slurm(parameters: Mapping[str, Any]) -> Iterator[Submit]:
     """Jobs with these parameters of submitit's `SlurmExecutor`; a job's script and output are in its run's `slurm`.
 
-    A job whose time is up, or which makes way for another, is queued again and goes on from its checkpoint. Of one step
-    Slurm runs one job at a time, whoever submitted it: of a command that was killed, they go on.
+    A job whose time is up, or which makes way for another, is queued again and resumes from its checkpoint. Slurm runs
+    one job of a step at a time, whoever submitted it: jobs of a command that was killed continue.
 
-    Raises `UserError` where there is no Slurm, and for parameters that it does not know or that are not free.
+    Raises `UserError` if there is no Slurm, and for parameters that it does not know or that are not free.
     """
     if taken := [key for key in parameters if key in OURS]:
         raise UserError(f"slurm.{taken[0]}: a step is one process, in a job of the step's name; leave it out")
@@ -57,10 +57,10 @@ def on_slurm(parameters: Mapping[str, Any]) -> Iterator[Submit]:
 
 
 class Resumable(submitit.helpers.Checkpointable):
-    """`outcome`, which submitit may call again with the same step."""
+    """`result_of`, which submitit may call again with the same step."""
 
     def __call__(self, step: Step) -> bool | UserError:
-        return outcome(step)
+        return result_of(step)
 
 
 @dataclass(frozen=True)
@@ -79,5 +79,5 @@ class _Job:
         except submitit.core.utils.UncompletedJobError:
             return UserError(
                 f"{self.step.place}: job {self.job.job_id} ended without a result ({self.job.state}); see "
-                f"{self.job.paths.stderr}; the same command goes on from here"
+                f"{self.job.paths.stderr}; the same command resumes from here"
             )

@@ -13,13 +13,13 @@ from weighted_mtp.config import load_config
 from weighted_mtp.configurations import beside
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.own_programs import LEARNED_FROM, LabelOptions
-from weighted_mtp.files import whole_file
+from weighted_mtp.files import atomic_file
 from weighted_mtp.pipelines.fit import FitConfig, finished
 from weighted_mtp.pipelines.kinds import PIPELINES
 from weighted_mtp.pipelines.label_samples import label
 from weighted_mtp.pipelines.run_evaluation import EvaluationConfig, evaluate, holds_evaluation
 from weighted_mtp.study.config import (
-    DATASETS,
+    DATASETS_NAME,
     EvaluatedArm,
     OwnPrograms,
     StepConfig,
@@ -65,7 +65,7 @@ class Step:
     @property
     def after(self) -> frozenset[str]:
         """The places of the stages that it starts from."""
-        return frozenset(self._place(name) for name in self.study.references(self.what) if name != DATASETS)
+        return frozenset(self._place(name) for name in self.study.references(self.what) if name != DATASETS_NAME)
 
     def is_finished(self) -> bool:
         """Whether running it would do nothing, as far as that is known without running it. Raises as `__call__`."""
@@ -80,7 +80,7 @@ class Step:
             return self.name in self.study.stages or all(map(holds_evaluation, self._evaluations()))
 
     def __call__(self) -> bool:
-        """Run what is not finished of it; False where it was stopped.
+        """Run what is not finished; False if it was stopped.
 
         Raises `UserError` for whatever the pipeline refuses, naming the place.
         """
@@ -105,12 +105,13 @@ class Step:
 
     @property
     def seconds(self) -> float:
-        """That it ran for, wherever it was stopped and gone on with; its evaluations included."""
+        """How long it ran in total over all resumptions, its evaluations included."""
         return float(json.loads(self._record.read_text())["seconds"])
 
     @property
     def _record(self) -> Path:
-        """When it was begun, and when were the stages that it starts from: what was made anew since is told by that."""
+        """Holds when this step started, and when its source stages did: a stage that was rebuilt since shows by
+        that."""
         return self.run / "step.json"
 
     def _sources(self) -> dict[str, str | None]:
@@ -118,13 +119,11 @@ class Step:
         return {place: _begun(record) for place, record in records.items()}
 
     def _check_sources(self) -> None:
-        """Refuse to go on with what was made from stages that are there no more."""
+        """Refuse to resume what was made from stages that have been replaced since."""
         remembered = json.loads(self._record.read_text())["sources"]
         for place, begun in self._sources().items():
             if remembered.get(place, begun) != begun:
-                raise UserError(
-                    f"it was made from another {place} than is there now: delete {self.run} to make it anew"
-                )
+                raise UserError(f"it was made from another {place} than is there now: delete {self.run} to rebuild it")
 
     def _remember_sources(self) -> None:
         if begun := _begun(self._record):
@@ -138,7 +137,7 @@ class Step:
         self._write({**facts, "seconds": facts["seconds"] + more})
 
     def _write(self, facts: dict[str, Any]) -> None:
-        with whole_file(self._record) as partial:
+        with atomic_file(self._record) as partial:
             partial.write_text(json.dumps(facts) + "\n")
 
     def _place(self, name: str) -> str:
@@ -147,7 +146,7 @@ class Step:
 
     def _filled(self, option: str) -> str:
         """An option with what its names in braces stand for."""
-        made = {DATASETS: str(self.study.storage / DATASETS)}
+        made = {DATASETS_NAME: str(self.study.storage / DATASETS_NAME)}
         for name, stage in self.study.stages.items():
             other = replace(self, name=name)
             made[name] = other._dataset if isinstance(stage, OwnPrograms) else str(other.run)
@@ -164,7 +163,7 @@ class Step:
             f"run.name={study.name}/{self.place}",
             f"run.root={study.storage / 'runs'}",
             f"run.seed={self.seed}",
-            f"data.root={study.storage / DATASETS}",
+            f"data.root={study.storage / DATASETS_NAME}",
             f"mlflow.tracking_uri=sqlite:///{study.storage / 'mlflow.db'}",
         ]
         own = [self._filled(option) for option in (*training.override, *study.override)]
@@ -190,7 +189,7 @@ class Step:
                     benchmark=stage.benchmark or study.benchmark,
                     **self._sampled(stage),
                     output=self.run / split,
-                    data_root=study.storage / DATASETS,
+                    data_root=study.storage / DATASETS_NAME,
                     split=split,
                     first=stage.first,
                     sampling=study.sampling.model_copy(update=drawn),
@@ -199,7 +198,11 @@ class Step:
             )
             for split in LEARNED_FROM
         ]
-        label(evaluations, study.storage / DATASETS / self._dataset, LabelOptions(keep_solutions=stage.keep_solutions))
+        label(
+            evaluations,
+            study.storage / DATASETS_NAME / self._dataset,
+            LabelOptions(keep_solutions=stage.keep_solutions),
+        )
 
     def _sampled(self, what: EvaluatedArm | OwnPrograms | None) -> dict[str, Any]:
         """What samples come from: a policy that is named, or the one that this step trained."""
@@ -215,7 +218,7 @@ class Step:
                 benchmark=self.study.benchmark,
                 **policy,
                 output=folder,
-                data_root=self.study.storage / DATASETS,
+                data_root=self.study.storage / DATASETS_NAME,
                 split=self.study.split,
                 first=self.study.first,
                 sampling=self.study.samplings[temperature],
@@ -266,7 +269,7 @@ def _evaluated(config: EvaluationConfig) -> Path:
 
 @contextmanager
 def _named(place: str) -> Iterator[None]:
-    """Say which step an error is of."""
+    """Prefix an error with the step that failed."""
     try:
         yield
     except UserError as error:

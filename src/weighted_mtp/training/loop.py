@@ -39,7 +39,7 @@ class TrainingConfig(Section):
     upload_to: str | None = None
     """Folder of runs on another file system, such as `s3://bucket/runs`: checkpoints are copied there meanwhile."""
     best_metric: str | None = None
-    """A validation metric, such as `loss`: the checkpoint where it is best is kept, as `checkpoints/best`."""
+    """A validation metric, such as `loss`: the checkpoint with the best value is kept, as `checkpoints/best`."""
     best_mode: Literal["min", "max"] = "min"
     """Whether the lowest or the highest is best."""
     log_every: int = Field(1, ge=1)
@@ -68,10 +68,10 @@ class Trainer:
         return self.updates.state
 
     def run(self) -> bool:
-        """Train to `max_steps`, saving on the way; True when finished, False when asked to stop (Ctrl-C, SIGTERM).
+        """Train to `max_steps`, saving on the way; True when finished, False when stopped (Ctrl-C, SIGTERM).
 
-        A rank that is asked to stop stops all of them after the same step. Raises `NonFiniteError`, on all ranks,
-        before the optimizer step that would have used a non-finite loss or gradient.
+        A rank that receives a signal to stop stops all of them after the same step. Raises `NonFiniteError`, on all
+        ranks, before the optimizer step that would have used a non-finite loss or gradient.
         """
         total = self.config.max_steps
         with _stop_on_signals() as stop, progress("training", total, self.state.step) as advance:
@@ -94,7 +94,7 @@ class Trainer:
             if not finished and self.state.step % self.config.save_every:
                 self._save()
         if not finished:
-            console.print(f"stopped after step {self.state.step}; the same command goes on from there")
+            console.print(f"stopped after step {self.state.step}; the same command resumes from there")
         return finished
 
     def _validate(self) -> dict[str, float] | None:

@@ -27,7 +27,7 @@ class OptimConfig(Section):
     final_lr_ratio: float = Field(0.1, ge=0, le=1)
     """Learning rate at the last step, as a share of `lr`."""
     max_grad_norm: float = Field(1.0, gt=0)
-    """Clip the gradient to this norm, that of trunk and heads (or backbone and value head) each by itself: the heads',
+    """Clip the gradient to this norm, that of trunk and heads (or backbone and value head) separately: the heads',
     which is large while they are new, would take the trunk's updates away."""
 
 
@@ -65,7 +65,7 @@ def build_optimizer(groups: Iterable[Group], config: OptimConfig) -> torch.optim
 def schedule(step: int, max_steps: int, config: OptimConfig) -> float:
     """The learning rate of 0-based `step` as a share of its peak: linear warm-up, then cosine to `final_lr_ratio`.
 
-    That is the last step's, also where it is the only one after the warm-up.
+    That is the last step's, even if it is the only one after the warm-up.
     """
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
@@ -78,7 +78,7 @@ def schedule(step: int, max_steps: int, config: OptimConfig) -> float:
 def prepare_groups(optimizer: torch.optim.Optimizer, step: int, factor: float) -> dict[str, float]:
     """Set each group's learning rate for `step`; a group that is still frozen has rate and gradients 0.
 
-    Returns the rates: `lr` is the first group's, `lr/NAME` each one's where there are several.
+    Returns the rates: `lr` is the first group's, `lr/NAME` each one's if there are several.
     """
     rates: dict[str, float] = {}
     for group in optimizer.param_groups:

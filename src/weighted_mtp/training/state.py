@@ -22,13 +22,13 @@ from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 from transformers import PreTrainedModel
 
 from weighted_mtp.errors import UserError, first_line
-from weighted_mtp.files import check_files, partial_name, whole_directory
+from weighted_mtp.files import atomic_directory, check_files, partial_name
 from weighted_mtp.manifest import named_files, write_manifest
 from weighted_mtp.models.checkpoint import checkpoints_in
 from weighted_mtp.progress import console
-from weighted_mtp.runtime.distributed import by_first_rank, is_first, together
+from weighted_mtp.runtime.distributed import agree, by_first_rank, is_first
 from weighted_mtp.runtime.sharding import WholeModel
-from weighted_mtp.value_weighting.base import WeightingState
+from weighted_mtp.value_weighting.base import ObjectiveState
 
 VALIDATION = "validation.json"
 SaveModel = Callable[[PreTrainedModel, Path], None]
@@ -45,13 +45,13 @@ class TrainState:
 
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    objective: WeightingState
+    objective: ObjectiveState
     step: int = 0
 
     def save(self, directory: Path) -> None:
         """Write trainable parameters, optimizer, objective state and step to `directory`: DCP, all ranks together.
 
-        What is written on so many ranks loads on any other number. Raises OSError where one of them cannot write.
+        What any number of ranks wrote loads on any other. Raises OSError if one of them cannot write.
         """
         try:
             with warnings.catch_warnings(action="ignore"):  # DCP's, of one process, that there is no process group
@@ -60,7 +60,7 @@ class TrainState:
             raise OSError(str(error).strip().splitlines()[-1]) from error
 
     def load(self, directory: Path) -> None:
-        """Take over a saved state. Raises `UserError` where it is truncated or belongs to another model."""
+        """Take over a saved state. Raises `UserError` if it is truncated or belongs to another model."""
         contents = self._contents()
         try:
             with warnings.catch_warnings(action="ignore"):  # as in save
@@ -124,7 +124,7 @@ class Checkpoints:
         self.keep, self.best, self.saved = keep, best, saved
 
     def check(self, validation: Mapping[str, float]) -> None:
-        """Raise `UserError` where a validation lacks the metric by which the best checkpoint is told."""
+        """Raise `UserError` if a validation lacks the metric that decides which checkpoint is best."""
         if self.best is not None and self.best.metric not in validation:
             raise UserError(
                 f"training.best_metric={self.best.metric} is no metric of the validation: "
@@ -134,7 +134,7 @@ class Checkpoints:
     def save(self, state: TrainState, validation: Mapping[str, float] | None = None) -> Path:
         """Write the checkpoint of `state.step`, then delete all that are neither among the newest nor the best.
 
-        Raises `UserError` on all ranks where one of them cannot write; the checkpoints before it are still there then.
+        Raises `UserError` on all ranks if one of them cannot write; the checkpoints before it are still there then.
         """
         path = self.directory / f"step-{state.step:08d}"
         try:
@@ -143,7 +143,7 @@ class Checkpoints:
             full = "the disk is full: " if os.strerror(errno.ENOSPC) in str(error) else ""
             raise UserError(
                 f"{path}: this checkpoint could not be written ({full}{first_line(error)}); those before it are kept: "
-                "mend that, and the same command goes on from the newest"
+                "fix that, and the same command resumes from the newest"
             ) from error
         if is_first():
             there = checkpoints_in(self.directory)
@@ -170,15 +170,15 @@ class Checkpoints:
 
     def _write(self, state: TrainState, path: Path, validation: Mapping[str, float] | None) -> None:
         model = self.whole()
-        folder = whole_directory(path) if is_first() else nullcontext(partial_name(path))
-        with together(), ExitStack() as opened:
-            with together():
+        folder = atomic_directory(path) if is_first() else nullcontext(partial_name(path))
+        with agree(), ExitStack() as opened:
+            with agree():
                 partial = opened.enter_context(folder)
                 if model is not None:
                     self.save_model(model, partial / "model")
             del model
             state.save(partial / "state")
-            with together():
+            with agree():
                 if is_first():
                     if validation is not None:
                         (partial / VALIDATION).write_text(json.dumps(validation, indent=2) + "\n")
@@ -187,7 +187,7 @@ class Checkpoints:
     def resume(self, state: TrainState) -> bool:
         """Load the newest checkpoint that is as it was written, if there is one.
 
-        A damaged one is told of, set aside as `damaged-step-…`, and the one before it taken. Raises `UserError` where
+        A damaged one is reported, set aside as `damaged-step-…`, and the one before it taken. Raises `UserError` if
         all are damaged, or belong to another model.
         """
         found = by_first_rank(self._newest_undamaged)
@@ -207,6 +207,6 @@ class Checkpoints:
                 console.print(f"DAMAGED CHECKPOINT: {error}; it is {aside} now, and not used", highlight=False)
         if any(self.directory.glob("damaged-step-*")):
             raise UserError(
-                f"{self.directory}: all checkpoints are damaged: to begin anew, delete {self.directory.parent}"
+                f"{self.directory}: all checkpoints are damaged: to start over, delete {self.directory.parent}"
             )
         return None

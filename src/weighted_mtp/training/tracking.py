@@ -21,9 +21,9 @@ from filelock import FileLock
 from weighted_mtp.config import Section, differences, flatten, load_config, save_config
 from weighted_mtp.errors import UserError, first_line
 from weighted_mtp.extras import has, install
-from weighted_mtp.files import whole_file
+from weighted_mtp.files import atomic_file
 from weighted_mtp.progress import console
-from weighted_mtp.runtime.distributed import by_first_rank, is_first, ranks, together
+from weighted_mtp.runtime.distributed import agree, by_first_rank, is_first, ranks
 
 Record = dict[str, Any]
 """One line of `metrics.jsonl`: `step`, `split`, and values by their names."""
@@ -43,9 +43,9 @@ class RunDirectory:
     """A run's folder: `config.yaml`, `run.json`, `metrics.jsonl`, `checkpoints/`."""
 
     def __init__(self, path: Path, config: Section) -> None:
-        """Create the folder, or take it over where it holds the same configuration; the first rank alone writes.
+        """Create the folder, or take it over if it holds the same configuration; only the first rank writes.
 
-        Raises `UserError` where it holds another: a resumed run must be the run it resumes.
+        Raises `UserError` if it holds another: a resumed run must be the run it resumes.
         """
         self.path, self.config = path, config
         by_first_rank(self._take)
@@ -53,7 +53,7 @@ class RunDirectory:
     def _take(self) -> None:
         if not holds_run(self.path, self.config):
             self.path.mkdir(parents=True, exist_ok=True)
-            with whole_file(self.path / "config.yaml") as partial:
+            with atomic_file(self.path / "config.yaml") as partial:
                 save_config(self.config, partial)
         self._write_manifest()
 
@@ -71,7 +71,7 @@ class RunDirectory:
 
     def remember(self, **facts: Any) -> None:
         """Add facts to `run.json`."""
-        with whole_file(self.path / "run.json") as partial:
+        with atomic_file(self.path / "run.json") as partial:
             partial.write_text(json.dumps({**self.manifest(), **facts}, indent=2) + "\n")
 
     def _write_manifest(self) -> None:
@@ -89,7 +89,7 @@ class RunDirectory:
 
 
 def holds_run(path: Path, config: Section) -> bool:
-    """Whether a folder holds a run of this configuration. Raises `UserError` where it holds one of another."""
+    """Whether a folder holds a run of this configuration. Raises `UserError` if it holds one of another."""
     saved = path / "config.yaml"
     if not saved.exists():
         return False
@@ -103,7 +103,7 @@ def holds_run(path: Path, config: Section) -> bool:
 
 
 class Tracker:
-    """Writes each record to `metrics.jsonl` at once, and to MLflow where that is enabled; on the first rank alone.
+    """Writes each record to `metrics.jsonl` at once, and to MLflow if that is enabled; only on the first rank.
 
     The file is the truth: while MLflow's server is away the run says so once, continues, and sends what is missing as
     soon as the server is back; what could not be sent by the end stays in the file.
@@ -111,7 +111,7 @@ class Tracker:
 
     def __init__(self, run: RunDirectory, mlflow: MLflowConfig, first_step: int) -> None:
         self.run = run
-        with together():
+        with agree():
             self._mlflow = self._open(mlflow, first_step) if is_first() else None
 
     def __enter__(self) -> Self:
@@ -153,7 +153,8 @@ class Tracker:
         return _MLflowRun(self.run, mlflow, records) if mlflow.enabled else None
 
     def _drop_records_after(self, step: int) -> list[Record]:
-        """The records that stay: a run killed after its last checkpoint repeats some steps, whose first records go."""
+        """The records that stay: a run killed after its last checkpoint repeats some steps, whose earlier records are
+        dropped."""
         if not self.run.metrics.exists():
             return []
         kept = []
@@ -164,7 +165,7 @@ class Tracker:
                 break
             if record["step"] <= step and step > 0:  # at step 0 nothing is resumed: it is validated again, too
                 kept.append(record)
-        with whole_file(self.run.metrics) as partial:
+        with atomic_file(self.run.metrics) as partial:
             partial.write_text("".join(json.dumps(record) + "\n" for record in kept))
         return kept
 
@@ -180,7 +181,7 @@ class _MLflowRun:
         """
         records  what `metrics.jsonl` holds at the start
 
-        Raises `UserError` where the tracking URI is wrong, and not where its server does not answer.
+        Raises `UserError` if the tracking URI is wrong, and not where its server does not answer.
         """
         for name, value in _MLFLOW_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
@@ -286,7 +287,7 @@ class _MLflowRun:
         self._id = run_id
 
     def _log_config(self, run_id: str) -> None:
-        """Many a server takes metrics, and has its artifacts where a client cannot write."""
+        """Many a server takes metrics, and keeps its artifacts in a place that a client cannot write."""
         try:
             self._client.log_artifact(run_id, str(self._run.path / "config.yaml"))
         except Exception as error:

@@ -14,7 +14,7 @@ from weighted_mtp.data.batches import Batch
 from weighted_mtp.data.stream import BatchStream
 from weighted_mtp.errors import UserError
 from weighted_mtp.losses.objective import Objective, Sums
-from weighted_mtp.runtime.distributed import gathered_objects, is_first, rank, ranks, summed
+from weighted_mtp.runtime.distributed import all_gather_objects, all_reduce_sum, is_first, rank, ranks
 from weighted_mtp.runtime.sharding import free_root, reduce_gradients
 from weighted_mtp.training.optim import OptimConfig, clip_gradients, prepare_groups, schedule
 from weighted_mtp.training.state import TrainState
@@ -69,7 +69,7 @@ class Updates:
         if not (math.isfinite(values["loss"]) and math.isfinite(norms["grad_norm"])):
             self._refuse(values["loss"], norms["grad_norm"], own, batches)
         state.optimizer.step()
-        state.optimizer.zero_grad()  # not in the next step: critics are asked, and checkpoints written, without them
+        state.optimizer.zero_grad()  # now, so that neither critics nor checkpoints hold gradients
         state.objective = objective_state
         state.step += 1
         tokens = sum(int(batch.response_mask.sum()) for batch in batches)
@@ -77,7 +77,7 @@ class Updates:
             **values,
             **norms,
             **rates,
-            "response_tokens": int(summed(torch.tensor(tokens))),
+            "response_tokens": int(all_reduce_sum(torch.tensor(tokens))),
             "epoch": self.stream.epoch_of(state.step),
         }
 
@@ -116,7 +116,7 @@ class Updates:
             for batch, sums in zip(batches, own, strict=True)
             if not batch.is_blank
         ]
-        everyones = [batch for of_rank in gathered_objects(names) for batch in of_rank]
+        everyones = [batch for of_rank in all_gather_objects(names) for batch in of_rank]
         samples = [name for batch, _ in everyones for name in batch]
         suspects = [name for batch, finite in everyones if not finite for name in batch]
         file = self.reports / f"non-finite-step-{self.state.step}.json"
@@ -144,7 +144,7 @@ class _Total:
 
 def _over_ranks(sums: Sequence[Sums]) -> _Total:
     """Add up microbatches, in fp64, then ranks, which all have the same metrics. One copy leaves the device."""
-    flat = summed(torch.stack([_flat(s) for s in sums]).to("cpu", torch.float64).sum(0))
+    flat = all_reduce_sum(torch.stack([_flat(s) for s in sums]).to("cpu", torch.float64).sum(0))
     names = list(sums[0].metrics)
     numerators = [sums[0].metrics[name][0] for name in names]
     sizes = [n.numel() for n in numerators]

@@ -1,7 +1,7 @@
 """Copies of a run's checkpoints on another file system (S3 and whatever else fsspec reaches), made in the background.
 
 The run never waits for them before its end and never ends for them: the local folder is the truth, and a copy that
-fails is told of and tried again at the next save and once more at the end.
+fails is reported and tried again at the next save and once more at the end.
 """
 
 from pathlib import Path
@@ -31,7 +31,7 @@ class Uploads:
         run     its folder
         target  the copy's folder, as fsspec names it: `s3://bucket/runs/NAME`
 
-        Raises UserError where nothing here can write to such a target.
+        Raises UserError if nothing here can write to such a target.
         """
         self.run, self.target = run, target
         try:
@@ -54,7 +54,7 @@ class Uploads:
             self._copy_what_is_missing()
 
     def start(self) -> None:
-        """Copy in the background what is not there yet; what is being copied already goes on."""
+        """Copy in the background what is not there yet; what is being copied already continues."""
         if not self._thread.is_alive():
             self._thread = Thread(target=self._copy_what_is_missing, name="uploads", daemon=True)
             self._thread.start()

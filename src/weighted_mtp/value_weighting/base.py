@@ -7,35 +7,37 @@ from torch import Tensor
 
 from weighted_mtp.data.batches import Batch
 
-WeightingState = dict[str, Tensor]
+ObjectiveState = dict[str, Tensor]
 
 
 class TokenWeighting(Protocol):
     """Gives every token of an optimizer step's batches its weight in the loss.
 
     It sees all microbatches of the step at once, because moments and quantiles belong to the whole batch, never to a
-    microbatch: those of its own rank, to which `runtime.distributed` (`summed`, `gathered`) adds what the others have,
-    on all ranks equally often. It is pure: what it must remember (running moments) goes in and comes out as `state`, is
-    part of the training state, equal on all ranks, and is thrown away after validation, whose batches are weighted like
-    a step's: by moments that have them in, mostly theirs where the run's own are of few steps.
+    microbatch. Those are its own rank's; what the other ranks have comes from `all_reduce_sum` and `all_gather` of
+    `runtime.distributed`, which all ranks must call equally often.
 
-    One that clips says between which weights by an attribute `bounds`; see `bounds_of`.
+    It is pure. What it must remember (running moments) goes in and comes out as `state`, which is part of the training
+    state and equal on all ranks. Validation batches are weighted in the same way, by moments that they have updated,
+    and the state that results is discarded.
+
+    A weighting that clips states its limits in an attribute `bounds`; see `bounds_of`.
     """
 
-    def initial_state(self) -> WeightingState:
-        """The state before the first step; {} where nothing is remembered."""
+    def initial_state(self) -> ObjectiveState:
+        """The state before the first step; {} if nothing is remembered."""
         ...
 
-    def __call__(self, batches: Sequence[Batch], state: WeightingState) -> tuple[list[Tensor], WeightingState]:
+    def __call__(self, batches: Sequence[Batch], state: ObjectiveState) -> tuple[list[Tensor], ObjectiveState]:
         """Weights of each batch, (B, T) or (B, T, H) indexed by the token they belong to, and the next state.
 
         Under `loss.alignment: target` entries outside the response mask are ignored. Under `source` the token that
         head k predicts from counts, up to k positions before the response: entries there are used, and should be 1
-        where nothing is known.
+        if nothing is known.
         """
         ...
 
 
 def bounds_of(weighting: TokenWeighting) -> tuple[float, float] | None:
-    """Least and greatest weight that a weighting clips at, None where it does not say."""
+    """Least and greatest weight that a weighting clips at, None if it does not say."""
     return getattr(weighting, "bounds", None)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from weighted_mtp.data.batches import Batch
-from weighted_mtp.value_weighting.base import TokenWeighting, WeightingState
+from weighted_mtp.value_weighting.base import ObjectiveState, TokenWeighting
 
 
 class TimesConfidence:
@@ -34,11 +34,11 @@ class TimesConfidence:
         """
         self.inner, self.policy_ce, self.head, self.power = inner, policy_ce, head, power
 
-    def initial_state(self) -> WeightingState:
+    def initial_state(self) -> ObjectiveState:
         return self.inner.initial_state()
 
     @torch.no_grad()
-    def __call__(self, batches: Sequence[Batch], state: WeightingState) -> tuple[list[Tensor], WeightingState]:
+    def __call__(self, batches: Sequence[Batch], state: ObjectiveState) -> tuple[list[Tensor], ObjectiveState]:
         weights, state = self.inner(batches, state)
         return [self._times(w, batch) for w, batch in zip(weights, batches, strict=True)], state
 

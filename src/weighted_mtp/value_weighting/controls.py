@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from weighted_mtp.data.batches import Batch
-from weighted_mtp.runtime.distributed import gathered
-from weighted_mtp.value_weighting.base import TokenWeighting, WeightingState, bounds_of
+from weighted_mtp.runtime.distributed import all_gather
+from weighted_mtp.value_weighting.base import ObjectiveState, TokenWeighting, bounds_of
 
 _INNER = "inner."  # before the names of the wrapped weighting's state
 
@@ -22,10 +22,10 @@ _INNER = "inner."  # before the names of the wrapped weighting's state
 class Uniform:
     """Every token counts 1: the plain multi-token cross-entropy."""
 
-    def initial_state(self) -> WeightingState:
+    def initial_state(self) -> ObjectiveState:
         return {}
 
-    def __call__(self, batches: Sequence[Batch], state: WeightingState) -> tuple[list[Tensor], WeightingState]:
+    def __call__(self, batches: Sequence[Batch], state: ObjectiveState) -> tuple[list[Tensor], ObjectiveState]:
         return [torch.ones_like(batch.response_mask, dtype=torch.float32) for batch in batches], state
 
 
@@ -39,10 +39,10 @@ class Shuffled:
     def __init__(self, inner: TokenWeighting, seed: int) -> None:
         self.inner, self.seed, self.bounds = inner, seed, bounds_of(inner)
 
-    def initial_state(self) -> WeightingState:
+    def initial_state(self) -> ObjectiveState:
         return _wrapped(torch.tensor(0), self.inner.initial_state())
 
-    def __call__(self, batches: Sequence[Batch], state: WeightingState) -> tuple[list[Tensor], WeightingState]:
+    def __call__(self, batches: Sequence[Batch], state: ObjectiveState) -> tuple[list[Tensor], ObjectiveState]:
         step, inner_state = _unwrapped(state)
         weights, inner_state = self.inner(batches, inner_state)
         moved = [w.clone() for w in weights]
@@ -67,10 +67,10 @@ class RandomMatched:
     def __init__(self, inner: TokenWeighting, seed: int) -> None:
         self.inner, self.seed, self.bounds = inner, seed, bounds_of(inner)
 
-    def initial_state(self) -> WeightingState:
+    def initial_state(self) -> ObjectiveState:
         return _wrapped(torch.tensor(0), self.inner.initial_state())
 
-    def __call__(self, batches: Sequence[Batch], state: WeightingState) -> tuple[list[Tensor], WeightingState]:
+    def __call__(self, batches: Sequence[Batch], state: ObjectiveState) -> tuple[list[Tensor], ObjectiveState]:
         step, inner_state = _unwrapped(state)
         weights, inner_state = self.inner(batches, inner_state)
         pool = _pool(batches, weights)
@@ -96,10 +96,10 @@ class PositionMatched:
     def __init__(self, inner: TokenWeighting, seed: int) -> None:
         self.inner, self.seed, self.bounds = inner, seed, bounds_of(inner)
 
-    def initial_state(self) -> WeightingState:
+    def initial_state(self) -> ObjectiveState:
         return _wrapped(torch.tensor(0), self.inner.initial_state())
 
-    def __call__(self, batches: Sequence[Batch], state: WeightingState) -> tuple[list[Tensor], WeightingState]:
+    def __call__(self, batches: Sequence[Batch], state: ObjectiveState) -> tuple[list[Tensor], ObjectiveState]:
         step, inner_state = _unwrapped(state)
         weights, inner_state = self.inner(batches, inner_state)
         pool, lengths = _pool(batches, weights), _lengths(batches)
@@ -120,7 +120,7 @@ class PositionMatched:
 def _lengths(batches: Sequence[Batch]) -> NDArray[np.int64]:
     """Response lengths of all ranks' samples that have one, ordered by sample id: the samples of `_pool`."""
     own = [[s.sample_id, s.end - s.start] for batch in batches for s in batch.spans if s.end > s.start]
-    everyones = torch.cat(gathered(torch.tensor(own, dtype=torch.int64).reshape(-1, 2)))
+    everyones = torch.cat(all_gather(torch.tensor(own, dtype=torch.int64).reshape(-1, 2)))
     return everyones[torch.argsort(everyones[:, 0], stable=True), 1].numpy()
 
 
@@ -128,18 +128,18 @@ def _pool(batches: Sequence[Batch], weights: Sequence[Tensor]) -> Tensor:
     """Weights of all ranks' response tokens, (N,) or (N, H), ordered by sample id and position."""
     pool = torch.cat([batch.at_response(w) for batch, w in zip(batches, weights, strict=True)])
     owners = [batch.at_response(batch.sample_ids[:, None].expand_as(batch.response_mask)) for batch in batches]
-    order = torch.argsort(torch.cat(gathered(torch.cat(owners))), stable=True)
-    return torch.cat(gathered(pool))[order]
+    order = torch.argsort(torch.cat(all_gather(torch.cat(owners))), stable=True)
+    return torch.cat(all_gather(pool))[order]
 
 
 def _generator(seed: int, step: Tensor, sample_id: int) -> np.random.Generator:
     return np.random.default_rng([seed, int(step), sample_id])
 
 
-def _wrapped(step: Tensor, inner: WeightingState) -> WeightingState:
+def _wrapped(step: Tensor, inner: ObjectiveState) -> ObjectiveState:
     return {"step": step, **{_INNER + name: value for name, value in inner.items()}}
 
 
-def _unwrapped(state: WeightingState) -> tuple[Tensor, WeightingState]:
+def _unwrapped(state: ObjectiveState) -> tuple[Tensor, ObjectiveState]:
     inner = {name.removeprefix(_INNER): value for name, value in state.items() if name.startswith(_INNER)}
     return state["step"], inner

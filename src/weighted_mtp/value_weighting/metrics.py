@@ -10,7 +10,7 @@ from torch import Tensor
 def pair_accuracy(scores: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
     """How many pairs have the correct program's score above the incorrect one's, and how many pairs there are.
 
-    scores  (B,) one a program, such as its mean value
+    scores  (B,) one per program, such as its mean value
     pairs   (M, 2) int64, rows of (correct, incorrect)
 
     Equal scores count one half, as a coin would.
@@ -24,7 +24,7 @@ def localisation_auc(delta: Tensor, response_mask: Tensor, wrong: Tensor) -> tup
 
     delta          (B, T) float, whatever a critic says of each token
     response_mask  (B, T) bool
-    wrong          (B,) int64, position of the first wrong token in its row; −1 where there is none or it is unknown
+    wrong          (B,) int64, position of the first wrong token in its row; −1 if there is none or it is unknown
 
     A program's AUC is the share of its *other* response tokens whose δ is above the wrong token's, equals counting
     one half: 1 if the first wrong token has the least δ, 0.5 by chance. Programs weigh the same whatever their length;

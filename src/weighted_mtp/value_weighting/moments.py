@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from weighted_mtp.value_weighting.base import WeightingState
+from weighted_mtp.value_weighting.base import ObjectiveState
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class Moments:
         return Moments(*torch.zeros(4, dtype=torch.float64).unbind())
 
     @staticmethod
-    def of(state: WeightingState) -> "Moments":
+    def of(state: ObjectiveState) -> "Moments":
         """The moments that `state()` gave."""
         return Moments(state["steps"], state["count"], state["mean"], state["square"])
 
-    def state(self) -> WeightingState:
+    def state(self) -> ObjectiveState:
         return {name: getattr(self, name).clone() for name in ("steps", "count", "mean", "square")}
 
     def to(self, device: torch.device) -> "Moments":

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from weighted_mtp.config import Section
 from weighted_mtp.data.batches import Batch
-from weighted_mtp.runtime.distributed import gathered, rank
-from weighted_mtp.value_weighting.base import WeightingState
+from weighted_mtp.runtime.distributed import all_gather, rank
+from weighted_mtp.value_weighting.base import ObjectiveState
 
 Mode = Literal["signed", "absolute", "difficult"]
 
@@ -41,7 +41,9 @@ class Rho1Config(Section):
     @model_validator(mode="after")
     def _selection_has_an_effect(self) -> "Rho1Config":
         if self.mode == "difficult" and self.selection == "first_head":
-            raise ValueError("selection=first_head has no effect with mode=difficult, which asks only the reference")
+            raise ValueError(
+                "selection=first_head has no effect with mode=difficult, which evaluates only the reference"
+            )
         return self
 
 
@@ -65,11 +67,11 @@ class Rho1Weighting:
         """
         self.config, self.policy_ce, self.reference_ce = config, policy_ce, reference_ce
 
-    def initial_state(self) -> WeightingState:
+    def initial_state(self) -> ObjectiveState:
         return {}
 
     @torch.no_grad()
-    def __call__(self, batches: Sequence[Batch], state: WeightingState) -> tuple[list[Tensor], WeightingState]:
+    def __call__(self, batches: Sequence[Batch], state: ObjectiveState) -> tuple[list[Tensor], ObjectiveState]:
         scores = [self.scores(batch) for batch in batches]
         targets = [_targets(batch, score.shape[-1]) for batch, score in zip(batches, scores, strict=True)]
         weights = [torch.zeros_like(score) for score in scores]
@@ -101,15 +103,15 @@ def top_tokens(
     """The `k_percent` highest scores of all microbatches of all ranks together, (B, T) bool each.
 
     scores      (B, T) float each; T differs between microbatches
-    masks       (B, T) bool each: which tokens stand for election
+    masks       (B, T) bool each: which tokens are candidates
     sample_ids  (B,) int64 each
-    k_percent   of the N candidates, round(N · k_percent / 100) are chosen, but at least one where there is any
+    k_percent   of the N candidates, round(N · k_percent / 100) are chosen, but at least one if there is any
     """
     own = torch.cat([score[mask] for score, mask in zip(scores, masks, strict=True)])
-    everyones = gathered(own)
+    everyones = all_gather(own)
     flat = torch.cat(everyones)
     owners = torch.cat(
-        gathered(torch.cat([i[:, None].expand_as(m)[m] for i, m in zip(sample_ids, masks, strict=True)]))
+        all_gather(torch.cat([i[:, None].expand_as(m)[m] for i, m in zip(sample_ids, masks, strict=True)]))
     )
     order = torch.argsort(owners, stable=True)
     order = order[torch.argsort(flat[order], descending=True, stable=True)]

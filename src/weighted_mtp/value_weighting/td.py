@@ -19,15 +19,15 @@ from torch.nn import functional as F
 from weighted_mtp.config import Section
 from weighted_mtp.data.batches import Batch
 from weighted_mtp.errors import UserError
-from weighted_mtp.runtime.distributed import summed
-from weighted_mtp.value_weighting.base import WeightingState
+from weighted_mtp.runtime.distributed import all_reduce_sum
+from weighted_mtp.value_weighting.base import ObjectiveState
 from weighted_mtp.value_weighting.moments import Moments, moment_sums
 
 ValueFunction = Callable[[Batch], Tensor]
-"""batch → a critic's output (B, T); what it holds on padding is never looked at. It sees to eval mode itself."""
+"""batch → a critic's output (B, T); what it holds on padding is never looked at. It sets eval mode itself."""
 
 CriticOutput = Literal["score", "probability", "advantage"]
-"""`score`: any real number, a logit if the critic is calibrated. `probability`: in [0, 1], or about there where it is
+"""`score`: any real number, a logit if the critic is calibrated. `probability`: in [0, 1], or about there if it is
 regressed on outcomes. `advantage`: δ itself."""
 
 Strength = Annotated[float, Field(ge=0, le=1)]
@@ -65,7 +65,7 @@ class TDConfig(Section):
     anneal_steps: int = Field(0, ge=0)
     """First steps, in which the weights move linearly from uniform to their own."""
     head_strengths: tuple[float, ...] | None = None
-    """s_k in [0, 1], one a head: head k is weighted by 1 + s_k (w − 1). All heads alike where not given."""
+    """s_k in [0, 1], one per head: head k is weighted by 1 + s_k (w − 1). All heads alike if not given."""
 
     @model_validator(mode="after")
     def _options_agree(self) -> "TDConfig":
@@ -79,7 +79,7 @@ class TDConfig(Section):
 
     @property
     def bounds(self) -> tuple[float, float] | None:
-        """Least and greatest weight after the annealing; None where nothing is clipped, or each head elsewhere."""
+        """Least and greatest weight after the annealing; None if nothing is clipped, or each head has its own."""
         if self.strength in (0, "auto") or self.head_strengths is not None:
             return None
         assert not isinstance(self.strength, str)
@@ -96,39 +96,39 @@ class TDWeighting:
         self,
         config: TDConfig,
         critic: ValueFunction,
-        gives: CriticOutput = "score",
+        output_kind: CriticOutput = "score",
     ) -> None:
         """
-        critic  see `ValueFunction`
-        gives   what its output is; `advantage` (an implicit critic's log-ratios) stands for δ and is used as it is
+        critic       see `ValueFunction`
+        output_kind  what its output is; `advantage` (an implicit critic's log-ratios) stands for δ and is used as it is
 
         Raises UserError for options that have no effect on advantages, and for a terminal reward among scores.
         """
-        if gives == "advantage" and (config.space != "value" or config.terminal_reward is not None):
+        if output_kind == "advantage" and (config.space != "value" or config.terminal_reward is not None):
             raise UserError(
                 f"weighting: a critic that gives advantages has no values for space={config.space} and "
                 f"terminal_reward={config.terminal_reward}: set space=value and leave terminal_reward out"
             )
-        if gives == "score" and config.terminal_reward is not None and config.space != "probability":
+        if output_kind == "score" and config.terminal_reward is not None and config.space != "probability":
             raise UserError(
                 f"weighting.terminal_reward={config.terminal_reward} is a probability and this critic gives scores: "
                 "set weighting.space=probability, or leave the reward out"
             )
         assert not isinstance(config.strength, str), "auto is settled before there are weights"
-        self.config, self.critic, self.gives, self.strength = config, critic, gives, config.strength
+        self.config, self.critic, self.output_kind, self.strength = config, critic, output_kind, config.strength
         self.bounds = config.bounds
-        self.lam = config.lam if config.lam is not None else (0.0 if gives == "advantage" else 0.95)
+        self.lam = config.lam if config.lam is not None else (0.0 if output_kind == "advantage" else 0.95)
 
-    def initial_state(self) -> WeightingState:
+    def initial_state(self) -> ObjectiveState:
         return Moments.initial().state()
 
     @torch.no_grad()
-    def __call__(self, batches: Sequence[Batch], state: WeightingState) -> tuple[list[Tensor], WeightingState]:
+    def __call__(self, batches: Sequence[Batch], state: ObjectiveState) -> tuple[list[Tensor], ObjectiveState]:
         """Weights (B, T), or (B, T, H) with `head_strengths`, 1 outside the response; the moments with this step in."""
         config = self.config
         advantages = [self.advantages(batch) for batch in batches]
         before = Moments.of(state).to(advantages[0].device)
-        sums = summed(moment_sums([b.at_response(a) for b, a in zip(batches, advantages, strict=True)]))
+        sums = all_reduce_sum(moment_sums([b.at_response(a) for b, a in zip(batches, advantages, strict=True)]))
         moments = before.updated(sums, config.momentum, config.warmup_steps)
         annealed = (before.steps / config.anneal_steps).clamp(max=1) if config.anneal_steps else torch.ones(())
         strength = (self.strength * annealed).to(advantages[0])
@@ -152,11 +152,11 @@ class TDWeighting:
     def td_errors(self, batch: Batch) -> Tensor:
         """δ (B, T) in fp32, 0 outside the response: what the critic says of every token."""
         output, mask = self.critic(batch).float(), batch.response_mask
-        if self.gives == "advantage":
+        if self.output_kind == "advantage":
             return output.masked_fill(~mask, 0.0)
         reward = self.config.terminal_reward
         rewards = None if reward is None else output.new_full((len(output),), reward)
-        return td_errors(in_space(output, self.gives, self.config.space), mask, self.config.gamma, rewards)
+        return td_errors(in_space(output, self.output_kind, self.config.space), mask, self.config.gamma, rewards)
 
     def _mixed(self, weights: Tensor, strength: Tensor) -> Tensor:
         """1 + strength (w − 1), exactly w for 1 and 1 for 0; with a strength for each head, one more dimension."""
@@ -166,11 +166,11 @@ class TDWeighting:
         return torch.lerp(torch.ones_like(weights), weights, strength * weights.new_tensor(self.config.head_strengths))
 
 
-def in_space(output: Tensor, gives: CriticOutput, space: Literal["value", "probability", "log_odds"]) -> Tensor:
+def in_space(output: Tensor, output_kind: CriticOutput, space: Literal["value", "probability", "log_odds"]) -> Tensor:
     """A critic's output, a score or a probability, in the space in which δ is to be taken; any shape."""
-    if space == "probability" and gives == "score":
+    if space == "probability" and output_kind == "score":
         return torch.sigmoid(output)
-    if space == "log_odds" and gives == "probability":
+    if space == "log_odds" and output_kind == "probability":
         return torch.logit(output, EDGE)
     return output
 

@@ -126,7 +126,7 @@ def test_solutions_in_another_order_than_their_problems_are_refused(split: Path)
 
 def test_a_folder_without_a_tokenizer_is_one_line_and_leaves_no_index(split: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match=r"^[^\n]*empty: no tokenizer to be read: [^\n]*$"):
+    with pytest.raises(UserError, match=r"^[^\n]*empty: no readable tokenizer: [^\n]*$"):
         write_index(split, tmp_path / "empty")
     assert not (split / INDEX_FILE).exists()
 

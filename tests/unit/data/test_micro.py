@@ -28,7 +28,7 @@ from weighted_mtp.data.sources.micro.generator import (
     wrong_spans,
 )
 from weighted_mtp.data.sources.micro.parts import KINDS, PARTS, Part
-from weighted_mtp.data.sources.micro.phrasing import describe
+from weighted_mtp.data.sources.micro.phrasing import phrase
 from weighted_mtp.data.sources.micro.programs import draw_choices, render
 from weighted_mtp.data.tables import read_problems, read_solutions
 from weighted_mtp.errors import UserError
@@ -172,7 +172,7 @@ def test_descriptions_tell_compositions_apart() -> None:
     for seed in range(3_000):
         rng = random.Random(seed)
         composition = draw(rng, 2, 2)
-        assert said.setdefault(describe(rng, composition), composition) == composition
+        assert said.setdefault(phrase(rng, composition), composition) == composition
 
 
 def test_splits_have_the_sizes_asked_for(small_micro: dict[str, Records]) -> None:

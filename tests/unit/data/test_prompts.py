@@ -183,7 +183,7 @@ def test_a_chat_prompt_without_special_tokens_in_its_problem_is_tokenized_as_a_w
     "template", ["{{ raise_exception('Conversation roles must alternate') }}", "{% if %}", "{{ messages[3].content }}"]
 )
 def test_a_chat_template_that_fails_is_one_line(micro_tokenizer: PreTrainedTokenizerFast, template: str) -> None:
-    with pytest.raises(UserError, match=r"template 'chat': the chat template of .* fails .*; use 'alpaca', or mend"):
+    with pytest.raises(UserError, match=r"template 'chat': the chat template of .* fails .*; use 'alpaca', or fix"):
         render_prompt("chat", PROBLEM, _with_template(micro_tokenizer, template))
 
 

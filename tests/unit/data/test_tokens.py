@@ -113,7 +113,7 @@ def test_damaged_files_are_made_anew_and_it_is_said(
     split_tokens(split, micro_tokenizer, "plain")
     assert contents(folder) == before
     is_silent = (name, how) == ("manifest.json", "gone")  # then there is nothing that claims to be whole
-    assert ("is damaged: tokenizing anew" in capsys.readouterr().err) is not is_silent
+    assert ("is damaged: tokenizing again" in capsys.readouterr().err) is not is_silent
 
 
 @pytest.mark.parametrize("after", [1, 3, 5])

@@ -169,7 +169,7 @@ def test_what_does_not_pass_is_one_line_that_names_the_fix(
 @pytest.mark.parametrize(
     ("habits", "expected"),
     [
-        (Habits(choices=2), "answers with 2 completions where one was asked for"),
+        (Habits(choices=2), "answers with 2 completions where one was requested"),
         (Habits(ignores_max_tokens=True), "where --max-new-tokens 1 allows no more: it ignores max_tokens"),
         (Habits(says_usage=False), "does not say how many tokens it drew"),
         (Habits(context=2), "do not fit the model's context (This model's maximum context length is 2 tokens.)"),

@@ -14,10 +14,10 @@ from weighted_mtp.decoding.engine import TorchEngine
 from weighted_mtp.decoding.sample import SamplingConfig
 from weighted_mtp.evaluation.answers import draw_samples, model_checksum
 from weighted_mtp.evaluation.benchmarks import Benchmark
-from weighted_mtp.evaluation.folder import EvaluationFolder, Origin
+from weighted_mtp.evaluation.evaluation_folder import EvaluationFolder, Origin
 from weighted_mtp.evaluation.problems import ProblemSet
 from weighted_mtp.evaluation.respondents import Respondent, load_respondent
-from weighted_mtp.models.card import Origin as ModelOrigin
+from weighted_mtp.models.card import ModelOrigin
 from weighted_mtp.models.convert import write_model
 
 PROBLEMS = [

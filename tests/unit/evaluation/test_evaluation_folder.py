@@ -7,7 +7,7 @@ import pytest
 
 from weighted_mtp.decoding.sample import SamplingConfig
 from weighted_mtp.errors import UserError
-from weighted_mtp.evaluation.folder import EvaluationFolder, Execution, Origin
+from weighted_mtp.evaluation.evaluation_folder import EvaluationFolder, Execution, Origin
 from weighted_mtp.evaluation.journal import Journal
 
 FILE = Origin(benchmark="mbpp", split="test", first=None, problems_sha256="p", samples_sha256="s")

@@ -218,7 +218,7 @@ def test_verdicts_on_other_problems_are_refused(datasets: Path) -> None:
     folder = evaluation(datasets, "train", [sampled("a", "    1\n", False)])
     write_split(datasets / "micro" / "train", [replace(problem("a", "train"), description="another")], [])
     write_manifest(datasets / "micro", {"dataset": "micro", "splits": {"train": {}}})
-    with pytest.raises(UserError, match=r"on-train: .*micro/train has been made anew since, with other problems"):
+    with pytest.raises(UserError, match=r"on-train: .*micro/train has been rebuilt since, with other problems"):
         labelled(datasets, folder)
 
 

@@ -11,7 +11,7 @@ from weighted_mtp.data.tables import write_split
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation import score as scoring
 from weighted_mtp.evaluation.benchmarks import BENCHMARKS, Benchmark
-from weighted_mtp.evaluation.folder import EvaluationFolder, Origin
+from weighted_mtp.evaluation.evaluation_folder import EvaluationFolder, Origin
 from weighted_mtp.evaluation.journal import Journal
 from weighted_mtp.evaluation.problems import ProblemSet
 from weighted_mtp.evaluation.samples import program_key, read_samples, write_jsonl

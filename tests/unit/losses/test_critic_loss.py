@@ -9,7 +9,7 @@ from torch import Tensor
 
 from weighted_mtp.config import validated
 from weighted_mtp.errors import UserError
-from weighted_mtp.losses.critic import (
+from weighted_mtp.losses.critic_loss import (
     CriticObjective,
     ImplicitConfig,
     LambdaReturnConfig,

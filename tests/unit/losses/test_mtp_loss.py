@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from weighted_mtp.data.batches import Batch
 from weighted_mtp.errors import UserError
-from weighted_mtp.losses.mtp import LossConfig, MTPSums, mtp_loss
+from weighted_mtp.losses.mtp_loss import LossConfig, MTPSums, mtp_loss
 from weighted_mtp.models.mtp import MTPForCausalLM
 
 B, T, H, V = 3, 9, 4, 17

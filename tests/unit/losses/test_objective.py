@@ -9,12 +9,12 @@ from tiny_models import padded_batch, tiny_model
 from torch import Tensor
 
 from weighted_mtp.data.batches import Batch
-from weighted_mtp.losses.mtp import LossConfig
+from weighted_mtp.losses.mtp_loss import LossConfig
 from weighted_mtp.losses.objective import PolicyObjective, Sums
 from weighted_mtp.losses.token_ce import head_cross_entropies
 from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.training.updates import _divide, _over_ranks
-from weighted_mtp.value_weighting.base import WeightingState
+from weighted_mtp.value_weighting.base import ObjectiveState
 from weighted_mtp.value_weighting.confidence import TimesConfidence
 from weighted_mtp.value_weighting.controls import Shuffled, Uniform
 
@@ -41,10 +41,10 @@ class ById:
     def __init__(self, *shape: int) -> None:
         self.weights = torch.randn(shape, generator=torch.Generator().manual_seed(0)).exp().clamp(*BOUNDS)
 
-    def initial_state(self) -> WeightingState:
+    def initial_state(self) -> ObjectiveState:
         return {}
 
-    def __call__(self, batches: Sequence[Batch], state: WeightingState) -> tuple[list[Tensor], WeightingState]:
+    def __call__(self, batches: Sequence[Batch], state: ObjectiveState) -> tuple[list[Tensor], ObjectiveState]:
         return [self.weights[batch.sample_ids] for batch in batches], state
 
 

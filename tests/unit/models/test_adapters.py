@@ -10,7 +10,8 @@ from tiny_models import ARCHITECTURES as ALL
 from tiny_models import byte_tokenizer, padded_batch, tiny_model
 
 from weighted_mtp.errors import UserError
-from weighted_mtp.models import adapters, shards
+from weighted_mtp.models import adapters
+from weighted_mtp.models import weight_files as shards
 from weighted_mtp.models.adapters import (
     LoraSettings,
     apply_lora,
@@ -249,7 +250,7 @@ def test_adapters_that_lack_a_weight_are_refused(tmp_path: Path) -> None:
     weights = load_file(file)
     del weights[next(iter(weights))]
     save_file(weights, file)
-    with pytest.raises(UserError, match="1 weights are in the adapters or in"):
+    with pytest.raises(UserError, match="1 weights are only on one side, adapters or"):
         load_base(str(tmp_path / "adapters"))
 
 

@@ -19,8 +19,8 @@ from weighted_mtp.data.schema import Problem
 from weighted_mtp.errors import UserError
 from weighted_mtp.models.build import ModelConfig, build_policy
 from weighted_mtp.models.checkpoint import check_embedded
-from weighted_mtp.models.convert import convert, export_plain, load_base, to_plain
-from weighted_mtp.models.folder import check_model
+from weighted_mtp.models.convert import convert, export_plain, load_base, to_causal_lm
+from weighted_mtp.models.model_folder import check_model
 from weighted_mtp.models.mtp import MTPForCausalLM, load_policy
 
 
@@ -40,7 +40,7 @@ def logits(model: PreTrainedModel) -> torch.Tensor:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_plain_model_of_a_policy_is_the_base_bit_for_bit(architecture: str) -> None:
     base = tiny_model(architecture)
-    plain = to_plain(MTPForCausalLM.from_base(copy.deepcopy(base), 3, "random"))
+    plain = to_causal_lm(MTPForCausalLM.from_base(copy.deepcopy(base), 3, "random"))
     assert type(plain) is type(base)
     assert plain.state_dict().keys() == base.state_dict().keys()
     assert torch.equal(logits(plain), logits(base))
@@ -97,13 +97,13 @@ def test_a_word_beyond_the_embedding_is_refused(plain: Path) -> None:
 def test_the_plain_model_is_a_copy() -> None:
     policy = MTPForCausalLM.from_base(tiny_model(), 3)
     before = logits(policy)
-    for parameter in to_plain(policy).parameters():
+    for parameter in to_causal_lm(policy).parameters():
         parameter.data.zero_()
     assert torch.equal(logits(policy), before)
 
 
 def test_tied_embeddings_stay_tied_in_the_plain_model() -> None:
-    plain = to_plain(MTPForCausalLM.from_base(tiny_model("llama_tied"), 3))
+    plain = to_causal_lm(MTPForCausalLM.from_base(tiny_model("llama_tied"), 3))
     assert plain.get_output_embeddings().weight is plain.get_input_embeddings().weight
 
 
@@ -227,7 +227,7 @@ def test_a_file_that_is_no_gguf_is_refused(tmp_path: Path) -> None:
 def test_a_truncated_gguf_file_is_refused(tmp_path: Path) -> None:
     write_gguf(tmp_path / "model.gguf")
     (tmp_path / "model.gguf").write_bytes((tmp_path / "model.gguf").read_bytes()[:20_000])
-    with pytest.raises(UserError, match="not to be read as a model"):
+    with pytest.raises(UserError, match="cannot be read as a model"):
         load_base(str(tmp_path / "model.gguf"))
 
 
@@ -238,7 +238,7 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
 
 def test_an_architecture_that_transformers_does_not_know_is_refused(plain: Path) -> None:
     (plain / "config.json").write_text('{"model_type": "no such thing"}')
-    with pytest.raises(UserError, match="not to be read as a model"):
+    with pytest.raises(UserError, match="cannot be read as a model"):
         load_base(str(plain))
 
 

@@ -11,11 +11,11 @@ from tiny_models import byte_tokenizer, tiny_model
 
 from weighted_mtp.errors import UserError
 from weighted_mtp.manifest import write_manifest
-from weighted_mtp.models.card import Origin, is_hub_id
+from weighted_mtp.models.card import ModelOrigin, is_hub_id
 from weighted_mtp.models.convert import convert, export_plain, write_model
-from weighted_mtp.models.folder import check_model
+from weighted_mtp.models.model_folder import check_model
 
-ORIGIN = Origin("org/base", "Made for a test.", "Apache 2.0", "abc123", "apache-2.0", "org/base")
+ORIGIN = ModelOrigin("org/base", "Made for a test.", "Apache 2.0", "abc123", "apache-2.0", "org/base")
 
 
 @pytest.fixture
@@ -60,15 +60,15 @@ def test_a_model_made_of_another_has_its_licence_and_base_model(policy: Path) ->
 @pytest.mark.parametrize(
     ("origin", "expected"),
     [
-        (Origin("own_policy", "Trunk and head 1 of a policy."), {}),
-        (Origin("SmolLM2.Q4_1.gguf", "Converted.", "terms of the publisher"), {}),
+        (ModelOrigin("own_policy", "Trunk and head 1 of a policy."), {}),
+        (ModelOrigin("SmolLM2.Q4_1.gguf", "Converted.", "terms of the publisher"), {}),
         (
-            Origin("a", "b", "non-commercial", licence_id="Own Research License", base_model="org/base"),
+            ModelOrigin("a", "b", "non-commercial", licence_id="Own Research License", base_model="org/base"),
             {"license": "other", "license_name": "own-research-license", "base_model": "org/base"},
         ),
     ],
 )
-def test_the_card_has_nothing_that_a_hub_refuses(tmp_path: Path, origin: Origin, expected: dict[str, str]) -> None:
+def test_the_card_has_nothing_that_a_hub_refuses(tmp_path: Path, origin: ModelOrigin, expected: dict[str, str]) -> None:
     write_model(tiny_model(), byte_tokenizer(), tmp_path / "model", origin)
     assert facts(tmp_path / "model") == {**expected, "library_name": "transformers"}
 

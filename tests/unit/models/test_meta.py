@@ -13,11 +13,11 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from weighted_mtp.models.build import save_policy
-from weighted_mtp.models.card import Origin
+from weighted_mtp.models.card import ModelOrigin
 from weighted_mtp.models.convert import convert, export_plain
-from weighted_mtp.models.folder import check_model
 from weighted_mtp.models.meta import convert_meta, export_meta, is_meta_checkpoint
 from weighted_mtp.models.meta_format import Weight, read_meta
+from weighted_mtp.models.model_folder import check_model
 from weighted_mtp.models.mtp import load_policy
 
 IDS = [1, 300, 17, 5, 410, 333, 290, 8, 100]
@@ -144,7 +144,7 @@ def test_context_and_end_of_text_are_read_off_params_and_tokenizer(tmp_path: Pat
 
 
 def test_the_folder_is_one_that_checks_find_sound(source: Path, tmp_path: Path) -> None:
-    convert(str(source), tmp_path / "policy", origin=Origin("facebook/multi-token-prediction", "Converted."))
+    convert(str(source), tmp_path / "policy", origin=ModelOrigin("facebook/multi-token-prediction", "Converted."))
     assert check_model(tmp_path / "policy").startswith("policy with 4 heads")
     assert "facebook/multi-token-prediction" in (tmp_path / "policy" / "README.md").read_text()
 
@@ -164,10 +164,10 @@ def test_a_plain_model_of_the_trunk_and_head_1_is_exported(source: Path, tmp_pat
     with torch.no_grad():
         assert torch.equal(plain(torch.tensor([IDS])).logits[0], policy_logits(tmp_path / "policy")[0])
     text = "  def f():\n"
-    assert AutoTokenizer.from_pretrained(tmp_path / "plain").encode(text) == [1, *pieces_of(source).encode(text)]
+    assert AutoTokenizer.from_pretrained(tmp_path / "plain").encode(text) == [1, *shards_of(source).encode(text)]
 
 
-def pieces_of(source: Path) -> sentencepiece.SentencePieceProcessor:
+def shards_of(source: Path) -> sentencepiece.SentencePieceProcessor:
     return sentencepiece.SentencePieceProcessor(model_file=str(source.parent / "tokenizer.model"))
 
 
@@ -252,7 +252,7 @@ def test_export_without_a_sentencepiece_model_asks_for_one(source: Path, tmp_pat
 def test_export_of_a_truncated_policy_is_one_line(source: Path, tmp_path: Path) -> None:
     convert_meta(source, tmp_path / "policy")
     truncate(tmp_path / "policy" / "model.safetensors")
-    one_line(r"model\.safetensors: not to be read", export_meta, tmp_path / "policy", tmp_path / "back")
+    one_line(r"model\.safetensors: cannot be read", export_meta, tmp_path / "policy", tmp_path / "back")
 
 
 def test_export_of_a_policy_that_lacks_a_shard_is_one_line(source: Path, tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def test_weights_that_are_no_floating_point_numbers_of_a_policy(source: Path) ->
 @pytest.mark.parametrize("freqs", [torch.ones(4), torch.ones(3)])
 def test_rope_freqs_of_another_theta(freqs: torch.Tensor, source: Path) -> None:
     change_state(source, {"rope.freqs": freqs})
-    refused(source, r"its rope\.freqs are not those of rope_theta=500\.0 with 8 channels a head")
+    refused(source, r"its rope\.freqs are not those of rope_theta=500\.0 with 8 channels per head")
 
 
 def test_something_other_than_a_state_dict(source: Path) -> None:
@@ -185,7 +185,7 @@ def test_a_tokenizer_of_another_size(source: Path) -> None:
 
 def test_a_tokenizer_that_is_none(source: Path) -> None:
     (source.parent / "tokenizer.model").write_bytes(b"nothing of the kind")
-    refused(source, r"tokenizer\.model: not to be read as a SentencePiece model")
+    refused(source, r"tokenizer\.model: cannot be read as a SentencePiece model")
 
 
 def test_an_output_that_exists_is_left_alone(source: Path, tmp_path: Path) -> None:

@@ -272,7 +272,7 @@ def test_a_head_count_that_is_not_the_checkpoints_is_refused(folder: Path, n_hea
 def test_weights_of_another_shape_are_refused(folder: Path) -> None:
     base_config = {**json.loads((folder / "config.json").read_text())["base_config"], "intermediate_size": 50}
     set_config(folder, base_config=base_config)
-    with pytest.raises(UserError, match="not to be read as a model"):
+    with pytest.raises(UserError, match="cannot be read as a model"):
         load_policy(folder)
 
 
@@ -280,14 +280,14 @@ def test_weights_of_another_shape_are_refused(folder: Path) -> None:
 def test_a_truncated_checkpoint_is_refused_in_one_line(folder: Path, size: int) -> None:
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:size])
-    with pytest.raises(UserError, match="not to be read as a model") as caught:
+    with pytest.raises(UserError, match="cannot be read as a model") as caught:
         load_policy(folder)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
     ("missing", "message"),
-    [("config.json", "no config.json"), ("model.safetensors", "not to be read"), ("tokenizer.json", "no tokenizer")],
+    [("config.json", "no config.json"), ("model.safetensors", "cannot be read"), ("tokenizer.json", "no tokenizer")],
 )
 def test_a_missing_file_is_named(folder: Path, missing: str, message: str) -> None:
     (folder / missing).unlink()

@@ -77,9 +77,9 @@ def test_a_value_depends_on_what_came_before_alone_and_never_on_padding(head: st
 
 def test_the_sigmoid_head_gives_the_probabilities_of_its_scores() -> None:
     model, (ids, mask) = trained(ValueModel.from_base(tiny_model(), "sigmoid")), padded_batch()
-    assert model.gives == "probability"
+    assert model.output_kind == "probability"
     assert torch.equal(model(ids, mask), torch.sigmoid(model.scores(ids, mask)))
-    assert ValueModel.from_base(tiny_model(), "mlp").gives == "score"
+    assert ValueModel.from_base(tiny_model(), "mlp").output_kind == "score"
 
 
 def test_a_policys_backbone_is_its_trunk_and_head_one_uncoupled_from_it() -> None:
@@ -192,7 +192,7 @@ def test_a_config_without_backbone_or_known_head_is_refused(folder: Path, change
 def test_truncated_weights_are_refused(folder: Path) -> None:
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(UserError, match=f"{folder}: not to be read as a model"):
+    with pytest.raises(UserError, match=f"{folder}: cannot be read as a model"):
         load_value_model(folder)
 
 

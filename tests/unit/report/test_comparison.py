@@ -205,7 +205,7 @@ def test_base_tests_alone_can_be_compared(tmp_path: Path) -> None:
     assert [c for _, c in read_counts(folder, base=True).values()] == [1, 1, 0]
     found = compare({"a": [folder], "b": [folder]}, base=True)
     assert found.arms[0].value.value == pytest.approx(2 / 3)
-    assert "pass@1 on 3 problems, base tests alone" in comparison_markdown(found)
+    assert "pass@1 on 3 problems, base tests only" in comparison_markdown(found)
 
 
 def test_other_numbers_of_samples_and_other_tests_are_noted(tmp_path: Path) -> None:
@@ -224,7 +224,7 @@ def test_another_benchmark_is_refused_though_the_problems_have_the_same_names(tm
 
 def test_an_unfinished_evaluation_is_told_from_none(tmp_path: Path) -> None:
     (tmp_path / "evaluation.json").write_text("{}")
-    with pytest.raises(UserError, match="its evaluation is not finished; the same `wmtp evaluate` goes on with it"):
+    with pytest.raises(UserError, match="its evaluation is not finished; the same `wmtp evaluate` resumes it"):
         read_counts(tmp_path)
 
 
@@ -233,8 +233,8 @@ def test_an_unfinished_evaluation_is_told_from_none(tmp_path: Path) -> None:
     [
         ("results.jsonl", None, "holds no results.jsonl; give the --output folder"),
         ("results.jsonl", '{"task_id": "a", "passed": 1}', "column 'passed' is 1, which is not true or false"),
-        ("report.json", None, "report.json: not to be read; evaluate again"),
-        ("report.json", "[]", "report.json: not to be read; evaluate again"),
+        ("report.json", None, "report.json: cannot be read; evaluate again"),
+        ("report.json", "[]", "report.json: cannot be read; evaluate again"),
     ],
 )
 def test_a_damaged_evaluation_is_refused(tmp_path: Path, file: str, content: str | None, message: str) -> None:

@@ -60,7 +60,7 @@ def test_many_failed_problems_are_cut_and_the_title_says_so(number: int, lines: 
 
 def test_base_tests_have_their_own_measure_where_there_are_others() -> None:
     both = report(base={1: Estimate(0.75, 0.2, 1.0)})
-    assert "| pass@1, base tests alone | 0.750 | 0.200 – 1.000 |" in report_markdown(both, [])
+    assert "| pass@1, base tests only | 0.750 | 0.200 – 1.000 |" in report_markdown(both, [])
     found = json.loads(json.dumps(summary(both)))
     assert found["pass_at_k_base"]["1"]["value"] == 0.75
     assert found["per_problem"]["x/[none]"] == {"samples": 4, "passed": 0, "passed_base": 1}

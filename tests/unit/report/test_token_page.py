@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from weighted_mtp.report.token_page import ShownProgram, Token, View, render_page, visible
 from weighted_mtp.report.token_picture import draw_programs, laid_out
-from weighted_mtp.report.token_weights import ShownProgram, Token, View, render_page, visible
 
 VIEWS = [View("weight", "How much.", 0.1, 1.0, 3.0), View("δ", "What the critic says.", -2.0, 0.0, 2.0)]
 HOSTILE = '<script>alert(1)</script></pre>\n<img src=x onerror="alert(1)">&amp;\'"'

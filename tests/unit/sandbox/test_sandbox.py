@@ -8,7 +8,7 @@ import pytest
 from weighted_mtp.data.schema import TestCase
 from weighted_mtp.errors import UserError
 from weighted_mtp.sandbox import Job, Limits, SandboxPool, confinement, run, run_many
-from weighted_mtp.sandbox.worker import Trial
+from weighted_mtp.sandbox.worker import Worker
 
 ADD = "def add(a, b):\n    return a + b\n"
 
@@ -254,13 +254,13 @@ def test_a_program_that_passes_too_slowly_among_others_runs_again_alone(monkeypa
         "import time\nstart = time.process_time()\nwhile time.process_time() < start + 0.6: pass\ndef f(): return 1"
     )
     alone = []
-    run_job = Trial.run
+    run_job = Worker.run
 
     def noted(trial, job, is_alone):
         alone.append(is_alone)
         return run_job(trial, job, is_alone)
 
-    monkeypatch.setattr(Trial, "run", noted)
+    monkeypatch.setattr(Worker, "run", noted)
     job = Job(program, "f", [TestCase("call", "()", "1")], Limits(cpu_seconds=0.5))
     quick = Job("def f(): return 1", "f", [TestCase("call", "()", "1")])
     assert [outcome.status for outcome in run_many([job, quick, quick], workers=2)] == ["timed_out", "passed", "passed"]
@@ -269,8 +269,8 @@ def test_a_program_that_passes_too_slowly_among_others_runs_again_alone(monkeypa
 
 def test_a_program_that_never_ends_is_not_run_twice(monkeypatch):
     runs = []
-    run_job = Trial.run
-    monkeypatch.setattr(Trial, "run", lambda *given: runs.append(given) or run_job(*given))
+    run_job = Worker.run
+    monkeypatch.setattr(Worker, "run", lambda *given: runs.append(given) or run_job(*given))
     job = Job("while True: pass", "f", [TestCase("call", "()", "1")], Limits(**SOON))
     assert [outcome.status for outcome in run_many([job, job], workers=2)] == ["timed_out", "timed_out"]
     assert len(runs) == 2

@@ -17,7 +17,7 @@ from weighted_mtp.config import Section
 from weighted_mtp.data.batches import Batch, TokenStore, collate
 from weighted_mtp.data.stream import BatchStream
 from weighted_mtp.errors import UserError
-from weighted_mtp.losses.mtp import LossConfig
+from weighted_mtp.losses.mtp_loss import LossConfig
 from weighted_mtp.losses.objective import PolicyObjective, Sums
 from weighted_mtp.models.checkpoint import checkpoints_in, newest_model, step_of
 from weighted_mtp.models.mtp import MTPForCausalLM

@@ -8,7 +8,7 @@ from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
 from weighted_mtp.errors import UserError
-from weighted_mtp.files import whole_directory
+from weighted_mtp.files import atomic_directory
 from weighted_mtp.manifest import write_manifest
 from weighted_mtp.training.upload import Uploads
 
@@ -18,7 +18,7 @@ def checkpoint(run: Path, step: int) -> Path:
     for name in ("config.yaml", "run.json", "metrics.jsonl"):
         run.mkdir(exist_ok=True)
         (run / name).write_text(name)
-    with whole_directory(run / "checkpoints" / f"step-{step:08d}") as folder:
+    with atomic_directory(run / "checkpoints" / f"step-{step:08d}") as folder:
         for file in ("model/model.safetensors", "state/.metadata"):
             (folder / file).parent.mkdir()
             (folder / file).write_text(f"{file} of step {step}")

@@ -8,7 +8,7 @@ from small_batches import batch_of, by_sample, look_up, splits, table
 from torch import Tensor
 
 from weighted_mtp.data.batches import Batch
-from weighted_mtp.value_weighting.base import TokenWeighting, WeightingState
+from weighted_mtp.value_weighting.base import ObjectiveState, TokenWeighting
 from weighted_mtp.value_weighting.confidence import TimesConfidence
 from weighted_mtp.value_weighting.controls import PositionMatched, RandomMatched, Shuffled, Uniform
 from weighted_mtp.value_weighting.td import TDConfig, TDWeighting
@@ -24,10 +24,10 @@ class Known:
     def __init__(self, weights: Tensor) -> None:
         self.weights = weights
 
-    def initial_state(self) -> WeightingState:
+    def initial_state(self) -> ObjectiveState:
         return {"calls": torch.tensor(0)}
 
-    def __call__(self, batches: Sequence[Batch], state: WeightingState) -> tuple[list[Tensor], WeightingState]:
+    def __call__(self, batches: Sequence[Batch], state: ObjectiveState) -> tuple[list[Tensor], ObjectiveState]:
         return [look_up(self.weights, batch) for batch in batches], {"calls": state["calls"] + 1}
 
 
@@ -124,7 +124,7 @@ def test_a_discarded_state_changes_no_later_step(control: Control) -> None:
 @pytest.mark.parametrize("control", CONTROLS)
 def test_the_wrapped_weights_themselves_are_not_written_to(control: Control) -> None:
     class Remembered(Known):
-        def __call__(self, batches: Sequence[Batch], state: WeightingState) -> tuple[list[Tensor], WeightingState]:
+        def __call__(self, batches: Sequence[Batch], state: ObjectiveState) -> tuple[list[Tensor], ObjectiveState]:
             return [self.weights], state
 
     batch, weights = batch_of((16, 16), (1, 1)), torch.arange(32.0).reshape(2, 16)

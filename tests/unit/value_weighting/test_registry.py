@@ -7,9 +7,9 @@ import torch
 from small_batches import batch_of
 
 from weighted_mtp.errors import UserError
-from weighted_mtp.losses.mtp import LossConfig
+from weighted_mtp.losses.mtp_loss import LossConfig
 from weighted_mtp.losses.objective import PolicyObjective
-from weighted_mtp.value_weighting.registry import GROUP, weighting_named
+from weighted_mtp.value_weighting.plugins import GROUP, weighting_named
 
 MODULE = """
 import torch
@@ -60,9 +60,7 @@ def test_without_any_installed_weighting_the_message_says_so() -> None:
 
 
 def test_an_entry_that_is_not_to_be_imported_is_refused(installed: Path) -> None:
-    with pytest.raises(
-        UserError, match=r"^weighting broken: their_weightings:Missing is not to be imported: .*Missing"
-    ):
+    with pytest.raises(UserError, match=r"^weighting broken: their_weightings:Missing cannot be imported: .*Missing"):
         weighting_named("broken")
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from weighted_mtp.config import validated
 from weighted_mtp.data.batches import Batch
 from weighted_mtp.errors import UserError
-from weighted_mtp.value_weighting.base import WeightingState
+from weighted_mtp.value_weighting.base import ObjectiveState
 from weighted_mtp.value_weighting.controls import Uniform
 from weighted_mtp.value_weighting.td import (
     CriticOutput,
@@ -136,15 +136,15 @@ def test_what_padding_and_prompt_hold_never_matters() -> None:
     assert torch.equal(gae(td_errors(other, mask, 1.0, rewards), mask, 1.0, 0.95), expected)
 
 
-def one_step(config: TDConfig, state: WeightingState | None = None) -> tuple[Tensor, WeightingState]:
+def one_step(config: TDConfig, state: ObjectiveState | None = None) -> tuple[Tensor, ObjectiveState]:
     weighting = TDWeighting(config, critic)
     (weights,), state = weighting([batch_of()], state or weighting.initial_state())
     return weights, state
 
 
 def test_lambda_is_zero_for_advantages_and_gaes_own_for_values_unless_given() -> None:
-    def lam(config: TDConfig, gives: CriticOutput) -> float:
-        return TDWeighting(config, critic, gives).lam
+    def lam(config: TDConfig, output_kind: CriticOutput) -> float:
+        return TDWeighting(config, critic, output_kind).lam
 
     assert (lam(TDConfig(), "advantage"), lam(TDConfig(), "score")) == (0.0, 0.95)
     assert (lam(TDConfig(lam=0.5), "advantage"), lam(TDConfig(lam=0.5), "score")) == (0.5, 0.5)
@@ -233,7 +233,7 @@ def test_head_strengths_give_every_head_its_own_weights() -> None:
 
 
 def test_an_implicit_critics_advantages_stand_for_the_td_errors() -> None:
-    weighting = TDWeighting(TDConfig(lam=0.95, w_min=0.0, w_max=1e9), critic, gives="advantage")
+    weighting = TDWeighting(TDConfig(lam=0.95, w_min=0.0, w_max=1e9), critic, output_kind="advantage")
     batch = batch_of()
     assert torch.equal(weighting.td_errors(batch), critic(batch).masked_fill(~batch.response_mask, 0))
     (weights,), _ = weighting([batch], weighting.initial_state())
@@ -246,8 +246,8 @@ def test_spaces_turn_scores_into_probabilities_and_probabilities_into_log_odds()
     probabilities = in_space(scores, "score", "probability")
     torch.testing.assert_close(probabilities, 1 / (1 + (-scores).exp()))
     torch.testing.assert_close(in_space(probabilities, "probability", "log_odds"), scores)
-    for gives, space in [("score", "value"), ("score", "log_odds"), ("probability", "probability")]:
-        assert torch.equal(in_space(scores, gives, space), scores)
+    for output_kind, space in [("score", "value"), ("score", "log_odds"), ("probability", "probability")]:
+        assert torch.equal(in_space(scores, output_kind, space), scores)
     assert bool(in_space(torch.tensor([0.0, 1.0]), "probability", "log_odds").isfinite().all())
 
 
@@ -295,7 +295,7 @@ def test_options_that_do_not_agree_are_refused(options: dict, message: str) -> N
 @pytest.mark.parametrize("config", [TDConfig(space="probability"), TDConfig(terminal_reward=1.0)])
 def test_options_without_effect_on_advantages_are_refused(config: TDConfig) -> None:
     with pytest.raises(UserError, match="a critic that gives advantages has no values"):
-        TDWeighting(config, critic, gives="advantage")
+        TDWeighting(config, critic, output_kind="advantage")
 
 
 @pytest.mark.parametrize("space", ["value", "log_odds"])
@@ -304,4 +304,4 @@ def test_a_terminal_reward_ends_no_scores(space: str) -> None:
     config = TDConfig.model_construct(**{**dict(TDConfig(terminal_reward=1.0)), "space": space})
     with pytest.raises(UserError, match=r"set weighting.space=probability"):
         TDWeighting(config, critic)
-    TDWeighting(TDConfig(terminal_reward=1.0), critic, gives="probability")
+    TDWeighting(TDConfig(terminal_reward=1.0), critic, output_kind="probability")

@@ -1,7 +1,7 @@
 """Training problems that overlap evaluation sets: the same or nearly the same statement, or the same program.
 
 Statements are compared as normalised words (lower case, letters and digits), programs as tokens without comments,
-docstrings and white space. Two texts overlap where they are equal, or where n-grams that they share cover enough of
+docstrings and white space. Two texts overlap if they are equal, or if the n-grams that they share cover enough of
 them. Brown et al. 2020 (GPT-3, arXiv 2005.14165, appendix C) drop a document for a single shared 13-gram. Contest
 problems share those by the hundred without being related ("the first line contains two integers n and m 1 n 2 10 5"):
 of 315 CodeContests training problems 72 share one with the test split, but never more than 27 % of the shorter
@@ -23,16 +23,16 @@ from weighted_mtp.data.preparation.fingerprints import Fingerprints, Prints, of_
 from weighted_mtp.data.schema import Problem, Solution
 from weighted_mtp.data.tables import read_solutions, read_statements
 
-Kind = Literal["exact statement", "statement n-gram", "exact solution", "solution n-gram"]
+OverlapKind = Literal["exact statement", "statement n-gram", "exact solution", "solution n-gram"]
 
 STATEMENT_WORDS = 13
 """n of the n-grams of statements; a shorter statement is compared as a whole."""
 STATEMENT_SHARE = 0.3
-"""Of the *shorter* statement's words in shared n-grams: a statement may stand inside a longer one."""
+"""Share of the *shorter* statement's words in common n-grams: a statement may stand inside a longer one."""
 PROGRAM_TOKENS = 30
 """n of the n-grams of programs; a shorter program is compared as a whole."""
 PROGRAM_SHARE = 0.7
-"""Of the *longer* program's tokens in shared n-grams: short programs of one author are mostly his template."""
+"""Share of the *longer* program's tokens in common n-grams: short programs by one author are mostly a template."""
 
 _TRIVIAL = 20  # tokens below which two programs are equal by chance
 _COMMON = 10  # n-grams of more evaluation problems than this are boilerplate, and would only cost time
@@ -45,7 +45,7 @@ class Overlap:
     """What a training problem shares with an evaluation problem."""
 
     problem_id: str  # of the evaluation problem
-    kind: Kind
+    kind: OverlapKind
     text: str  # the shared words or tokens, the beginning of them
 
 
@@ -101,7 +101,7 @@ class _Shared:
     run: slice  # of its words, the longest that is shared
 
     def overlap(self, of: Literal["statement", "solution"], text: Sequence[str]) -> Overlap:
-        kinds: dict[str, tuple[Kind, Kind]] = {
+        kinds: dict[str, tuple[OverlapKind, OverlapKind]] = {
             "statement": ("exact statement", "statement n-gram"),
             "solution": ("exact solution", "solution n-gram"),
         }
@@ -146,7 +146,7 @@ class _Texts:
         self._maybe[self._slot(self._grams)] = True
 
     def first(self, texts: Iterable[Fingerprints]) -> _Shared | None:
-        """What the first of the texts that overlaps an evaluation text shares with it; None where none does."""
+        """What the first of the texts that overlaps an evaluation text shares with it; None if none does."""
         before = 0
         for some in texts:
             wholes, runs = some.of_texts(), some.of_runs(self.n)
@@ -185,7 +185,7 @@ class _Texts:
 
     def _slot(self, grams: Prints) -> Prints:
         """Place in the table that tells most n-grams which are not there from those which may be; by the upper bits,
-        on which all words have their say."""
+        in which all words count."""
         return grams >> np.uint64(65 - len(self._maybe).bit_length())
 
     def _sorted(self, grams: list[Prints]) -> tuple[Prints, NDArray[np.int32]]:

@@ -30,14 +30,14 @@ _PREFIX = "[rbuRBUfF]"
 _BEFORE = re.compile(rf"(?<!\w){_PREFIX}{{1,2}}\Z".encode())
 
 _BLANK, _LETTER, _SIGN, _INSIDE = range(4)
-"""Kinds of bytes: a sign is a token, or the first byte of one that goes on inside."""
+"""Kinds of bytes: a sign is a token, or the first byte of one that continues inside."""
 
 
 class _Language:
     """How programs fall into tokens.
 
     token     all that programs consist of; what is dropped stands before the one group, which is what is kept
-    quoted    comments and strings alone, without a string's prefix: `re` is quick where alternatives begin with letters
+    quoted    only comments and strings, without a string's prefix: `re` is quick where alternatives begin with letters
     dropped   beginnings of what `quoted` finds and `token` drops
     prefixes  whether strings have them
     """
@@ -110,7 +110,7 @@ class Fingerprints:
         return _polynomials(self.prints, slice(firsts), slice(n, n + firsts))
 
     def each(self, n: int) -> Iterator[tuple[int, Prints, int]]:
-        """Of every text: the fingerprint of it all, those of its runs of `n` words, and how many words it has."""
+        """For every text: the fingerprint of the whole, those of its runs of `n` words, and its number of words."""
         runs = self.of_runs(n)
         for whole, start, end in zip(*(a.tolist() for a in (self.of_texts(), self.starts, self.ends)), strict=True):
             yield whole, runs[start : max(start, end - n + 1)], end - start
@@ -139,7 +139,7 @@ def of_programs(programs: Iterable[tuple[str, str]]) -> Iterator[Fingerprints]:
 
 
 def _plain(code: str, language: _Language) -> bytes:
-    """The program where it is of ASCII alone; else its tokens, a line each, which are the tokens of that text, too."""
+    """The program if it is pure ASCII; else its tokens, one per line, which tokenize to the same tokens."""
     return (code if code.isascii() else "\n".join(filter(None, language.token.findall(code)))).encode()
 
 
@@ -175,7 +175,7 @@ def _fingerprints(texts: list[bytes], kinds: list[bytearray]) -> Fingerprints:
 
 
 def _polynomials(values: Prints, starts: Any, stops: Any) -> Prints:
-    """Of `values[start:stop]` for every pair of places, which are arrays or slices."""
+    """The fingerprint of `values[start:stop]` for every pair of positions, given as arrays or slices."""
     powers, inverses = _powers(max(2 * _AT_ONCE, 1 << len(values).bit_length()))
     sums = np.zeros(len(values) + 1, np.uint64)
     np.cumsum(values * powers[: len(values)], out=sums[1:])

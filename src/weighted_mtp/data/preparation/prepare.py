@@ -18,27 +18,27 @@ from typing import Any
 
 from filelock import FileLock
 
-from weighted_mtp.data.manifest import has_splits, split_checksums
 from weighted_mtp.data.preparation.decontaminate import ContaminationCheck
 from weighted_mtp.data.preparation.registry import DATASETS, MICRO, TRAIN, Dataset, Split, dataset_named, find_files
 from weighted_mtp.data.preparation.shards import (
-    Job,
     Options,
-    Piece,
-    Record,
+    ProblemRecord,
+    Shard,
+    ShardTask,
     SplitMerger,
-    pieces_of,
     read_account,
-    read_piece,
+    read_shard,
     save_check,
+    shards_of,
 )
+from weighted_mtp.data.prepared import has_splits, split_checksums
 from weighted_mtp.data.schema import Counts
 from weighted_mtp.data.sources.micro.dataset import is_current, write_micro
 from weighted_mtp.data.sources.micro.generator import MicroConfig
 from weighted_mtp.data.sources.rows import Answers
 from weighted_mtp.data.tables import cannot_write
 from weighted_mtp.errors import UserError
-from weighted_mtp.files import sha256, whole_directory, whole_file
+from weighted_mtp.files import atomic_directory, atomic_file, sha256
 from weighted_mtp.hub import fetch
 from weighted_mtp.manifest import Manifest, read_manifest, write_manifest
 from weighted_mtp.parallel import cores, in_order
@@ -115,7 +115,7 @@ def prepare_micro(root: Path, config: MicroConfig | None = None) -> Path:
 
 
 def prepare_embedded(*datasets: str, root: Path) -> None:
-    """Generate the embedded one of `datasets` where it is missing; leave any other, and a generated one, alone.
+    """Generate the embedded one of `datasets` if it is missing; leave any other, and a generated one, untouched.
 
     Of several processes that start at once one generates it, and the others wait.
     """
@@ -201,21 +201,21 @@ def _write(
     evaluated = [(s, path) for s, paths in upstream.files.items() if s != TRAIN for path in paths]
     trained = [(s, path) for s, paths in upstream.files.items() if s in (TRAIN, None) for path in paths]
     try:
-        with _parts_of(folder, wanted) as parts, whole_directory(folder) as partial:
-            passes = [pieces_of(evaluated, parts / "evaluation")]
+        with _parts_of(folder, wanted) as parts, atomic_directory(folder) as partial:
+            passes = [shards_of(evaluated, parts / "evaluation")]
             if dataset.has_training and not wanted["only_evaluation"]:
-                passes.append(pieces_of(trained, parts / "training"))
-            size = sum(piece.bytes for pieces in passes for piece in pieces)
+                passes.append(shards_of(trained, parts / "training"))
+            size = sum(shard.bytes for shards in passes for shard in shards)
             workers = 1 if dataset.executes else max(1, min(workers, size // _BYTES_A_WORKER))
             with progress(f"preparing {dataset.name}, KiB", size >> 10) as advance:
                 merging = _Merging(dataset, partial, options, workers, _in_kib(advance), answers)
                 merging.take(passes[0], None)
-                for pieces in passes[1:]:
+                for shards in passes[1:]:
                     check = parts / "check"
                     if not check.exists():
                         own = [partial / split for split in merging.counts]
                         save_check(ContaminationCheck.of([*own, *(root / s for s in wanted["compared_with"])]), check)
-                    merging.take(pieces, check)
+                    merging.take(shards, check)
             if not merging.counts:
                 raise UserError(f"{dataset.name}: no problem is left: {dict(merging.dropped)}; choose other options")
             return write_manifest(partial, {**wanted, **merging.report(wanted["compared_with"])})
@@ -231,7 +231,7 @@ def _parts_of(folder: Path, wanted: Manifest) -> Iterator[Path]:
     if not (parts / _JOB).exists() or (parts / _JOB).read_text() != job:
         shutil.rmtree(parts, ignore_errors=True)
         parts.mkdir(parents=True)
-        with whole_file(parts / _JOB) as partial:
+        with atomic_file(parts / _JOB) as partial:
             partial.write_text(job)
     try:
         yield parts
@@ -271,25 +271,25 @@ class _Merging:
         self.dropped: Counter[str] = Counter()
         self.rows = 0
         self.overlaps: list[dict[str, str]] = []
-        self._homes: dict[str, str] = {}  # problem → where it was read
+        self._homes: dict[str, str] = {}  # problem → the split it was read in
 
-    def take(self, pieces: list[Piece], check: Path | None) -> None:
-        """Write what `pieces` hold of the training split, where a check is given, or else of all the others."""
-        job = Job(self.dataset.name, self.options, check)
-        alone = self.workers == 1  # then progress is told row by row, and references can be executed
-        read = partial(read_piece, job=job)
+    def take(self, shards: list[Shard], check: Path | None) -> None:
+        """Write what `shards` hold of the training split, if a check is given, or else of all the others."""
+        job = ShardTask(self.dataset.name, self.options, check)
+        alone = self.workers == 1  # then progress is reported row by row, and references can be executed
+        read = partial(read_shard, job=job)
         if alone:
             read = partial(read, on_bytes=self.on_bytes, answers=self.answers)
-        wanted = (piece for piece in pieces if not self._is_full(piece.split))
+        wanted = (shard for shard in shards if not self._is_full(shard.split))
         with ExitStack() as stack, closing(in_order(read, wanted, self.workers)) as parts:
             mergers: dict[str, SplitMerger] = {}
-            for piece in parts:
-                for split, counts in self._account(piece).items():
+            for shard in parts:
+                for split, counts in self._account(shard).items():
                     if split not in mergers:
                         mergers[split] = stack.enter_context(SplitMerger(self.folder / split))
-                    mergers[split].add(piece.part / split, counts)
+                    mergers[split].add(shard.part / split, counts)
                 if not alone:
-                    self.on_bytes(piece.bytes)
+                    self.on_bytes(shard.bytes)
 
     def report(self, compared_with: dict[str, list[str]]) -> Manifest:
         """The account, as the manifest keeps it."""
@@ -307,10 +307,10 @@ class _Merging:
             },
         }
 
-    def _account(self, piece: Piece) -> dict[str, Counts]:
+    def _account(self, shard: Shard) -> dict[str, Counts]:
         """How much of each split of a part is kept: all, or as much as `max_problems` still allows."""
         kept: dict[str, Counts] = {}
-        for record in read_account(piece):
+        for record in read_account(shard):
             if self._is_full(record.split):
                 continue
             self._enter(record)
@@ -325,7 +325,7 @@ class _Merging:
         most = self.options.max_problems
         return most is not None and split in self.counts and self.counts[split]["problems"] >= most
 
-    def _enter(self, record: Record) -> None:
+    def _enter(self, record: ProblemRecord) -> None:
         name = record.problem_id
         if name in self._homes:
             raise UserError(f"{record.where}: problem {name!r} is also at {self._homes[name]}; remove one of them")

@@ -16,7 +16,7 @@ TRAIN = "train"
 Split = str | None
 """Split that a whole file belongs to; None for a file whose rows are of several."""
 
-Layout = Mapping[Split, tuple[str, ...]]
+SplitFiles = Mapping[Split, tuple[str, ...]]
 """Which files hold a split: glob patterns, of which the first that matches anything counts."""
 
 
@@ -26,17 +26,17 @@ class Dataset:
 
     read          its reader: file → entries
     files         the files as its authors (or the collection of pairs) publish them
-    hub           repository on the hub, "" where there is none; `hub_files` are its Parquet files. EvalPlus' there have
+    hub           repository on the hub, "" if there is none; `hub_files` are its Parquet files. EvalPlus' there have
                   base and plus inputs in one list, in test code that needs numpy: its releases keep them apart
-    executes      whether reading it runs its references, which the command's own process sees to
+    executes      whether reading it runs its references, which only the command's own process can
     is_benchmark  whether other datasets' training splits are compared with its evaluation splits, too
     """
 
     name: str
     read: Callable[[Path, Reading], Iterator[Entry]]
-    files: Layout
+    files: SplitFiles
     hub: str = ""
-    hub_files: Layout | None = None
+    hub_files: SplitFiles | None = None
     executes: bool = False
     is_benchmark: bool = False
 
@@ -54,7 +54,7 @@ def _json_lines(*stems: str) -> tuple[str, ...]:
     return tuple(f"{stem}.jsonl{end}" for stem in stems for end in ("", ".gz"))
 
 
-_TRAIN_VALID_TEST: Layout = {
+_TRAIN_VALID_TEST: SplitFiles = {
     "validation": _json_lines("valid", "validation"),
     "test": _json_lines("test"),
     TRAIN: _json_lines("train"),
@@ -129,7 +129,7 @@ def find_files(dataset: Dataset, source: Path) -> dict[Split, list[Path]]:
 
     `source` may be the one file of a dataset that has but one. Splits without a file are absent.
 
-    Raises UserError where nothing is found.
+    Raises UserError if nothing is found.
     """
     if source.is_file() and len(dataset.files) == 1:
         return {next(iter(dataset.files)): [source]}

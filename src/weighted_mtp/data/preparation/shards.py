@@ -1,6 +1,6 @@
 """Upstream's files in pieces that workers read side by side: rows → a part of each split, and an account of every row.
 
-A piece is a file, or a row group of a Parquet file, so that what is made of it depends on the input alone: whoever
+A shard is a file, or a row group of a Parquet file, so that what is made of it depends only on the input: whoever
 reads it, and in whatever order, the parts are the same. A part is there whole or not at all, and is not made twice.
 """
 
@@ -21,7 +21,7 @@ from weighted_mtp.data.preparation.registry import TRAIN, Split, dataset_named
 from weighted_mtp.data.schema import PROBLEM_SCHEMA, SOLUTION_SCHEMA, Counts, Entry
 from weighted_mtp.data.sources.rows import Answers, OnBytes, Reading, row_groups
 from weighted_mtp.data.tables import COMPRESSION, PROBLEMS_FILE, SOLUTIONS_FILE, SplitWriter
-from weighted_mtp.files import whole_directory, whole_file
+from weighted_mtp.files import atomic_directory, atomic_file
 
 _ACCOUNT = "account.json"
 
@@ -43,7 +43,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Piece:
+class Shard:
     """What one worker reads at a time; `bytes` add up to the files'."""
 
     path: Path
@@ -54,12 +54,12 @@ class Piece:
 
 
 @dataclass(frozen=True)
-class Record:
+class ProblemRecord:
     """What became of one problem.
 
     solutions  [correct, incorrect] that were not dropped
     dropped    of its solutions: reason → how many
-    left_out   why it is left out as a whole; "" where it is not
+    left_out   why it is left out as a whole; "" if it is not
     overlap    what it shares with an evaluation set, as the manifest keeps it
     """
 
@@ -73,7 +73,7 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Job:
+class ShardTask:
     """What is done with every piece of a pass over the files.
 
     check  file of the `ContaminationCheck` that training problems are compared with (`save_check`); None for a pass
@@ -85,20 +85,20 @@ class Job:
     check: Path | None
 
 
-def pieces_of(files: Sequence[tuple[Split, Path]], parts: Path) -> list[Piece]:
-    """The pieces of files in their order. Raises UserError where a file cannot be read."""
-    pieces: list[Piece] = []
+def shards_of(files: Sequence[tuple[Split, Path]], parts: Path) -> list[Shard]:
+    """The shards of files in their order. Raises UserError if a file cannot be read."""
+    shards: list[Shard] = []
     for split, path in files:
         groups, size = row_groups(path), path.stat().st_size
         for i, group in enumerate(groups):
             share = size * (i + 1) // len(groups) - size * i // len(groups)
-            pieces.append(Piece(path, split, group, share, parts / f"{len(pieces):06}"))
-    return pieces
+            shards.append(Shard(path, split, group, share, parts / f"{len(shards):06}"))
+    return shards
 
 
 def save_check(check: ContaminationCheck, path: Path) -> None:
     """Write a check where workers find it, whose arrays they share in memory. Raises OSError."""
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         joblib.dump(check, partial)
 
 
@@ -109,24 +109,24 @@ def _saved_check(path: Path, _written: int) -> ContaminationCheck:
     return check
 
 
-def read_piece(piece: Piece, job: Job, on_bytes: OnBytes | None = None, answers: Answers | None = None) -> Piece:
-    """Write what a piece holds of the job's splits to `piece.part`, unless it is there already; returns the piece.
+def read_shard(shard: Shard, job: ShardTask, on_bytes: OnBytes | None = None, answers: Answers | None = None) -> Shard:
+    """Write what a piece holds of the job's splits to `shard.part`, unless it is there already; returns the piece.
 
-    on_bytes  is told of the piece's bytes as they are read
+    on_bytes  is called with the number of bytes of the shard as they are read
     answers   as `Reading`
 
-    Raises UserError as the dataset's reader, and OSError where nothing can be written.
+    Raises UserError as the dataset's reader, and OSError if nothing can be written.
     """
-    if piece.part.exists():
+    if shard.part.exists():
         if on_bytes is not None:
-            on_bytes(piece.bytes)
-        return piece
+            on_bytes(shard.bytes)
+        return shard
     check = _saved_check(job.check, job.check.stat().st_mtime_ns) if job.check is not None else None
-    with whole_directory(piece.part) as folder:
+    with atomic_directory(shard.part) as folder:
         with ExitStack() as stack:
             writers: dict[str, SplitWriter] = {}
             records = []
-            for entry in _entries(piece, job, writers, on_bytes, answers):
+            for entry in _entries(shard, job, writers, on_bytes, answers):
                 record = _record(entry, job.options, check)
                 records.append(record)
                 if not record.left_out:
@@ -135,18 +135,18 @@ def read_piece(piece: Piece, job: Job, on_bytes: OnBytes | None = None, answers:
                         writers[split] = stack.enter_context(SplitWriter(folder / split))
                     writers[split].add(entry.problem, entry.solutions)
         (folder / _ACCOUNT).write_text(json.dumps([asdict(record) for record in records]))
-    return piece
+    return shard
 
 
-def read_account(piece: Piece) -> list[Record]:
+def read_account(shard: Shard) -> list[ProblemRecord]:
     """What became of the problems of a piece that was read, in their order."""
-    return [Record(**values) for values in json.loads((piece.part / _ACCOUNT).read_text())]
+    return [ProblemRecord(**values) for values in json.loads((shard.part / _ACCOUNT).read_text())]
 
 
 class SplitMerger:
     """Writes a split's two files out of those of its parts, a row group in memory at a time; a context manager.
 
-    Raises OSError where they cannot be written.
+    Raises OSError if they cannot be written.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -165,7 +165,7 @@ class SplitMerger:
         self._open.__exit__(kind, error, trace)
 
     def add(self, part: Path, counts: Counts) -> None:
-        """Append a part's first problems and solutions, so many as `counts` says."""
+        """Append a part's first problems and solutions, as many as `counts` says."""
         rows = {PROBLEMS_FILE: counts["problems"], SOLUTIONS_FILE: counts["correct"] + counts["incorrect"]}
         for name, left in rows.items():
             with pq.ParquetFile(part / name) as file:
@@ -177,25 +177,25 @@ class SplitMerger:
 
 
 def _entries(
-    piece: Piece, job: Job, writers: dict[str, SplitWriter], on_bytes: OnBytes | None, answers: Answers | None
+    shard: Shard, job: ShardTask, writers: dict[str, SplitWriter], on_bytes: OnBytes | None, answers: Answers | None
 ) -> Iterator[Entry]:
-    """What the piece holds of the training split or else of all others, until it alone fills `max_problems`."""
+    """What the shard holds of the training split, or else of all others, until it fills `max_problems` by itself."""
     options, dataset = job.options, dataset_named(job.dataset)
     reading = Reading(
-        job.dataset, piece.split, options.languages, options.max_solution_characters, on_bytes, piece.group, answers
+        job.dataset, shard.split, options.languages, options.max_solution_characters, on_bytes, shard.group, answers
     )
-    for entry in dataset.read(piece.path, reading):
+    for entry in dataset.read(shard.path, reading):
         split = entry.problem.split
         if (split == TRAIN) is not (job.check is not None):
             continue
         if split in writers and writers[split].counts["problems"] == options.max_problems:
-            if piece.split is not None:
+            if shard.split is not None:
                 break
             continue
         yield entry
 
 
-def _record(entry: Entry, options: Options, check: ContaminationCheck | None) -> Record:
+def _record(entry: Entry, options: Options, check: ContaminationCheck | None) -> ProblemRecord:
     """Training problems need a solution, and no overlap with an evaluation set."""
     problem, solutions = entry.problem, entry.solutions
     left_out, overlap = entry.left_out, None
@@ -206,7 +206,7 @@ def _record(entry: Entry, options: Options, check: ContaminationCheck | None) ->
         if not options.keep_contaminated:
             left_out = "problem that overlaps an evaluation set"
     verdicts = Counter(solution.is_correct for solution in solutions)
-    return Record(
+    return ProblemRecord(
         problem.problem_id,
         entry.where,
         problem.split,

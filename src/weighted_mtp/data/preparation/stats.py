@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from weighted_mtp.data.manifest import require_manifest, split_checksums
+from weighted_mtp.data.prepared import require_manifest, split_checksums
 from weighted_mtp.data.schema import PROBLEM_SCHEMA, SOLUTION_SCHEMA
 from weighted_mtp.data.tables import PROBLEMS_FILE, SOLUTIONS_FILE, cannot_write, opened_table
-from weighted_mtp.files import whole_file
-from weighted_mtp.manifest import are_there
+from weighted_mtp.files import atomic_file
+from weighted_mtp.manifest import files_present
 
 STATS_FILE = "stats.json"
 
@@ -42,18 +42,18 @@ SplitStats = dict[str, Any]
 def write_stats(folder: Path) -> tuple[dict[str, SplitStats], bool]:
     """Write `stats.json` of a prepared dataset; returns split → numbers, and whether anything had to be done.
 
-    Raises UserError where the dataset is not prepared or the place cannot be written.
+    Raises UserError if the dataset is not prepared or the place cannot be written.
     """
     manifest = require_manifest(folder)
     made_of = {split: split_checksums(manifest, split) for split in manifest["splits"]}
     path = folder / STATS_FILE
-    if are_there(folder, manifest, [STATS_FILE]):
+    if files_present(folder, manifest, [STATS_FILE]):
         there = json.loads(path.read_text())
         if there["made_of"] == made_of:
             return there["splits"], False
     stats = {split: split_stats(folder / split) for split in made_of}
     try:
-        with whole_file(path) as partial:
+        with atomic_file(path) as partial:
             partial.write_text(json.dumps({"made_of": made_of, "splits": stats}, indent=1) + "\n")
     except OSError as error:
         raise cannot_write(path, error) from error

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weighted_mtp.data.index import write_index
-from weighted_mtp.data.manifest import require_manifest, split_checksums
+from weighted_mtp.data.prepared import require_manifest, split_checksums
 from weighted_mtp.data.schema import PROBLEM_SCHEMA, Counts
 from weighted_mtp.data.tables import (
     PROBLEMS_FILE,
@@ -21,8 +21,8 @@ from weighted_mtp.data.tables import (
     write_tables,
 )
 from weighted_mtp.errors import UserError
-from weighted_mtp.files import whole_directory
-from weighted_mtp.manifest import Manifest, are_there, read_manifest, write_manifest
+from weighted_mtp.files import atomic_directory
+from weighted_mtp.manifest import Manifest, files_present, read_manifest, write_manifest
 
 _VERSION = 1  # of this code: raise it with any change that changes what a seed gives
 
@@ -42,7 +42,7 @@ def write_slice(folder: Path, options: SliceOptions, tokenizer: str | None = Non
     Of every split, at most `max_problems` problems: each difficulty keeps its share (largest remainders), and within
     one the seed decides. Order and ids are the dataset's. The index comes with it, in `tokenizer`'s tokens.
 
-    Raises UserError where the dataset is not prepared as a whole, or the place cannot be written.
+    Raises UserError if the dataset is not prepared as a whole, or the place cannot be written.
     """
     whole, target = require_manifest(folder), folder.with_name(folder.name + SMALL)
     if whole.get("only_evaluation"):
@@ -57,10 +57,10 @@ def write_slice(folder: Path, options: SliceOptions, tokenizer: str | None = Non
     }
     there = read_manifest(target) or {}
     same = all(there.get(key) == value for key, value in wanted.items())
-    if same and are_there(target, there, there["files"]):
+    if same and files_present(target, there, there["files"]):
         return there, False
     try:
-        with whole_directory(target) as partial:
+        with atomic_directory(target) as partial:
             counts = {split: _copy(folder / split, partial / split, options) for split in whole["splits"]}
             for split in counts:
                 write_index(partial / split, tokenizer)

@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from weighted_mtp.data.index import INDEX_FILE, read_index
-from weighted_mtp.data.manifest import require_manifest
 from weighted_mtp.data.preparation.registry import TRAIN
+from weighted_mtp.data.prepared import require_manifest
 from weighted_mtp.data.schema import PROBLEM_SCHEMA, SOLUTION_SCHEMA
 from weighted_mtp.data.tables import PROBLEMS_FILE, SOLUTIONS_FILE
 from weighted_mtp.errors import UserError
@@ -26,7 +26,7 @@ class _Splits:
         self.statements: dict[bytes, tuple[str, str]] = {}
 
     def add(self, folder: Path) -> dict[str, int]:
-        """Counts of one more split. Raises UserError where one of its problems is in another, or a solution in none."""
+        """Counts of one more split. Raises UserError if one of its problems is in another, or a solution in none."""
         counts: Counter[str] = Counter(problems=0, correct=0, incorrect=0)
         for row in _rows(folder / PROBLEMS_FILE, PROBLEM_SCHEMA, ["problem_id", "description", "starter"]):
             counts["problems"] += 1
@@ -66,7 +66,7 @@ def check_dataset(folder: Path) -> str:
 
 
 def _rows(file: Path, schema: pa.Schema, columns: list[str]) -> Iterator[dict[str, Any]]:
-    """Some columns of a table, batch by batch: CodeContests' tests alone would fill the memory."""
+    """Some columns of a table, batch by batch: CodeContests' tests by themselves would fill the memory."""
     with pq.ParquetFile(file) as table:
         if not table.schema_arrow.equals(schema):
             different = next((f.name for f in schema if f not in table.schema_arrow), "a column too many")

@@ -1,6 +1,6 @@
 """HumanEval+ and MBPP+ (Liu et al. 2023, arXiv 2305.01210): known benchmarks with many more inputs for each problem.
 
-The files hold inputs alone. What is expected is what the reference returns, run in the sandbox while preparing.
+The files hold only inputs. What is expected is what the reference returns, run in the sandbox while preparing.
 """
 
 import math
@@ -21,7 +21,7 @@ _COLUMNS: Columns = {
     "entry_point": str,
     "canonical_solution": str,
     "base_input": list,
-    "plus_input": list | dict,  # {} where there is none
+    "plus_input": list | dict,  # {} if there is none
     "atol": int | float,
 }
 _Inputs = dict[Suite, list[list[Any]]]
@@ -58,7 +58,7 @@ def read_humaneval(path: Path, reading: Reading = DEFAULT) -> Iterator[Entry]:
     Departure: a test whose expected value takes over 1,000,000 bytes is left out, and counted: such tests repeat what
     smaller ones test, and would cross the sandbox's wall with every program that is evaluated.
 
-    Raises UserError as `read_rows`; where a prompt is not Python; where nothing may be executed (`reading.answers`),
+    Raises UserError as `read_rows`; if a prompt is not Python; if nothing may be executed (`reading.answers`),
     or a reference does not answer all inputs.
     """
     for row in read_rows(path, _COLUMNS, reading.on_bytes, reading.group):
@@ -101,7 +101,7 @@ def _entry(row: Row, reading: Reading, source: str, description: str, inputs: _I
 
 
 def _tests(row: Row, reading: Reading, reference: str, inputs: _Inputs, dropped: Counter[str]) -> Iterator[TestCase]:
-    """Raises UserError where the reference cannot be asked, ValueError for what is no literal."""
+    """Raises UserError if the reference cannot be run, ValueError for what is no literal."""
     if reading.answers is None:
         raise UserError(f"{row.where}: what {row['task_id']} expects comes from executing its reference")
     calls = [(suite, arguments, literal(tuple(arguments))) for suite in inputs for arguments in inputs[suite]]

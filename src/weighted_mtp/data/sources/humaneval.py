@@ -6,7 +6,7 @@ from pathlib import Path
 
 from weighted_mtp.data.schema import Entry, Problem, Solution, TestCase
 from weighted_mtp.data.sources.rows import DEFAULT, Reading, Row, read_rows
-from weighted_mtp.data.sources.syntax import parse
+from weighted_mtp.data.sources.syntax import parse_python
 from weighted_mtp.errors import UserError
 
 _COLUMNS = {"task_id": str, "prompt": str, "entry_point": str, "canonical_solution": str, "test": str}
@@ -18,7 +18,7 @@ def read(path: Path, reading: Reading = DEFAULT) -> Iterator[Entry]:
     The starter is the prompt, the description its docstring, and a solution's code the prompt with the canonical
     body. There is one test: upstream's `check`, called with the entry point.
 
-    Raises UserError as `read_rows`, or where a prompt is not Python.
+    Raises UserError as `read_rows`, or if a prompt is not Python.
     """
     for row in read_rows(path, _COLUMNS, reading.on_bytes, reading.group):
         name = row["task_id"]
@@ -36,12 +36,13 @@ def read(path: Path, reading: Reading = DEFAULT) -> Iterator[Entry]:
 
 
 def docstring(row: Row) -> str:
-    """The first text that stands alone in the entry point's body, as written; one task has an import before it.
+    """The first text that is a statement of its own in the entry point's body, as written; one task has an import
+    before it.
 
-    Raises UserError where the row's prompt is not Python, or has no such text.
+    Raises UserError if the row's prompt is not Python, or has no such text.
     """
     try:
-        module = parse(row["prompt"])
+        module = parse_python(row["prompt"])
     except SyntaxError as error:
         raise UserError(
             f"{row.where}: the prompt of {row['task_id']} is not Python ({error.msg}); "

@@ -6,11 +6,11 @@ from pathlib import Path
 
 from weighted_mtp.data.schema import Entry, Problem, Solution, TestCase
 from weighted_mtp.data.sources.rows import DEFAULT, Reading, Row, read_rows, unix
-from weighted_mtp.data.sources.syntax import parse
+from weighted_mtp.data.sources.syntax import parse_python
 from weighted_mtp.errors import UserError
 
 # Upstream's task ids; "prompt" holds the few-shot examples.
-SPLITS = {"prompt": range(1, 11), "test": range(11, 511), "validation": range(511, 601), "train": range(601, 975)}
+TASK_RANGES = {"prompt": range(1, 11), "test": range(11, 511), "validation": range(511, 601), "train": range(601, 975)}
 
 _COLUMNS = {
     "task_id": int,
@@ -52,16 +52,16 @@ def _tests(row: Row) -> Iterator[TestCase]:
 
 
 def _split(row: Row) -> str:
-    for split, task_ids in SPLITS.items():
+    for split, task_ids in TASK_RANGES.items():
         if row["task_id"] in task_ids:
             return split
     raise UserError(f"{row.where}: task_id {row['task_id']} is not one of MBPP's 1 to 974; remove the line")
 
 
 def _entry_point(code: str, tests: tuple[TestCase, ...]) -> str:
-    """The one function of the reference that every assert calls; "" where there is none or a choice."""
+    """The one function of the reference that every assert calls; "" if there is none or a choice."""
     try:
-        defined = {node.name for node in parse(code).body if isinstance(node, ast.FunctionDef)}
+        defined = {node.name for node in parse_python(code).body if isinstance(node, ast.FunctionDef)}
         called = [_called_names(test.output) for test in tests]
     except SyntaxError:
         return ""
@@ -70,5 +70,5 @@ def _entry_point(code: str, tests: tuple[TestCase, ...]) -> str:
 
 
 def _called_names(code: str) -> set[str]:
-    calls = (node for node in ast.walk(parse(code)) if isinstance(node, ast.Call))
+    calls = (node for node in ast.walk(parse_python(code)) if isinstance(node, ast.Call))
     return {call.func.id for call in calls if isinstance(call.func, ast.Name)}

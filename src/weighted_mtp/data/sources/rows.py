@@ -37,14 +37,14 @@ _GZIP, _PARQUET = b"\x1f\x8b", b"PAR1"
 
 @dataclass(frozen=True)
 class Reading:
-    """What a reader of a dataset's file is told beside the file.
+    """What a reader of a dataset's file is given besides the file.
 
     dataset                  its name, which begins the ids of its problems
-    split                    the split that all of the file belongs to; None where a row says, or its hash
+    split                    the split that all of the file belongs to; None if a row says, or its hash
     languages                of the solutions to keep
     max_solution_characters  longer solutions are dropped
     on_bytes, group          as `read_rows`
-    answers                  runs a dataset's reference; None where nothing may be executed
+    answers                  runs a dataset's reference; None if nothing may be executed
     """
 
     dataset: str = ""
@@ -72,7 +72,7 @@ class Row:
 
 
 def row_groups(path: Path) -> list[int | None]:
-    """What `read_rows` takes as `group` to read a file in parts: of Parquet its row groups, else the whole alone.
+    """What `read_rows` takes as `group` to read a file in parts: of Parquet its row groups, else only the whole.
 
     Raises UserError as `read_rows`.
     """
@@ -86,7 +86,7 @@ def row_groups(path: Path) -> list[int | None]:
 def read_rows(path: Path, columns: Columns, on_bytes: OnBytes | None = None, group: int | None = None) -> Iterator[Row]:
     """Rows of a file one by one, each with at least `columns` of the given types.
 
-    on_bytes  is told how many bytes of the file were read since it was told last
+    on_bytes  is called with the bytes of the file that were read since the last call
     group     of a Parquet file the one row group to read; None for all
 
     Blank lines are skipped. Raises UserError naming file, line (of Parquet: row) and remedy: missing or unreadable

@@ -9,7 +9,7 @@ from typing import Any
 _LONG_INT = 1 << 64
 
 
-def parse(code: str) -> ast.Module:
+def parse_python(code: str) -> ast.Module:
     """Syntax tree of a program that somebody else wrote: its style ("\\w" in a plain string) is no concern of the user.
 
     Raises SyntaxError.

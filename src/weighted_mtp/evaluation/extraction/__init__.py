@@ -40,14 +40,14 @@ def program_in_answer(answer: str, entry_point: str = "", starter: str = "") -> 
 
     A text that is Python is the program, unchanged. Else it is looked for after the model's reasoning: the last block
     that defines the entry point, or for a script the last one that reads and prints, what was typed into an interpreter
-    only where no other will do; with the other blocks' texts that
-    it needs; where no block will do, among the lines of prose that are Python. A block's examples are left out if they
+    only if no other will do; with the other blocks' texts that
+    it needs; if no block will do, among the lines of prose that are Python. A block's examples are left out if they
     can fail although the function is right. Where nothing is found, the last block or all of the text will say so when
     it is run.
 
     entry_point  the function that tests call; "" for a script
     starter      code that an answer continues or repeats. The program begins with it, unless something is imported from
-                 __future__, or the starter alone is not Python
+                 __future__, or only the starter is not Python
     """
     task = _Task(entry_point, starter)
     text = answer.lstrip("\ufeff\u200b\u2060")
@@ -109,7 +109,7 @@ class _Task:
         return self._best(inline_sources(text), "code among words") if len(text) < _LONG else None
 
     def _left_in(self, blocks: Sequence[Block]) -> Extracted | None:
-        """Of blocks that are no answer the one that looks most like one; None if none looks like Python."""
+        """Among blocks that are no answer, the one that looks most like one; None if none looks like Python."""
         ranked = [(self._likeness(block), place) for place, block in enumerate(blocks)]
         likeness, place = max(ranked, default=((), 0))
         if not any(likeness):
@@ -218,7 +218,7 @@ class _Task:
 
 def _bodies(lines: Sequence[Line], prose: Sequence[Source]) -> Iterator[str]:
     """What may be a body among prose, the last first: the lines around a source that reach from one without indentation
-    to the next, or it alone, as where there are words before it."""
+    to the next, or only it, if there are words before it."""
     numbers = [number for number, _ in lines]
     outer = [place for place, (_, line) in enumerate(lines) if _is_outer(line)]
     seen = {-1}

@@ -134,7 +134,7 @@ def _without_numbers(text: str) -> str:
 
 
 def _apart(parts: Iterable[Line]) -> list[Line]:
-    """Lines with an empty one before each fence that is indented so far that it would go on a paragraph."""
+    """Lines with an empty one before each fence whose indentation would make it continue a paragraph."""
     return [part for n, line in parts for part in ([(n, "\n"), (n, line)] if _DEEP_FENCE.match(line) else [(n, line)])]
 
 

@@ -42,7 +42,7 @@ def joined(parts: Sequence[Source]) -> str:
 
 
 def _nearest(numbers: Sequence[int], place: int) -> int | None:
-    """Of rising numbers the greatest below `place`, or else the smallest above it."""
+    """The greatest of rising numbers below `place`, or else the smallest above it."""
     before = bisect_left(numbers, place)
     if before:
         return numbers[before - 1]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from weighted_mtp.evaluation.extraction.source import Source, is_unfinished, parse, split_lines, syntax_error
 
-_GROWTH = 8  # one line is looked at first, then so many times as many whenever code may go on after their end
+_GROWTH = 8  # one line is looked at first, then this many times as many whenever code may continue after their end
 _STEPS_BACK = 24  # places before an error at which the code may have ended
 _EFFORT = 4  # a text is parsed this many times at most: of what is left then, nothing is found
 
@@ -141,7 +141,7 @@ def _end_of_region(lines: Sequence[str], start: int, most: int, margin: str) -> 
 
 
 def _under_code(lines: Sequence[str]) -> Iterator[bool]:
-    """Of each line, whether the nearest one before it that is indented less is the head of a compound statement."""
+    """For each line, whether the nearest less indented one before it is the head of a compound statement."""
     outer: list[tuple[int, bool]] = []  # indentation of the lines around the present one, and whether it is such a head
     for line in lines:
         width = len(_margin(line))

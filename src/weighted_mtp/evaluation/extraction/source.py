@@ -262,7 +262,7 @@ def _parsed_text(text: str) -> str:
 def _harmful(
     looked_at: Iterable[Statement], every: Sequence[Statement], serving: Iterable[str], words: Set[str]
 ) -> list[Statement]:
-    """Of `looked_at` those that have such a word in them or in a function that they use, and those that need what these
+    """Those of `looked_at` that have such a word in them or in a function that they use, and those that need what these
     bind; never a definition, an import, or what the names in `serving` rest on."""
     kept = {id(statement) for statement in reached(serving, every)}
     definitions = [statement for statement in every if statement.is_definition and id(statement) not in kept]

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from weighted_mtp.pipelines.command import Debug, one_line_errors
+from weighted_mtp.pipelines.command import Debug, user_errors
 
 
 def main(
@@ -21,7 +21,7 @@ def main(
     debug: Debug = False,
 ) -> None:
     """Compare evaluations on the same problems: pass@k, and the paired difference to the first with its interval."""
-    with one_line_errors(debug):
+    with user_errors(debug):
         from rich.console import Console
 
         from weighted_mtp.pipelines.compare import named_arms, write_comparison

@@ -6,12 +6,12 @@ from typing import Annotated
 import typer
 
 from weighted_mtp import configurations
-from weighted_mtp.pipelines.command import Debug, one_line_errors
+from weighted_mtp.pipelines.command import Debug, user_errors
 
 
 def show(debug: Debug = False) -> None:
     """List the configurations that come with the package, by the names that `--config` takes."""
-    with one_line_errors(debug):
+    with user_errors(debug):
         known = dict(configurations.described())
         width = max(map(len, known))
         for name, says in known.items():
@@ -27,6 +27,6 @@ def copy(
     debug: Debug = False,
 ) -> None:
     """Copy a configuration, with those that it is made of, to be changed."""
-    with one_line_errors(debug):
+    with user_errors(debug):
         written = [str(file) for file in configurations.copy(name, to)]
         print(*(written or ["everything is there already"]), sep="\n")

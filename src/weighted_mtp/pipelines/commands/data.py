@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from weighted_mtp.pipelines.command import USER_ERROR, Debug, comma_list, one_line_errors
+from weighted_mtp.pipelines.command import USER_ERROR, Debug, comma_list, user_errors
 
 
 def main(
@@ -15,7 +15,7 @@ def main(
         typer.Option(
             help="Comma-separated, of micro, humaneval, mbpp, gsm8k, codecontests, humaneval+, mbpp+, "
             "codecontests_pairs, llm_pairs, condefects; or all, which is the first five. micro is generated; "
-            "humaneval+, mbpp+ and the pair datasets come from --source alone."
+            "humaneval+, mbpp+ and the pair datasets come only from --source."
         ),
     ],
     steps: Annotated[
@@ -55,7 +55,7 @@ def main(
     workers: Annotated[
         int | None,
         typer.Option(
-            help="Processes that read, threads that tokenize, programs that tests runs. Default: one a core.", min=1
+            help="Processes that read, threads that tokenize, programs that tests runs. Default: one per core.", min=1
         ),
     ] = None,
     storage: Annotated[Path, typer.Option(help="Folder for datasets and downloads.")] = Path("storage"),
@@ -63,23 +63,23 @@ def main(
 ) -> None:
     """Prepare datasets: problems with their tests, correct and incorrect solutions, in one schema for all.
 
-    Files come from the hub, or from --source where there is no network. Training splits are compared with every
-    evaluation set that is prepared, and what overlaps is dropped. Where a dataset fails, the others go on; the exit
+    Files come from the hub, or from --source if there is no network. Training splits are compared with every
+    evaluation set that is prepared, and what overlaps is dropped. If a dataset fails, the others continue; the exit
     code is then 2.
     """
     if workers is not None:
-        os.environ["RAYON_NUM_THREADS"] = str(workers)  # of the tokenizer, which takes all cores by itself
-    with one_line_errors(debug):
+        os.environ["RAYON_NUM_THREADS"] = str(workers)  # for the tokenizer, which otherwise takes all cores
+    with user_errors(debug):
         from weighted_mtp.data.preparation.registry import ALL, NAMES
         from weighted_mtp.data.preparation.shards import Options
         from weighted_mtp.data.preparation.subsets import SliceOptions
         from weighted_mtp.data.sources.codecontests import LANGUAGES
         from weighted_mtp.parallel import cores
-        from weighted_mtp.pipelines.setup_datasets import STEPS, Request, setup
+        from weighted_mtp.pipelines.setup_datasets import STEPS, DatasetRequest, setup
         from weighted_mtp.progress import console
 
         wanted = [",".join(ALL) if name.strip() == "all" else name for name in datasets.split(",")]
-        request = Request(
+        request = DatasetRequest(
             storage,
             source,
             Options(

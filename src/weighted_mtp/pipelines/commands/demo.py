@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from weighted_mtp.pipelines.command import INTERRUPTED, Debug, one_line_errors
+from weighted_mtp.pipelines.command import INTERRUPTED, Debug, user_errors
 
 
 def main(
@@ -18,12 +18,12 @@ def main(
     ] = None,
     jobs: Annotated[
         int | None,
-        typer.Option(help="Steps that run at once, each with its share of the cores. Default: one a core.", min=1),
+        typer.Option(help="Steps that run at once, each with its share of the cores. Default: one per core.", min=1),
     ] = None,
     debug: Debug = False,
 ) -> None:
     """Run the whole method on the embedded micro benchmark: three seeds, a quarter of an hour on two CPU cores."""
-    with one_line_errors(debug):
+    with user_errors(debug):
         from weighted_mtp.parallel import cores
         from weighted_mtp.study.demo import demo_config, run_demo
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from weighted_mtp.pipelines.command import Debug, one_line_errors
+from weighted_mtp.pipelines.command import Debug, user_errors
 
 
 def main(
@@ -14,7 +14,7 @@ def main(
     debug: Debug = False,
 ) -> None:
     """Say how well this machine can keep hostile programs in, and try it out."""
-    with one_line_errors(debug):
+    with user_errors(debug):
         from weighted_mtp.pipelines.doctor import UNSAFE, examine
 
         if not examine(try_attacks):

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from weighted_mtp.pipelines.command import Debug, one_line_errors
+from weighted_mtp.pipelines.command import Debug, user_errors
 from weighted_mtp.pipelines.commands import sampling
 
 
@@ -13,9 +13,7 @@ def main(
     benchmark: Annotated[
         str, typer.Option(help="One of humaneval, humaneval+, mbpp, mbpp+, codecontests, gsm8k, micro.")
     ],
-    output: Annotated[
-        Path, typer.Option(help="Folder for samples, results and report; one that was begun is resumed.")
-    ],
+    output: Annotated[Path, typer.Option(help="Folder for samples, results and report; an unfinished one is resumed.")],
     checkpoint: sampling.Checkpoint = None,
     engine: sampling.Engine = None,
     base_url: sampling.BaseUrl = None,
@@ -40,10 +38,11 @@ def main(
     max_new_tokens: sampling.MaxNewTokens = None,
     batch_size: sampling.BatchSize = None,
     stop: sampling.Stop = None,
+    draft: sampling.Draft = None,
     seed: sampling.Seed = None,
     dtype: sampling.Dtype = None,
     k: Annotated[list[int] | None, typer.Option(help="k of pass@k; may be repeated. Default: 1, 10, 100.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Programs that run at once. Default: one a core.")] = None,
+    workers: Annotated[int | None, typer.Option(help="Programs that run at once. Default: one per core.")] = None,
     cpu_seconds: Annotated[
         float | None, typer.Option(help="CPU time of one program. Default: the problem's limit or the benchmark's.")
     ] = None,
@@ -58,7 +57,7 @@ def main(
         typer.Option(help="Packages of this environment that programs may import, as numpy; comma-separated."),
     ] = None,
     unsafe_execution: Annotated[
-        bool, typer.Option("--unsafe-execution", help="Execute also where this machine cannot confine programs.")
+        bool, typer.Option("--unsafe-execution", help="Execute even if this machine cannot confine programs.")
     ] = False,
     explain: Annotated[
         bool, typer.Option("--explain", help="Say of each sample that did not pass how it ended, and with which value.")
@@ -69,13 +68,13 @@ def main(
     options = {key: value for key, value in locals().items() if key not in ("debug", "explain") and value is not None}
     if packages is not None:
         options["packages"] = [name.strip() for name in packages.split(",")]
-    with one_line_errors(debug):
+    with user_errors(debug):
         from weighted_mtp.config import validated
-        from weighted_mtp.pipelines.run_evaluation import LONGEST_WAIT, EvaluationConfig, evaluate, print_report
+        from weighted_mtp.pipelines.run_evaluation import RANKS_WAIT, EvaluationConfig, evaluate, print_report
         from weighted_mtp.runtime.distributed import is_first, process_group
 
         config = validated(EvaluationConfig, sampling.sections(options))
-        with process_group(config.runtime.model_copy(update={"timeout_seconds": LONGEST_WAIT})):
+        with process_group(config.runtime.model_copy(update={"timeout_seconds": RANKS_WAIT})):
             report = evaluate(config)
             if is_first():
                 print_report(report, explain)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from weighted_mtp.pipelines.command import Debug, one_line_errors
+from weighted_mtp.pipelines.command import Debug, user_errors
 from weighted_mtp.pipelines.commands import sampling
 
 
@@ -32,13 +32,14 @@ def main(
     max_new_tokens: sampling.MaxNewTokens = None,
     batch_size: sampling.BatchSize = None,
     stop: sampling.Stop = None,
+    draft: sampling.Draft = None,
     seed: sampling.Seed = None,
     dtype: sampling.Dtype = None,
     debug: Debug = False,
 ) -> None:
     """Complete one prompt, a file of them, or what is typed, with any model or server."""
     options = {key: value for key, value in locals().items() if key != "debug" and value is not None}
-    with one_line_errors(debug):
+    with user_errors(debug):
         from weighted_mtp.config import validated
         from weighted_mtp.pipelines.generate import GenerateConfig, generate
 

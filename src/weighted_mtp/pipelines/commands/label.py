@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from weighted_mtp.pipelines.command import Debug, one_line_errors
+from weighted_mtp.pipelines.command import Debug, user_errors
 
 
 def main(
@@ -27,9 +27,9 @@ def main(
 ) -> None:
     """Make a dataset of a policy's own programs: executed samples of training problems, labelled by their verdicts.
 
-    Programs are told apart by their text and kept once a problem; those that were cut are left out.
+    Programs are told apart by their text and kept once per problem; those that were cut are left out.
     """
-    with one_line_errors(debug):
+    with user_errors(debug):
         from weighted_mtp.errors import UserError
         from weighted_mtp.evaluation.own_programs import LabelOptions
         from weighted_mtp.pipelines.label_samples import label

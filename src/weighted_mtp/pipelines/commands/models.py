@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from weighted_mtp.pipelines.command import Debug, Tokenizer, comma_list, one_line_errors
+from weighted_mtp.pipelines.command import Debug, Tokenizer, comma_list, user_errors
 
 
 def setup(
@@ -47,15 +47,17 @@ def setup(
     `--model meta-llama-mtp` is Meta's 7B multi-token predictor, `--model ref-sheared-llama` the reference of the same
     vocabulary. Gated models: accept the terms on the model's page, put HF_TOKEN=… into .env.
     """
-    with one_line_errors(debug):
+    with user_errors(debug):
         from weighted_mtp.errors import UserError
         from weighted_mtp.models.catalog import KNOWN
-        from weighted_mtp.pipelines.setup_models import STEPS, Request, create_micro, download, make, verify
+        from weighted_mtp.pipelines.setup_models import STEPS, ModelRequest, create_micro, download, make, verify
 
         if not model:
             raise UserError("--model is empty: give a model of the catalogue, a hub id, a model folder or a .gguf file")
         known = KNOWN.get(model)
-        request = Request(model, kind or (known.kind if known else "mtp"), n_future_tokens, source, storage, tokenizer)
+        request = ModelRequest(
+            model, kind or (known.kind if known else "mtp"), n_future_tokens, source, storage, tokenizer
+        )
         chosen = comma_list("--steps", steps, STEPS) if steps or not micro else ()
         for name, step in (("download", download), ("convert", make), ("verify", verify)):
             if name in chosen:
@@ -80,9 +82,9 @@ def convert(
     debug: Debug = False,
 ) -> None:
     """Put prediction heads on any Llama-, Qwen-, Mistral-, Gemma- or Phi-like causal LM."""
-    with one_line_errors(debug):
+    with user_errors(debug):
         from weighted_mtp.models import convert as conversion
-        from weighted_mtp.models.folder import check_model
+        from weighted_mtp.models.model_folder import check_model
 
         conversion.convert(source, output, n_future_tokens or "as stored", head_init, seed=seed, tokenizer=tokenizer)
         print(f"{output}: {check_model(output)}")
@@ -102,8 +104,8 @@ def export(
     tokenizer: Tokenizer = None,
     debug: Debug = False,
 ) -> None:
-    """Write a policy as an ordinary causal LM, as a checkpoint in Meta's format, or its adapters alone."""
-    with one_line_errors(debug):
+    """Write a policy as an ordinary causal LM, as a checkpoint in Meta's format, or only its adapters."""
+    with user_errors(debug):
         from weighted_mtp.errors import UserError
         from weighted_mtp.models.adapters import export_adapters
         from weighted_mtp.models.checkpoint import newest_model
@@ -113,7 +115,7 @@ def export(
         if form == "meta":
             export_meta(policy, output, tokenizer=tokenizer)
         elif tokenizer is not None:
-            raise UserError(f"--tokenizer {tokenizer}: is of use with --format meta alone; leave it out")
+            raise UserError(f"--tokenizer {tokenizer}: is only useful with --format meta; leave it out")
         elif form == "adapter":
             export_adapters(newest_model(policy), output)
         else:

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from weighted_mtp.pipelines.command import ConfigFile, Debug, Overrides, one_line_errors
+from weighted_mtp.pipelines.command import ConfigFile, Debug, Overrides, user_errors
 
 
 def main(
@@ -16,7 +16,7 @@ def main(
     debug: Debug = False,
 ) -> None:
     """Say what a training run needs on every GPU, for each way to share it; needs no weights, data or GPU."""
-    with one_line_errors(debug):
+    with user_errors(debug):
         from rich.console import Console
 
         from weighted_mtp.configurations import find

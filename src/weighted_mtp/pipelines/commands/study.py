@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from weighted_mtp.pipelines.command import INTERRUPTED, AcceptChanges, ConfigFile, Debug, Overrides, one_line_errors
+from weighted_mtp.pipelines.command import INTERRUPTED, AcceptChanges, ConfigFile, Debug, Overrides, user_errors
 
 
 def main(
@@ -22,7 +22,7 @@ def main(
     debug: Debug = False,
 ) -> None:
     """Compare weightings over several seeds: everything from pretraining to the table, resumed arm by arm."""
-    with one_line_errors(debug):
+    with user_errors(debug):
         from weighted_mtp.config import load_config
         from weighted_mtp.configurations import find
         from weighted_mtp.study.config import StudyConfig

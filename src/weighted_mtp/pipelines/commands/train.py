@@ -5,7 +5,7 @@ from pathlib import Path
 
 import typer
 
-from weighted_mtp.pipelines.command import INTERRUPTED, AcceptChanges, ConfigFile, Debug, Overrides, one_line_errors
+from weighted_mtp.pipelines.command import INTERRUPTED, AcceptChanges, ConfigFile, Debug, Overrides, user_errors
 
 
 def _command(kind: str, does: str) -> Callable[..., None]:
@@ -14,7 +14,7 @@ def _command(kind: str, does: str) -> Callable[..., None]:
     def command(
         config: ConfigFile, override: Overrides = None, accept_changes: AcceptChanges = False, debug: Debug = False
     ) -> None:
-        with one_line_errors(debug):
+        with user_errors(debug):
             _train(kind, config, override, accept_changes)
 
     command.__doc__ = does

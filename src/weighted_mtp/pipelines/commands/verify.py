@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from weighted_mtp.pipelines.command import Debug, one_line_errors
+from weighted_mtp.pipelines.command import Debug, user_errors
 
 
 def main(
@@ -17,7 +17,7 @@ def main(
     debug: Debug = False,
 ) -> None:
     """Check models and datasets: checksums, schema, counts, leakage between splits, weights, heads, tokenizer."""
-    with one_line_errors(debug):
+    with user_errors(debug):
         from weighted_mtp.pipelines.verify_storage import FAILED, verify_and_say
 
         if not verify_and_say(storage, check, generate_report):

@@ -5,7 +5,7 @@ from typing import Annotated, cast
 
 import typer
 
-from weighted_mtp.pipelines.command import Debug, one_line_errors
+from weighted_mtp.pipelines.command import Debug, user_errors
 
 
 def main(
@@ -26,7 +26,7 @@ def main(
     debug: Debug = False,
 ) -> None:
     """Show programs with every token coloured by its weight, and by what the critic says of it."""
-    with one_line_errors(debug):
+    with user_errors(debug):
         from weighted_mtp.errors import UserError
 
         if (critic is None) == (run is None):

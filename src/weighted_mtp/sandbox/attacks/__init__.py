@@ -173,9 +173,9 @@ def run_attacks(
 ) -> Iterator[Finding]:
     """Try attacks one after the other on one worker, which must serve harmless programs after each.
 
-    isolation  what to use of what this machine offers; all, where it is not given
+    isolation  what to use of what this machine offers; all of it if not given
 
-    A last finding, of no attack, is about what is left at the end. Raises UserError where nothing can be started.
+    A last finding, of no attack, is about what is left at the end. Raises UserError if nothing can be started.
     """
     with tempfile.TemporaryDirectory(prefix="wmtp-bait-") as name, contextlib.closing(Bait(Path(name))) as bait:
         before = _left_behind()

@@ -257,7 +257,7 @@ def pack(message: Any) -> bytes:
 
 
 def unpack(payload: bytes) -> Any:
-    """Bytes → message. Raises CodecError where they are not JSON."""
+    """Bytes → message. Raises CodecError if they are not JSON."""
     try:
         return json.loads(payload)
     except (ValueError, RecursionError) as error:

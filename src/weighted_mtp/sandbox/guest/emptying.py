@@ -5,23 +5,25 @@ import os
 import secrets
 from collections.abc import Iterator
 
-FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW  # how a hostile program's folder is opened: never through a link
+OPEN_FOLDER = (
+    os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+)  # how a hostile program's folder is opened: never through a link
 
 
 def empty_folder(folder: str) -> None:
     """Remove all in a folder.
 
     Folders are moved up before they are opened, so no depth makes a path too long, and their permissions are put
-    right first where that is allowed. Symbolic links are removed and never followed, not even those that a program
-    which is still running puts in a folder's place. Raises OSError where something stays.
+    right first if that is allowed. Symbolic links are removed and never followed, not even those that a program
+    which is still running puts in a folder's place. Raises OSError if something stays.
     """
-    top = os.open(folder, FOLDER)
+    top = os.open(folder, OPEN_FOLDER)
     try:
         names = _new_names()
         moved = _stripped(top, top, names)
         while moved:
             name = moved.pop()
-            inner = os.open(name, FOLDER, dir_fd=top)
+            inner = os.open(name, OPEN_FOLDER, dir_fd=top)
             try:
                 moved += _stripped(inner, top, names)
             finally:

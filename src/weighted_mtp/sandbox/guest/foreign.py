@@ -1,6 +1,6 @@
 """The program as the judge sees it: values, and handles of objects that stay where they are.
 
-What a test does with handles alone, the program does: they are its own objects. Where a test compares one with a value
+What a test does only with handles, the program does: they are its own objects. Where a test compares one with a value
 of its own, nobody can be trusted to: the program's `==` may say what it likes, and would see what is expected. Such a
 comparison is Incomparable, unless Python itself decides it, as for classes that leave `==` alone.
 """
@@ -260,7 +260,7 @@ class Program:
         return self.value_of(answer)
 
     def check_decided(self) -> None:
-        """Raises Incomparable where the test has gone on after one."""
+        """Raises Incomparable if the test has gone on after one."""
         if self.undecided:
             raise Incomparable(self.undecided)
 
@@ -308,7 +308,7 @@ class Program:
         return found
 
     def _as_was(self, name: str, raised: dict[str, Any]) -> Exception | None:
-        """An exception of the same class and with the same text; None where there is none."""
+        """An exception of the same class and with the same text; None if there is none."""
         try:
             text = str(raised["text"])
             if raised["class"] is None:
@@ -348,7 +348,7 @@ class RecordedProgram(Program):
         return self.value_of(unpack(self._answers[self._made - 1].encode("ascii")))
 
     def check_all_made(self) -> None:
-        """Raises Unplanned where a planned call was not made."""
+        """Raises Unplanned if a planned call was not made."""
         if self._made < len(self._calls):
             raise Unplanned
 
@@ -358,7 +358,7 @@ def _sent_derived(value: Any, base: Any) -> Any:
 
 
 class EndedProgram(Program):
-    """A program that nothing can be asked any more: its answers are there."""
+    """A program that cannot be called any more: its answers are there."""
 
     def __init__(self) -> None:
         super().__init__(Wire(-1, -1))

@@ -88,7 +88,7 @@ def run(job: Any, wire: Wire) -> int:
 
 
 def decide(job: Any, wire: Wire) -> None:
-    """What is decided by a program's answers alone, in the warm process → a message.
+    """What a program's answers decide without it, in the warm process → a message.
 
     `call` tests        {"expected", "answers"} → {"verdict", "test"}
     planned assertions  {"tests", "entry_point", "calls", "answers"}, calls test by test → the same, or {"unplanned"},

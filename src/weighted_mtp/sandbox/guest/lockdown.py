@@ -61,7 +61,7 @@ _SECCOMP_MODE_FILTER, _SIGKILL = 2, 9
 _CAPABILITY_VERSION = 0x20080522
 
 Instruction = tuple[int, int, int, int]
-"""Of classic BPF: code, jump if true, jump if false, operand."""
+"""One instruction of classic BPF: code, jump if true, jump if false, operand."""
 
 
 def limit_resources(limits: dict[str, int]) -> None:
@@ -166,9 +166,9 @@ def _prepared(program: list[Instruction]) -> _Program:
 
 
 def lock_down(limits: dict[str, int], strict: bool) -> Lock | None:
-    """Give up all that is not needed, for good. None where this system lacks the calls and `strict` is false.
+    """Give up all that is not needed, for good. None if this system lacks the calls and `strict` is false.
 
-    Raises OSError or KeyError where `strict` is true and the kernel does not do as asked.
+    Raises OSError or KeyError if `strict` is true and the kernel refuses.
     """
     try:
         limit_resources(limits)

@@ -1,4 +1,4 @@
-"""The program's own objects where they lie: what the judge may ask of them, and what it is told of each."""
+"""The program's own objects where they lie: what the judge may do with them, and what it learns of each."""
 
 import builtins
 import math
@@ -111,7 +111,7 @@ class Objects:
         return to_plain(value, self.refer, lambda own, base: ["u", base, self.reference(own)])
 
     def ask(self, operation: str, *arguments: Any) -> Any:
-        """Do what the judge asks, whose arguments are plain → the value."""
+        """Do what the judge requests, whose arguments are plain → the value."""
         if operation == "name":
             return self._namespace[arguments[0]]
         return OPERATIONS[operation](*map(self.decode, arguments))

@@ -53,7 +53,7 @@ def _error(objects: Objects, limit: int, error: BaseException) -> bytes:
 
 
 def _compiled(job: Any, wire: Wire, name: str) -> Program | None:
-    """The program as module `name`; None where it is not Python and the reply says why."""
+    """The program as module `name`; None if it is not Python and the reply says why."""
     try:
         return Program(job["program"], name)
     except (SyntaxError, ValueError, OverflowError, RecursionError, MemoryError) as error:
@@ -62,7 +62,7 @@ def _compiled(job: Any, wire: Wire, name: str) -> Program | None:
 
 
 def _load(job: Any, wire: Wire) -> dict[str, Any] | None:
-    """Compile and run the program as a module; None where that failed and the reply says how."""
+    """Compile and run the program as a module; None if that failed and the reply says how."""
     program = _compiled(job, wire, "program")
     if program is None:
         return None
@@ -75,7 +75,7 @@ def _load(job: Any, wire: Wire) -> dict[str, Any] | None:
 
 
 def _answer_calls(job: Any, wire: Wire) -> None:
-    """`call` tests: one answer each, up to the first error, or to the end where that is wanted."""
+    """`call` tests: one answer each, up to the first error, or to the end if that is wanted."""
     namespace = _load(job, wire)
     if namespace is None:
         return
@@ -99,7 +99,7 @@ def _call(namespace: dict[str, Any], entry_point: str, arguments: tuple[Any, ...
 
 
 def _serve_judge(job: Any, wire: Wire) -> None:
-    """`code` tests: do what the judge asks until it asks for the end."""
+    """`code` tests: do what the judge requests until it requests the end."""
     namespace = _load(job, wire)
     if namespace is None:
         return

@@ -13,7 +13,7 @@ import pytest
 from weighted_mtp.data.preparation import prepare as prepare_module
 from weighted_mtp.data.preparation import shards as shards_module
 from weighted_mtp.data.preparation.prepare import prepare
-from weighted_mtp.data.preparation.shards import Options, pieces_of
+from weighted_mtp.data.preparation.shards import Options, shards_of
 from weighted_mtp.errors import UserError
 
 
@@ -56,12 +56,12 @@ def _bytes(folder: Path) -> dict[str, bytes]:
 
 def test_pieces_are_row_groups_whose_bytes_add_up_to_the_files(source: Path, tmp_path: Path) -> None:
     files = sorted((source / "data").glob("train-*"))
-    pieces = pieces_of([("train", file) for file in files], tmp_path)
-    assert [(piece.path, piece.group) for piece in pieces] == [
+    shards = shards_of([("train", file) for file in files], tmp_path)
+    assert [(shard.path, shard.group) for shard in shards] == [
         *((files[0], 0), (files[0], 1), (files[1], 0)),
         *((files[2], 0), (files[2], 1), (files[2], 2)),
     ]
-    assert sum(piece.bytes for piece in pieces) == sum(file.stat().st_size for file in files)
+    assert sum(shard.bytes for shard in shards) == sum(file.stat().st_size for file in files)
 
 
 def test_the_number_of_workers_changes_no_byte(source: Path, tmp_path: Path) -> None:
@@ -133,9 +133,9 @@ def test_killed_and_given_again_it_goes_on_to_the_same_bytes(
     assert not (storage / "datasets" / "codecontests").exists()
     read = []
     entries = shards_module._entries
-    monkeypatch.setattr(shards_module, "_entries", lambda piece, *rest: read.append(piece) or entries(piece, *rest))
+    monkeypatch.setattr(shards_module, "_entries", lambda shard, *rest: read.append(shard) or entries(shard, *rest))
     prepare("codecontests", storage, source, workers=1)
-    assert {str(piece.part.relative_to(parts)) for piece in read}.isdisjoint(finished)
+    assert {str(shard.part.relative_to(parts)) for shard in read}.isdisjoint(finished)
     assert len(read) == 7 - len(finished)
     prepare("codecontests", tmp_path / "whole", source, workers=1)
     assert _bytes(storage) == _bytes(tmp_path / "whole")

@@ -85,7 +85,7 @@ def is_worth_asking(composition: Composition) -> bool:
     """Whether every part matters, and the value varies.
 
     The number of squares is the number of items: where leaving a part out changes nothing, a mistake in it could not
-    be seen by any test, so such compositions are not asked.
+    be seen by any test, so such compositions are left out.
     """
     values = [composition(probe) for probe in PROBES]
     if len({str(value) for value in values}) < _DISTINCT_VALUES:
@@ -115,7 +115,7 @@ def draw(rng: random.Random, max_filters: int, max_maps: int) -> Composition:
 def change_one_part(rng: random.Random, composition: Composition) -> tuple[Composition, int]:
     """A random neighbour that differs in exactly one part, and that part's index.
 
-    Half of the changes keep the kind and change the constant, where there is one: the finest mistake.
+    Half of the changes keep the kind and change the constant, if there is one: the finest mistake.
     """
     index = rng.randrange(composition.difficulty)
     part = composition.parts[index]
@@ -132,5 +132,5 @@ def _how_many(rng: random.Random, most: int) -> int:
 
 
 def _distinct_kinds(parts: list[Part]) -> tuple[Part, ...]:
-    """Of two parts of one kind the last: "above 2 and above 4" says nothing more than one of them."""
+    """Drop all but the last of two parts of one kind: "above 2 and above 4" says nothing more than one of them."""
     return tuple({part.kind: part for part in parts}.values())

@@ -7,12 +7,12 @@ from typing import Any
 from transformers import PreTrainedTokenizerFast
 
 from weighted_mtp.data.index import write_index
-from weighted_mtp.data.manifest import has_splits
+from weighted_mtp.data.prepared import has_splits
 from weighted_mtp.data.sources.micro.generator import MicroConfig, generate
 from weighted_mtp.data.sources.micro.tokenizer import train_tokenizer
 from weighted_mtp.data.tables import cannot_write, write_tables
-from weighted_mtp.files import whole_directory
-from weighted_mtp.manifest import are_there, read_manifest, write_manifest
+from weighted_mtp.files import atomic_directory
+from weighted_mtp.manifest import files_present, read_manifest, write_manifest
 
 _VERSION = 1  # of the generator: raise it with any change that changes what a seed gives
 
@@ -20,7 +20,7 @@ _VERSION = 1  # of the generator: raise it with any change that changes what a s
 def write_micro(root: Path, config: MicroConfig, on_progress: Callable[[int], None] | None = None) -> Path:
     """Generate `root/micro/`, its splits, `tokenizer/` and `manifest.json`; returns that folder.
 
-    Nothing is done where the same configuration is there already, all of it; otherwise the folder is replaced as a
+    Nothing is done if the same configuration is there already, complete; otherwise the folder is replaced as a
     whole, so that an interrupted run leaves the earlier one or none. No problem is compared with evaluation sets: the
     splits are apart by construction, and nobody else's problems are of this language.
 
@@ -34,7 +34,7 @@ def write_micro(root: Path, config: MicroConfig, on_progress: Callable[[int], No
     texts = (*(problem.description for problem in problems), *(solution.code for solution in solutions))
     tokenizer = train_tokenizer(texts, config.vocab_size)
     try:
-        with whole_directory(directory) as partial:
+        with atomic_directory(directory) as partial:
             counts = {split: write_tables(partial / split, *records) for split, records in splits.items()}
             _save(tokenizer, partial / "tokenizer")
             for split in splits:
@@ -67,7 +67,7 @@ def is_current(directory: Path, config: MicroConfig) -> bool:
     found = read_manifest(directory) or {}
     tokenizer = [name for name in found.get("files", ()) if name.startswith("tokenizer/")]
     same = all(found.get(key) == value for key, value in _identity(config).items())
-    return same and has_splits(directory, found) and are_there(directory, found, tokenizer)
+    return same and has_splits(directory, found) and files_present(directory, found, tokenizer)
 
 
 def _identity(config: MicroConfig) -> dict[str, Any]:

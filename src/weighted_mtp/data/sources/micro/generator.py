@@ -9,8 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from weighted_mtp.data.schema import Problem, Records, Solution, Span, TestCase
 from weighted_mtp.data.sources.micro.composition import Composition, change_one_part, draw, is_worth_asking
 from weighted_mtp.data.sources.micro.parts import KINDS, Kind
-from weighted_mtp.data.sources.micro.phrasing import describe
-from weighted_mtp.data.sources.micro.programs import ENTRY_POINT, Choices, Program, draw_choices, render
+from weighted_mtp.data.sources.micro.phrasing import phrase
+from weighted_mtp.data.sources.micro.programs import ENTRY_POINT, Choices, MicroProgram, draw_choices, render
 from weighted_mtp.errors import UserError
 
 SPLITS = ("train", "validation", "test", "test_pairs")
@@ -30,8 +30,8 @@ class MicroConfig(BaseModel):
     n_validation: int = Field(500, ge=1, description="problems to validate on")
     n_test: int = Field(1_000, ge=1, description="problems with compositions that training never shows")
     n_test_pairs: int = Field(300, ge=1, description="problems with pairs of parts that training never shows together")
-    n_correct: int = Field(2, ge=1, description="correct solutions a problem")
-    n_incorrect: int = Field(2, ge=0, description="incorrect solutions a problem")
+    n_correct: int = Field(2, ge=1, description="correct solutions per problem")
+    n_incorrect: int = Field(2, ge=0, description="incorrect solutions per problem")
     max_filters: int = Field(1, ge=0, le=2, description="filters in one composition")
     max_maps: int = Field(1, ge=0, le=2, description="maps in one composition")
     vocab_size: int = Field(768, ge=300, description="of the tokenizer that is trained on the training split")
@@ -41,8 +41,8 @@ class MicroConfig(BaseModel):
 class Mistake:
     """A wrong program and the right one under the same choices."""
 
-    wrong: Program
-    right: Program
+    wrong: MicroProgram
+    right: MicroProgram
     part: int  # index of the changed part
 
 
@@ -50,7 +50,7 @@ def generate(config: MicroConfig, on_progress: Callable[[int], None] | None = No
     """Problems and solutions of each split: train, validation, test, test_pairs.
 
     No composition is in two splits. Pairs of kinds drawn for `test_pairs` occur together in no other split.
-    `on_progress` is told of each finished problem.
+    `on_progress` is called once per finished problem.
 
     Raises UserError if there are fewer compositions than asked for.
     """
@@ -70,7 +70,7 @@ def generate(config: MicroConfig, on_progress: Callable[[int], None] | None = No
 
 
 def held_out_pairs(seed: int) -> frozenset[frozenset[Kind]]:
-    """The pairs of kinds, from different slots, that occur in `test_pairs` alone."""
+    """The pairs of kinds, from different slots, that occur only in `test_pairs`."""
     slots = list(KINDS)
     pairs = [
         frozenset((a, b))
@@ -115,7 +115,7 @@ def make_problem(rng: random.Random, composition: Composition, problem_id: str, 
         problem_id=problem_id,
         source="micro",
         split=split,
-        description=describe(rng, composition),
+        description=phrase(rng, composition),
         entry_point=ENTRY_POINT,
         difficulty=composition.difficulty,
         tests=tuple(TestCase("call", f"({xs!r},)", repr(composition(xs))) for xs in _inputs(rng, composition)),
@@ -137,7 +137,7 @@ def draw_mistake(
 
 
 def wrong_spans(mistake: Mistake) -> Iterator[tuple[Span, str]]:
-    """Where the wrong program differs from the right one, and the right text there: replacing all mends it.
+    """Where the wrong program differs from the right one, and the right text there: replacing them all fixes it.
 
     A span begins at the first character that is wrong and is as short as it can be: in `[:3]` for `[:4]` it is the
     3. In `sum(xs)` for `sum(set(xs))` it is the x, which stands where `set(` should; only where a program ends too
@@ -199,7 +199,7 @@ def _solutions(
         )
 
 
-def _semantic_spans(program: Program) -> tuple[Span, ...]:
+def _semantic_spans(program: MicroProgram) -> tuple[Span, ...]:
     places = sorted(place for part in program.places for place in part)
     return tuple(Span("semantic", start, end) for start, end in places)
 

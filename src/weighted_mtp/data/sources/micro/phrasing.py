@@ -8,7 +8,7 @@ from weighted_mtp.data.sources.micro.parts import Part
 _VERBS = ("Return", "Compute", "Find", "Give")
 
 
-def describe(rng: random.Random, composition: Composition) -> str:
+def phrase(rng: random.Random, composition: Composition) -> str:
     """One of many phrasings; no two compositions share one.
 
     E.g. "Return the sum of the squares of the even numbers among the first 3 items." or

@@ -1,7 +1,7 @@
 """Programs that realise a composition, with the places of its parts.
 
 What a program may freely choose (structure, names, comments, temporaries) is drawn apart from the composition: the
-same choices give the right program and its wrong neighbour, which then differ in the changed part's text alone.
+same choices give the right program and its wrong neighbour, which then differ only in the changed part's text.
 """
 
 import random
@@ -42,7 +42,7 @@ class Choices:
 
 
 @dataclass(frozen=True)
-class Program:
+class MicroProgram:
     """Code, and for each part (in order of action) the spans of its places, in order of text."""
 
     code: str
@@ -80,14 +80,14 @@ def draw_choices(rng: random.Random) -> Choices:
     )
 
 
-def render(composition: Composition, choices: Choices) -> Program:
+def render(composition: Composition, choices: Choices) -> MicroProgram:
     """The program of a composition under the given choices."""
     writer = _Writer(composition.difficulty).write(f"def {ENTRY_POINT}({choices.argument}):\n")
     if choices.comment:
         writer.write(f"    # {choices.comment}\n")
     body = {"comprehension": _comprehension, "loop": _loop, "staged": _staged}[choices.structure]
     body(writer, composition, choices)
-    return Program(writer.text, tuple(map(tuple, writer.places)))
+    return MicroProgram(writer.text, tuple(map(tuple, writer.places)))
 
 
 def _comprehension(writer: _Writer, composition: Composition, choices: Choices) -> None:

@@ -77,10 +77,10 @@ class ImplicitConfig(Section):
     """Scale of the log-ratios; the smaller, the farther the copy moves from the reference."""
     form: Literal["relative", "absolute"] = "relative"
     """`relative`: rank the correct program of a pair above the incorrect one (DPO). `absolute`: tell for each program
-    by itself whether it is correct."""
+    on its own whether it is correct."""
     anchor: float = Field(1.0, ge=0)
     """α, how much the copy also learns to write the correct program. Without it (0) both programs may become unlikely,
-    and log-ratios drift where nothing is learned."""
+    and log-ratios drift even if nothing is learned."""
 
 
 CriticObjective = PairwiseRankingConfig | LambdaReturnConfig | OutcomeConfig | ImplicitConfig

@@ -13,8 +13,8 @@ itself, so that tokens of free choice count little (dynamic fine-tuning: arXiv 2
 forward pass, since the loss has the probability when it needs it.
 
 Departures from that paper: heads 2 … H exist, and each may take its own probability of the target (`each_head`) or
-head 1's (`first_head`), which alone has read everything before the target; and the loss is divided by the sum of the
-weights, where the paper's is a mean over tokens, so that here confidence is no hidden learning rate either.
+head 1's (`first_head`), the only one that has read everything before the target; and the loss is divided by the sum of
+the weights, where the paper's is a mean over tokens, so that here confidence is no hidden learning rate either.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What went wrong, in one line: the repository, the cause, what mends it and what serves in place of the hub."""
+"""What went wrong, in one line: the repository, the cause, what fixes it and what serves in place of the hub."""
 
 import errno
 from collections.abc import Iterator
@@ -16,8 +16,8 @@ from huggingface_hub.errors import (
 )
 
 from weighted_mtp.errors import UserError, first_line
-from weighted_mtp.hub.patience import Problem, asked_wait
 from weighted_mtp.hub.repository import Repository
+from weighted_mtp.hub.retry import FetchError, asked_wait
 
 _TOKEN = "put HF_TOKEN=… in .env and repeat, or log in with `hf auth login`"
 
@@ -27,20 +27,20 @@ def in_one_line(repository: Repository, instead: str) -> Iterator[None]:
     """Raise UserError for whatever goes wrong inside."""
     try:
         yield
-    except (Problem, httpx2.HTTPError, httpx2.InvalidURL, HFValidationError, OSError) as error:
+    except (FetchError, httpx2.HTTPError, httpx2.InvalidURL, HFValidationError, OSError) as error:
         raise UserError(f"{repository.id}: {cause(error, repository)}; {instead}") from error
 
 
 def cause(error: Exception, repository: Repository) -> str:
-    """What is wrong and what mends it, in words that follow the repository's name."""
+    """What is wrong and what fixes it, in words that follow the repository's name."""
     hub = repository.endpoint
     match error:
-        case Problem():
+        case FetchError():
             return str(error)
         case HFValidationError():
             return "not an id on the hub, which is OWNER/NAME"
         case OfflineModeIsEnabled():
-            return "HF_HUB_OFFLINE is set, so the hub is not asked; unset it to fetch what is missing"
+            return "HF_HUB_OFFLINE is set, so the hub is not contacted; unset it to fetch what is missing"
         case HfHubHTTPError():
             return _refusal(error, repository)
         case httpx2.TimeoutException():
@@ -48,9 +48,11 @@ def cause(error: Exception, repository: Repository) -> str:
         case httpx2.ConnectError() | httpx2.ProxyError() | httpx2.UnsupportedProtocol() | httpx2.InvalidURL():
             return f"{hub} cannot be reached ({first_line(error)}); check the network and HF_ENDPOINT"
         case httpx2.HTTPError():
-            return f"the connection to {hub} broke off ({first_line(error)}); the same command goes on from there"
+            return f"the connection to {hub} broke off ({first_line(error)}); the same command resumes from there"
         case OSError(errno=errno.ENOSPC | errno.EDQUOT):
-            return f"the disk is full ({error.filename or 'the download'}); free some space, the same command goes on"
+            return (
+                f"the disk is full ({error.filename or 'the download'}); free some space and run the same command again"
+            )
         case _:
             return f"writing failed ({first_line(error)}); choose a folder that you may write to"
 
@@ -70,7 +72,7 @@ def _refusal(error: HfHubHTTPError, repository: Repository) -> str:
     if status in (401, 404):
         return f"no such {repository.kind} at {repository.endpoint}, or a private one; check the name, or {_TOKEN}"
     if status == 403:
-        who = "the token may not read it" if get_token() else "not to be read without a token"
+        who = "the token may not read it" if get_token() else "cannot be read without a token"
         return f"{who} (403); take one of an account that may, and {_TOKEN}"
     if status == 429:
         asked = asked_wait(error)

@@ -21,11 +21,11 @@ from weighted_mtp.value_weighting.base import TokenWeighting
 
 GROUP = "weighted_mtp.token_weightings"
 
-WeightingFactory = Callable[..., TokenWeighting]
+PluginFactory = Callable[..., TokenWeighting]
 """`factory(policy, **options)`: the `MTPForCausalLM` in training, and the options of the configuration."""
 
 
-def weighting_named(name: str) -> WeightingFactory:
+def weighting_named(name: str) -> PluginFactory:
     """The factory that an installed distribution gives the name.
 
     Raises UserError for a name that no distribution gives (with the nearest that one does) or several give, and for
@@ -44,4 +44,4 @@ def weighting_named(name: str) -> WeightingFactory:
     try:
         return entry.load()
     except (ImportError, AttributeError) as error:
-        raise UserError(f"weighting {name}: {entry.value} is not to be imported: {error}") from error
+        raise UserError(f"weighting {name}: {entry.value} cannot be imported: {error}") from error

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from weighted_mtp.files import whole_file
+from weighted_mtp.files import atomic_file
 
 TAB = "    "
 
@@ -41,7 +41,7 @@ class View:
 
 @dataclass(frozen=True)
 class Token:
-    """A token's text ("" where a later token completes the character) and its value in each view."""
+    """A token's text ("" if a later token completes the character) and its value in each view."""
 
     text: str
     values: tuple[float, ...]
@@ -70,7 +70,7 @@ def write_page(
     path: Path, title: str, notes: Sequence[str], views: Sequence[View], shown: Sequence[ShownProgram]
 ) -> None:
     """Write the page. `notes` say where the numbers come from."""
-    with whole_file(path) as partial:
+    with atomic_file(path) as partial:
         partial.write_text(render_page(title, notes, views, shown), encoding="utf-8")
 
 
@@ -157,7 +157,7 @@ _PAGE = """<!DOCTYPE html>
 <h1>{title}</h1>
 {notes}
 <p><span class="s">semantic</span> tokens decide what the program computes; a <span class="w">wrong</span> one breaks
-it (where that is known). Values of a token: hover over it.</p>
+it (if that is known). Values of a token: hover over it.</p>
 </header>
 <div class="controls">{buttons}{legends}</div>
 <main>{programs}</main>

@@ -14,9 +14,9 @@ from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from weighted_mtp.errors import UserError, first_line
-from weighted_mtp.files import check_files, whole_directory, whole_file
+from weighted_mtp.files import atomic_directory, atomic_file, check_files
 from weighted_mtp.manifest import MANIFEST, read_manifest, write_manifest
-from weighted_mtp.models.card import CARD, Origin, card
+from weighted_mtp.models.card import CARD, ModelOrigin, card
 from weighted_mtp.models.checkpoint import (
     READ_ERRORS,
     load_tokenizer,
@@ -30,30 +30,30 @@ _VERSION = 1
 
 
 def refuse_existing(output: Path) -> None:
-    """Raise UserError where there is something in the way of a new folder."""
+    """Raise UserError if there is something in the way of a new folder."""
     if output.exists():
         raise UserError(f"{output}: exists already; give another output folder or remove it")
 
 
 @contextmanager
 def model_folder(output: Path) -> Iterator[Path]:
-    """`whole_directory`, of which a failure to write is a UserError."""
+    """`atomic_directory`, of which a failure to write is a UserError."""
     try:
-        with whole_directory(output) as partial:
+        with atomic_directory(output) as partial:
             yield partial
     except (OSError, SafetensorError) as error:
         raise UserError(f"{output}: writing the model failed: {first_line(error)}; make room and repeat") from error
 
 
-def describe_model(folder: Path, name: str, origin: Origin) -> None:
-    """Write card and manifest into a folder that holds a model called `name`. Raises OSError where it cannot."""
+def describe_model(folder: Path, name: str, origin: ModelOrigin) -> None:
+    """Write card and manifest into a folder that holds a model called `name`. Raises OSError if it cannot."""
     config = read_config(folder)
     facts = {
         "n_future_tokens": config.get("n_future_tokens"),
         "parameters": sum(_count(shape) for shape in _stored_shapes(folder).values()),
         "dtype": config.get("dtype"),
     }
-    with whole_file(folder / CARD) as file:
+    with atomic_file(folder / CARD) as file:
         file.write_text(card(name, config.get("model_type") == MTPConfig.model_type, origin, facts), encoding="utf-8")
     write_manifest(folder, {"version": _VERSION, "origin": asdict(origin), **facts})
 
@@ -91,7 +91,7 @@ def _stored_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
             with safe_open(file, framework="pt") as weights:
                 shapes |= {name: tuple(weights.get_slice(name).get_shape()) for name in weights.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
-            raise UserError(f"{file}: not to be read as safetensors ({first_line(error)})") from error
+            raise UserError(f"{file}: cannot be read as safetensors ({first_line(error)})") from error
     if not shapes:
         raise UserError(f"{folder}: holds no safetensors file")
     return shapes

@@ -1,19 +1,21 @@
-"""The folder of one evaluation: what it was made of, what of it is there already, and what may go on in it.
+"""The folder of one evaluation: what it was made from, what of it exists already, and whether it may be resumed.
 
     evaluation.json            `Origin` of the samples, and `Execution`: what they were executed with
     samples.jsonl              drawn from a model; absent where somebody's own file is scored
+    speed.json                 how fast they were drawn: `Speed`
     results.jsonl              the samples with their verdicts
     report.json, report.md     what they add up to
 
 Samples and results grow in `….partial` beside them, a `Journal` (of several ranks each has its own), and are there
-whole or not at all. What a journal of any rank holds counts, however many ranks go on.
+whole or not at all. What a journal of any rank holds counts, however many ranks resume.
 """
 
 import datetime
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
@@ -21,9 +23,9 @@ from weighted_mtp.config import Section, differences, validated
 from weighted_mtp.decoding.sample import SamplingConfig
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.journal import Journal
-from weighted_mtp.files import whole_file
+from weighted_mtp.files import atomic_file
 from weighted_mtp.progress import console
-from weighted_mtp.runtime.distributed import is_first, rank, together
+from weighted_mtp.runtime.distributed import agree, is_first, rank
 
 
 class Origin(Section):
@@ -34,12 +36,12 @@ class Origin(Section):
     first: int | None
     problems_sha256: str
     samples_sha256: str | None = None
-    """Of the file, where there is one; then there is nothing of what follows."""
+    """SHA-256 of the file of samples, if there is one; then nothing of what follows is set."""
     model_sha256: str | None = None
     served_model: str | None = None
     """A server's name for its model, in place of a checksum."""
     tokenizer_sha256: str | None = None
-    """Of the tokenizer that rendered a server's prompts, where one did."""
+    """SHA-256 of the tokenizer that rendered a server's prompts, if one did."""
     template: str | None = None
     day: datetime.date | None = None
     """What a chat template takes for today."""
@@ -47,6 +49,32 @@ class Origin(Section):
     dtype: str | None = None
     device: str | None = None
     sampling: SamplingConfig | None = None
+
+
+class Speed(Section):
+    """How fast samples were drawn.
+
+    tokens   that models gave
+    passes   forward passes of which a sample was part, over all samples: with drafts a pass may give several tokens
+    seconds  of sampling, over all ranks
+    """
+
+    tokens: int
+    passes: int
+    seconds: float
+
+    @classmethod
+    def of(cls, records: Iterable[Mapping[str, Any]]) -> Self:
+        """The sums over a journal's records."""
+        counted = [(record["tokens"], record["passes"], record["seconds"]) for record in records]
+        tokens, passes, seconds = (sum(column) for column in zip(*counted, strict=True))
+        return cls(tokens=tokens, passes=passes, seconds=seconds)
+
+    @property
+    def described(self) -> str:
+        rate = f"{self.tokens / self.seconds:,.0f} tokens/s" if self.seconds else f"{self.tokens:,} tokens"
+        drafted = self.passes < self.tokens and self.passes > 0
+        return rate + (f", {self.tokens / self.passes:.2f} accepted per pass" if drafted else "")
 
 
 class Execution(Section):
@@ -70,14 +98,14 @@ class _Described(Section):
 class EvaluationFolder:
     """A context manager, which keeps other processes out from the moment at which something is written.
 
-    Nothing is written before a journal is asked for. Raises UserError for a folder that holds other samples.
+    Nothing is written before a journal is opened. Raises UserError for a folder that holds other samples.
     """
 
     def __init__(self, path: Path, origin: Origin) -> None:
         self.path = path
         self.samples, self.results = path / "samples.jsonl", path / "results.jsonl"
         self.report, self.page = path / "report.json", path / "report.md"
-        self._file = path / "evaluation.json"
+        self._file, self._speed = path / "evaluation.json", path / "speed.json"
         self._lock = FileLock(path / ".lock", timeout=0)
         self._described = self._read() or _Described(origin=origin)
         if changed := differences(self._described.origin, origin):
@@ -103,6 +131,18 @@ class EvaluationFolder:
         """Whether all samples have their verdicts."""
         return self._described.execution == execution and self.results.is_file()
 
+    @property
+    def speed(self) -> Speed | None:
+        """How fast the samples were drawn; None if that is not known."""
+        try:
+            return validated(Speed, json.loads(self._speed.read_text(encoding="utf-8")))
+        except (OSError, ValueError, UserError):
+            return None
+
+    def write_speed(self, speed: Speed) -> None:
+        with atomic_file(self._speed) as partial:
+            partial.write_text(speed.model_dump_json(indent=2) + "\n", encoding="utf-8")
+
     def sampling(self) -> Journal:
         """Where this rank's samples go; the first rank's holds those that are drawn so far."""
         return self._begin(self.samples, self._described)
@@ -113,7 +153,7 @@ class EvaluationFolder:
         return self._begin(self.results, _Described(origin=self._described.origin, execution=execution))
 
     def _begin(self, file: Path, described: _Described) -> Journal:
-        with together():
+        with agree():
             if is_first():
                 self._take(described)
                 collect(_partial(file))
@@ -128,7 +168,7 @@ class EvaluationFolder:
             self._lock.acquire()
             if before != described.execution:
                 self._drop_results(before, described.execution)
-            with whole_file(self._file) as partial:
+            with atomic_file(self._file) as partial:
                 partial.write_text(described.model_dump_json(indent=2) + "\n", encoding="utf-8")
         except Timeout as error:
             raise UserError(
@@ -157,7 +197,7 @@ class EvaluationFolder:
 
 
 def begun_on(path: Path) -> datetime.date | None:
-    """The `day` of the evaluation that a folder holds; None where it holds none."""
+    """The `day` of the evaluation that a folder holds; None if it holds none."""
     try:
         day = json.loads((path / "evaluation.json").read_text(encoding="utf-8"))["origin"]["day"]
         return None if day is None else datetime.date.fromisoformat(day)

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from weighted_mtp.data.tables import PROBLEMS_FILE, SOLUTIONS_FILE, prepare_command
 from weighted_mtp.errors import UserError
-from weighted_mtp.manifest import Manifest, are_there, read_manifest
+from weighted_mtp.manifest import Manifest, files_present, read_manifest
 
 
 def require_manifest(folder: Path) -> Manifest:
-    """The manifest of a prepared dataset. Raises UserError with what to run where it is not prepared."""
+    """The manifest of a prepared dataset. Raises UserError with what to run if it is not prepared."""
     found = read_manifest(folder)
     if found is None:
         raise UserError(f"{folder} is not prepared: make it with `{prepare_command(folder.name)}` first")
@@ -35,4 +35,6 @@ def split_checksums(manifest: Manifest, split: str) -> list[str]:
 
 def has_splits(folder: Path, manifest: Manifest) -> bool:
     """Whether both files of every split are there."""
-    return are_there(folder, manifest, [name for split in manifest.get("splits", ()) for name in split_files(split)])
+    return files_present(
+        folder, manifest, [name for split in manifest.get("splits", ()) for name in split_files(split)]
+    )

@@ -10,7 +10,7 @@ from typing import Protocol, final
 from huggingface_hub import constants, get_cached_repo_tree, snapshot_download
 from huggingface_hub.errors import CachedRepoTreeNotFoundError, IncompleteSnapshotError, LocalEntryNotFoundError
 
-from weighted_mtp.files import whole_file
+from weighted_mtp.files import atomic_file
 from weighted_mtp.hub.repository import File, Listing, Repository, select
 
 WORK = ".fetch"  # hidden folder of ours beside the files: what is on its way, and what was fetched
@@ -46,14 +46,14 @@ class Place(Protocol):
 
 
 @dataclass(frozen=True)
-class Record:
+class FetchRecord:
     """What `fetch` put into a folder: the listing of that time, and the names of the files that it brought."""
 
     listing: Listing
     fetched: frozenset[str]
 
     @classmethod
-    def read(cls, folder: Path) -> "Record | None":
+    def read(cls, folder: Path) -> "FetchRecord | None":
         try:
             record = json.loads((folder / WORK / "record.json").read_text())
             files = tuple(File(name, size, digest) for name, size, digest in record["files"])
@@ -64,7 +64,7 @@ class Record:
     def write(self, folder: Path) -> None:
         files = [[file.name, file.size, file.digest] for file in self.listing.files]
         record = {"repository": self.listing.name, "revision": self.listing.revision}
-        with whole_file(folder / WORK / "record.json") as partial:
+        with atomic_file(folder / WORK / "record.json") as partial:
             partial.write_text(json.dumps({**record, "fetched": sorted(self.fetched), "files": files}, indent=1) + "\n")
 
 
@@ -74,7 +74,7 @@ class Folder:
 
     def __init__(self, repository: Repository, root: Path) -> None:
         self.root, self.work, self.kind = root, root / WORK, repository.kind
-        record = Record.read(root)
+        record = FetchRecord.read(root)
         self.record = record if record and record.listing.name == repository.name else None
         self.revision = ""
 
@@ -107,7 +107,7 @@ class Folder:
         for name in before - {file.name for file in listing.files}:
             (self.root / name).unlink(missing_ok=True)  # readers would take two revisions for one
         still = {file.name for file in listing.files if file.name in before and self.holds(file)}
-        record = Record(listing, frozenset(still.union(names)))
+        record = FetchRecord(listing, frozenset(still.union(names)))
         if record != self.record:
             record.write(self.root)
 
@@ -126,7 +126,7 @@ class Cache:
         self.work, self.snapshot = self.root / WORK, self.root
 
     def copy(self, patterns: Sequence[str] | None) -> Fetched | None:
-        """Whoever made it: completeness is judged by the cached listing, or by what is there where none is cached."""
+        """Whoever made it: completeness is judged by the cached listing, or by what is there if none is cached."""
         try:
             folder = Path(snapshot_download(self.id, repo_type=self.kind, local_files_only=True))
         except IncompleteSnapshotError as error:
@@ -160,7 +160,7 @@ class Cache:
     def finish(self, listing: Listing, names: Collection[str]) -> None:
         main = self.root / "refs" / "main"
         if not main.exists() or main.read_text() != listing.revision:
-            with whole_file(main) as partial:
+            with atomic_file(main) as partial:
                 partial.write_text(listing.revision)
 
     def _blob(self, file: File) -> Path:

@@ -4,7 +4,7 @@ from functools import cache
 from importlib.util import find_spec
 from typing import Literal
 
-from weighted_mtp.progress import console
+from weighted_mtp.progress import say
 
 Extra = Literal["mlflow", "plots", "slurm"]
 _NEEDS: dict[Extra, str] = {"mlflow": "mlflow", "plots": "matplotlib", "slurm": "submitit"}
@@ -28,5 +28,5 @@ def can_draw() -> bool:
 
 @cache
 def _say_once(line: str) -> bool:
-    console.print(line, markup=False, highlight=False, soft_wrap=True)
+    say(line)
     return False

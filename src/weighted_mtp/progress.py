@@ -25,6 +25,11 @@ console = Console(stderr=True)
 Advance = Callable[..., None]
 
 
+def say(line: str) -> None:
+    """Print one line as it is: no markup, no colours, not wrapped, so that paths and brackets survive."""
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
 @contextmanager
 def progress(title: str, total: int, done: int = 0) -> Iterator[Advance]:
     """Yield `advance(n=1, note="")`, to be called as items finish; `note` is what to show beside them.

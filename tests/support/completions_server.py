@@ -50,7 +50,7 @@ class Habits:
     ignores_stop: bool = False
     ignores_seed: bool = False
     ignores_max_tokens: bool = False
-    choices: int = 1
+    choices: int | None = 1  # None for an answer of another API
     says_stop_reason: bool = False
     says_usage: bool = True
     seconds: float = 0.0
@@ -168,8 +168,9 @@ class _Handler(BaseHTTPRequestHandler):
         choice = {"index": 0, "finish_reason": None if fault.unfinished else reason, **said}
         if habits.says_stop_reason:
             choice["stop_reason"] = stopped
+        choices = None if habits.choices is None else [choice] * habits.choices
         usage = {"usage": {"completion_tokens": len(shown)}} if habits.says_usage else {}
-        self._send(200, {"object": "text_completion", "choices": [choice] * habits.choices, **usage}, fault)
+        self._send(200, {"object": "text_completion", "choices": choices, **usage}, fault)
 
     def _error(self, status: int, message: str, headers: dict[str, str] | None = None) -> None:
         self._send(status, {"error": {"message": message}}, headers=headers)

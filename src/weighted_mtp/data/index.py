@@ -19,7 +19,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from weighted_mtp.data.schema import PROBLEM_SCHEMA, SOLUTION_SCHEMA
 from weighted_mtp.data.tables import PROBLEMS_FILE, SMALL, SOLUTIONS_FILE, cannot_write, opened_table, prepare_command
-from weighted_mtp.errors import UserError
+from weighted_mtp.errors import UserError, first_line
 from weighted_mtp.files import atomic_file
 from weighted_mtp.hub import fetch
 
@@ -143,7 +143,7 @@ def _load(tokenizer: str | Path) -> PreTrainedTokenizerBase:
     try:
         return AutoTokenizer.from_pretrained(str(folder))
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"{tokenizer}: no readable tokenizer: {reason}") from error
 
 

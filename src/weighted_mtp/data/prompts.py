@@ -19,7 +19,7 @@ from typing import Literal, get_args
 from transformers import PreTrainedTokenizerBase
 
 from weighted_mtp.data.schema import Problem, Solution, Span, SpanKind
-from weighted_mtp.errors import UserError
+from weighted_mtp.errors import UserError, first_line
 
 Template = Literal["alpaca", "plain", "chat"]
 TEMPLATES: tuple[Template, ...] = get_args(Template)
@@ -114,7 +114,7 @@ def _chat(tokenizer: PreTrainedTokenizerBase, instruction: str, day: datetime.da
             parts_of_today=_parts_of(day or datetime.date.today(), template),
         )
     except Exception as error:  # a template is a program: it may raise anything
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = first_line(error)
         raise UserError(
             f"template 'chat': the chat template of the tokenizer {tokenizer.name_or_path!r} fails for one user message"
             f" ({reason}); use 'alpaca', or fix its chat_template"

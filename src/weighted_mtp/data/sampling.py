@@ -198,6 +198,7 @@ def _candidates(
     """
     n_problems = len(index.difficulty)
     kind = band * np.uint16(2) + index.is_correct
+    # numpy's stable sort of such integers is a radix sort, one pass per byte: 8 bits save a pass over all solutions.
     order = np.argsort(kind.astype(np.uint8) if n_bands <= 128 else kind, kind="stable")
     # Problems rise with the row, so `order` goes by band, label, problem, row: the counts say where each cell begins.
     key = kind.astype(np.int64)
@@ -207,12 +208,15 @@ def _candidates(
     start = _starts(count).reshape(n_bands, 2, n_problems)
     count = count.reshape(n_bands, 2, n_problems)
     slots = (np.minimum(count[:, 0], count[:, 1]) * wanted).T.ravel()  # pairs that each cell has to give
+    # All cells of a problem lie side by side in `slots`, so a draw among a problem's slots is a draw among its pairs,
+    # each cell with the weight of the pairs it can give; searchsorted then says which cell a slot belongs to.
     problem, slot = _draw(slots.reshape(n_problems, n_bands).sum(axis=1), limit, rng)
     first = np.append(_starts(slots), slots.sum())
     slot += first[problem * n_bands]
     cell = np.searchsorted(first, slot, side="right") - 1
     position = slot - first[cell]
-    # The rarer label gives its items one by one, the other one different items at random: a random 1:1 pairing.
+    # The rarer label gives its items in order, the commoner one the same positions of a random permutation: no program
+    # occurs twice, and which two meet is random, without listing all pairs.
     of = cell % n_bands
     common = (count[of, 1, problem] > count[of, 0, problem]).astype(np.int64)
     other = _permuted(position, count[of, common, problem], cell, rng)
@@ -228,6 +232,8 @@ def _balanced(group: Ints, longer: NDArray[np.int32], rng: np.random.Generator) 
     shuffled = rng.permutation(len(group))
     sides = []
     counts = [np.bincount(group[longer == sign], minlength=group.max(initial=0) + 1) for sign in (1, -1)]
+    # Both signs are ranked within their group in random order; cutting both at the smaller count leaves rows of the two
+    # sides that correspond, so stacking them makes couples.
     for sign, count in zip((1, -1), counts, strict=True):
         side = shuffled[longer[shuffled] == sign]
         side = side[np.argsort(group[side], kind="stable")]
@@ -265,7 +271,7 @@ def _quota(there: Ints, shares: NDArray[np.float64], n: int | None) -> Ints:
     quota, left = np.zeros_like(there), min(n, int(there[asking].sum()))
     while asking.any():
         exact = np.where(asking, left * shares / shares[asking].sum(), 0)
-        short = asking & (there <= exact)
+        short = asking & (there <= exact)  # they give all they have; the others share what is left in another round
         if not short.any():
             quota[asking] = np.floor(exact[asking])
             remainder = np.where(asking, exact - np.floor(exact), -1)
@@ -295,6 +301,7 @@ def _permuted(position: Ints, size: Ints, group: Ints, rng: np.random.Generator)
     likely as any other. Unlike a shuffle it costs nothing for what is not drawn.
     """
     turn, key = (_scrambled(group.astype(np.uint64) + rng.integers(2**63, dtype=np.uint64)) for _ in range(2))
+    # Less than half of 0 … mask lies outside range(size), so the loop about halves what is left in each round.
     mask, n = _ones(size), size.astype(np.uint64)
     item, outside = position.astype(np.uint64), np.arange(len(position))
     while len(outside):

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from weighted_mtp.data.schema import PROBLEM_SCHEMA, SOLUTION_SCHEMA, Counts, Problem, Solution, Span, TestCase
-from weighted_mtp.errors import UserError
+from weighted_mtp.errors import UserError, first_line
 from weighted_mtp.files import atomic_directory
 
 Rows = Sequence[int] | NDArray[np.int64]
@@ -134,7 +134,7 @@ def write_tables(folder: Path, problems: Iterable[Problem], solutions: Iterable[
 
 def cannot_write(directory: Path, error: OSError) -> UserError:
     """One line for a place that cannot be written."""
-    reason = os.strerror(error.errno) if error.errno else str(error).splitlines()[0]  # Arrow words it at length
+    reason = os.strerror(error.errno) if error.errno else first_line(error)  # Arrow words it at length
     return UserError(f"cannot write {directory}: {reason}; make room or give a folder that can be written")
 
 
@@ -254,7 +254,7 @@ def opened_table(path: Path, schema: pa.Schema, remedy: str = "") -> Iterator[pq
                 )
             yield file
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise UserError(
             f"{path} is truncated, damaged or of another kind ({reason}): delete it and make it again with `{remedy}`"
         ) from error

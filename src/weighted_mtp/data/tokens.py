@@ -33,7 +33,7 @@ from weighted_mtp.data.tables import PROBLEMS_FILE, SOLUTIONS_FILE, cannot_write
 from weighted_mtp.errors import UserError
 from weighted_mtp.files import atomic_file, check_files, sha256
 from weighted_mtp.manifest import Manifest, files_present, named_files, read_manifest, write_manifest
-from weighted_mtp.progress import console, progress
+from weighted_mtp.progress import progress, say
 
 FOLDER = ".tokens"
 """Beside the datasets, whose manifests know nothing of it."""
@@ -163,7 +163,7 @@ def _is_whole(folder: Path, wanted: Manifest, loudly: bool = False) -> bool:
     except (UserError, KeyError):
         pass
     if loudly:
-        console.print(f"{folder} is damaged: tokenizing again", markup=False, highlight=False, soft_wrap=True)
+        say(f"{folder} is damaged: tokenizing again")
     return False
 
 
@@ -174,7 +174,7 @@ def _alone(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        console.print(f"waiting for the process that makes {folder}", markup=False, highlight=False, soft_wrap=True)
+        say(f"waiting for the process that makes {folder}")
         lock.acquire()
     try:
         yield

@@ -100,9 +100,14 @@ def _choices(content: bytes) -> tuple[list[Any], dict[str, Any]]:
     """Choices and token counts of an answer. Raises HalfAnswerError if it is cut off."""
     try:
         answer = json.loads(content)
-        return list(answer["choices"]), dict(answer.get("usage") or {})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise HalfAnswerError("an answer is no whole JSON object with choices") from error
+    except ValueError as error:
+        raise HalfAnswerError("an answer is no whole JSON object") from error
+    if not isinstance(answer, dict) or not isinstance(answer.get("choices"), list):
+        raise UserError(
+            "answers in a form of its own, without choices; give as --base-url where its OpenAI-compatible API begins, "
+            "which most servers have under /v1"
+        )
+    return answer["choices"], answer.get("usage") or {}
 
 
 def _cut(text: str, n_tokens: int, reason: str, met: Any, options: SamplingConfig) -> Completion:

@@ -204,7 +204,7 @@ def takes_slots(forward: Forward) -> bool:
         for prefix, row in zip(forward.prefill([ids[0, :2].tolist(), ids[1].tolist()]), range(2), strict=True):
             cache.put(row, prefix)
         positions = torch.tensor([[1, 2], [2, 3]], device=model.device)
-        tokens = torch.stack([ids[0, 1:], ids[1, [2, 2]]])
+        tokens = torch.stack([ids[0, 1:], ids[1, 2].expand(2)])
         found, _ = forward(tokens, positions, 4, cache)
     except (TypeError, ValueError, RuntimeError, AttributeError, IndexError, KeyError, NotImplementedError):
         return False

@@ -15,7 +15,8 @@ from weighted_mtp.evaluation.extraction.source import parse
 from weighted_mtp.evaluation.worked_answers import graded
 from weighted_mtp.sandbox import Job, Limits, Outcome
 
-_WALL_PER_CPU = 6.0  # a busy machine must not decide
+WALL_PER_CPU = 6.0
+"""Least elapsed time per CPU time that a program may take: a busy machine must not decide."""
 
 # Where a continued function has ended (Chen et al. 2021, section 3.1), and a fence that a chat model closes.
 _FUNCTION_STOPS = ("\ndef ", "\nclass ", "\nif ", "\nprint(", "\n#", "\n@", "\nassert ", "\n```")
@@ -90,7 +91,7 @@ class Benchmark:
         limits = limits or self.limits
         if problem.time_limit is not None:
             cpu = problem.time_limit * self.time_factor
-            limits = replace(limits, cpu_seconds=cpu, wall_seconds=max(limits.wall_seconds, _WALL_PER_CPU * cpu))
+            limits = replace(limits, cpu_seconds=cpu, wall_seconds=max(limits.wall_seconds, WALL_PER_CPU * cpu))
         if problem.memory_limit is not None:
             limits = replace(limits, memory_mb=-(-problem.memory_limit >> 20))
         context = problem.starter if parse(problem.starter) else ""

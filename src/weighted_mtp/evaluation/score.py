@@ -10,7 +10,7 @@ from typing import Any
 
 from weighted_mtp.data.schema import Problem, TestCase
 from weighted_mtp.errors import UserError
-from weighted_mtp.evaluation.benchmarks import Benchmark
+from weighted_mtp.evaluation.benchmarks import WALL_PER_CPU, Benchmark
 from weighted_mtp.evaluation.evaluation_folder import EvaluationFolder, Execution, collect
 from weighted_mtp.evaluation.journal import Journal
 from weighted_mtp.evaluation.problems import ProblemSet
@@ -23,7 +23,6 @@ from weighted_mtp.runtime.distributed import agree, by_first_rank, is_first, of_
 from weighted_mtp.sandbox import Job, SandboxPool
 
 _DEFAULT_KS = (1, 10, 100)
-_WALL_PER_CPU_SECOND = 6.0  # at least: a busy machine must not decide
 
 Judged = tuple[int, Verdict]
 """A sample's place in its file, and its verdict."""
@@ -202,7 +201,7 @@ def _job(benchmark: Benchmark, problem: Problem, sample: Sample, execution: Exec
     job = (benchmark.program_job if sample.is_whole else benchmark.job)(problem, sample.text)
     limits = job.limits
     if execution.cpu_seconds is not None:
-        wall = max(limits.wall_seconds, _WALL_PER_CPU_SECOND * execution.cpu_seconds)
+        wall = max(limits.wall_seconds, WALL_PER_CPU * execution.cpu_seconds)
         limits = replace(limits, cpu_seconds=execution.cpu_seconds, wall_seconds=wall)
     if execution.memory_mb is not None:
         limits = replace(limits, memory_mb=execution.memory_mb)

@@ -17,9 +17,10 @@ from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
 from weighted_mtp.hub.destinations import Cache, Fetched, FetchRecord, Folder, Place
 from weighted_mtp.hub.errors import cause, in_one_line
 from weighted_mtp.hub.repository import Listing, Repository, RepositoryKind, select
-from weighted_mtp.hub.retry import FetchError, may_pass, say
+from weighted_mtp.hub.retry import FetchError, may_pass
 from weighted_mtp.hub.token import read_token
 from weighted_mtp.hub.transfer import download
+from weighted_mtp.progress import say
 
 __all__ = ["Fetched", "fetch", "fetched_revision"]
 

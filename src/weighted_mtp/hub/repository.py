@@ -16,7 +16,8 @@ from huggingface_hub.hf_api import DatasetInfo, ModelInfo, RepoSibling
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
 from weighted_mtp.errors import first_line
-from weighted_mtp.hub.retry import FetchError, Patience, say
+from weighted_mtp.hub.retry import FetchError, Patience
+from weighted_mtp.progress import say
 
 RepositoryKind = Literal["model", "dataset"]
 

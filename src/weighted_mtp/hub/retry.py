@@ -7,7 +7,7 @@ import httpx2
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import parse_ratelimit_headers  # type: ignore[attr-defined]
 
-from weighted_mtp.progress import console
+from weighted_mtp.progress import say
 
 WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds before each further attempt; there are no more attempts than these
 LONGEST_WAIT = 300.0  # seconds that we wait because the hub asks for it: the window of its rate limits
@@ -50,8 +50,3 @@ def may_pass(error: Exception) -> bool:
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code in (408, 429) or error.response.status_code >= 500
     return isinstance(error, httpx2.TimeoutException | httpx2.NetworkError | httpx2.RemoteProtocolError | FetchError)
-
-
-def say(note: str) -> None:
-    """One line on standard error."""
-    console.print(note, markup=False, highlight=False, soft_wrap=True)

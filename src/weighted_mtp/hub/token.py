@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import Path
 
-from weighted_mtp.hub.retry import say
+from weighted_mtp.progress import say
 
 _said: set[str] = set()
 

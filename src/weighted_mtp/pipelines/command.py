@@ -11,7 +11,7 @@ import typer
 
 from weighted_mtp.configurations import complete
 from weighted_mtp.errors import UserError, first_line
-from weighted_mtp.progress import console
+from weighted_mtp.progress import console, say
 from weighted_mtp.runtime.speaker import AnotherRankError, speaks
 
 ConfigFile = Annotated[
@@ -73,7 +73,7 @@ def user_errors(debug: bool) -> Iterator[None]:
             raise
         if speaks(message) and not isinstance(error, AnotherRankError):
             console.quiet = False
-            console.print(f"error: {message}", markup=False, highlight=False, soft_wrap=True)
+            say(f"error: {message}")
         sys.exit(USER_ERROR)
 
 

@@ -24,7 +24,7 @@ from weighted_mtp.pipelines.doubts import doubts
 from weighted_mtp.pipelines.fit import finished
 from weighted_mtp.pipelines.gate import GateConfig, evaluation_of_programs, predicted_gains, verdict
 from weighted_mtp.pipelines.policy import PolicyConfig, WeightingFactory, train_policy
-from weighted_mtp.progress import console
+from weighted_mtp.progress import say
 from weighted_mtp.runtime.distributed import by_first_rank
 from weighted_mtp.value_weighting.base import TokenWeighting
 from weighted_mtp.value_weighting.td import TDConfig, TDWeighting
@@ -89,7 +89,7 @@ def run_verifiable(config: VerifiableConfig) -> Path | None:
         return run
     critic = load_critics(config.critics, config.runtime, config.run.accept_changes)
     for doubt in (doubt for run in config.critics for doubt in doubts(run)):
-        console.print(doubt, markup=False, highlight=False, soft_wrap=True)
+        say(doubt)
     strength, facts = _settled(config, critic)
     return train_policy(config, weighted_by(config, critic, strength), critic.inputs, facts)
 
@@ -135,9 +135,8 @@ def _predicted(config: VerifiableConfig, gate: GateConfig, critic: Critic) -> di
     pilots = [(config, weighted_by(at_once, critic, strength)) for strength in strengths]
     gains, judged = predicted_gains(pilots, gate.steps, evaluation)
     for strength, gain in zip(strengths, gains, strict=True):
-        line = f"gate: strength {strength:g}: {verdict(gain)}"
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-    console.print(f"gate: {gate.steps} steps each, over uniform weights, on {judged}", highlight=False, soft_wrap=True)
+        say(f"gate: strength {strength:g}: {verdict(gain)}")
+    say(f"gate: {gate.steps} steps each, over uniform weights, on {judged}")
     best, _ = max(zip(strengths, gains, strict=True), key=lambda pair: pair[1].value)
     predicted = {f"{strength:g}": asdict(gain) for strength, gain in zip(strengths, gains, strict=True)}
     return {"strength": best, "predicted": predicted, "steps": gate.steps, "programs": str(evaluation.folder)}

@@ -143,10 +143,12 @@ def shard(model: Any, mesh: DeviceMesh, config: RuntimeConfig, offload: OffloadP
         policy = MixedPrecisionPolicy(param_dtype=in_parts, reduce_dtype=torch.float32)
         _receive(part.parameters(), device)
         fully_shard(part, mesh=mesh, mp_policy=policy, offload_policy=offload)
+    # What no part took (embeddings, final norm, unembedding) is the root's group, gathered for the whole pass.
     _receive((p for p in model.parameters() if not isinstance(p, DTensor)), device)
     fully_shard(model, mesh=mesh, mp_policy=MixedPrecisionPolicy(reduce_dtype=torch.float32), offload_policy=offload)
     for name in model.forward_methods:
         register_fsdp_forward_method(model, name)
+    # FSDP2 would average over ranks; the loop divides once, by the count of all microbatches and ranks.
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.set_force_sum_reduction_for_comms(True)

@@ -163,6 +163,8 @@ def start(
     """
     folder = _SCRATCH if isolation.namespaces else str(scratch)
     command = [_interpreter(), "-s", "-S", "-P", "-B", "-c", source, f"sandbox of {os.getpid()}"]
+    # Inside out: the interpreter is started by sandlock, which is started by bubblewrap. Landlock binds only who asks
+    # for it, so it has to stand between the namespaces and the interpreter.
     if isolation.landlock:
         sandlock = _SANDLOCK if isolation.namespaces else str(_sandlock())
         command = _under_landlock(command, folder, sandlock, packages)

@@ -21,7 +21,7 @@ import torch
 
 from weighted_mtp.errors import UserError
 from weighted_mtp.parallel import cores, end_with
-from weighted_mtp.progress import console
+from weighted_mtp.progress import say
 from weighted_mtp.study.config import StudyConfig
 from weighted_mtp.study.running import Running, Submit, ending, result_of
 from weighted_mtp.study.steps import Step, bottlenecks
@@ -62,13 +62,13 @@ def run_steps(steps: Sequence[Step], submit: Submit, jobs: int) -> bool:
             result = running.pop(place).result()
             if result is True:
                 finished.add(place)
-                _say(f"{place}: finished, {len(finished)} of {len(steps)} steps")
+                say(f"{place}: finished, {len(finished)} of {len(steps)} steps")
                 continue
             stopped = True
             if isinstance(result, UserError):
                 failures.append(result)
             if running:
-                _say(f"{result or f'{place}: stopped'}; waiting for {', '.join(running)}")
+                say(f"{result or f'{place}: stopped'}; waiting for {', '.join(running)}")
         if running:
             time.sleep(_SECONDS_BETWEEN_LOOKS)
     if failures:
@@ -98,7 +98,7 @@ def in_processes(jobs: int, alone: Container[str]) -> Iterator[Submit]:
     with ProcessPoolExecutor(jobs, spawn, _begin, (os.getpid(),)) as pool, ending(_end_processes):
 
         def submit(step: Step) -> Running:
-            _say(f"{step.place}: begins; {_log(step)}")
+            say(f"{step.place}: begins; {_log(step)}")
             threads = max(1, cores() // (1 if step.place in alone else jobs))
             return _InProcess(step, pool.submit(_outcome_alone, step, threads))
 
@@ -153,7 +153,3 @@ def _outcome_alone(step: Step, threads: int) -> bool | UserError:
 
 def _log(step: Step) -> Path:
     return step.run / "log.txt"
-
-
-def _say(line: str) -> None:
-    console.print(line, markup=False, highlight=False, soft_wrap=True)

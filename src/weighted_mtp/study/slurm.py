@@ -7,7 +7,7 @@ from typing import Any
 
 from weighted_mtp.errors import UserError
 from weighted_mtp.extras import install
-from weighted_mtp.progress import console
+from weighted_mtp.progress import say
 from weighted_mtp.study.running import Running, Submit, ending, result_of
 from weighted_mtp.study.steps import Step
 
@@ -44,7 +44,7 @@ def on_slurm(parameters: Mapping[str, Any]) -> Iterator[Submit]:
             raise UserError(f"--scheduler slurm, {step.place}: {' '.join(str(error).split())}") from error
         jobs.append(job)
         said = f"{step.place}: job {job.job_id}; {job.paths.stderr}"
-        console.print(said, markup=False, highlight=False, soft_wrap=True)
+        say(said)
         return _Job(step, job)
 
     def cancel() -> None:

@@ -209,6 +209,7 @@ def discounted_sums(x: Tensor, decay: float) -> Tensor:
     """
     total, span = x, 1
     while span < x.shape[-1]:
+        # total_t covers `span` tokens from t on; that of t + span, decayed, continues it without gap or overlap
         total = total + F.pad(decay**span * total[..., span:], (0, span))
         span *= 2
     return total

@@ -135,7 +135,7 @@ ENDLESS = 1_000
         (Fault(ENDLESS, status=500, message="CUDA error"), "has trouble (500: CUDA error), again and again; look at"),
         (Fault(ENDLESS, drop=True), "the connection broke off"),
         (Fault(ENDLESS, half=True), "the connection broke off"),
-        (Fault(ENDLESS, not_json=True), "no whole JSON object with choices, again and again; look at the"),
+        (Fault(ENDLESS, not_json=True), "no whole JSON object, again and again; look at the"),
         (Fault(ENDLESS, unfinished=True), "ends with finish_reason None in place of"),
         (
             Fault(status=401),
@@ -169,6 +169,7 @@ def test_what_does_not_pass_is_one_line_that_names_the_fix(
 @pytest.mark.parametrize(
     ("habits", "expected"),
     [
+        (Habits(choices=None), "answers in a form of its own, without choices; give as --base-url where its OpenAI"),
         (Habits(choices=2), "answers with 2 completions where one was requested"),
         (Habits(ignores_max_tokens=True), "where --max-new-tokens 1 allows no more: it ignores max_tokens"),
         (Habits(says_usage=False), "does not say how many tokens it drew"),

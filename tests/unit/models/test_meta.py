@@ -282,7 +282,7 @@ def test_a_tokenizer_given_serves_where_the_checkpoint_has_none(
 def test_a_tokenizer_for_another_format_is_refused(source: Path, tmp_path: Path, tokenizer_model: Path) -> None:
     convert_meta(source, tmp_path / "policy")
     one_line(
-        "--tokenizer .*tokenizer.model: is of use for Meta's format alone",
+        "--tokenizer .*tokenizer.model: is only useful for Meta's format",
         *(convert, str(tmp_path / "policy"), tmp_path / "again"),
         tokenizer=tokenizer_model,
     )

@@ -193,16 +193,19 @@ class _Texts:
         problem = np.unique(np.asarray(self._names, dtype=object), return_inverse=True)[1]
         homes = np.repeat(np.arange(len(grams), dtype=np.int32), [len(g) for g in grams])
         flat = np.concatenate([*grams, np.empty(0, np.uint64)])
-        order = np.lexsort((problem[homes], flat))
+        order = np.lexsort((problem[homes], flat))  # by n-gram, then by problem: equal ones stand together
         flat, homes = flat[order], homes[order]
         new_gram = np.diff(flat, prepend=~flat[:1]) != 0
         new_problem = new_gram | (np.diff(problem[homes], prepend=-1) != 0)
         gram = np.cumsum(new_gram) - 1
+        # The sum of "another problem begins here" over one n-gram is the number of problems that have it.
         kept = np.bincount(gram, new_problem)[gram] <= _COMMON
         return flat[kept], homes[kept]
 
     def _found(self, runs: Prints) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """(position in `runs`, first place among all n-grams) of every n-gram that an evaluation text has, too."""
+        # Most n-grams of training texts are in no evaluation text; one look into the small table drops nearly all of
+        # them, and only the rest are searched among the sorted ones.
         here = np.flatnonzero(self._maybe[self._slot(runs)])
         place = np.searchsorted(self._grams, runs[here])
         is_there = self._grams.take(place, mode="clip") == runs[here]
@@ -214,6 +217,7 @@ class _Texts:
         last = np.searchsorted(self._grams, runs[here], side="right")
         count = last - first
         position = np.repeat(here, count)
+        # 0 … count - 1 for every n-gram: with its first place, all places of its equals.
         within = np.arange(len(position)) - np.repeat(np.cumsum(count) - count, count)
         homes = self._homes[np.repeat(first, count) + within].astype(np.int64)
         order = np.argsort(homes, kind="stable")

@@ -162,6 +162,8 @@ def _string_kinds(n: int) -> bytes:
 
 
 def _fingerprints(texts: list[bytes], kinds: list[bytearray]) -> Fingerprints:
+    # A token begins at a sign, and at a letter that follows no letter; everything up to the next beginning belongs to
+    # it, blanks included, which `_VALUES` counts as 0.
     text, kind = (np.frombuffer(joined, np.uint8) for joined in (b"\n".join(texts), b"\0".join(kinds)))
     is_letter = kind == _LETTER
     begins = kind == _SIGN
@@ -176,6 +178,9 @@ def _fingerprints(texts: list[bytes], kinds: list[bytearray]) -> Fingerprints:
 
 def _polynomials(values: Prints, starts: Any, stops: Any) -> Prints:
     """The fingerprint of `values[start:stop]` for every pair of positions, given as arrays or slices."""
+    # Σ v_i b^i over a range is a difference of two running sums; times b^-start it no longer depends on where the range
+    # lies, so equal texts have equal fingerprints anywhere. b is odd, hence invertible modulo 2**64, and overflow is
+    # that modulus.
     powers, inverses = _powers(max(2 * _AT_ONCE, 1 << len(values).bit_length()))
     sums = np.zeros(len(values) + 1, np.uint64)
     np.cumsum(values * powers[: len(values)], out=sums[1:])

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, get_args
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from weighted_mtp.errors import UserError
+from weighted_mtp.errors import UserError, first_line
 
 Columns = Mapping[str, type | UnionType]
 """Column → type of its values: `str`, `int`, `float`, `list`, `dict`, one of these or another, or `| None`, which may
@@ -109,7 +109,7 @@ def _readable(path: Path) -> Iterator[None]:
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist: give the path of one that does") from error
     except (EOFError, gzip.BadGzipFile, zlib.error, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise UserError(f"{path} is truncated or damaged ({reason}): fetch it again") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}; give a file that can") from error

@@ -76,7 +76,7 @@ def main(
         from weighted_mtp.data.sources.codecontests import LANGUAGES
         from weighted_mtp.parallel import cores
         from weighted_mtp.pipelines.setup_datasets import STEPS, DatasetRequest, setup
-        from weighted_mtp.progress import console
+        from weighted_mtp.progress import say
 
         wanted = [",".join(ALL) if name.strip() == "all" else name for name in datasets.split(",")]
         request = DatasetRequest(
@@ -98,6 +98,6 @@ def main(
             debug,
         )
     for line in failures:
-        console.print(f"error: {line}", markup=False, highlight=False, soft_wrap=True)
+        say(f"error: {line}")
     if failures:
         raise typer.Exit(USER_ERROR)

@@ -21,7 +21,7 @@ from pathlib import Path
 import sentencepiece
 import torch
 
-from weighted_mtp.models.mtp import load_policy
+from weighted_mtp.models.checkpoint import load_policy
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "tests" / "unit" / "models"))
 from meta_reference import reference_logits

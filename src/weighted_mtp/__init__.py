@@ -1,7 +1,61 @@
-"""Multi-token prediction in which the tokens that decide whether a program works count more."""
+"""Multi-token prediction in which the tokens that decide whether a program works count more.
 
+Importing this makes policies loadable: transformers' Auto classes of models know them from their first use on. Neither
+torch nor transformers is imported for it.
+"""
+
+import importlib
 import os
+import sys
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
+from typing import Any
+
+__all__ = ["load_critic", "token_weights"]
 
 # OpenMP threads that wait for work spin, some milliseconds by default. Beside any other busy process that makes a
 # training step twenty times slower; with this it costs what sharing costs (docs/LOG.md). Read when torch is loaded.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
+
+_PUBLIC = dict.fromkeys(__all__, "weighted_mtp.pipelines.weighing")
+"""Name → the module that has it, which is imported when it is first asked for."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+_AUTO_CLASSES = "transformers.models.auto.modeling_auto"
+
+
+def _register_policies() -> None:
+    importlib.import_module("weighted_mtp.models")
+
+
+class _Registering(MetaPathFinder, Loader):
+    """Registers policies as soon as transformers' Auto classes of models are imported; they cannot be before."""
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        if name != _AUTO_CLASSES:
+            return None
+        sys.meta_path.remove(self)
+        spec = PathFinder.find_spec(name, path)  # type: ignore[arg-type]
+        if spec is not None and spec.loader is not None:
+            self._loader, spec.loader = spec.loader, self
+        return spec
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        self._loader.exec_module(module)
+        _register_policies()
+
+
+if _AUTO_CLASSES in sys.modules:
+    _register_policies()
+else:
+    sys.meta_path.insert(0, _Registering())

@@ -19,6 +19,7 @@ from weighted_mtp.pipelines.commands import (
     label,
     models,
     plan,
+    recipe,
     study,
     train,
     verify,
@@ -69,6 +70,7 @@ of_training.command("baseline")(train.baseline)
 of_training.command("verifiable")(train.verifiable)
 of_training.command("rho1")(train.rho1)
 of_training.command("third-party")(train.third_party)
+app.command("recipe")(recipe.main)
 app.command("plan")(plan.main)
 app.command("study")(study.main)
 app.command("evaluate")(evaluate.main)

@@ -12,8 +12,9 @@ from tiny_models import byte_tokenizer, tiny_model
 from typer.testing import CliRunner
 
 from weighted_mtp.cli import app
+from weighted_mtp.models.checkpoint import load_policy
 from weighted_mtp.models.convert import load_base
-from weighted_mtp.models.mtp import MTPForCausalLM, load_policy
+from weighted_mtp.models.mtp import MTPForCausalLM
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def test_the_same_command_again_does_nothing(plain: Path, tmp_path: Path) -> Non
     assert setup(tmp_path, "--model", str(plain))[0] == 0
     before = (tmp_path / "models" / "tiny-mtp" / "model.safetensors").stat().st_mtime_ns
     code, output = setup(tmp_path, "--model", str(plain))
-    assert (code, "is there already" in output) == (0, True)
+    assert (code, "exists already" in output) == (0, True)
     assert (tmp_path / "models" / "tiny-mtp" / "model.safetensors").stat().st_mtime_ns == before
 
 

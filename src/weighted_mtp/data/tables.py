@@ -103,7 +103,7 @@ def prepare_command(dataset: str, steps: str = "") -> str:
 
     name = dataset.removesuffix(SMALL)
     if name not in NAMES:
-        return f"uv run wmtp label EVALUATION… --name {dataset}"
+        return f"uv run wmtp data --import FILE --name {name}` or `uv run wmtp label EVALUATION… --name {name}"
     steps = steps or ("process,small" if dataset.endswith(SMALL) else "")
     return f"uv run wmtp data --datasets {name}" + (f" --steps {steps}" if steps else "")
 
@@ -185,6 +185,13 @@ def read_statements(directory: Path) -> list[Problem]:
         rows = [row for group in range(file.num_row_groups) for row in _read_statements(file, group)]
     found = [_problem(row) for row in rows]
     return _some([replace(p, tests=tuple(test for test in p.tests if test.is_shown)) for p in found], directory)
+
+
+def untested(directory: Path) -> list[str]:
+    """Ids of a split's problems that have no test. Raises UserError as `read_problems`."""
+    with opened_table(directory / PROBLEMS_FILE, PROBLEM_SCHEMA) as file:
+        table = file.read(columns=["problem_id", "tests.list.element.kind"])
+    return [str(name) for name in table["problem_id"].filter(pc.equal(pc.list_value_length(table["tests"]), 0))]
 
 
 def _read_statements(file: pq.ParquetFile, group: int) -> list[dict[str, Any]]:

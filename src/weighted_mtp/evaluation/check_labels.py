@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from weighted_mtp.data.schema import Problem, Solution
 from weighted_mtp.data.tables import read_problems, read_solutions, read_verdicts
-from weighted_mtp.evaluation.benchmarks import BENCHMARKS, Benchmark
+from weighted_mtp.evaluation.benchmarks import Benchmark, benchmark
 from weighted_mtp.sandbox import Outcome, run_many
 
 _SHOWN = 20  # disagreements that are kept with their reason
@@ -50,8 +50,8 @@ def check_verdicts(
     """
     rows = _draw(np.asarray([verdict for _, verdict in read_verdicts(split)], dtype=bool), most)
     problems = {problem.problem_id: problem for problem in read_problems(split)}
-    limits = BENCHMARKS[dataset].limits if dataset in BENCHMARKS else Benchmark(dataset).limits
-    harness = Benchmark(dataset, limits=limits)
+    scored = benchmark(dataset, split.parent.parent)
+    harness = Benchmark(dataset, limits=scored.limits, time_factor=scored.time_factor)
     chosen: list[Solution] = []
     not_run: Counter[str] = Counter()
     for solution in read_solutions(split, rows.tolist()):

@@ -13,6 +13,7 @@ from weighted_mtp.models.adapters import LoraSettings, apply_lora, save_merged
 from weighted_mtp.models.checkpoint import load_tokenizer, quiet, save_tokenizer
 from weighted_mtp.models.convert import load_base, with_heads
 from weighted_mtp.models.micro import MicroSize, random_micro
+from weighted_mtp.models.modelling import write_modelling
 from weighted_mtp.models.mtp import HeadInit, MTPForCausalLM
 
 MICRO_SOURCE = "micro"
@@ -101,7 +102,8 @@ def _new_micro(config: ModelConfig) -> tuple[MTPForCausalLM, PreTrainedTokenizer
 
 
 def save_policy(model: MTPForCausalLM, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
-    """Write a folder that `load_policy` reads: adapters merged, tokenizer beside the weights."""
+    """Write a folder that `load_policy` and, with its own code, transformers read: adapters merged, with tokenizer."""
     with quiet():
         save_merged(model, directory)
         save_tokenizer(tokenizer, directory)
+        write_modelling(directory)

@@ -78,8 +78,9 @@ def completed(origin: ModelOrigin, folder: Path) -> ModelOrigin:
 def card(name: str, is_policy: bool, origin: ModelOrigin, facts: dict[str, Any]) -> str:
     """The card of a model called `name`, of which `facts` has heads, parameters and dtype."""
     load = (
-        "from weighted_mtp.models.mtp import load_policy\n\n"
-        'model, tokenizer = load_policy("FOLDER")  # model(...) is trunk + head 1; model.head_states(...) is all heads'
+        "from transformers import AutoModelForCausalLM\n\n"
+        "# model(...) is trunk + head 1; model.head_states(...) is all heads\n"
+        'model = AutoModelForCausalLM.from_pretrained("FOLDER", trust_remote_code=True)'
         if is_policy
         else 'from transformers import AutoModelForCausalLM\n\nmodel = AutoModelForCausalLM.from_pretrained("FOLDER")'
     )

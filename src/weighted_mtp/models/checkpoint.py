@@ -16,6 +16,7 @@ from torch.nn import Embedding
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from weighted_mtp.errors import UserError, first_line
+from weighted_mtp.models.mtp import MTPConfig, MTPForCausalLM
 from weighted_mtp.progress import console
 
 Model = TypeVar("Model", bound=PreTrainedModel)
@@ -68,6 +69,26 @@ def load_complete(model_class: type[Model], folder: Path, dtype: Dtype) -> tuple
     tokenizer = load_tokenizer(folder)
     check_vocabulary(model, tokenizer, str(folder))
     return cast(Model, model), tokenizer
+
+
+def load_policy(path: str | Path, dtype: Dtype = "auto") -> tuple[MTPForCausalLM, PreTrainedTokenizerBase]:
+    """The policy of a folder that `save_pretrained` wrote, and its tokenizer: the one way to load policies.
+
+    Raises UserError for a folder that is missing, is no policy, is truncated, has other heads than its config says,
+    or whose tokenizer does not fit the embeddings.
+    """
+    folder = Path(path)
+    config = read_config(folder)
+    if config.get("model_type") != MTPConfig.model_type:
+        raise UserError(
+            f"{folder}: a {config.get('model_type')} model without prediction heads; make a policy of it first"
+        )
+    if not isinstance(config.get("base_config"), dict) or not isinstance(config.get("n_future_tokens"), int):
+        raise UserError(
+            f"{folder / 'config.json'}: lacks base_config (the model under the heads) or n_future_tokens (how many);"
+            " give the one the policy was saved with"
+        )
+    return load_complete(MTPForCausalLM, folder, dtype)
 
 
 def load_tokenizer(source: str | Path, **where: Any) -> PreTrainedTokenizerBase:

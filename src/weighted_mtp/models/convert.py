@@ -22,6 +22,7 @@ from weighted_mtp.models.checkpoint import (
     check_vocabulary,
     foreign_adapters,
     load_model,
+    load_policy,
     load_tokenizer,
     newest_model,
     quiet,
@@ -30,7 +31,7 @@ from weighted_mtp.models.checkpoint import (
 )
 from weighted_mtp.models.meta import convert_meta, is_meta_checkpoint
 from weighted_mtp.models.model_folder import describe_model, model_folder, refuse_existing
-from weighted_mtp.models.mtp import HeadInit, MTPConfig, MTPForCausalLM, PredictionHeads, decoder_layers, load_policy
+from weighted_mtp.models.mtp import HeadInit, MTPConfig, MTPForCausalLM, PredictionHeads, decoder_layers
 
 Heads = int | Literal["as stored"] | None
 """Prediction heads: a number; as many as a policy has, and `DEFAULT_HEADS` for a plain model; or none, a causal LM."""

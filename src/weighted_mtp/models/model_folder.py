@@ -24,6 +24,7 @@ from weighted_mtp.models.checkpoint import (
     read_config,
     unembedded_tokens,
 )
+from weighted_mtp.models.modelling import write_modelling
 from weighted_mtp.models.mtp import MTPConfig
 
 _VERSION = 1
@@ -46,8 +47,13 @@ def model_folder(output: Path) -> Iterator[Path]:
 
 
 def describe_model(folder: Path, name: str, origin: ModelOrigin) -> None:
-    """Write card and manifest into a folder that holds a model called `name`. Raises OSError if it cannot."""
+    """Write card, manifest and a policy's modelling file into a folder that holds a model called `name`.
+
+    Raises OSError if it cannot.
+    """
     config = read_config(folder)
+    if config.get("model_type") == MTPConfig.model_type:
+        write_modelling(folder)
     facts = {
         "n_future_tokens": config.get("n_future_tokens"),
         "parameters": sum(_count(shape) for shape in _stored_shapes(folder).values()),

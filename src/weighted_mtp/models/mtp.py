@@ -15,7 +15,6 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
@@ -26,15 +25,16 @@ from transformers import (
     GenerationMixin,
     PreTrainedConfig,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
 )
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.configuration_utils import SubConfigSpec
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from weighted_mtp.errors import UserError, first_line
-from weighted_mtp.models.checkpoint import Dtype, load_complete, read_config
+try:  # in a model's folder a copy of this file stands alone (`models/modelling.py`)
+    from weighted_mtp.errors import UserError, first_line
+except ImportError:
+    UserError, first_line = ValueError, str  # type: ignore[misc, assignment]
 
 HeadInit = Literal["copy", "random"]
 MAX_HEADS = 64  # far beyond any published model (8); more is a typing error that would only be noticed as a full memory
@@ -345,27 +345,3 @@ def _check_unembedding(model: MTPForCausalLM) -> None:
             f"base model {type(model.base).__name__}: its logits are not unembed(final norm(last layer)), maybe scaled;"
             " use one of the Llama, Qwen, Mistral, Gemma or Phi families"
         )
-
-
-def load_policy(path: str | Path, dtype: Dtype = "auto") -> tuple[MTPForCausalLM, PreTrainedTokenizerBase]:
-    """The policy of a folder that `save_pretrained` wrote, and its tokenizer: the one way to load policies.
-
-    Raises UserError for a folder that is missing, is no policy, is truncated, has other heads than its config says,
-    or whose tokenizer does not fit the embeddings.
-    """
-    folder = Path(path)
-    config = read_config(folder)
-    if config.get("model_type") != MTPConfig.model_type:
-        raise UserError(
-            f"{folder}: a {config.get('model_type')} model without prediction heads; make a policy of it first"
-        )
-    if not isinstance(config.get("base_config"), dict) or not isinstance(config.get("n_future_tokens"), int):
-        raise UserError(
-            f"{folder / 'config.json'}: lacks base_config (the model under the heads) or n_future_tokens (how many);"
-            " give the one the policy was saved with"
-        )
-    return load_complete(MTPForCausalLM, folder, dtype)
-
-
-AutoConfig.register(MTPConfig.model_type, MTPConfig)
-AutoModelForCausalLM.register(MTPConfig, MTPForCausalLM)

@@ -20,11 +20,12 @@ from pydantic import Field, model_validator
 from rich.console import Console
 
 from weighted_mtp.data.preparation.prepare import prepare_benchmark
+from weighted_mtp.data.tables import untested
 from weighted_mtp.decoding.sample import SamplingConfig
 from weighted_mtp.decoding.server import ServerConfig, served_model
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.answers import draw_samples, model_checksum
-from weighted_mtp.evaluation.benchmarks import benchmark
+from weighted_mtp.evaluation.benchmarks import BENCHMARKS, benchmark
 from weighted_mtp.evaluation.evaluation_folder import EvaluationFolder, Origin, begun_on
 from weighted_mtp.evaluation.problems import ProblemSet
 from weighted_mtp.evaluation.respondents import (
@@ -75,7 +76,7 @@ class EvaluationConfig(SampledModel):
     memory_mb: int | None = Field(None, ge=64, le=2**24)
     """Memory of one program, MiB. Default: the problem's own limit, else the benchmark's."""
     time_factor: float | None = Field(None, gt=0, le=1000)
-    """How many times a problem's own time limit Python has. Default: the benchmark's, 5."""
+    """How many times a problem's own time limit Python has. Default: 5 for limits meant for C++, 1 for your own."""
     packages: tuple[str, ...] = ()
     """Packages of this environment that programs may import beside the standard library."""
     unsafe_execution: bool = False
@@ -116,13 +117,14 @@ def evaluate(config: EvaluationConfig) -> Report:
     What is there already, of the same samples and limits, stays; ranks share what is not. Raises UserError for a folder
     of other samples.
     """
-    chosen = benchmark(config.benchmark)
+    chosen = benchmark(config.benchmark, config.data_root)
     if not chosen.is_text:  # refused before hours of sampling, not after
         check_available(config.unsafe_execution)
         installed(config.packages)
     elif config.packages:
         raise UserError(f"--packages has no effect with {chosen.name}, which executes nothing: leave it out")
     by_first_rank(lambda: prepare_benchmark(config.benchmark, config.data_root))
+    by_first_rank(lambda: _check_tests(config))
     problems = ProblemSet(config.data_root / config.benchmark / config.split, config.first)
     model = config.find()
     origin = by_first_rank(lambda: _origin(config, problems, model))
@@ -151,6 +153,16 @@ def evaluate(config: EvaluationConfig) -> Report:
         if is_first():
             _write_report(config, origin, folder, report, facts)
     return report
+
+
+def _check_tests(config: EvaluationConfig) -> None:
+    """Of a dataset of the user's: a problem without tests would be passed by anything."""
+    split = config.data_root / config.benchmark / config.split
+    if config.benchmark not in BENCHMARKS and (without := untested(split)):
+        raise UserError(
+            f"{split}: {len(without)} problems have no tests, such as {without[0]}: give them `tests`, or put "
+            "them into the train split, and import again"
+        )
 
 
 def _write_report(
@@ -234,7 +246,7 @@ def _sampling_fact(config: EvaluationConfig, model: Path | None) -> str:
 
 
 def _execution_facts(config: EvaluationConfig) -> list[str]:
-    chosen, unless = benchmark(config.benchmark), "unless a problem says otherwise"
+    chosen, unless = benchmark(config.benchmark, config.data_root), "unless a problem says otherwise"
     if chosen.is_text:
         return ["execution: none, answers are graded as texts"]
     cpu = f"{config.cpu_seconds:g} s" if config.cpu_seconds else f"{chosen.limits.cpu_seconds:g} s {unless}"

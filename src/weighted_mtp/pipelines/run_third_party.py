@@ -25,7 +25,8 @@ class ThirdPartyConfig(PolicyConfig):
 
     pipeline: Literal["third_party"] = "third_party"
     token_weighting: str
-    """Its name as an entry point of `weighted_mtp.token_weightings`."""
+    """Where it is: an import path `module:Class`, or a name that an installed package gives it (entry point of
+    `weighted_mtp.token_weightings`)."""
     options: dict[str, Any] = {}  # noqa: RUF012  # pydantic copies it
     """Handed to it as keyword arguments."""
     gives_credit: ClassVar[bool] = True

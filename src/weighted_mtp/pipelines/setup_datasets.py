@@ -17,12 +17,12 @@ from rich.console import Console
 
 from weighted_mtp.data.index import INDEX_FILE, write_index
 from weighted_mtp.data.preparation.prepare import prepare
-from weighted_mtp.data.preparation.registry import DATASETS, TRAIN
+from weighted_mtp.data.preparation.registry import DATASETS, NAMES, TRAIN, Dataset
 from weighted_mtp.data.preparation.shards import Options
 from weighted_mtp.data.preparation.stats import write_stats
 from weighted_mtp.data.preparation.subsets import SliceOptions, write_slice
 from weighted_mtp.data.prepared import require_manifest, split_checksums
-from weighted_mtp.data.tables import cannot_write
+from weighted_mtp.data.tables import SMALL, cannot_write
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.check_labels import Agreement, check_verdicts
 from weighted_mtp.extras import can_draw
@@ -49,6 +49,7 @@ class DatasetRequest:
 
     tokenizer  gives the index its lengths; None: in characters
     workers    processes that read upstream's files, programs that `tests` runs at once
+    own        a user's own dataset, whose file or folder `source` is
     """
 
     storage: Path
@@ -58,6 +59,7 @@ class DatasetRequest:
     tokenizer: str | None
     tests_per_split: int
     workers: int
+    own: Dataset | None = None
 
     def folder(self, name: str) -> Path:
         return self.storage / "datasets" / name
@@ -77,7 +79,13 @@ def _prepare(name: str, request: DatasetRequest, only_evaluation: bool) -> None:
     start = time.monotonic()
     with ReferenceRunner() as answers:
         manifest, is_new = prepare(
-            name, request.storage, request.source, request.options, only_evaluation, answers, request.workers
+            request.own or name,
+            request.storage,
+            request.source,
+            request.options,
+            only_evaluation,
+            answers,
+            request.workers,
         )
     if not is_new:
         _say(f"{request.folder(name)}: up to date ({', '.join(manifest['splits'])})")
@@ -139,10 +147,12 @@ def describe_dataset(folder: Path) -> None:
 
 
 def tests(name: str, request: DatasetRequest) -> None:
-    """Execute solutions of the evaluation splits in the sandbox, and compare with their labels."""
+    """Execute solutions of the evaluation splits (of a user's own dataset: of all) in the sandbox, and compare with
+    their labels."""
     folder = request.folder(name)
     manifest = require_manifest(folder)
-    splits = [split for split in manifest["splits"] if split != TRAIN]
+    # Labels of a user's own problems are the user's word, in every split.
+    splits = [split for split in manifest["splits"] if split != TRAIN or name not in NAMES]
     made_of = {
         "of": {split: split_checksums(manifest, split) for split in splits},
         "tests_per_split": request.tests_per_split,
@@ -203,6 +213,12 @@ def setup(names: tuple[str, ...], steps: tuple[str, ...], request: DatasetReques
             if len(names) > 1:  # else the last line says it
                 _say(f"  {failures[name]}")
     return list(failures.values())
+
+
+def known(storage: Path) -> tuple[str, ...]:
+    """The datasets there can be, and those of the user's own that are prepared."""
+    own = (file.parent.name for file in sorted((storage / "datasets").glob("*/manifest.json")))
+    return (*NAMES, *(name for name in own if name not in NAMES and not name.endswith(SMALL)))
 
 
 def _is_compared(name: str) -> bool:

@@ -1,6 +1,7 @@
-"""Token weightings of other distributions, found by entry point: adding one touches no file of this package.
+"""Token weightings of others, found by import path or entry point: adding one touches no file of this package.
 
-A distribution declares, in its own pyproject.toml,
+`token_weighting: my_package.module:MyWeighting` names a class, also of a file in the current folder. Or a distribution
+declares, in its own pyproject.toml,
 
     [project.entry-points."weighted_mtp.token_weightings"]
     my_weighting = "my_package:MyWeighting"
@@ -13,8 +14,10 @@ and what the name stands for is called with the policy in training and the user'
 """
 
 import difflib
+import sys
 from collections.abc import Callable
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 
 from weighted_mtp.errors import UserError
 from weighted_mtp.value_weighting.base import TokenWeighting
@@ -26,11 +29,13 @@ PluginFactory = Callable[..., TokenWeighting]
 
 
 def weighting_named(name: str) -> PluginFactory:
-    """The factory that an installed distribution gives the name.
+    """The factory at an import path `module:Class`, or that an installed distribution gives the name.
 
     Raises UserError for a name that no distribution gives (with the nearest that one does) or several give, and for
     one that cannot be imported.
     """
+    if ":" in name:
+        return _imported(name)
     found = entry_points(group=GROUP, name=name)
     if not found:
         installed = sorted(entry_points(group=GROUP).names)
@@ -41,6 +46,20 @@ def weighting_named(name: str) -> PluginFactory:
         owners = ", ".join(sorted(entry.dist.name for entry in found if entry.dist))
         raise UserError(f"weighting {name}: offered by several installed packages ({owners}); uninstall all but one")
     (entry,) = found
+    return _loaded(name, entry)
+
+
+def _imported(name: str) -> PluginFactory:
+    """What `module:Class` names; a module may lie in the current folder, as with `python -m`."""
+    module, _, attribute = name.partition(":")
+    if not module or not attribute:
+        raise UserError(f"weighting {name}: must have the form module:Class, such as my_package.weighting:MyWeighting")
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    return _loaded(name, EntryPoint(name, name, GROUP))
+
+
+def _loaded(name: str, entry: EntryPoint) -> PluginFactory:
     try:
         return entry.load()
     except (ImportError, AttributeError) as error:

@@ -22,9 +22,9 @@ from weighted_mtp.models.adapters import (
     save_merged,
 )
 from weighted_mtp.models.build import ModelConfig, build_policy, save_policy
-from weighted_mtp.models.checkpoint import save_tokenizer
+from weighted_mtp.models.checkpoint import load_policy, save_tokenizer
 from weighted_mtp.models.convert import convert, load_base
-from weighted_mtp.models.mtp import MTPForCausalLM, load_policy
+from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.models.value import ValueConfig, build_value_model, load_value_model
 
 ARCHITECTURES = ["llama_tied", "gemma2", "phi"]

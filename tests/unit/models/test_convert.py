@@ -18,10 +18,10 @@ from weighted_mtp.data.prompts import encode_problem
 from weighted_mtp.data.schema import Problem
 from weighted_mtp.errors import UserError
 from weighted_mtp.models.build import ModelConfig, build_policy
-from weighted_mtp.models.checkpoint import check_embedded
+from weighted_mtp.models.checkpoint import check_embedded, load_policy
 from weighted_mtp.models.convert import convert, export_plain, load_base, to_causal_lm
 from weighted_mtp.models.model_folder import check_model
-from weighted_mtp.models.mtp import MTPForCausalLM, load_policy
+from weighted_mtp.models.mtp import MTPForCausalLM
 
 
 @pytest.fixture

@@ -14,11 +14,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from weighted_mtp.models.build import save_policy
 from weighted_mtp.models.card import ModelOrigin
+from weighted_mtp.models.checkpoint import load_policy
 from weighted_mtp.models.convert import convert, export_plain
 from weighted_mtp.models.meta import convert_meta, export_meta, is_meta_checkpoint
 from weighted_mtp.models.meta_format import Weight, read_meta
 from weighted_mtp.models.model_folder import check_model
-from weighted_mtp.models.mtp import load_policy
 
 IDS = [1, 300, 17, 5, 410, 333, 290, 8, 100]
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from meta_checkpoints import PARAMS, VOCABULARY, one_line, random_state, train_sentencepiece
 
+from weighted_mtp.models.checkpoint import load_policy
 from weighted_mtp.models.meta import convert_meta, export_meta, is_meta_checkpoint
-from weighted_mtp.models.mtp import load_policy
 
 
 def refused(source: Path, pattern: str, **more: object) -> None:

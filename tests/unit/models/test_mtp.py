@@ -22,7 +22,8 @@ from transformers import (
 
 import weighted_mtp.models
 from weighted_mtp.errors import UserError
-from weighted_mtp.models.mtp import MTPConfig, MTPForCausalLM, decoder_layers, load_policy
+from weighted_mtp.models.checkpoint import load_policy
+from weighted_mtp.models.mtp import MTPConfig, MTPForCausalLM, decoder_layers
 
 HEADS = 3
 OTHERS = {"vocab_size": VOCABULARY, "hidden_size": 32, "bos_token_id": None, "eos_token_id": 256}
@@ -287,7 +288,11 @@ def test_a_truncated_checkpoint_is_refused_in_one_line(folder: Path, size: int) 
 
 @pytest.mark.parametrize(
     ("missing", "message"),
-    [("config.json", "no config.json"), ("model.safetensors", "cannot be read"), ("tokenizer.json", "no tokenizer")],
+    [
+        ("config.json", "no config.json"),
+        ("model.safetensors", "cannot be read"),
+        ("tokenizer.json", "no readable tokenizer"),
+    ],
 )
 def test_a_missing_file_is_named(folder: Path, missing: str, message: str) -> None:
     (folder / missing).unlink()

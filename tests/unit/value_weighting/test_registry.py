@@ -1,5 +1,6 @@
 """A third party's weighting, from a distribution that this package knows nothing of."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -68,3 +69,25 @@ def test_a_name_that_two_packages_offer_is_refused(installed: Path) -> None:
     distribution(installed, "others", "constant = other_weightings:Constant")
     with pytest.raises(UserError, match=r"offered by several installed packages \(others, theirs\); uninstall"):
         weighting_named("constant")
+
+
+def test_an_import_path_names_a_class_also_of_a_file_in_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_own_weighting.py").write_text("class Mine:\n    pass\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry])
+    assert weighting_named("my_own_weighting:Mine").__name__ == "Mine"
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("nowhere_at_all:Mine", "No module named 'nowhere_at_all'"),
+        ("json:Mine", "has no attribute 'Mine'"),
+        (":Mine", "must have the form module:Class"),
+    ],
+)
+def test_an_import_path_that_leads_nowhere_is_one_line(name: str, expected: str) -> None:
+    with pytest.raises(UserError, match=expected):
+        weighting_named(name)

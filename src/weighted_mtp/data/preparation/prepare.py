@@ -58,7 +58,7 @@ class Upstream:
 
 
 def prepare(
-    name: str,
+    which: str | Dataset,
     storage: Path,
     source: Path | None = None,
     options: Options | None = None,
@@ -68,6 +68,7 @@ def prepare(
 ) -> tuple[Manifest, bool]:
     """Write one dataset to `storage/datasets/<name>`; returns its manifest, and whether anything had to be done.
 
+    which            its name, or a user's own (`registry.own_dataset`)
     source           folder with upstream's files; None for the hub, or for `micro`, which is generated
     only_evaluation  leave the training split out; a dataset that holds all of its splits stays as it is
     answers          executes references; humaneval+ and mbpp+ come without expected values
@@ -79,11 +80,12 @@ def prepare(
     Raises `UserError` for an unknown dataset, a missing source, whatever its reader refuses, and a full disk.
     """
     root = storage / "datasets"
-    if name == MICRO:
+    if which == MICRO:
         current = is_current(root / MICRO, MicroConfig())
         folder = root / MICRO if current else prepare_micro(root)
         return read_manifest(folder) or {}, not current
-    dataset = dataset_named(name)
+    dataset = which if isinstance(which, Dataset) else dataset_named(which)
+    name = dataset.name
     compared = {} if only_evaluation or not dataset.has_training else _evaluation_sets(root, dataset)
     wanted = {
         "dataset": name,
@@ -93,6 +95,8 @@ def prepare(
         "compared_with": compared,
     }
     there = read_manifest(root / name) or {}
+    if "evaluations" in there:
+        raise UserError(f"{root / name} holds a policy's own programs (`wmtp label`): choose another name")
     if not has_splits(root / name, there):
         there = {}
     if only_evaluation and there.get("only_evaluation") is False:
@@ -275,7 +279,7 @@ class _Merging:
 
     def take(self, shards: list[Shard], check: Path | None) -> None:
         """Write what `shards` hold of the training split, if a check is given, or else of all the others."""
-        job = ShardTask(self.dataset.name, self.options, check)
+        job = ShardTask(self.dataset, self.options, check)
         alone = self.workers == 1  # then progress is reported row by row, and references can be executed
         read = partial(read_shard, job=job)
         if alone:

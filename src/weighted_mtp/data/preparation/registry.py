@@ -1,13 +1,15 @@
 """The datasets that can be prepared: where each comes from, which file holds which split, what reads it."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from weighted_mtp.data.schema import Entry
-from weighted_mtp.data.sources import codecontests, evalplus, gsm8k, humaneval, mbpp
+from weighted_mtp.data.sources import codecontests, evalplus, gsm8k, humaneval, mbpp, own
 from weighted_mtp.data.sources.rows import Reading
+from weighted_mtp.data.tables import SMALL
 from weighted_mtp.errors import UserError
 
 MICRO = "micro"
@@ -58,6 +60,11 @@ _TRAIN_VALID_TEST: SplitFiles = {
     "validation": _json_lines("valid", "validation"),
     "test": _json_lines("test"),
     TRAIN: _json_lines("train"),
+}
+
+_OWN_FOLDER: SplitFiles = {
+    split: tuple(f"{stem}.{end}" for stem in stems for end in ("jsonl", "jsonl.gz", "json", "parquet"))
+    for split, stems in {"validation": ("validation", "valid"), "test": ("test",), TRAIN: ("train",)}.items()
 }
 
 DATASETS = {
@@ -122,6 +129,21 @@ def dataset_named(name: str) -> Dataset:
     if name not in DATASETS:
         raise UserError(f"dataset {name!r} is unknown: choose one of {', '.join(NAMES)}")
     return DATASETS[name]
+
+
+_OWN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,63}")
+
+
+def own_dataset(name: str, source: Path | None = None) -> Dataset:
+    """A user's own dataset: one file with all splits, or, of a folder, a file a split.
+
+    Raises UserError for a name that is another's, or that is none of a folder.
+    """
+    taken = name in NAMES or name.endswith(SMALL)
+    if taken or not _OWN_NAME.fullmatch(name):
+        why = "is that of another dataset" if taken else "must be letters, digits, dots, dashes and underscores"
+        raise UserError(f"--name {name}: {why}; choose another name")
+    return Dataset(name, own.read, _OWN_FOLDER if source is not None and source.is_dir() else {None: ("*.jsonl",)})
 
 
 def find_files(dataset: Dataset, source: Path) -> dict[Split, list[Path]]:

@@ -17,7 +17,7 @@ import joblib
 import pyarrow.parquet as pq
 
 from weighted_mtp.data.preparation.decontaminate import ContaminationCheck
-from weighted_mtp.data.preparation.registry import TRAIN, Split, dataset_named
+from weighted_mtp.data.preparation.registry import TRAIN, Dataset, Split
 from weighted_mtp.data.schema import PROBLEM_SCHEMA, SOLUTION_SCHEMA, Counts, Entry
 from weighted_mtp.data.sources.rows import Answers, OnBytes, Reading, row_groups
 from weighted_mtp.data.tables import COMPRESSION, PROBLEMS_FILE, SOLUTIONS_FILE, SplitWriter
@@ -80,7 +80,7 @@ class ShardTask:
            over evaluation problems, which stay, whatever is left of their solutions
     """
 
-    dataset: str
+    dataset: Dataset
     options: Options
     check: Path | None
 
@@ -180,9 +180,9 @@ def _entries(
     shard: Shard, job: ShardTask, writers: dict[str, SplitWriter], on_bytes: OnBytes | None, answers: Answers | None
 ) -> Iterator[Entry]:
     """What the shard holds of the training split, or else of all others, until it fills `max_problems` by itself."""
-    options, dataset = job.options, dataset_named(job.dataset)
+    options, dataset = job.options, job.dataset
     reading = Reading(
-        job.dataset, shard.split, options.languages, options.max_solution_characters, on_bytes, shard.group, answers
+        dataset.name, shard.split, options.languages, options.max_solution_characters, on_bytes, shard.group, answers
     )
     for entry in dataset.read(shard.path, reading):
         split = entry.problem.split

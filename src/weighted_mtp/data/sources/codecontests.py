@@ -82,7 +82,7 @@ def _problem(row: Row, reading: Reading) -> Problem:
     return Problem(
         problem_id=f"{reading.dataset or 'codecontests'}/{platform}/{name}",
         source=reading.dataset or "codecontests",
-        split=reading.split or _hashed_split(name),
+        split=reading.split or hashed_split(name),
         description=description or f"{_SPOKEN[platform]} task {name} (its statement is not in the dataset)",
         difficulty=_difficulty(row),
         rating=row["cf_rating"] or None,
@@ -96,7 +96,7 @@ def _seconds(limit: dict[str, int]) -> float | None:
     return (limit.get("seconds") or 0) + (limit.get("nanos") or 0) * 1e-9 or None
 
 
-def _hashed_split(name: str) -> str:
+def hashed_split(name: str) -> str:
     percent = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % 100
     return "test" if percent < 10 else "validation" if percent < 20 else "train"
 

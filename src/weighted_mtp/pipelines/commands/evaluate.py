@@ -11,7 +11,7 @@ from weighted_mtp.pipelines.commands import sampling
 
 def main(
     benchmark: Annotated[
-        str, typer.Option(help="One of humaneval, humaneval+, mbpp, mbpp+, codecontests, gsm8k, micro.")
+        str, typer.Option(help="humaneval, humaneval+, mbpp, mbpp+, codecontests, gsm8k, micro, or one of your own.")
     ],
     output: Annotated[Path, typer.Option(help="Folder for samples, results and report; an unfinished one is resumed.")],
     checkpoint: sampling.Checkpoint = None,

@@ -1,7 +1,7 @@
 """`wmtp weights`"""
 
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Literal, cast
 
 import typer
 
@@ -21,23 +21,39 @@ def main(
         str | None,
         typer.Option(help="Its split; the run's validation split if not given, or the training split if it has none."),
     ] = None,
-    problems: Annotated[int, typer.Option(help="How many problems, two programs each.", min=1)] = 4,
-    output: Annotated[Path, typer.Option(help="The page; the picture lies beside it.")] = Path("weights.html"),
+    problems: Annotated[
+        int | None,
+        typer.Option(help="How many problems. Default: 4, two programs each; of a table all.", min=1),
+    ] = None,
+    format_: Annotated[
+        Literal["html", "parquet"],
+        typer.Option("--format", help="A page; or a table of ids, tokens, weights and δ for other trainers."),
+    ] = "html",
+    output: Annotated[
+        Path | None,
+        typer.Option(help="File to write; a page's picture lies beside it. Default: weights.html or weights.parquet."),
+    ] = None,
     debug: Debug = False,
 ) -> None:
-    """Show programs with every token coloured by its weight, and by what the critic says of it."""
+    """Show programs with every token coloured by its weight and by what the critic says of it; or write them down."""
     with user_errors(debug):
         from weighted_mtp.errors import UserError
 
         if (critic is None) == (run is None):
             raise UserError("give either --critic (the run of a critic) or --run (a verifiable or Rho-1 run)")
-        if output.suffix != ".html":
-            raise UserError(f"--output {output}: the page is HTML; give a name that ends in .html")
+        file = output or Path(f"weights.{format_}")
+        if file.suffix != f".{format_}":
+            raise UserError(f"--output {output}: --format is {format_}; give a name that ends in .{format_}")
         from weighted_mtp.data.preparation.prepare import prepare_embedded
         from weighted_mtp.pipelines.token_weights import critic_source, run_source, split_of, write_weights
 
         directory = split_of(cast(Path, critic or run), data_root, dataset, split)
         prepare_embedded(directory.parent.name, root=directory.parent.parent)
         source = critic_source(critic) if critic else run_source(cast(Path, run))
-        page, *pictures = write_weights(source, directory, problems, output)
+        if format_ == "parquet":
+            from weighted_mtp.pipelines.weights_table import write_weights_table
+
+            print(f"{write_weights_table(source, directory, problems, file)} programs: {file}")
+            return
+        page, *pictures = write_weights(source, directory, problems or 4, file)
         print(f"page:    {page}", *(f"picture: {picture}" for picture in pictures), sep="\n")

@@ -1,0 +1,28 @@
+"""`wmtp recipe`"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from weighted_mtp.pipelines.command import Debug, user_errors
+
+
+def main(
+    dataset: Annotated[str, typer.Argument(help="A prepared dataset, such as one of your own.")],
+    model: Annotated[str, typer.Option(help="Model to start from: folder, run, .gguf file or hub id.")],
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for the configurations. Default: configs/DATASET.")
+    ] = None,
+    storage: Annotated[Path, typer.Option(help="Where the dataset is, and runs will be.")] = Path("storage"),
+    debug: Debug = False,
+) -> None:
+    """Write configurations that fit a dataset and a model: reference, critic, policy, study; and say what to run."""
+    with user_errors(debug):
+        from weighted_mtp.pipelines.recipe import commands, gather, write
+
+        target = output or Path("configs") / dataset
+        facts = gather(dataset, model, storage)
+        for file in write(facts, target):
+            print(file)
+        print("", *commands(facts, target), sep="\n")

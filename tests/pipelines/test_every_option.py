@@ -275,6 +275,7 @@ EFFECTS: dict[str, Effect | list[Effect]] = {
     "SamplingConfig.stop": Effect("evaluate", 'sampling.stop=["e", "a", "n", " "]', "texts", DRAWN),
     "GenerateConfig.prompt": Effect("generate", 'prompt="def f(x):"', "prompts"),
     "GenerateConfig.file": Effect("generate", 'file="@/one.txt"', "prompts", ("prompt=null",)),
+    "GenerateConfig.show_drafts": Effect("generate", "show_drafts=true", "error", names="no effect with --output"),
     "GenerateConfig.output": Effect("generate", 'output="@/other.jsonl"', "output"),
     "StudyConfig.name": Effect(STUDY, "name=other", "places"),
     "StudyConfig.storage": Effect(STUDY, "storage=elsewhere", "places"),

@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,9 @@ from typer.testing import CliRunner, Result
 from weighted_mtp.cli import app
 from weighted_mtp.data.prompts import encode_prompt
 from weighted_mtp.decoding.sample import SamplingConfig, sample
+from weighted_mtp.models.card import ModelOrigin
+from weighted_mtp.models.convert import write_model
+from weighted_mtp.models.mtp import MTPForCausalLM
 
 
 def generated(model: Path, *more: str | Path) -> Result:
@@ -84,6 +88,21 @@ def test_a_server_completes(tmp_path: Path) -> None:
         assert server.seen[-1]["prompt"] == "hello"
 
 
+def test_drafts_and_what_was_accepted_of_them_are_shown(tmp_path: Path) -> None:
+    policy = MTPForCausalLM.from_base(tiny_model(), 3, "copy")
+    write_model(policy, byte_tokenizer(), tmp_path / "policy", ModelOrigin("policy", "A test."))
+    plain = generated(tmp_path / "policy", "--template", "plain", "--prompt", "def f(x):")
+    shown = generated(tmp_path / "policy", "--template", "plain", "--prompt", "def f(x):", "--show-drafts")
+    text, account, *passes = shown.stdout.split("\n")[:-1]
+    assert plain.stdout == f"{text}\n"
+    n_passes, accepted, drafted = map(int, re.findall(r"\d+", account))
+    assert n_passes == len(passes)
+    assert drafted == 2 * n_passes
+    signs = [re.findall(r' ([+=-])"', line) for line in passes]
+    assert all(found.count("=") == 1 and found.count("+") + found.count("-") == 2 for found in signs)
+    assert sum(found.count("+") for found in signs) == accepted
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -92,6 +111,8 @@ def test_a_server_completes(tmp_path: Path) -> None:
         (["--file", "missing.txt"], "--file missing.txt: cannot be read as text"),
         (["--file", "@"], "no key prompt with a text; it has ['text']"),
         (["--base-url", "http://127.0.0.1:9/v1"], "give either --checkpoint"),
+        (["--prompt", "a", "--show-drafts"], "draft=heads has no effect: the model has no prediction heads"),
+        (["--prompt", "a", "--show-drafts", "--engine", "vllm"], "--show-drafts has no effect with --engine vllm"),
         ([], "standard input is empty: give --prompt or --file"),
         (["--prompt", "a", "--temperature", "0", "--n", "2"], "n_samples=2 would be equal at temperature=0"),
     ],

@@ -20,6 +20,21 @@ PROMPT_TAIL = 4  # prompt tokens that are decoded with a completion: SentencePie
 
 
 @dataclass(frozen=True)
+class Pass:
+    """One forward pass with drafts: `tokens` are what it made certain, accepted drafts and then head 1's own.
+
+    drafts  of heads 2 … H, as many as there are
+    """
+
+    drafts: tuple[int, ...]
+    tokens: tuple[int, ...]
+
+    @property
+    def n_accepted(self) -> int:
+        return len(self.tokens) - 1
+
+
+@dataclass(frozen=True)
 class Completion:
     """A completion without its prompt, its end token and its stop string."""
 
@@ -27,6 +42,7 @@ class Completion:
     n_tokens: int  # drawn, including the end token or those of the stop string
     finished: Finished
     n_passes: int = field(default=0, compare=False)  # forward passes that it took, each of which gives a token or more
+    drafted: tuple[Pass, ...] = field(default=(), compare=False, repr=False)  # of a policy whose heads draft
 
 
 @dataclass
@@ -41,6 +57,7 @@ class Row:
     tokens: list[int] = field(default_factory=list)
     draws: np.ndarray | None = None  # (budget,) uniform in [0, 1); None for greedy
     n_passes: int = 0
+    drafted: list[Pass] = field(default_factory=list)  # the passes that had drafts
 
     def take(self, tokens: Sequence[int], ends: set[int]) -> int:
         """Append the first of `tokens` that the completion has room for, up to an end token; how many.
@@ -170,7 +187,7 @@ class Text:
     def completion(self, row: Row, finished: Finished) -> Completion:
         tokens = row.tokens[:-1] if row.tokens[-1] in self.ends else row.tokens
         text = self._decode(row, tokens)
-        return Completion(text[: self._cut(text)], len(row.tokens), finished, row.n_passes)
+        return Completion(text[: self._cut(text)], len(row.tokens), finished, row.n_passes, tuple(row.drafted))
 
     def _decode(self, row: Row, tokens: list[int]) -> str:
         tail = row.prompt_ids[-PROMPT_TAIL:]

@@ -32,7 +32,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from weighted_mtp.decoding.rows import Choice, Finished, Row, Text
+from weighted_mtp.decoding.rows import Choice, Finished, Pass, Row, Text
 from weighted_mtp.decoding.slots import Forward, Prefix, SlotCache
 
 
@@ -132,6 +132,8 @@ class _Window:
         accepted = next((i for i, draft in enumerate(proposed) if draft != right[i]), len(proposed))
         self._ids[place] = [right[accepted], *drafts]
         self.rows[place].n_passes += 1
+        if proposed:
+            self.rows[place].drafted.append(Pass(tuple(proposed), tuple(right[: accepted + 1])))
         return right[: accepted + 1]
 
     def _drafted(self, states: Tensor, accepted: Tensor, draws: Tensor | None) -> Tensor:

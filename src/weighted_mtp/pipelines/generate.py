@@ -6,20 +6,23 @@ uv run wmtp generate --checkpoint storage/runs/RUN                       typed o
 uv run wmtp generate --base-url http://127.0.0.1:8000/v1 --prompt …      a server's
 """
 
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict
 from pathlib import Path
 from tempfile import gettempdir
 from typing import Any, Self
 
 from pydantic import model_validator
 from rich.console import Console
+from rich.text import Text
+from transformers import PreTrainedTokenizerBase
 
 from weighted_mtp.data.schema import Problem
 from weighted_mtp.data.sources.rows import read_rows
 from weighted_mtp.decoding.engine import Prompt
+from weighted_mtp.decoding.rows import Completion
 from weighted_mtp.decoding.sample import Drawn
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.respondents import Respondent
@@ -41,6 +44,8 @@ class GenerateConfig(SampledModel):
     """A `.jsonl` file of objects with a key `prompt`, or a text file that is one prompt."""
     output: Path | None = None
     """Where completions are written as JSON lines; standard output if not given."""
+    show_drafts: bool = False
+    """Below each completion, pass by pass, what the further heads drafted and how much of it head 1 accepted."""
 
     @model_validator(mode="after")
     def _one_model_and_at_most_one_source(self) -> Self:
@@ -50,6 +55,20 @@ class GenerateConfig(SampledModel):
             raise ValueError("give either --prompt or --file, or neither to type prompts")
         return self
 
+    @model_validator(mode="after")
+    def _drafts_are_there_to_be_shown(self) -> Self:
+        if not self.show_drafts:
+            return self
+        others = {
+            "--base-url": self.server is not None,
+            "--engine vllm": self.engine == "vllm",
+            "--draft none": self.sampling.draft == "none",
+            "--output": self.output is not None,
+        }
+        if given := [option for option, is_given in others.items() if is_given]:
+            raise ValueError(f"--show-drafts has no effect with {given[0]}: leave one of them out")
+        return self
+
 
 def generate(config: GenerateConfig) -> None:
     """Complete what `config` names, or what is typed.
@@ -57,6 +76,9 @@ def generate(config: GenerateConfig) -> None:
     Raises UserError for a file that holds no prompts, and whatever `SampledModel.respondent` and engines refuse.
     """
     given = _prompts(config)
+    if config.show_drafts:
+        sampling = config.sampling.model_copy(update={"draft": "heads"})
+        config = config.model_copy(update={"sampling": sampling})
     model = config.find()
     day = config.date or (trained_day(model) if model is not None else None)
     with config.respondent(model, day, Path(gettempdir())) as respondent:
@@ -64,10 +86,11 @@ def generate(config: GenerateConfig) -> None:
             _converse(config, respondent)
             return
         found = _complete(config, respondent, given, title="generating" if len(given) > 1 else None)
+        tokenizer = respondent.tokenizer if config.show_drafts else None
     if config.output is not None:
         write_jsonl(config.output, (_record(given, one) for one in found))
     else:
-        _show(found)
+        _show(found, tokenizer)
 
 
 def _prompts(config: GenerateConfig) -> list[str] | None:
@@ -127,7 +150,7 @@ def _converse(config: GenerateConfig, respondent: Respondent) -> None:
     console.print(f"a prompt a line; {_FURTHER_LINE} at its end for a further line; exit, quit or Ctrl-D to leave")
     for text in _typed():
         try:
-            _show(_complete(config, respondent, [text]))
+            _show(_complete(config, respondent, [text]), respondent.tokenizer if config.show_drafts else None)
         except UserError as error:
             console.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
 
@@ -150,20 +173,42 @@ def _typed() -> Iterator[str]:
 
 
 def _record(prompts: Sequence[str], one: Drawn) -> dict[str, Any]:
-    completion = asdict(one.completion)
+    completion = one.completion
     return {
         "prompt": prompts[one.prompt],
         "sample": one.sample,
-        "text": completion["text"],
-        "tokens": completion["n_tokens"],
-        "finished": completion["finished"],
+        "text": completion.text,
+        "tokens": completion.n_tokens,
+        "finished": completion.finished,
     }
 
 
-def _show(found: Sequence[Drawn]) -> None:
-    """One completion as it is; of several, each under a line that says which it is."""
+def _show(found: Sequence[Drawn], tokenizer: PreTrainedTokenizerBase | None) -> None:
+    """One completion as it is; of several, each under a line that says which it is; drafts with a tokenizer."""
     for one in found:
         if len(found) > 1:
             ended = f"{one.completion.finished}, {one.completion.n_tokens} tokens"
             print(f"--- prompt {one.prompt + 1}, sample {one.sample + 1}: {ended}")
         print(one.completion.text, flush=True)
+        if tokenizer is not None:
+            Console().print(drafts_of(one.completion, tokenizer), soft_wrap=True)
+
+
+def drafts_of(completion: Completion, tokenizer: PreTrainedTokenizerBase) -> Text:
+    """A line for each pass: the drafts that head 1 accepted (+) and its own token (=), then those it did not (-)."""
+    passes = completion.drafted
+    accepted = sum(one.n_accepted for one in passes)
+    drafted = sum(len(one.drafts) for one in passes)
+    lines = Text(f"{len(passes)} passes; {accepted} of {drafted} drafts accepted\n", style="dim")
+    for number, one in enumerate(passes, 1):
+        lines.append(f"{number:4}", style="dim")
+        for sign, style, tokens in (
+            ("+", "green", one.tokens[:-1]),
+            ("=", "bold", one.tokens[-1:]),
+            ("-", "red", one.drafts[one.n_accepted :]),
+        ):
+            for token in tokens:
+                lines.append(f" {sign}{json.dumps(tokenizer.decode([token]), ensure_ascii=False)}", style=style)
+        lines.append("\n")
+    lines.rstrip()
+    return lines

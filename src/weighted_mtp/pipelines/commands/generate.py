@@ -24,6 +24,10 @@ def main(
     output: Annotated[
         Path | None, typer.Option(help="Write completions as JSON lines. Default: standard output.")
     ] = None,
+    show_drafts: Annotated[
+        bool | None,
+        typer.Option("--show-drafts", help="Show which tokens each pass drafted, and which of them were accepted."),
+    ] = None,
     template: sampling.Template = None,
     date: sampling.Date = None,
     n_samples: sampling.NSamples = None,

@@ -17,9 +17,8 @@ from typing import Any
 from weighted_mtp.data.index import write_index
 from weighted_mtp.data.preparation.registry import NAMES, TRAIN
 from weighted_mtp.data.prepared import require_manifest, split_checksums
-from weighted_mtp.data.schema import Counts, Problem, Solution, Span
+from weighted_mtp.data.schema import SMALL, Counts, Problem, Solution, Span
 from weighted_mtp.data.tables import (
-    SMALL,
     SplitWriter,
     cannot_write,
     read_statements,

@@ -8,6 +8,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from transformers import AutoTokenizer
 from trl import GRPOConfig, GRPOTrainer
@@ -48,6 +49,8 @@ def main() -> None:
         per_device_train_batch_size=4,
         num_generations=4,
         max_completion_length=options.completion_length,
+        bf16=torch.cuda.is_available(),  # TRL's default, which its checks refuse on a CPU
+        use_cpu=not torch.cuda.is_available(),
         logging_steps=1,
         save_strategy="no",
         report_to=[],

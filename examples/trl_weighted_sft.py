@@ -10,6 +10,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTConfig, SFTTrainer
@@ -37,6 +38,8 @@ def main() -> None:
         per_device_train_batch_size=4,
         remove_unused_columns=False,
         dataset_kwargs={"skip_prepare_dataset": True},
+        bf16=torch.cuda.is_available(),  # TRL's default, which its checks refuse on a CPU
+        use_cpu=not torch.cuda.is_available(),
         logging_steps=1,
         save_strategy="no",
         report_to=[],

@@ -73,7 +73,9 @@ def _bring(repository: Repository, listing: Listing, patterns: Sequence[str] | N
         place.work.mkdir(parents=True, exist_ok=True)
         with _alone(place.work / "lock"):
             download(repository, listing.revision, missing_files, place)
-    place.finish(listing, names)
+            place.finish(listing, names)  # under the lock: two who note it at once would move each other's file away
+    else:
+        place.finish(listing, names)
     return Fetched(folder, listing.revision)
 
 

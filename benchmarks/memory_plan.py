@@ -32,6 +32,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 from weighted_mtp.memory.configured import planned
 from weighted_mtp.memory.plan import Machine, plan
 from weighted_mtp.training.loop import Trainer
+from weighted_mtp.training.updates import Updates
 
 WIDE = [  # 104 M parameters, of which a step of 256 tokens needs more than activations
     *("model.micro.hidden_size=768", "model.micro.intermediate_size=3072", "model.micro.num_attention_heads=12"),
@@ -79,13 +80,13 @@ def planned_peak(run: Run, ranks: int) -> float:
 
 def tensors_peak(*run: Any) -> int:
     """Bytes of this rank's tensors at the highest moment of a step of a `Run`. For a process of its own."""
-    step = Trainer._step
+    step = Updates.step
 
-    def marked(self: Trainer) -> dict[str, float]:
+    def marked(self: Updates) -> dict[str, float]:
         with record_function("optimizer step"):
             return step(self)
 
-    Trainer._step, Trainer._save = marked, _not_saved  # type: ignore[method-assign]
+    Updates.step, Trainer._save = marked, _not_saved  # type: ignore[method-assign]
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
         train(*run)
     events = profiler.profiler.kineto_results.events()
@@ -99,15 +100,15 @@ def tensors_peak(*run: Any) -> int:
 
 def resident_peaks(*run: Any) -> Resident:
     """By what this rank's process grows in a `Run`. For a process of its own."""
-    step, before, peaks = Trainer._step, _resident("VmRSS"), []
+    step, before, peaks = Updates.step, _resident("VmRSS"), []
     _forget_peak()
 
-    def watched(self: Trainer) -> dict[str, float]:
+    def watched(self: Updates) -> dict[str, float]:
         peaks.append(_resident("VmHWM") - before)
         _forget_peak()
         return step(self)
 
-    Trainer._step, Trainer._save = watched, _not_saved  # type: ignore[method-assign]
+    Updates.step, Trainer._save = watched, _not_saved  # type: ignore[method-assign]
     train(*run)
     return Resident(loading=peaks[0], step=_resident("VmHWM") - before)
 

@@ -18,6 +18,7 @@ from weighted_mtp.pipelines.kinds import PIPELINES
 from weighted_mtp.runtime.device import RuntimeConfig
 from weighted_mtp.runtime.distributed import process_group, rank
 from weighted_mtp.training.loop import Trainer
+from weighted_mtp.training.updates import Updates
 
 torch.set_num_threads(1)
 
@@ -92,25 +93,30 @@ def records(run: Path, split: str | None = None) -> list[dict]:
 
 def disturbed(storage: Path, case: Case, what: str, by: int, step: int) -> Path | None:
     """A run in which something happens to one rank in 0-based `step`: see `DISTURBANCES`. For a process of its own."""
-    undisturbed = Trainer._step
+    run, undisturbed = Trainer.run, Updates.step
+    trainers: list[Trainer] = []
 
-    def disturbed_step(self: Trainer) -> dict[str, float]:
+    def remembered_run(self: Trainer) -> bool:
+        trainers.append(self)
+        return run(self)
+
+    def disturbed_step(self: Updates) -> dict[str, float]:
         if rank() == by and self.state.step == step:
-            DISTURBANCES[what](self)
+            DISTURBANCES[what](trainers[-1])
         return undisturbed(self)
 
-    Trainer._step = disturbed_step  # type: ignore[method-assign]
+    Trainer.run, Updates.step = remembered_run, disturbed_step  # type: ignore[method-assign]
     return train(storage, *case)
 
 
 def _not_finite(trainer: Trainer) -> None:
-    sums = trainer.objective.sums
+    sums = trainer.updates.objective.sums
 
     def poisoned(model: Any, item: Any) -> Sums:
         given = sums(model, item)
         return Sums(given.loss * float("nan"), given.count, given.metrics)
 
-    trainer.objective.sums = poisoned  # type: ignore[method-assign]
+    trainer.updates.objective.sums = poisoned  # type: ignore[method-assign]
 
 
 def _full_disk(trainer: Trainer) -> None:

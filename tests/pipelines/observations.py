@@ -32,7 +32,7 @@ from weighted_mtp.runtime import sharding
 from weighted_mtp.study import steps as study_steps
 from weighted_mtp.study.config import OwnPrograms, StudyConfig, Training
 from weighted_mtp.study.steps import steps_of
-from weighted_mtp.training import loop
+from weighted_mtp.training import updates
 from weighted_mtp.value_weighting.base import TokenWeighting
 from weighted_mtp.value_weighting.controls import Uniform
 
@@ -264,7 +264,7 @@ def calls() -> Iterator[dict[str, list[Any]]]:
         return recomputing(*given)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "reduce_gradients", lambda _model, now: found["reduced"].append(now))
+        patch.setattr(updates, "reduce_gradients", lambda _model, now: found["reduced"].append(now))
         patch.setattr(sharding, "recomputing", recomputed)
         yield found
 

@@ -311,6 +311,9 @@ EFFECTS: dict[str, Effect | list[Effect]] = {
 }
 
 ELSEWHERE = {
+    "VerifiableConfig.gate": "pipelines/test_gate.py::test_what_is_predicted_is_said_and_kept_and_changes_nothing",
+    "GateConfig.programs": "pipelines/test_gate.py::test_what_is_predicted_is_said_and_kept_and_changes_nothing",
+    "GateConfig.steps": "pipelines/test_gate.py::test_pilots_take_the_steps_that_they_are_given",
     "RunConfig.accept_changes": "pipelines/test_resume.py::test_a_resume_from_something_else_is_refused_by_name_or",
     "RuntimeConfig.parallel": "distributed/test_memory.py::test_the_planned_peak_is_the_measured_one",
     "RuntimeConfig.timeout_seconds": "pipelines/test_every_option.py::test_ranks_wait_as_long_as_they_are_told",

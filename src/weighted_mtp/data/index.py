@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from weighted_mtp.data.schema import PROBLEM_SCHEMA, SOLUTION_SCHEMA
-from weighted_mtp.data.tables import PROBLEMS_FILE, SMALL, SOLUTIONS_FILE, cannot_write, opened_table, prepare_command
+from weighted_mtp.data.schema import PROBLEM_SCHEMA, SMALL, SOLUTION_SCHEMA
+from weighted_mtp.data.tables import PROBLEMS_FILE, SOLUTIONS_FILE, cannot_write, opened_table, prepare_command
 from weighted_mtp.errors import UserError, first_line
 from weighted_mtp.files import atomic_file
 from weighted_mtp.hub import fetch

@@ -119,6 +119,9 @@ def records(entries: Iterable[Entry]) -> Records:
     return problems, solutions
 
 
+SMALL = "-small"
+"""Ends the name of a dataset's slice for local runs."""
+
 PROBLEM_SCHEMA = pa.schema(
     [
         pa.field("problem_id", pa.string(), nullable=False),

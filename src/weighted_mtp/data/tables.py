@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from weighted_mtp.data.schema import PROBLEM_SCHEMA, SOLUTION_SCHEMA, Counts, Problem, Solution, Span, TestCase
+from weighted_mtp.data.preparation.registry import NAMES
+from weighted_mtp.data.schema import PROBLEM_SCHEMA, SMALL, SOLUTION_SCHEMA, Counts, Problem, Solution, Span, TestCase
 from weighted_mtp.errors import UserError, first_line
 from weighted_mtp.files import atomic_directory
 
@@ -26,8 +27,6 @@ Rows = Sequence[int] | NDArray[np.int64]
 """Numbers of rows of a file."""
 
 PROBLEMS_FILE, SOLUTIONS_FILE = "problems.parquet", "solutions.parquet"
-SMALL = "-small"
-"""Ends the name of a dataset's slice for local runs."""
 COMPRESSION = "zstd"
 _ROW_GROUP = 2_000  # rows that wait in memory while writing …
 _ROW_GROUP_CHARACTERS = 16_000_000  # … or fewer: CodeContests rows carry hundreds of tests
@@ -99,8 +98,6 @@ class _TableWriter:
 
 def prepare_command(dataset: str, steps: str = "") -> str:
     """What a user runs to have a dataset (its slice, its policy's programs), or what certain `steps` make of it."""
-    from weighted_mtp.data.preparation.registry import NAMES  # which imports this file
-
     name = dataset.removesuffix(SMALL)
     if name not in NAMES:
         return f"uv run wmtp data --import FILE --name {name}` or `uv run wmtp label EVALUATION… --name {name}"

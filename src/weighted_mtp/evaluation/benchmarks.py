@@ -10,8 +10,7 @@ from enum import Enum
 from pathlib import Path
 
 from weighted_mtp.data.preparation.registry import DATASETS
-from weighted_mtp.data.schema import Problem, Solution, TestCase
-from weighted_mtp.data.tables import SMALL
+from weighted_mtp.data.schema import SMALL, Problem, Solution, TestCase
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.extraction import Extracted, program_in_answer
 from weighted_mtp.evaluation.extraction.source import parse

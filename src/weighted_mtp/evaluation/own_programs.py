@@ -17,9 +17,8 @@ from typing import Any
 from weighted_mtp.data.index import write_index
 from weighted_mtp.data.preparation.registry import NAMES, TRAIN
 from weighted_mtp.data.prepared import require_manifest, split_checksums
-from weighted_mtp.data.schema import Counts, Problem, Solution, Span
+from weighted_mtp.data.schema import SMALL, Counts, Problem, Solution, Span
 from weighted_mtp.data.tables import (
-    SMALL,
     SplitWriter,
     cannot_write,
     read_statements,
@@ -92,6 +91,27 @@ def read_evaluation(folder: Path) -> Evaluation:
         return Evaluation(folder, dataset, str(config["split"]), str(report["problems_sha256"]), config)
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} is damaged or of another version: evaluate again") from error
+
+
+def labelled_evaluations(dataset: Path) -> list[Evaluation]:
+    """The evaluations that a dataset of own programs was made from, of those that are still there; [] of any other."""
+    described = (read_manifest(dataset) or {}).get("evaluations", {}).values()
+    folders = [Path(one["folder"]) for group in described for one in group]
+    return [read_evaluation(folder) for folder in folders if (folder / "report.json").is_file()]
+
+
+def executed_programs(evaluation: Evaluation, problems: Sequence[Problem]) -> Iterator[tuple[Solution, bool]]:
+    """Every program of an evaluation with its verdict as its label, and whether it ended within the longest answer.
+
+    problems  statements of the split that was evaluated
+    """
+    of_problem: defaultdict[str, list[Sample]] = defaultdict(list)
+    for sample in read_samples(evaluation.results, problems):
+        of_problem[sample.problem.problem_id].append(sample)
+    for problem in problems:
+        samples = of_problem.get(problem.problem_id, [])
+        for sample, solution in zip(samples, _solutions(problem, samples), strict=True):
+            yield solution, sample.record.get("finished") != "length"
 
 
 def write_labelled(folder: Path, evaluations: Sequence[Evaluation], options: LabelOptions) -> tuple[Manifest, bool]:
@@ -213,7 +233,7 @@ class _Copying:
         title = f"labelling {source.parent.name}/{source.name}"
         with SplitWriter(target) as writer, progress(title, len(rows)) as advance:
             for problem in stream_problems(source, rows):
-                found = [*known(problem.problem_id), *_solutions(problem, samples)]
+                found = [*known(problem.problem_id), *_solutions(problem, samples[problem.problem_id])]
                 if kept := self._distinct(found):
                     writer.add(problem, kept)
                 else:
@@ -259,10 +279,10 @@ class _Copying:
         return kept
 
 
-def _solutions(problem: Problem, samples: Mapping[str, Sequence[Sample]]) -> Iterator[Solution]:
+def _solutions(problem: Problem, samples: Sequence[Sample]) -> Iterator[Solution]:
     """A problem's samples as solutions."""
     language = "text" if any(test.kind == "answer" for test in problem.tests) else "python3"
-    for number, sample in enumerate(samples[problem.problem_id]):
+    for number, sample in enumerate(samples):
         code = sample.text if sample.is_whole else problem.starter + sample.text
         yield Solution(
             solution_id=f"{problem.problem_id}/sampled/{number}",

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from weighted_mtp.data.batches import Batch
 from weighted_mtp.losses.linear_ce import linear_cross_entropy
-from weighted_mtp.models.mtp import MTPForCausalLM
+from weighted_mtp.models.mtp import MTPForCausalLM, Unembedding
 
 
 def head_cross_entropies(model: MTPForCausalLM, batch: Batch) -> Tensor:
@@ -25,6 +25,28 @@ def next_token_cross_entropies(model: MTPForCausalLM, batch: Batch) -> Tensor:
     LM becomes a policy of one head by `MTPForCausalLM.from_base(model, 1)`.
     """
     return _by_target(model, model.next_token_states(batch.input_ids), batch, 1)
+
+
+def program_log_probs(model: MTPForCausalLM, batch: Batch, temperature: float = 1.0) -> Tensor:
+    """(B,) fp32, log-probability that head 1, sampled at `temperature`, writes each row's whole response."""
+    states = model.next_token_states(batch.input_ids)
+    at, ids = batch.targets(1), batch.input_ids.flatten()
+    ce = linear_cross_entropy(
+        states, at - 1, ids.index_select(0, at), _at_temperature(model.unembedding(), temperature)
+    )
+    return -ce.new_zeros(ids.shape).index_copy(0, at, ce).view_as(batch.input_ids).sum(1)
+
+
+def _at_temperature(unembedding: Unembedding, temperature: float) -> Unembedding:
+    """The unembedding that gives logits / temperature: cap · tanh(x / cap) / τ is (cap/τ) · tanh((x/τ) / (cap/τ))."""
+    if temperature == 1:
+        return unembedding
+    weight, bias, cap = unembedding.weight, unembedding.bias, unembedding.cap
+    return Unembedding(
+        weight / temperature,
+        None if bias is None else bias / temperature,
+        None if cap is None else cap / temperature,
+    )
 
 
 def _by_target(model: MTPForCausalLM, states: Tensor, batch: Batch, k: int) -> Tensor:

@@ -29,6 +29,7 @@ from weighted_mtp.training.loop import Trainer, TrainingConfig
 from weighted_mtp.training.optim import Group, OptimConfig, build_optimizer
 from weighted_mtp.training.state import Best, Checkpoints, SaveModel, TrainState
 from weighted_mtp.training.tracking import MLflowConfig, RunDirectory, Tracker, holds_run
+from weighted_mtp.training.updates import Updates
 from weighted_mtp.training.upload import Uploads
 
 
@@ -139,9 +140,8 @@ def fit(config: FitConfig, parts: Parts) -> Path | None:
     share a step.
     """
     _check_shares(config.training.gradient_accumulation)
-    device = pick_device(config.runtime)
     run = RunDirectory(config.run.root / config.run.name, config)
-    state = TrainState(parts.model, build_optimizer(parts.groups, config.optim), parts.objective.initial_state())
+    state = initial_state(config, parts)
     keep, best = config.training.save_total_limit, _best(config, parts)
     uploads = _uploads(config, run)
     saved = uploads.start if uploads is not None else (lambda: None)
@@ -161,21 +161,31 @@ def fit(config: FitConfig, parts: Parts) -> Path | None:
         highlight=False,
     )
     with Tracker(run, config.mlflow, state.step) as tracker, uploads or nullcontext():
-        trainer = Trainer(
-            state=state,
-            objective=parts.objective,
-            stream=stream,
-            validation=parts.validation,
-            config=config.training,
-            optim=config.optim,
-            device=device,
-            forward_context=partial(autocast, device, config.runtime),
-            tracker=tracker,
-            checkpoints=checkpoints,
-            seed=config.run.seed,
-            reduce_every_microbatch=config.runtime.reduce_every_microbatch,
-        )
+        updates = updates_of(config, parts, run.path, state)
+        trainer = Trainer(updates, parts.validation, config.training, tracker, checkpoints)
         return run.path if trainer.run() else None
+
+
+def updates_of(config: FitConfig, parts: Parts, run: Path, state: TrainState | None = None) -> Updates:
+    """The optimizer steps of a run, from its beginning where no state is given."""
+    device = pick_device(config.runtime)
+    return Updates(
+        state=state or initial_state(config, parts),
+        objective=parts.objective,
+        stream=parts.stream,
+        optim=config.optim,
+        max_steps=config.training.max_steps,
+        device=device,
+        forward_context=partial(autocast, device, config.runtime),
+        seed=config.run.seed,
+        reports=run,
+        reduce_every_microbatch=config.runtime.reduce_every_microbatch,
+    )
+
+
+def initial_state(config: FitConfig, parts: Parts) -> TrainState:
+    """Before the first step."""
+    return TrainState(parts.model, build_optimizer(parts.groups, config.optim), parts.objective.initial_state())
 
 
 def _frozen(model: nn.Module) -> str:

@@ -1,8 +1,9 @@
 """What every policy pipeline is assembled from: configuration, model, data; `fit` does the rest."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import model_validator
@@ -139,13 +140,25 @@ def _objective(config: PolicyConfig, weighting: TokenWeighting, policy: MTPForCa
     return PolicyObjective(explicit_weighting(config, weighting, policy), without)
 
 
-def train_policy(config: PolicyConfig, weighting: WeightingFactory, inputs: Inputs | None = None) -> Path | None:
+def train_policy(
+    config: PolicyConfig,
+    weighting: WeightingFactory,
+    inputs: Inputs | None = None,
+    facts: Mapping[str, Any] | None = None,
+) -> Path | None:
     """Train (or resume training) the policy that `config` describes; returns the run's folder, None if stopped.
 
     inputs  of the weighting: checksums of what its values come from
+    facts   what else `run.json` is to say of the run
     """
     if run := finished(config):
         return run
+    parts = policy_parts(config, weighting)
+    return fit(config, replace(parts, inputs={**parts.inputs, **(inputs or {})}, facts=facts or {}))
+
+
+def policy_parts(config: PolicyConfig, weighting: WeightingFactory) -> Parts:
+    """The parts of a policy's run; what lies in them is a function of `config` and of the weighting."""
     by_first_rank(lambda: prepare_embedded(*config.data.datasets, root=config.data.root))
     model, tokenizer = from_first_rank(lambda: build_policy(config.model, config.run.seed))
     whole = placed(model, config.runtime)
@@ -159,7 +172,7 @@ def train_policy(config: PolicyConfig, weighting: WeightingFactory, inputs: Inpu
     def stream(store: TokenStore, accumulation: int, seed: int) -> BatchStream:
         return BatchStream(store, config.data.max_tokens, accumulation, seed)
 
-    parts = Parts(
+    return Parts(
         model=model,
         whole=whole,
         groups=_groups(model, config),
@@ -167,9 +180,8 @@ def train_policy(config: PolicyConfig, weighting: WeightingFactory, inputs: Inpu
         stream=stream(training, config.training.gradient_accumulation, config.run.seed),
         validation=stream(validation, 1, 0).first(config.training.validation_batches) if validation else [],
         save_model=saving(config, tokenizer, config.model.source, save_policy),
-        inputs={**data, **(inputs or {})},
+        inputs=data,
     )
-    return fit(config, parts)
 
 
 def _groups(model: MTPForCausalLM, config: PolicyConfig) -> Sequence[Group]:

@@ -7,8 +7,10 @@
 Stopped by Ctrl-C, SIGTERM or a crash, the same command resumes from the newest checkpoint.
 """
 
+import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import typer
 from pydantic import model_validator
@@ -17,12 +19,18 @@ from transformers import PreTrainedTokenizerBase
 from weighted_mtp.errors import UserError
 from weighted_mtp.losses.mtp_loss import check_one_per_head
 from weighted_mtp.models.mtp import MTPForCausalLM
-from weighted_mtp.pipelines.critic import Critic, check_same_tokens, load_critics
+from weighted_mtp.pipelines.critic import Critic, check_same_tokens, critic_config, load_critics
 from weighted_mtp.pipelines.doubts import doubts
-from weighted_mtp.pipelines.policy import PolicyConfig, train_policy
+from weighted_mtp.pipelines.fit import finished
+from weighted_mtp.pipelines.gate import GateConfig, evaluation_of_programs, predicted_gains, verdict
+from weighted_mtp.pipelines.policy import PolicyConfig, WeightingFactory, train_policy
 from weighted_mtp.progress import say
+from weighted_mtp.runtime.distributed import by_first_rank
 from weighted_mtp.value_weighting.base import TokenWeighting
 from weighted_mtp.value_weighting.td import TDConfig, TDWeighting
+
+STRENGTHS = (0.0, 0.5, 1.0)
+"""What `weighting.strength: auto` chooses from."""
 
 
 class VerifiableConfig(PolicyConfig):
@@ -32,6 +40,8 @@ class VerifiableConfig(PolicyConfig):
     critic: Path | tuple[Path, ...]
     """Folder of the critic's run; of several, [runs/a, runs/b], the mean of what they give."""
     weighting: TDConfig = TDConfig()
+    gate: GateConfig | None = None
+    """Predict before training whether the weights will help, {} for that with all defaults; null for not at all."""
     gives_credit: ClassVar[bool] = True
 
     @property
@@ -43,6 +53,12 @@ class VerifiableConfig(PolicyConfig):
     def _each_critic_once(self) -> "VerifiableConfig":
         if not 0 < len(set(self.critics)) == len(self.critics):
             raise ValueError(f"critic={[*map(str, self.critics)]}: give at least one, and each once")
+        return self
+
+    @model_validator(mode="after")
+    def _auto_is_settled(self) -> "VerifiableConfig":
+        if self.weighting.strength == "auto" and self.gate is None:
+            raise ValueError("weighting.strength=auto is what the gate predicts to be best: set gate={}, or a strength")
         return self
 
     @model_validator(mode="after")
@@ -69,18 +85,68 @@ class VerifiableConfig(PolicyConfig):
 
 def run_verifiable(config: VerifiableConfig) -> Path | None:
     """Train with a critic's token weights; returns the run's folder, None if it was stopped."""
+    if run := finished(config):
+        return run
     critic = load_critics(config.critics, config.runtime, config.run.accept_changes)
     for doubt in (doubt for run in config.critics for doubt in doubts(run)):
         say(doubt)
+    strength, facts = _settled(config, critic)
+    return train_policy(config, weighted_by(config, critic, strength), critic.inputs, facts)
+
+
+def weighted_by(config: VerifiableConfig, critic: Critic, strength: float) -> WeightingFactory:
+    """The weighting that `config` describes, with this strength."""
+    chosen = config.weighting.model_copy(update={"strength": strength})
 
     def weighting(policy: MTPForCausalLM, tokenizer: PreTrainedTokenizerBase) -> TokenWeighting:
         check_same_tokens(tokenizer, critic.tokenizer, f"critic={config.critics[0]}")
         _check_same_questions(config, critic)
-        if (strengths := config.weighting.head_strengths) is not None:
+        if (strengths := chosen.head_strengths) is not None:
             check_one_per_head("weighting.head_strengths", strengths, policy.config.n_future_tokens)
-        return TDWeighting(config.weighting, critic.values, critic.output_kind)
+        return TDWeighting(chosen, critic.values, critic.output_kind)
 
-    return train_policy(config, weighting, critic.inputs)
+    return weighting
+
+
+def settled_strength(config: VerifiableConfig) -> float:
+    """`weighting.strength` of a run that is there: of `auto`, what was settled when it began."""
+    given = config.weighting.strength
+    return given if not isinstance(given, str) else float(_recorded_gate(config)["strength"])
+
+
+def _settled(config: VerifiableConfig, critic: Critic) -> tuple[float, dict[str, Any]]:
+    """The strength of the weights, and what `run.json` is to say of how it came about."""
+    given = config.weighting.strength
+    if config.gate is None:
+        assert not isinstance(given, str)
+        return given, {}
+    recorded = by_first_rank(lambda: _recorded_gate(config))
+    if not recorded:
+        recorded = _predicted(config, config.gate, critic)
+    return float(recorded["strength"]), {"gate": recorded}
+
+
+def _predicted(config: VerifiableConfig, gate: GateConfig, critic: Critic) -> dict[str, Any]:
+    """What pilots say of the strengths that come into question, and the best of them; said aloud as well."""
+    given = config.weighting.strength
+    strengths = STRENGTHS if isinstance(given, str) else (given,)
+    evaluation = by_first_rank(lambda: evaluation_of_programs(gate.programs, critic_config(config.critics[0]).data))
+    at_once = config.model_copy(update={"weighting": config.weighting.model_copy(update={"anneal_steps": 0})})
+    pilots = [(config, weighted_by(at_once, critic, strength)) for strength in strengths]
+    gains, judged = predicted_gains(pilots, gate.steps, evaluation)
+    for strength, gain in zip(strengths, gains, strict=True):
+        say(f"gate: strength {strength:g}: {verdict(gain)}")
+    say(f"gate: {gate.steps} steps each, over uniform weights, on {judged}")
+    best, _ = max(zip(strengths, gains, strict=True), key=lambda pair: pair[1].value)
+    predicted = {f"{strength:g}": asdict(gain) for strength, gain in zip(strengths, gains, strict=True)}
+    return {"strength": best, "predicted": predicted, "steps": gate.steps, "programs": str(evaluation.folder)}
+
+
+def _recorded_gate(config: VerifiableConfig) -> dict[str, Any]:
+    """What the gate said when the run began; {} where it has not."""
+    file = config.run.root / config.run.name / "run.json"
+    found: dict[str, Any] = json.loads(file.read_text()).get("gate", {}) if file.is_file() else {}
+    return found
 
 
 def _check_same_questions(config: VerifiableConfig, critic: Critic) -> None:

@@ -22,7 +22,8 @@ from weighted_mtp.data.preparation.shards import Options
 from weighted_mtp.data.preparation.stats import write_stats
 from weighted_mtp.data.preparation.subsets import SliceOptions, write_slice
 from weighted_mtp.data.prepared import require_manifest, split_checksums
-from weighted_mtp.data.tables import SMALL, cannot_write
+from weighted_mtp.data.schema import SMALL
+from weighted_mtp.data.tables import cannot_write
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.check_labels import Agreement, check_verdicts
 from weighted_mtp.extras import can_draw

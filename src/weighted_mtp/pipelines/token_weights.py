@@ -38,7 +38,7 @@ from weighted_mtp.pipelines.inputs import trained_day
 from weighted_mtp.pipelines.kinds import pipeline_of
 from weighted_mtp.pipelines.policy import explicit_weighting, head_losses
 from weighted_mtp.pipelines.run_rho1 import Rho1RunConfig
-from weighted_mtp.pipelines.run_verifiable import VerifiableConfig
+from weighted_mtp.pipelines.run_verifiable import VerifiableConfig, settled_strength
 from weighted_mtp.report.token_page import ShownProgram, Token, View, write_page
 from weighted_mtp.runtime.device import RuntimeConfig, pick_device
 from weighted_mtp.runtime.sharding import placed_frozen
@@ -126,7 +126,8 @@ def run_source(run: Path) -> WeightSource:
             "for a critic give --critic"
         )
     critic = load_critics(config.critics, config.runtime)
-    held = TDWeighting(_held(config.weighting), critic.values, critic.output_kind)
+    chosen = config.weighting.model_copy(update={"strength": settled_strength(config)})
+    held = TDWeighting(_held(chosen), critic.values, critic.output_kind)
     weighting = explicit_weighting(config, held, _policy(run, config.runtime)[0])
     state = _saved_state(run, weighting)
     critics = ", ".join(map(str, config.critics))

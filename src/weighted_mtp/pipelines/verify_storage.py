@@ -17,7 +17,8 @@ from rich.table import Column, Table
 
 from weighted_mtp.data.preparation.registry import NAMES
 from weighted_mtp.data.preparation.verify import check_dataset
-from weighted_mtp.data.tables import SMALL, prepare_command
+from weighted_mtp.data.schema import SMALL
+from weighted_mtp.data.tables import prepare_command
 from weighted_mtp.data.tokens import FOLDER as TOKENS
 from weighted_mtp.data.tokens import check_tokens
 from weighted_mtp.errors import UserError

@@ -9,7 +9,7 @@ x_p … x_{T−1}. V_t = value(x_{≤t}), so V_{p−1}, at the last prompt token
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, model_validator
@@ -29,6 +29,8 @@ ValueFunction = Callable[[Batch], Tensor]
 CriticOutput = Literal["score", "probability", "advantage"]
 """`score`: any real number, a logit if the critic is calibrated. `probability`: in [0, 1], or about there if it is
 regressed on outcomes. `advantage`: δ itself."""
+
+Strength = Annotated[float, Field(ge=0, le=1)]
 
 EPSILON = 1e-6  # added to σ: a critic that says the same everywhere gives weights of 1
 EDGE = 1e-6  # probabilities are kept this far from 0 and 1 before log-odds are taken of them
@@ -57,8 +59,9 @@ class TDConfig(Section):
     """Where δ is taken: the critic's output as it is, the probability it stands for, or that one's log-odds."""
     terminal_reward: float | None = None
     """R of every sample (1: policies learn from correct programs); the last δ is then R − V. For calibrated critics."""
-    strength: float = Field(1.0, ge=0, le=1)
-    """How much of the weights is theirs, w → 1 + strength (w − 1): 0 is uniform, and below 1 no token starves."""
+    strength: Strength | Literal["auto"] = 1.0
+    """How far weights go from uniform, w → 1 + strength (w − 1): 0 is uniform, and below 1 no token starves. `auto`:
+    0, ½ or 1, what a run's `gate` predicts to be best."""
     anneal_steps: int = Field(0, ge=0)
     """First steps, in which the weights move linearly from uniform to their own."""
     head_strengths: tuple[float, ...] | None = None
@@ -77,8 +80,9 @@ class TDConfig(Section):
     @property
     def bounds(self) -> tuple[float, float] | None:
         """Least and greatest weight after the annealing; None if nothing is clipped, or each head has its own."""
-        if self.strength == 0 or self.head_strengths is not None:
+        if self.strength in (0, "auto") or self.head_strengths is not None:
             return None
+        assert not isinstance(self.strength, str)
         return 1 + self.strength * (self.w_min - 1), 1 + self.strength * (self.w_max - 1)
 
 
@@ -110,7 +114,8 @@ class TDWeighting:
                 f"weighting.terminal_reward={config.terminal_reward} is a probability and this critic gives scores: "
                 "set weighting.space=probability, or leave the reward out"
             )
-        self.config, self.critic, self.output_kind = config, critic, output_kind
+        assert not isinstance(config.strength, str), "auto is settled before there are weights"
+        self.config, self.critic, self.output_kind, self.strength = config, critic, output_kind, config.strength
         self.bounds = config.bounds
         self.lam = config.lam if config.lam is not None else (0.0 if output_kind == "advantage" else 0.95)
 
@@ -126,7 +131,7 @@ class TDWeighting:
         sums = all_reduce_sum(moment_sums([b.at_response(a) for b, a in zip(batches, advantages, strict=True)]))
         moments = before.updated(sums, config.momentum, config.warmup_steps)
         annealed = (before.steps / config.anneal_steps).clamp(max=1) if config.anneal_steps else torch.ones(())
-        strength = (config.strength * annealed).to(advantages[0])
+        strength = (self.strength * annealed).to(advantages[0])
         weights = [
             self._mixed(exponential_weights(whitened(a, moments), config).masked_fill(~b.response_mask, 1.0), strength)
             for a, b in zip(advantages, batches, strict=True)

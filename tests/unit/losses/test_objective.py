@@ -13,7 +13,7 @@ from weighted_mtp.losses.mtp_loss import LossConfig
 from weighted_mtp.losses.objective import PolicyObjective, Sums
 from weighted_mtp.losses.token_ce import head_cross_entropies
 from weighted_mtp.models.mtp import MTPForCausalLM
-from weighted_mtp.training.loop import _divide, _over_ranks
+from weighted_mtp.training.updates import _divide, _over_ranks
 from weighted_mtp.value_weighting.base import ObjectiveState
 from weighted_mtp.value_weighting.confidence import TimesConfidence
 from weighted_mtp.value_weighting.controls import Shuffled, Uniform

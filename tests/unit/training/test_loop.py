@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,11 @@ from weighted_mtp.losses.mtp_loss import LossConfig
 from weighted_mtp.losses.objective import PolicyObjective, Sums
 from weighted_mtp.models.checkpoint import checkpoints_in, newest_model, step_of
 from weighted_mtp.models.mtp import MTPForCausalLM
-from weighted_mtp.training.loop import NonFiniteError, Trainer, TrainingConfig
+from weighted_mtp.training.loop import Trainer, TrainingConfig
 from weighted_mtp.training.optim import Group, OptimConfig, build_optimizer
 from weighted_mtp.training.state import Best, Checkpoints, TrainState
 from weighted_mtp.training.tracking import MLflowConfig, RunDirectory, Tracker
+from weighted_mtp.training.updates import NonFiniteError, Updates
 from weighted_mtp.value_weighting.controls import Uniform
 
 
@@ -80,18 +82,23 @@ def trainer(folder: Path, steps: int = 6, fresh: bool = False, **changes: object
     found = checkpoints_in(run.checkpoints)
     if found and not fresh:
         state.load(found[-1] / "state")
+    updates = Updates(
+        state=state,
+        objective=objective,
+        stream=BatchStream(store, 40, 2, seed=3),
+        optim=optim,
+        max_steps=steps,
+        device=torch.device("cpu"),
+        forward_context=nullcontext,
+        seed=3,
+        reports=folder,
+    )
     parts = {
-        "state": state,
-        "objective": objective,
-        "stream": BatchStream(store, 40, 2, seed=3),
+        "updates": replace(updates, **{name: changes.pop(name) for name in ("state", "objective") if name in changes}),
         "validation": [collate(store, np.arange(4))],
         "config": TrainingConfig(max_steps=steps, gradient_accumulation=2, validate_every=2, save_every=100),
-        "optim": optim,
-        "device": torch.device("cpu"),
-        "forward_context": nullcontext,
         "tracker": Tracker(run, MLflowConfig(enabled=False), state.step),
         "checkpoints": checkpoints(run.checkpoints, model),
-        "seed": 3,
     }
     return Trainer(**{**parts, **changes})
 
@@ -142,7 +149,7 @@ def test_objective_state_is_resumed_and_validation_leaves_it_alone(tmp_path: Pat
     first = trainer(tmp_path, steps=3)
     first.run()
     seen = int(first.state.objective["seen"])
-    assert seen == sum(len(first.stream.at(s)) for s in range(3))
+    assert seen == sum(len(first.updates.stream.at(s)) for s in range(3))
     assert trainer(tmp_path).state.objective["seen"] == seen
 
 
@@ -188,7 +195,7 @@ class Gaps(PolicyObjective):
 def test_a_vector_is_summed_over_batches_before_its_absolute_values(tmp_path: Path) -> None:
     validation = [collate(random_store(), np.arange(start, start + 4)) for start in (0, 4)]
     run = trainer(tmp_path, objective=Gaps(Uniform(), LossConfig()), validation=validation)
-    assert run.evaluate()["gaps"] == (abs(-3 + 1) + abs(-1 - 1)) / 4
+    assert run.updates.evaluate(validation)["gaps"] == (abs(-3 + 1) + abs(-1 - 1)) / 4
 
 
 def test_only_the_newest_checkpoints_are_kept_and_the_model_in_them_loads(tmp_path: Path) -> None:

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from weighted_mtp.data.schema import Entry
+from weighted_mtp.data.schema import SMALL, Entry
 from weighted_mtp.data.sources import codecontests, evalplus, gsm8k, humaneval, mbpp, own
 from weighted_mtp.data.sources.rows import Reading
-from weighted_mtp.data.tables import SMALL
 from weighted_mtp.errors import UserError
 
 MICRO = "micro"

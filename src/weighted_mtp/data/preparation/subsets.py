@@ -8,10 +8,9 @@ from numpy.typing import NDArray
 
 from weighted_mtp.data.index import write_index
 from weighted_mtp.data.prepared import require_manifest, split_checksums
-from weighted_mtp.data.schema import PROBLEM_SCHEMA, Counts
+from weighted_mtp.data.schema import PROBLEM_SCHEMA, SMALL, Counts
 from weighted_mtp.data.tables import (
     PROBLEMS_FILE,
-    SMALL,
     cannot_write,
     opened_table,
     prepare_command,

@@ -23,7 +23,7 @@ from scipy.stats import spearmanr
 from weighted_mtp.config import load_config
 from weighted_mtp.evaluation.own_programs import Evaluation, read_evaluation
 from weighted_mtp.evaluation.pass_at_k import pass_at_k
-from weighted_mtp.files import whole_file
+from weighted_mtp.files import atomic_file
 from weighted_mtp.pipelines.critic import load_critics, load_reference
 from weighted_mtp.pipelines.gate import predicted_gains
 from weighted_mtp.pipelines.policy import PolicyConfig, WeightingFactory, head_losses
@@ -119,7 +119,7 @@ def triples(baseline: Step, arms: Sequence[Step], temperature: float, settings: 
             Triple(s.name, s.seed, temperature, gain.value, gain.low, gain.high, gained(s, baseline, temperature))
             for s, gain in zip(alike, gains, strict=True)
         ]
-        with whole_file(kept) as file:
+        with atomic_file(kept) as file:
             file.write_text(json.dumps([asdict(triple) for triple in found]))
     return [Triple(**facts) for facts in json.loads(kept.read_text())]
 

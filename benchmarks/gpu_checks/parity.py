@@ -32,7 +32,7 @@ from weighted_mtp.models.adapters import LoraSettings
 from weighted_mtp.models.mtp import MTPForCausalLM, Unembedding
 from weighted_mtp.models.value import ValueModel
 from weighted_mtp.runtime.device import RuntimeConfig, autocast
-from weighted_mtp.training.loop import _divide, _over_ranks
+from weighted_mtp.training.updates import _divide, _over_ranks
 from weighted_mtp.value_weighting.base import TokenWeighting
 from weighted_mtp.value_weighting.controls import PositionMatched, RandomMatched, Shuffled, Uniform
 from weighted_mtp.value_weighting.rho1 import Rho1Config, Rho1Weighting

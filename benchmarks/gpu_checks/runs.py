@@ -32,9 +32,10 @@ from weighted_mtp.models.checkpoint import load_model
 from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.runtime import sharding
 from weighted_mtp.runtime.device import RuntimeConfig, autocast
-from weighted_mtp.training.loop import Trainer, _divide, _over_ranks
+from weighted_mtp.training.loop import Trainer
 from weighted_mtp.training.optim import Group, OptimConfig, build_optimizer, clip_gradients
 from weighted_mtp.training.state import TrainState
+from weighted_mtp.training.updates import _divide, _over_ranks
 from weighted_mtp.value_weighting.controls import Uniform
 
 PIPELINES = ("baseline", "verifiable", "rho1", "critic", "ref_tuning")

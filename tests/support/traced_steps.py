@@ -17,8 +17,8 @@ from weighted_mtp.losses.critic_loss import ImplicitConfig
 from weighted_mtp.losses.critic_objective import ImplicitObjective, ValueObjective
 from weighted_mtp.losses.mtp_loss import LossConfig
 from weighted_mtp.losses.objective import PolicyObjective, Sums
-from weighted_mtp.training.loop import _divide, _over_ranks
 from weighted_mtp.training.optim import Group, OptimConfig, build_optimizer, clip_gradients
+from weighted_mtp.training.updates import _divide, _over_ranks
 from weighted_mtp.value_weighting.controls import Uniform
 
 found: dict[str, dict[str, object]] = {}

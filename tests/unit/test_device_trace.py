@@ -41,8 +41,8 @@ WAITS = {
     "critic, outcome": 8,
     "critic, implicit": 3,
 }
-SAMPLED = {"sampling, greedy": 6 * 3, "sampling, drawn": 6 * 4}
-"""At most, for six tokens: prompts, their masks and the nucleus included."""
+SAMPLED = {"sampling, greedy": 11, "sampling, drawn": 29}
+"""At most, for two prompts of six tokens: a first look at the model, prompts and the nucleus included."""
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,8 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, StoppingCriteriaList
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 
-from weighted_mtp.decoding.slots import Forward, SlotCache, takes_slots
+from weighted_mtp.decoding.forward import Forward, over_slots
+from weighted_mtp.decoding.slots import SlotCache
 from weighted_mtp.errors import UserError
 from weighted_mtp.models.mtp import MTPForCausalLM
 
@@ -41,8 +42,8 @@ def draft_with_heads(
     embeddings instead of token ids.
     """
     _check(model, generation_config, synced_gpus, model_kwargs)
-    forward = Forward(model, drafts=True)
-    if not takes_slots(forward):
+    forward = over_slots(model, drafts=True)
+    if forward is None:
         raise UserError(
             f"draft_with_heads: {type(model.base).__name__} keeps no keys and values that can be taken back"
         )
@@ -104,14 +105,11 @@ class _Rows:
         self.active = list(self._all)
         self._cache = SlotCache(len(self._all))
         self._ids: list[list[int]] = []
-        self._states: Tensor | None = None
+        self._read: Any = None
         for place, prefix in enumerate(forward.prefill([row.ids[0, row.n_padding :].tolist() for row in self._all])):
             self._cache.put(place, prefix)
-            drafts = [0] * forward.n_drafts if prefix.drafting is None else self._draft(prefix.drafting)
+            drafts = [0] * forward.n_drafts if prefix.drafting is None else prefix.drafting.argmax(dim=-1).tolist()
             self._ids.append([int(self._all[place].ids[0, -1]), *drafts])
-
-    def _draft(self, states: Tensor) -> list[int]:
-        return self._forward.draft_logits(states).argmax(dim=-1).tolist()
 
     def logits(self) -> Tensor:
         """Head 1's, (R, n, V), behind each row's newest token and behind each draft."""
@@ -119,7 +117,7 @@ class _Rows:
         device = self._forward.model.device
         positions = torch.tensor(self._starts, device=device)[:, None] + torch.arange(self._n, device=device)
         ids = torch.tensor(self._ids, device=device)
-        logits, self._states = self._forward(ids, positions, max(self._starts) + self._n, self._cache)
+        logits, self._read = self._forward(ids, positions, max(self._starts) + self._n, self._cache)
         return logits
 
     def drafts(self, place: int) -> list[int | None]:
@@ -128,11 +126,10 @@ class _Rows:
 
     def advance(self) -> None:
         """Draft anew behind what each row has accepted, and let finished rows go."""
-        assert self._states is not None
         accepted = [row.n_read - start - 1 for row, start in zip(self.active, self._starts, strict=True)]
-        each = torch.arange(len(accepted), device=self._states.device)
-        drafts = self._draft(self._states[:, each, torch.tensor(accepted, device=each.device)].transpose(0, 1))
-        self._ids = [[int(row.ids[0, -1]), *new] for row, new in zip(self.active, drafts, strict=True)]  # type: ignore[misc]
+        at = torch.tensor(accepted, device=self._forward.model.device)
+        drafts = self._forward.drafts(self._read, at, self._cache).argmax(dim=-1).tolist()
+        self._ids = [[int(row.ids[0, -1]), *new] for row, new in zip(self.active, drafts, strict=True)]
         for place in reversed([i for i, row in enumerate(self.active) if row.is_done]):
             row, ids = self.active.pop(), self._ids.pop()
             if place < len(self.active):

@@ -15,9 +15,9 @@ from pydantic import Field, model_validator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from weighted_mtp.config import Section
+from weighted_mtp.decoding.forward import over_slots
 from weighted_mtp.decoding.padded import decode_padded
 from weighted_mtp.decoding.rows import Choice, Completion, Finished, Row, Text, end_tokens, uniform_draws
-from weighted_mtp.decoding.slots import Forward, takes_slots
 from weighted_mtp.decoding.speculative import decode
 from weighted_mtp.errors import UserError
 from weighted_mtp.models.checkpoint import context_of
@@ -145,10 +145,11 @@ def unit_size(n_prompts: int, config: SamplingConfig) -> int:
 def _decoder(model: PreTrainedModel, config: SamplingConfig, text: Text) -> Callable[[list[Row]], Completed]:
     """What completes the rows of a unit. Raises UserError if `draft` has no effect."""
     choice = Choice(config.temperature, config.top_p)
-    forward = Forward(model, drafts=drafts(model, config))
-    if takes_slots(forward):
+    drafting = drafts(model, config)
+    forward = over_slots(model, drafting)
+    if forward is not None:
         return lambda rows: decode(forward, rows, config.batch_size, choice, text)
-    if forward.n_drafts and config.draft is not None:
+    if drafting and config.draft is not None:
         raise UserError(
             f"draft=heads: {type(model.base).__name__} does not keep keys and values in a cache that drafts can be "
             "taken back from; set draft=none"

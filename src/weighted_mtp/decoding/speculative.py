@@ -9,7 +9,7 @@ the last accepted position p head k has what it makes of token p + k: drafts 2 �
 arXiv 1811.03115, §4, "combined scoring and proposal"; Gloeckle et al. 2024, arXiv 2404.19737, §3.2).
 
 Every head is a decoder layer on the trunk's output and attends to its own keys and values of all tokens before. So all
-heads run on all tokens of a pass, and each keeps a cache. What was written for a draft that is not accepted lies in
+heads read all tokens of a pass, and each keeps a cache. What was written for a draft that is not accepted lies in
 slots beyond the row's length, which the next pass writes again before anything reads them.
 
 **The output is that of decoding token by token.** Token j of a row is f(p_j, u_j): p_j is head 1's distribution behind
@@ -27,13 +27,15 @@ that it is right wherever the two distributions' intervals overlap.
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from weighted_mtp.decoding.forward import Forward
 from weighted_mtp.decoding.rows import Choice, Finished, Pass, Row, Text
-from weighted_mtp.decoding.slots import Forward, Prefix, SlotCache
+from weighted_mtp.decoding.slots import Prefix, SlotCache
 
 
 @torch.inference_mode()
@@ -115,13 +117,13 @@ class _Window:
         ids = torch.tensor(self._ids, device=self._device)
         draws = self._draws(self.rows, 2 * self._n - 1)
         length = max(starts) + self._n
-        logits, states = self._forward(ids, positions.to(self._device), length, self._cache)
+        logits, read = self._forward(ids, positions.to(self._device), length, self._cache)
         right = self._choice(logits, None if draws is None else draws[:, : self._n])
-        if states is None:
+        if self._n == 1:
             found, drafts = right.tolist(), [list[int]()] * len(self.rows)
         else:
             accepted = (right[:, :-1] == ids[:, 1:]).cumprod(dim=1).sum(dim=1)
-            drafted = self._drafted(states, accepted, draws)
+            drafted = self._drafted(read, accepted, draws)
             both = torch.cat([right, drafted], dim=1).tolist()
             found, drafts = [row[: self._n] for row in both], [row[self._n :] for row in both]
         return [self._accept(place, found[place], drafts[place]) for place in range(len(self.rows))]
@@ -136,10 +138,9 @@ class _Window:
             self.rows[place].drafted.append(Pass(tuple(proposed), tuple(right[: accepted + 1])))
         return right[: accepted + 1]
 
-    def _drafted(self, states: Tensor, accepted: Tensor, draws: Tensor | None) -> Tensor:
-        """Drafts (R, H − 1) behind each row's last accepted token, from states (H − 1, R, n, D)."""
-        each = torch.arange(len(accepted), device=accepted.device)
-        logits = self._forward.draft_logits(states[:, each, accepted]).transpose(0, 1)
+    def _drafted(self, read: Any, accepted: Tensor, draws: Tensor | None) -> Tensor:
+        """Drafts (R, H − 1) behind each row's last accepted token, from what a pass left."""
+        logits = self._forward.drafts(read, accepted, self._cache)
         if draws is not None:
             ahead = accepted[:, None] + torch.arange(1, self._n, device=accepted.device)
             draws = draws.gather(1, ahead)
@@ -148,9 +149,8 @@ class _Window:
     def _first_drafts(self, row: Row, prefix: Prefix) -> list[int]:
         if prefix.drafting is None:
             return [0] * (self._n - 1)
-        logits = self._forward.draft_logits(prefix.drafting)
         draws = self._draws([row], self._n - 1)
-        return self._choice(logits, None if draws is None else draws[0]).clamp(min=0).tolist()
+        return self._choice(prefix.drafting, None if draws is None else draws[0]).clamp(min=0).tolist()
 
     def _draws(self, rows: Sequence[Row], count: int) -> Tensor | None:
         """The next `count` uniform numbers of each row, zeros beyond its budget; None for greedy."""

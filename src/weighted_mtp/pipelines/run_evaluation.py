@@ -156,7 +156,7 @@ def evaluate(config: EvaluationConfig) -> Report:
 
 
 def _check_tests(config: EvaluationConfig) -> None:
-    """Of a dataset of the user's: a problem without tests would be passed by anything."""
+    """Refuse a problem without tests in a user's own dataset: anything would pass it."""
     split = config.data_root / config.benchmark / config.split
     if config.benchmark not in BENCHMARKS and (without := untested(split)):
         raise UserError(

@@ -1,20 +1,22 @@
 """Drafts change no token: whatever heads propose, however many are right, and wherever a completion ends."""
 
+import copy
 import itertools
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
 import torch
 from scipy.stats import chisquare
 from tiny_models import ARCHITECTURES, GROUPED, VOCABULARY, letter_tokenizer, tiny_model
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig
+from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, PreTrainedModel
 
+from weighted_mtp.decoding.forward import Forward, takes_slots
+from weighted_mtp.decoding.lean import lean
 from weighted_mtp.decoding.rows import Choice, Completion, Row, Text, uniform_draws
 from weighted_mtp.decoding.sample import SamplingConfig, drafts, sample
-from weighted_mtp.decoding.slots import Forward, takes_slots
 from weighted_mtp.decoding.speculative import _Window, decode
 from weighted_mtp.errors import UserError
 from weighted_mtp.models.mtp import MTPForCausalLM
@@ -206,7 +208,7 @@ def test_a_prompt_is_read_once_for_all_its_samples() -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Forward, "prefill", counted)
-        patch.setattr("weighted_mtp.decoding.sample.takes_slots", lambda forward: True)
+        patch.setattr("weighted_mtp.decoding.forward.takes_slots", lambda forward: True)
         sample(policy(), LETTERS, PROMPTS, DRAWN.model_copy(update={"batch_size": 16}))
     assert sorted(read) == sorted(len(prompt) for prompt in PROMPTS)
 
@@ -237,6 +239,33 @@ def test_every_architecture_computes_over_slots(architecture: str, dtype: torch.
     assert takes_slots(Forward(policy(architecture).to(dtype), drafts=True))
 
 
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_small_models_of_common_families_are_decoded_without_their_modules(architecture: str) -> None:
+    model = policy(architecture)
+    found = lean(model)
+    assert (found is not None) == (architecture in ("llama", "llama_tied", "qwen2", "qwen3", "mistral"))
+    if found is not None:
+        expected = sample(model, LETTERS, PROMPTS, drafting(DRAWN))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("weighted_mtp.decoding.forward.lean", lambda model: None)
+            assert sample(model, LETTERS, PROMPTS, drafting(DRAWN)) == expected
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda model: setattr(model.config, "hidden_act", "gelu"),
+        lambda model: setattr(model.config, "rope_parameters", {"rope_type": "dynamic", "rope_theta": 1e4}),
+        lambda model: setattr(model.model.layers[0].mlp, "up_proj", torch.nn.Identity()),
+    ],
+    ids=["activation", "rope", "another module"],
+)
+def test_a_model_that_is_built_otherwise_keeps_its_modules(change: Callable[[PreTrainedModel], None]) -> None:
+    model = copy.deepcopy(tiny_model())  # with a configuration of its own
+    change(model)
+    assert lean(model) is None
+
+
 def test_other_models_do_as_well_and_those_that_cannot_are_found_out() -> None:
     config = GPT2Config(n_layer=2, n_head=2, n_embd=16, vocab_size=VOCABULARY, n_positions=64)
     model = GPT2LMHeadModel(config).eval()
@@ -249,7 +278,7 @@ def test_without_slots_a_batch_is_padded_and_drafts_are_refused_by_name() -> Non
     model = policy()
     expected = sample(model, LETTERS, PROMPTS, drafting(DRAWN, "none"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("weighted_mtp.decoding.sample.takes_slots", lambda forward: False)
+        patch.setattr("weighted_mtp.decoding.sample.over_slots", lambda model, drafts: None)
         assert sample(model, LETTERS, PROMPTS, DRAWN) == expected
         with pytest.raises(UserError, match="draft=heads: LlamaForCausalLM does not keep"):
             sample(model, LETTERS, PROMPTS, drafting(DRAWN))

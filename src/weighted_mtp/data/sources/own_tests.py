@@ -44,7 +44,7 @@ def functions_of(row: Row, program: str, number: int) -> set[str]:
         where = f" in line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else ""
         reason = error.msg if isinstance(error, SyntaxError) else str(error)
         raise UserError(
-            f"{row.where}: program {number} of `correct` is no Python ({reason}{where}): mend it, or move it to "
+            f"{row.where}: program {number} of `correct` is no Python ({reason}{where}): fix it, or move it to "
             "`incorrect`"
         ) from error
     names = {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
@@ -66,7 +66,7 @@ def one_entry_point(row: Row, defined: Sequence[set[str]]) -> str:
             if not names:
                 raise UserError(
                     f"{row.where}: assertion {number} uses nothing that every program of `correct` defines "
-                    f"({', '.join(sorted(common)) or 'none in common'}): mend one of them"
+                    f"({', '.join(sorted(common)) or 'none in common'}): fix one of them"
                 )
         everywhere = set.intersection(*called)
         return everywhere.pop() if len(everywhere) == 1 else ""

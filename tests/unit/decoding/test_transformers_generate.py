@@ -7,8 +7,8 @@ import torch
 from tiny_models import VOCABULARY, tiny_model
 from transformers import set_seed
 
+from weighted_mtp.decoding.forward import Forward
 from weighted_mtp.decoding.generate import draft_with_heads
-from weighted_mtp.decoding.slots import Forward
 from weighted_mtp.errors import UserError
 from weighted_mtp.models.mtp import MTPForCausalLM
 
@@ -71,21 +71,21 @@ def test_several_sampled_sequences_stay_within_their_distribution() -> None:
 def test_right_drafts_are_accepted_in_one_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     model, ids, passes = policy(), IDS[1:2], []
     (expected, _) = both(model, ids, None, do_sample=False, eos_token_id=None)
-    call, logits = Forward.__call__, Forward.draft_logits
+    call, logits = Forward.__call__, Forward.drafts
 
     def counted(self: Forward, *given: Any) -> Any:
         passes.append(int(given[1][0, 0]))
         return call(self, *given)
 
-    def told(self: Forward, states: torch.Tensor) -> torch.Tensor:
+    def told(self: Forward, *given: Any) -> torch.Tensor:
         at = 9 + 4 * (len(passes) - 1)  # all drafts are right, so every pass gives four tokens
         coming = [*expected[0, at : at + 3].tolist(), 0, 0, 0][:3]
-        shaped = logits(self, states)
+        shaped = logits(self, *given)
         return torch.nn.functional.one_hot(torch.tensor(coming), VOCABULARY).float().view(shaped.shape)
 
     monkeypatch.setattr(Forward, "__call__", counted)
-    monkeypatch.setattr(Forward, "draft_logits", told)
-    monkeypatch.setattr("weighted_mtp.decoding.generate.takes_slots", lambda forward: True)
+    monkeypatch.setattr(Forward, "drafts", told)
+    monkeypatch.setattr("weighted_mtp.decoding.forward.takes_slots", lambda forward: True)
     options = {"max_new_tokens": 24, "do_sample": False, "eos_token_id": None}
     found = model.generate(ids, attention_mask=torch.ones_like(ids), custom_generate=draft_with_heads, **options)
     assert torch.equal(found, expected)

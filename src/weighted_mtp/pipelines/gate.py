@@ -1,11 +1,11 @@
 """Whether weights will help, before training: pilots of a few steps, judged by the policy's own programs.
 
 The programs were sampled from the policy and executed, several for each of some problems that it does not train on. One
-pilot has the weights, one has none; both begin from the policy and see the same batches. A pilot's policy gives each
-program another probability, and by that `evaluation.reweighted` says how many would have passed had it written them.
-What the weighted pilot gains over the other is the prediction. It holds for the temperature that the programs were
-sampled at, since sharpening helps at one and not at another; and its sign says more than its size, since a whole run
-moves farther than a pilot. docs/LOG.md says how often it was right.
+pilot has the weights, one has none; both begin from the policy and see the same batches. Weights are predicted to help
+if they make programs that passed likelier, and those that failed less likely, than no weights do:
+`evaluation.pass_rate_change`. The prediction holds for the temperature that the programs were sampled at, since
+sharpening helps at one and not at another; its sign and rank say more than its size, since a run moves farther than a
+pilot. docs/LOG.md says how often it was right.
 """
 
 from collections.abc import Sequence
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
+from scipy import stats
 from transformers import PreTrainedTokenizerBase
 
 from weighted_mtp.config import Section
@@ -28,13 +29,12 @@ from weighted_mtp.data.tables import read_statements
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.own_programs import Evaluation, executed_programs, labelled_evaluations, read_evaluation
 from weighted_mtp.evaluation.pass_at_k import Estimate
-from weighted_mtp.evaluation.reweighted import reweighted_pass_rates
+from weighted_mtp.evaluation.pass_rate_change import pass_rate_changes
 from weighted_mtp.losses.token_ce import program_log_probs
 from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.pipelines.fit import updates_of
 from weighted_mtp.pipelines.policy import PolicyConfig, WeightingFactory, policy_parts
 from weighted_mtp.progress import Advance, progress
-from weighted_mtp.report.intervals import over_seeds_and_problems
 from weighted_mtp.runtime.device import autocast, pick_device
 from weighted_mtp.runtime.sharding import free_root
 from weighted_mtp.value_weighting.base import TokenWeighting
@@ -116,7 +116,7 @@ def judges(evaluation: Evaluation, config: PolicyConfig, tokenizer: PreTrainedTo
 def predicted_gains(
     pilots: Sequence[tuple[PolicyConfig, WeightingFactory]], steps: int, evaluation: Evaluation
 ) -> tuple[list[Estimate], Judges]:
-    """What each pilot gains over uniform weights in pass@1 of the programs, within `steps`; and the programs.
+    """First-order gain in pass@1 of each pilot over uniform weights, within `steps`; and the programs that tell it.
 
     pilots  runs that begin from one policy and see the same batches
 
@@ -128,13 +128,20 @@ def predicted_gains(
     with progress("predicting what the weights will do", steps * (1 + len(pilots))) as advance:
         baseline, judged = _piloted(uniform, lambda _policy, _tokenizer: Uniform(), steps, evaluation, advance)
         moved = [_piloted(config, weighting, steps, evaluation, advance)[0] for config, weighting in pilots]
-    rates = [reweighted_pass_rates(ratios, judged.passed, judged.problems)[None] for ratios in (baseline, *moved)]
-    return [over_seeds_and_problems(own, rates[0]) for own in rates[1:]], judged
+    changes = [pass_rate_changes(own - baseline, judged.passed, judged.problems) for own in moved]
+    return [_over_problems(change) for change in changes], judged
+
+
+def _over_problems(changes: NDArray[np.float64], confidence: float = 0.95) -> Estimate:
+    """Mean over problems with Student's t interval."""
+    mean, error = float(changes.mean()), float(changes.std(ddof=1)) / len(changes) ** 0.5
+    margin = float(stats.t.ppf((1 + confidence) / 2, len(changes) - 1)) * error
+    return Estimate(mean, mean - margin, mean + margin, confidence)
 
 
 def verdict(gain: Estimate) -> str:
     """A predicted gain in words."""
-    numbers = f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] in pass@1"
+    numbers = f"first-order gain in pass@1 {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
     if gain.low > 0:
         return f"will help, {numbers}"
     if gain.high < 0:

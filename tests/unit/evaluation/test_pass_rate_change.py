@@ -1,0 +1,35 @@
+"""The first-order change of pass@1: right where every program is known, blind to what no program tells."""
+
+import numpy as np
+import pytest
+
+from weighted_mtp.evaluation.pass_rate_change import pass_rate_changes
+
+PASSES = np.array([True, False, False, True, False])
+
+
+def test_many_programs_give_the_change_of_a_small_move() -> None:
+    generator = np.random.default_rng(3)
+    first = generator.dirichlet(np.ones(5))
+    moved = first * np.exp(0.05 * generator.normal(size=5))
+    moved /= moved.sum()
+    drawn = np.random.default_rng(1).choice(5, size=(50_000, 4), p=first)
+    changes = pass_rate_changes(
+        np.log(moved / first)[drawn].ravel(), PASSES[drawn].ravel(), np.repeat(np.arange(50_000), 4)
+    )
+    truth = moved[PASSES].sum() - first[PASSES].sum()
+    assert abs(truth) > 5e-3
+    assert changes.mean() == pytest.approx(truth, abs=1e-3)
+
+
+def test_a_pass_is_compared_with_the_other_programs_of_its_problem() -> None:
+    log_ratios = np.array([2.0, -1.0, 5.0, 7.0, 3.0, 1.0, 1.0])
+    passed = np.array([True, False, True, True, True, False, False])
+    problems = np.array([7, 7, 2, 2, 9, 4, 4])
+    assert pass_rate_changes(log_ratios, passed, problems) == pytest.approx([0.0, 0.0, 1.5])
+
+
+def test_what_makes_every_program_of_a_problem_likelier_changes_nothing() -> None:
+    passed = np.random.default_rng(2).random(40) < 0.3
+    problems = np.repeat(np.arange(10), 4)
+    assert pass_rate_changes(np.repeat(np.arange(10.0), 4), passed, problems) == pytest.approx(np.zeros(10))

@@ -20,6 +20,7 @@ from weighted_mtp.pipelines.commands import (
     models,
     plan,
     recipe,
+    report,
     study,
     train,
     verify,
@@ -78,6 +79,7 @@ app.command("generate")(generate.main)
 app.command("label")(label.main)
 app.command("compare")(compare.main)
 app.command("weights")(weights.main)
+app.command("report")(report.main)
 
 
 def main() -> None:

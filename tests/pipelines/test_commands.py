@@ -285,6 +285,6 @@ def test_the_demo_ends_with_its_table_and_says_where_everything_lies(tmp_path: P
         assert fact in result.stdout
     results = [study / f"{arm}-seed-4" / "evaluation-micro" / "results.jsonl" for arm in arms]
     figures = (study / "comparison.png", study / "curves.png")
-    for place in (study / "comparison.md", *figures, study / "weights.html", *results):
+    for place in (study / "comparison.md", *figures, study / "page.html", study / "weights.html", *results):
         assert place.stat().st_size > 0
         assert str(place) in result.stdout

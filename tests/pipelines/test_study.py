@@ -160,6 +160,7 @@ def test_arms_are_evaluated_and_compared_at_each_temperature(storage: Path) -> N
     data = json.loads((storage / "runs" / "s" / "comparison.json").read_text())
     assert [[arm["name"] for arm in own["arms"]] for own in data.values()] == [[*STUDY["arms"]]] * 3
     assert (storage / "runs" / "s" / "comparison.png").stat().st_size > 5000
+    assert "Each arm at its best temperature" in (storage / "runs" / "s" / "page.html").read_text()
 
 
 def test_a_policy_of_a_stage_is_evaluated_as_it_is(storage: Path) -> None:

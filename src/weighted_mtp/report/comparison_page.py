@@ -19,28 +19,28 @@ if TYPE_CHECKING:
 
 def comparison_table(comparison: Comparison) -> Group:
     """The comparison for a terminal: pass@k with differences, and which problems are solved by which arm."""
-    tables = []
-    for title, header, rows in _parts(comparison):
-        tables.append(Table(title=title, title_justify="left"))
+    shown = []
+    for title, header, rows in tables(comparison):
+        shown.append(Table(title=title, title_justify="left"))
         for number, column in enumerate(header):
             justify: Literal["left", "right"] = "right" if number else "left"
-            tables[-1].add_column(column, justify=justify, overflow="fold", no_wrap=bool(number))
+            shown[-1].add_column(column, justify=justify, overflow="fold", no_wrap=bool(number))
         for row in rows:
-            tables[-1].add_row(*map(escape, row))
-    return Group(*tables)
+            shown[-1].add_row(*map(escape, row))
+    return Group(*shown)
 
 
 def comparison_markdown(comparison: Comparison) -> str:
     """The comparison as Markdown tables with its notes."""
     lines = []
-    for title, header, rows in _parts(comparison):
+    for title, header, rows in tables(comparison):
         lines += [title, "", "| " + " | ".join(header) + " |", "|---" + "|---:" * (len(header) - 1) + "|"]
         lines += ["| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows]
         lines.append("")
     return "\n".join([*lines, *(f"- {note}" for note in comparison.notes)]) + "\n"
 
 
-def _parts(comparison: Comparison) -> Iterator[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
+def tables(comparison: Comparison) -> Iterator[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
     """Title, header and rows of each table."""
     interval = f"[{100 * comparison.confidence:g} %]"
     best = comparison.best
@@ -117,6 +117,13 @@ def plot_comparisons(comparisons: Mapping[str, Comparison], output: Path) -> Pat
     return output
 
 
+def seed_differences(arm: ArmResult, baseline: ArmResult) -> tuple[float, ...]:
+    """The arm's pass@k above the baseline's, seed by seed; empty if seeds are not paired, or there is one."""
+    if not arm.paired or arm.seeds == 1:
+        return ()
+    return tuple(mine - theirs for mine, theirs in zip(arm.by_seed, baseline.by_seed, strict=True))
+
+
 def _draw_differences(axes: "Axes", title: str, comparison: Comparison) -> None:
     baseline, *others = comparison.arms
     axes.axvline(0, color="0.5", lw=1, ls="--")
@@ -126,8 +133,7 @@ def _draw_differences(axes: "Axes", title: str, comparison: Comparison) -> None:
         own = arm.difference
         axes.plot([own.low, own.high], [row, row], color="C0", lw=2.5, solid_capstyle="butt", alpha=0.6)
         axes.plot(own.value, row, "|", color="C0", ms=14, mew=2.5)
-        if arm.paired and arm.seeds > 1:
-            dots = [mine - theirs for mine, theirs in zip(arm.by_seed, baseline.by_seed, strict=True)]
+        if dots := seed_differences(arm, baseline):
             axes.plot(dots, [row] * len(dots), "o", color="C1", ms=4, zorder=3)
     axes.set_yticks(range(len(others)), [arm.name for arm in others])
     axes.set_ylim(len(others) - 0.5, -0.5)

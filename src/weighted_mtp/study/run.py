@@ -25,6 +25,7 @@ from weighted_mtp.files import atomic_file
 from weighted_mtp.report.comparison import Comparison, compare, compare_at_best
 from weighted_mtp.report.comparison_page import comparison_markdown, comparison_table, finding, plot_comparisons
 from weighted_mtp.report.curves import plot_curves, read_metrics
+from weighted_mtp.report.study_page import write_study_page
 from weighted_mtp.study.config import StudyConfig, Training, TrainingStage
 from weighted_mtp.study.schedule import SchedulerName, run_steps, scheduling
 from weighted_mtp.study.steps import Step, all_before, steps_of
@@ -86,7 +87,7 @@ def _seconds(config: StudyConfig, steps: Sequence[Step]) -> dict[str, list[float
 
 
 def report(config: StudyConfig, result: StudyResult) -> list[Path]:
-    """Print critics, times, the comparison and what it found; write comparison and curves; returns the files."""
+    """Print critics, times, the comparison and what it found; write comparison, curves and page; returns the files."""
     folder = config.storage / "runs" / config.name
     console = Console()
     console.print(critic_table(result))
@@ -106,6 +107,8 @@ def report(config: StudyConfig, result: StudyResult) -> list[Path]:
         console.print("no learning curves: an arm has no validation split")
     elif can_draw():
         files.append(plot_curves(result.runs, "ce/head1", folder / "curves.png"))
+    if len(config.arms) > 1:
+        files.append(write_study_page(folder, folder / "page.html"))
     return files
 
 

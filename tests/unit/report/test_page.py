@@ -2,9 +2,11 @@
 
 import base64
 import hashlib
+import itertools
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import asdict
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,9 @@ import pytest
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.pass_at_k import Estimate
 from weighted_mtp.pipelines.report_page import write_report_page
+from weighted_mtp.report.comparison import compare
 from weighted_mtp.report.figures import Interval, curves, intervals
+from weighted_mtp.report.run_page import panels_of
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>'\"&<!--\u202e\x00\u2028"
 ESTIMATE = {"value": 0.5, "low": 0.25, "high": 0.75, "confidence": 0.95}
@@ -145,3 +149,56 @@ def test_an_interval_lies_where_its_numbers_say() -> None:
 def test_a_curve_of_one_point_and_a_level_one_are_drawn() -> None:
     assert "<polyline" in curves({"one": {5: 0.0}})
     assert "nan" not in curves({"level": {1: 2.0, 2: 2.0}, "one": {1: 2.0}})
+
+
+def study(folder: Path) -> Path:
+    """A study of two arms over two seeds, one with a hostile name, whose runs have metrics and times."""
+    names = ("uniform", HOSTILE[:40].replace("/", ""))
+    counts = {name: [{"p": (4, 1 + n), "q": (4, 2)} for n in range(2)] for name in names}
+    comparison = {"sampled at temperature 0": asdict(compare(counts))}
+    folder.mkdir()
+    (folder / "comparison.json").write_text(json.dumps(comparison))
+    for name, seed in itertools.product(names, (1, 2)):
+        run(folder / f"{name}-seed-{seed}")
+        (folder / f"{name}-seed-{seed}" / "step.json").write_text('{"seconds": 120.0}')
+    return folder
+
+
+def run(folder: Path) -> Path:
+    """A run with metrics of two heads, of training and validation."""
+    records = [
+        {"step": step, "split": split, "ce/head1": 1.5 / step, "ce/head2": 2.0, "seconds": 0.5, "pair_accuracy": 0.75}
+        for step in (1, 2)
+        for split in ("train", "validation")
+    ]
+    folder.mkdir()
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (folder / "config.yaml").write_text("pipeline: baseline\nrun: {name: r, seed: 21}\noptim: {lr: 0.125}\n")
+    return folder
+
+
+def test_a_study_shows_its_finding_dots_critics_and_times(tmp_path: Path) -> None:
+    page = Page(write_report_page(study(tmp_path / "s"), tmp_path / "page.html"))
+    check_nothing_outside(page)
+    assert page.scripts == []
+    for fact in ("not told apart from", "Over 2 seeds.", "ce/head1 on validation", "0.750", "<td>2.0</td>"):
+        assert fact in page.text
+    classes = [attributes.get("class") for _, attributes in page.elements]
+    assert classes.count("dot") == 2 * 2 + 2, "one per seed of both arms, and of the difference"
+
+
+def test_a_run_shows_the_options_that_differ_and_a_panel_for_each_metric(tmp_path: Path) -> None:
+    page = Page(write_report_page(run(tmp_path / "r"), tmp_path / "page.html"))
+    check_nothing_outside(page)
+    assert '<th scope="row">optim.lr</th><td>0.125</td>' in page.text
+    assert sum(tag == "figure" for tag, _ in page.elements) == 2, "ce of both heads, and pair_accuracy"
+    assert "head 1 · validation" in page.text
+
+
+def test_a_long_curve_keeps_its_last_step() -> None:
+    records = [{"step": n, "split": "train", "loss": float(n), "odd": float("nan")} for n in range(1001)]
+    [(name, panel)] = panels_of(records).items()
+    assert name == "loss"
+    [line] = panel.values()
+    assert len(line) < 500
+    assert max(line) == 1000

@@ -21,6 +21,7 @@ from weighted_mtp.pipelines.commands import (
     options,
     plan,
     recipe,
+    report,
     study,
     train,
     verify,
@@ -80,6 +81,7 @@ app.command("generate")(generate.main)
 app.command("label")(label.main)
 app.command("compare")(compare.main)
 app.command("weights")(weights.main)
+app.command("report")(report.main)
 
 
 def main() -> None:

@@ -5,7 +5,7 @@ Each section's class stands beside what it configures; this file only reads, mer
 
 import difflib
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -13,6 +13,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic_core import to_jsonable_python
 
 from weighted_mtp.configurations import beside
 from weighted_mtp.errors import UserError, first_line
@@ -107,6 +108,26 @@ def differences(old: Section, new: Section) -> list[str]:
     before, after = flatten(old), flatten(new)
     keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
     return [f"{key}: {before.get(key)} → {after.get(key)}" for key in keys]
+
+
+def changed(schema: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The options in a resolved configuration that differ from the schema's defaults, as `{"a.b": value}`.
+
+    `values` are plain and not checked: a configuration of an older version is shown as it was.
+    """
+    usual = dict(_leaves(_defaults(schema), ""))
+    return {key: value for key, value in _leaves(dict(values), "") if key not in usual or usual[key] != value}
+
+
+def _defaults(schema: type[BaseModel]) -> dict[str, Any]:
+    """Plain defaults; of a section that must be given, those of its options."""
+    found = {}
+    for name, field in schema.model_fields.items():
+        if not field.is_required():
+            found[name] = to_jsonable_python(field.get_default(call_default_factory=True))
+        elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            found[name] = _defaults(field.annotation)
+    return found
 
 
 def options_of(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:

@@ -24,7 +24,7 @@ from weighted_mtp.runtime.device import RuntimeConfig
 from weighted_mtp.study.config import StudyConfig
 
 ROOTS = (*(pipeline.schema for pipeline in PIPELINES.values()), EvaluationConfig, GenerateConfig, StudyConfig)
-RECORDS = {"Origin", "Execution", "_Described"}
+RECORDS = {"Origin", "Execution", "Speed", "_Described"}
 """Sections that say what was, and offer no options."""
 
 

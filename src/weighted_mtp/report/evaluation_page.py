@@ -1,0 +1,75 @@
+"""The page of an evaluation: options, pass@k, outcomes, and every program with its verdict, to be searched."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from weighted_mtp.data.sources.rows import read_rows
+from weighted_mtp.errors import UserError
+from weighted_mtp.evaluation.pass_at_k import Estimate
+from weighted_mtp.report.figures import Interval, described, intervals
+from weighted_mtp.report.page import write
+from weighted_mtp.report.token_page import visible
+
+TEXTS = {"completion": "program", "solution": "program", "detail": "detail", "output": "output"}
+"""Key of results.jsonl → key in the page's data."""
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    """What `report.json` holds. Raises UserError if it cannot be read."""
+    try:
+        report: dict[str, Any] = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        report["config"], report["pass_at_k"], report["statuses"]  # what the page cannot do without
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{folder / 'report.json'}: cannot be read; evaluate again with `wmtp evaluate`") from error
+    return report
+
+
+def write_evaluation_page(folder: Path, report: Mapping[str, Any], options: Mapping[str, Any], output: Path) -> Path:
+    """Write the page of a finished evaluation.
+
+    report   of `read_report`
+    options  those that differ from their defaults
+
+    Raises UserError if `results.jsonl` is missing or damaged.
+    """
+    config = report["config"]
+    measured = _measures(report)
+    values = {
+        "title": f"{config['benchmark']}: {report['problems']:,} problems, {report['samples']:,} programs",
+        "kind": "evaluation",
+        "options": options,
+        "measures": [(row.label, described(row.estimate)) for row in measured],
+        "figure": intervals(measured, 0.0, 1.0),
+        "statuses": {name.replace("_", " "): number for name, number in report["statuses"].items()},
+        "programs": read_programs(folder),
+    }
+    return write(output, "evaluation.html", values)
+
+
+def _measures(report: Mapping[str, Any]) -> list[Interval]:
+    kinds = (("", report["pass_at_k"]), (", base tests only", report.get("pass_at_k_base") or {}))
+    return [Interval(f"pass@{k}{tests}", Estimate(**own)) for tests, found in kinds for k, own in found.items()]
+
+
+def read_programs(folder: Path) -> list[dict[str, Any]]:
+    """Every program of `results.jsonl` with its verdict, in the order of the file, as the page's script reads them."""
+    file = folder / "results.jsonl"
+    if not file.is_file():
+        raise UserError(f"{folder}: its evaluation is not finished; the same `wmtp evaluate` resumes it")
+    seen: dict[str, int] = {}
+    found = []
+    for row in read_rows(file, {"task_id": str | int, "passed": bool}):
+        task = str(row.values["task_id"])
+        seen[task] = seen.get(task, 0) + 1
+        found.append(_program(task, seen[task], row.values))
+    return found
+
+
+def _program(task: str, number: int, record: Mapping[str, Any]) -> dict[str, Any]:
+    status = record.get("status") or ("passed" if record["passed"] else "failed")
+    test = record.get("test") or {}
+    texts = {name: visible(str(record[key])) for key, name in TEXTS.items() if record.get(key)}
+    asked = {key: visible(str(test[key])) for key in ("number", "input", "expected") if key in test}
+    return {"task": visible(task), "sample": number, "status": status.replace("_", " "), **texts, **asked}

@@ -1,0 +1,116 @@
+"""Figures as inline SVG: intervals with a dot per seed, and curves.
+
+They take their colours from the page's style, so that one figure serves light, dark and print; shapes and dashes tell
+apart what colours do. A width of 480 units keeps the letters readable on a phone.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil, floor, log10
+
+from markupsafe import Markup
+
+from weighted_mtp.evaluation.pass_at_k import Estimate
+from weighted_mtp.report.token_page import visible
+
+WIDTH, MARGIN = 480, 12
+_ROW = 36  # height of an interval with its label above it
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A line of a figure: an estimate, and what it is the mean of (one value per seed)."""
+
+    label: str
+    estimate: Estimate
+    dots: tuple[float, ...] = ()
+
+
+def intervals(rows: Sequence[Interval], low: float | None = None, high: float | None = None) -> Markup:
+    """Intervals below each other on one axis.
+
+    low, high  ends of the axis; None is as far as intervals and dots reach, and 0 in any case
+    """
+    values = [0.0, *(v for row in rows for v in (row.estimate.low, row.estimate.high, *row.dots))]
+    low, high = min(values) if low is None else low, max(values) if high is None else high
+    axis = _Axis(low, high if high > low else low + 1, MARGIN + 8, WIDTH - MARGIN - 8)
+    bottom = MARGIN + _ROW * len(rows)
+    parts = [_line("grid", axis.at(t), MARGIN, axis.at(t), bottom) for t in axis.ticks]
+    parts += [_text("tick", axis.at(t), bottom + 16, f"{t:g}") for t in axis.ticks]
+    parts.append(_line("zero", axis.at(0), MARGIN, axis.at(0), bottom))
+    for number, row in enumerate(rows):
+        parts += _interval(row, axis, MARGIN + _ROW * number)
+    return _svg(bottom + 24, parts, "; ".join(f"{row.label}: {described(row.estimate)}" for row in rows))
+
+
+def described(estimate: Estimate) -> str:
+    """`0.203 [0.162, 0.245]`."""
+    return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
+
+
+def _interval(row: Interval, axis: "_Axis", top: int) -> list[Markup]:
+    own, y = row.estimate, top + 25
+    return [
+        _text("label", MARGIN, top + 13, row.label),
+        _line("interval", axis.at(own.low), y, axis.at(own.high), y),
+        _line("mean", axis.at(own.value), y - 7, axis.at(own.value), y + 7),
+        *(Markup('<circle class="dot" cx="{:.1f}" cy="{}" r="3.5"/>').format(axis.at(dot), y) for dot in row.dots),
+    ]
+
+
+def curves(lines: Mapping[str, Mapping[int, float]], dashed: frozenset[str] = frozenset()) -> Markup:
+    """Curves over steps on the same axes, each name → step → value; their names are written below the figure.
+
+    dashed  names that are drawn dashed; names that differ only before " · " share a dash, after it a colour
+    """
+    points = [(x, y) for line in lines.values() for x, y in line.items()]
+    low, high = min(y for _, y in points), max(y for _, y in points)
+    pad = (high - low) * 0.05 or abs(high) * 0.05 or 1.0
+    across = _Axis(min(x for x, _ in points), max(x for x, _ in points), 56, WIDTH - MARGIN)
+    up = _Axis(low - pad, high + pad, 190, MARGIN)
+    parts = [_line("grid", 56, up.at(t), WIDTH - MARGIN, up.at(t)) for t in up.ticks]
+    parts += [_text("tick left", 50, up.at(t) + 4, f"{t:g}") for t in up.ticks]
+    parts += [_text("tick", across.at(t), 208, f"{t:g}") for t in across.ticks]
+    colours = list(dict.fromkeys(name.partition(" · ")[0] for name in lines))
+    keys = []
+    for number, (name, line) in enumerate(lines.items()):
+        kind = f"curve c{colours.index(name.partition(' · ')[0]) % 6}" + (" dashed" if name in dashed else "")
+        path = " ".join(f"{across.at(x):.1f},{up.at(y):.1f}" for x, y in sorted(line.items()))
+        parts.append(Markup('<polyline class="{}" points="{}"/>').format(kind, path))
+        x, y = MARGIN + (number % 2) * WIDTH // 2, 230 + number // 2 * 18
+        keys += [_line(kind, x, y - 4, x + 24, y - 4), _text("label", x + 30, y, name)]
+    return _svg(222 + 18 * ceil(len(lines) / 2), [*parts, *keys], ", ".join(lines))
+
+
+class _Axis:
+    """Values from low to high on pixels from start to end, with round ticks."""
+
+    def __init__(self, low: float, high: float, start: float, end: float) -> None:
+        self.low, self.span = low, (high - low) or 1.0
+        self.start, self.end = start, end
+        self.ticks = _ticks(low, low + self.span)
+
+    def at(self, value: float) -> float:
+        return self.start + (value - self.low) / self.span * (self.end - self.start)
+
+
+def _ticks(low: float, high: float, most: int = 5) -> list[float]:
+    """At most `most` + 1 multiples of 1, 2 or 5 times a power of ten between low and high."""
+    power = 10.0 ** floor(log10((high - low) / most))
+    step = next(power * factor for factor in (1, 2, 5, 10) if (high - low) / (power * factor) <= most)
+    numbers = range(ceil(low / step - 1e-9), floor(high / step + 1e-9) + 1)
+    return [float(f"{number * step:.10g}") for number in numbers]
+
+
+def _line(kind: str, x1: float, y1: float, x2: float, y2: float) -> Markup:
+    return Markup('<line class="{}" x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}"/>').format(kind, x1, y1, x2, y2)
+
+
+def _text(kind: str, x: float, y: float, text: str) -> Markup:
+    return Markup('<text class="{}" x="{:.1f}" y="{:.1f}">{}</text>').format(kind, x, y, visible(text))
+
+
+def _svg(height: float, parts: Sequence[Markup], described_as: str) -> Markup:
+    return Markup('<svg viewBox="0 0 {} {}" role="img" aria-label="{}">{}</svg>').format(
+        WIDTH, height, visible(described_as), Markup("").join(parts)
+    )

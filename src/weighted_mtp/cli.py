@@ -18,6 +18,7 @@ from weighted_mtp.pipelines.commands import (
     generate,
     label,
     models,
+    options,
     plan,
     recipe,
     report,
@@ -71,6 +72,7 @@ of_training.command("baseline")(train.baseline)
 of_training.command("verifiable")(train.verifiable)
 of_training.command("rho1")(train.rho1)
 of_training.command("third-party")(train.third_party)
+app.command("options")(options.main)
 app.command("recipe")(recipe.main)
 app.command("plan")(plan.main)
 app.command("study")(study.main)

@@ -27,7 +27,12 @@ class Section(BaseModel):
     """
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False, coerce_numbers_to_str=True
+        extra="forbid",
+        frozen=True,
+        validate_default=True,
+        allow_inf_nan=False,
+        coerce_numbers_to_str=True,
+        use_attribute_docstrings=True,
     )
 
     @model_validator(mode="before")
@@ -129,7 +134,7 @@ def options_of(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """All options and sections of a schema, as `a.b`."""
     for name, field in schema.model_fields.items():
         yield f"{prefix}{name}"
-        for section in _sections_in(field.annotation):
+        for section in sections_in(field.annotation):
             yield from options_of(section, f"{prefix}{name}.")
 
 
@@ -229,16 +234,16 @@ def _known_keys(schema: type[BaseModel], location: Sequence[str]) -> list[str]:
     sections = [schema]
     for part in location:
         fields = [section.model_fields[part] for section in sections if part in section.model_fields]
-        inner = [found for field in fields for found in _sections_in(field.annotation)]
+        inner = [found for field in fields for found in sections_in(field.annotation)]
         sections = inner or [section for section in sections if part in _tags(section)] or sections
     return list(dict.fromkeys(key for section in sections for key in section.model_fields))
 
 
-def _sections_in(annotation: Any) -> Iterator[type[BaseModel]]:
+def sections_in(annotation: Any) -> Iterator[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for argument in typing.get_args(annotation):
-        yield from _sections_in(argument)
+        yield from sections_in(argument)
 
 
 def _tags(section: type[BaseModel]) -> set[str]:

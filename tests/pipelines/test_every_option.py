@@ -15,7 +15,7 @@ import torch
 from completions_server import CompletionsServer
 from observations import Bench
 
-from weighted_mtp.config import Section, _sections_in
+from weighted_mtp.config import Section, sections_in
 from weighted_mtp.pipelines.generate import GenerateConfig
 from weighted_mtp.pipelines.kinds import PIPELINES
 from weighted_mtp.pipelines.run_evaluation import EvaluationConfig
@@ -59,7 +59,7 @@ def sections() -> list[type[Section]]:
         if section not in found:
             found.append(section)
             for field in section.model_fields.values():
-                for inner in _sections_in(field.annotation):
+                for inner in sections_in(field.annotation):
                     walk(typing.cast(type[Section], inner))
 
     for root in ROOTS:

@@ -21,6 +21,7 @@ class SplitsConfig(Section):
     """Which datasets to learn from, and how their problems are prompted."""
 
     root: Path = Path("storage/datasets")
+    """Folder of all datasets."""
     dataset: str | tuple[str, ...] = "micro"
     """Its name, or several, [mbpp, codecontests_pairs], learned from together: all samples of each, once per epoch."""
     train: str = "train"
@@ -56,6 +57,7 @@ class DataConfig(SplitsConfig):
     max_length: int = Field(1024, ge=8)
     """Tokens of prompt and response together."""
     too_long: TooLong = "drop"
+    """What happens to samples longer than `max_length`."""
     max_tokens: int = Field(8192, ge=8)
     """Padded tokens of a microbatch."""
     sampling: SampleConfig | None = None

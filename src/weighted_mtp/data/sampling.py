@@ -86,6 +86,7 @@ class SampleConfig(ProblemMix):
     n_samples: int | None = Field(None, ge=1)
     """At most this many; null for all that there are (and that the shares of the difficulty bins allow)."""
     max_per_problem: int | None = Field(None, ge=1)
+    """At most this many solutions of one problem; null for no limit."""
 
 
 class PairConfig(ProblemMix):

@@ -38,6 +38,7 @@ class LambdaReturnConfig(Section):
 
     objective: Literal["lambda_return"] = "lambda_return"
     gamma: float = Field(1.0, gt=0, le=1)
+    """Discount of a token."""
     lam: float = Field(0.95, ge=0, le=1)
     """1 is Monte Carlo: every token is regressed on the outcome itself, discounted."""
     lam_start: float | None = Field(None, ge=0, le=1)

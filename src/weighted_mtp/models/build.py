@@ -26,6 +26,7 @@ class ModelConfig(Section):
     """`micro` (a new one), a policy or its run, or a causal LM to put heads on: hub id, folder, .gguf file, a run with
     one head."""
     n_future_tokens: int = Field(4, ge=1, le=64)
+    """Number of heads: head k predicts the k-th token from here; 1 is a plain causal LM."""
     head_init: HeadInit = "copy"
     """Extra heads of a causal LM: copies of its last layer, or fresh."""
     heads_lr: float | None = Field(None, gt=0)

@@ -25,10 +25,15 @@ class MicroSize(Section):
     """How large a micro model is."""
 
     hidden_size: int = Field(192, ge=1, le=2**16)
+    """Width of the residual stream; a multiple of `num_attention_heads`."""
     intermediate_size: int = Field(512, ge=1, le=2**18)
+    """Width of the MLP."""
     num_hidden_layers: int = Field(4, ge=2, le=2**10)
+    """Transformer layers."""
     num_attention_heads: int = Field(6, ge=1)
+    """Attention heads of a layer."""
     max_position_embeddings: int = Field(512, ge=1)
+    """Longest sequence, in tokens."""
 
     @model_validator(mode="after")
     def _heads_divide(self) -> "MicroSize":

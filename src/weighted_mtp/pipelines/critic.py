@@ -58,8 +58,11 @@ class CriticConfig(FitConfig):
 
     pipeline: Literal["critic"] = "critic"
     value: ValueConfig
+    """What the critic is made of."""
     data: PairDataConfig = PairDataConfig()
+    """The pairs of correct and incorrect programs that it learns from."""
     critic: CriticObjective = Field(OutcomeConfig(), discriminator="objective")
+    """What it learns: one of several objectives, by `critic.objective`."""
 
     @model_validator(mode="after")
     def _adapters_can_be_kept_alone(self) -> "CriticConfig":

@@ -37,8 +37,11 @@ class RunConfig(Section):
     """What the run is called, and where its folder lies: `<root>/<name>`."""
 
     name: str
+    """Name of the run, and of its folder below `root`."""
     root: Path = Path("storage/runs")
+    """Folder of all runs."""
     seed: int = Field(0, ge=0, lt=2**32)
+    """Seed of everything random: new parameters, the order of batches, what is sampled from the data."""
     accept_changes: bool = Field(False, exclude=True)
     """Resume even if a critic, a reference, data or a tokenizer has changed since the run began: `--accept-changes`.
     It is no part of the run, whose `run.json` says what was accepted."""

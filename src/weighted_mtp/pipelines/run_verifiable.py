@@ -40,6 +40,7 @@ class VerifiableConfig(PolicyConfig):
     critic: Path | tuple[Path, ...]
     """Folder of the critic's run; of several, [runs/a, runs/b], the mean of what they give."""
     weighting: TDConfig = TDConfig()
+    """How the critic's values become token weights."""
     gate: GateConfig | None = None
     """Predict before training whether the weights will help, {} for that with all defaults; null for not at all."""
     gives_credit: ClassVar[bool] = True

@@ -20,6 +20,7 @@ class RuntimeConfig(Section):
     """The machine's part of a run."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where tensors lie; `auto` is a GPU if there is one."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Under `bf16` layers and heads compute in it, the residual stream between them included, on one rank as on
     several; parameters, optimizer, losses, embeddings and final norm stay in fp32, and of the unembedding only products

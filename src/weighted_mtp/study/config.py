@@ -85,6 +85,7 @@ class OwnPrograms(_Sampled):
     n_samples: int = Field(8, ge=1)
     """Programs of each problem; what else there is to sampling is the study's."""
     temperature: float = Field(1.0, gt=0)
+    """Temperature of the sampling."""
     seed: int | None = Field(None, ge=0)
     """Seed of the sampling; null for the seed that the stage runs with."""
     keep_solutions: bool = False
@@ -101,7 +102,9 @@ class StudyConfig(Section):
     """What is compared."""
 
     name: str
+    """Name of the study, and of its folder."""
     storage: Path = Path("storage")
+    """Folder for datasets, runs and evaluations."""
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1)
     """Every arm runs once per seed; stages run with the first, or once per seed."""
     override: tuple[str, ...] = ()
@@ -111,10 +114,13 @@ class StudyConfig(Section):
     arms: dict[str, Arm]
     """What is compared; the first is the baseline of every difference."""
     benchmark: str = "micro"
+    """What the arms are evaluated on."""
     split: str = "test"
+    """Split of the benchmark."""
     first: int | None = Field(None, ge=1)
     """Only the first N problems."""
     sampling: SamplingConfig = SamplingConfig()
+    """How the arms are sampled."""
     engine: EngineName = "torch"
     """What draws from checkpoints: this process with torch, the reference, or vLLM."""
     packages: tuple[str, ...] = ()

@@ -32,6 +32,7 @@ class TrainingConfig(Section):
     validation_batches: int | None = Field(None, ge=1)
     """Batches a validation; the whole split where not given."""
     save_every: int = Field(500, ge=1)
+    """Steps between checkpoints."""
     save_total_limit: int = Field(2, ge=1)
     """Newest checkpoints that are kept; the best one is kept beside them."""
     save_lora_only: bool = False

@@ -19,11 +19,15 @@ class OptimConfig(Section):
     """AdamW (Loshchilov & Hutter 2019) with linear warm-up and cosine decay."""
 
     lr: float = Field(3e-4, gt=0)
+    """Learning rate after the warm-up, the highest of the run."""
     weight_decay: float = Field(0.1, ge=0)
     """On matrices only: norms and biases do not decay."""
     betas: tuple[Beta, Beta] = (0.9, 0.95)
+    """Decay of AdamW's running means of the gradient and of its square."""
     eps: float = Field(1e-8, gt=0)
+    """Added to the denominator of AdamW's update."""
     warmup_steps: int = Field(50, ge=0)
+    """Steps of linear warm-up; fewer than `training.max_steps`."""
     final_lr_ratio: float = Field(0.1, ge=0, le=1)
     """Learning rate at the last step, as a share of `lr`."""
     max_grad_norm: float = Field(1.0, gt=0)

@@ -35,8 +35,11 @@ class MLflowConfig(Section):
     """Experiment tracking; `docs/MLFLOW.md` shows its pages."""
 
     enabled: bool = True
+    """Whether the run is tracked by MLflow, beside its own `metrics.jsonl`."""
     tracking_uri: str = "sqlite:///storage/mlflow.db"
+    """Database or server that MLflow writes to."""
     experiment: str = "weighted-mtp"
+    """MLflow's experiment, under which runs are listed."""
 
 
 class RunDirectory:

@@ -50,7 +50,9 @@ class TDConfig(Section):
     beta: float = Field(1.0, gt=0)
     """Temperature; the smaller, the more weights differ."""
     w_min: float = Field(0.1, ge=0)
+    """Least weight; less than `w_max`."""
     w_max: float = Field(3.0, gt=0)
+    """Greatest weight."""
     momentum: float = Field(0.1, gt=0, le=1)
     """Share of a step in the running moments."""
     warmup_steps: int = Field(10, ge=0)

@@ -17,7 +17,7 @@ def _command(kind: str, does: str) -> Callable[..., None]:
         with user_errors(debug):
             _train(kind, config, override, accept_changes)
 
-    command.__doc__ = does
+    command.__doc__ = f"{does}\n\nAll options: `wmtp options {kind.replace('_', '-')}`."
     return command
 
 

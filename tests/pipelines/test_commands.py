@@ -263,7 +263,7 @@ def test_no_stop_of_a_configuration_cuts_an_answer_where_its_code_begins() -> No
     ("arguments", "expected"),
     [
         (["--benchmark", "micra", "--samples", "x"], "micra"),
-        (["--benchmark", "micro"], "give either --checkpoint"),
+        (["--benchmark", "micro"], "give one of --checkpoint"),
         (["--benchmark", "micro", "--samples", "nowhere.jsonl"], "nowhere.jsonl"),
         (["--benchmark", "micro", "--samples", "x", "--temperature", "0.5"], "--temperature has no effect"),
         (["--benchmark", "micro", "--checkpoint", "/nowhere"], "/nowhere"),

@@ -9,8 +9,9 @@ from method_storage import Storage, error_of, new_storage, weights
 from weighted_mtp.data.load import SplitsConfig
 from weighted_mtp.data.tables import read_problems, read_solutions
 from weighted_mtp.evaluation.own_programs import LabelOptions, read_evaluation, write_labelled
+from weighted_mtp.evaluation.pass_at_k import Estimate
 from weighted_mtp.evaluation.samples import write_jsonl
-from weighted_mtp.pipelines.gate import evaluation_of_programs
+from weighted_mtp.pipelines.gate import best_strength, evaluation_of_programs
 from weighted_mtp.training.updates import Updates
 
 
@@ -88,13 +89,21 @@ def test_auto_takes_the_strength_that_is_predicted_to_be_best_and_keeps_it(
     values = {float(strength): gain["value"] for strength, gain in said["predicted"].items()}
     assert [*values] == [0.0, 0.5, 1.0]
     assert values[0.0] == 0.0  # without confidence, weights of no strength are uniform
-    assert said["strength"] == max(values, key=lambda strength: values[strength])
+    assert said["strength"] == best_strength({float(s): Estimate(**gain) for s, gain in said["predicted"].items()})
     assert weights(run) == weights(storage.verifiable("as-auto", f"weighting.strength={said['strength']}"))
     monkeypatch.setattr("weighted_mtp.pipelines.run_verifiable.predicted_gains", None)
     for checkpoint in (run / "checkpoints").iterdir():
         checkpoint.rename(storage.folder / checkpoint.name)
     storage.verifiable("auto", "weighting.strength=auto", *gate)
     assert gate_of(run) == said
+
+
+def test_only_a_gain_that_is_clear_of_zero_gives_weights_strength() -> None:
+    uniform, unclear = Estimate(0.0, 0.0, 0.0), Estimate(0.3, -0.1, 0.7)
+    clear, larger = Estimate(0.1, 0.05, 0.15), Estimate(0.2, 0.1, 0.3)
+    assert best_strength({0.0: uniform, 0.5: unclear, 1.0: unclear}) == 0.0
+    assert best_strength({0.0: uniform, 0.5: clear, 1.0: unclear}) == 0.5
+    assert best_strength({0.0: uniform, 0.5: clear, 1.0: larger}) == 1.0
 
 
 def test_the_critics_own_programs_are_taken_where_none_are_named(storage: Storage) -> None:

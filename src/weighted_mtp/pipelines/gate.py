@@ -8,7 +8,7 @@ sharpening helps at one and not at another; its sign and rank say more than its 
 pilot. docs/LOG.md says how often it was right.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -137,6 +137,12 @@ def _over_problems(changes: NDArray[np.float64], confidence: float = 0.95) -> Es
     mean, error = float(changes.mean()), float(changes.std(ddof=1)) / len(changes) ** 0.5
     margin = float(stats.t.ppf((1 + confidence) / 2, len(changes) - 1)) * error
     return Estimate(mean, mean - margin, mean + margin, confidence)
+
+
+def best_strength(gains: Mapping[float, Estimate]) -> float:
+    """The strength with the highest predicted gain of those whose interval is clear of zero; 0, uniform, if none is."""
+    clear = {strength: gain.value for strength, gain in gains.items() if gain.low > 0}
+    return max(clear, key=lambda strength: clear[strength]) if clear else 0.0
 
 
 def verdict(gain: Estimate) -> str:

@@ -22,7 +22,7 @@ from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.pipelines.critic import Critic, check_same_tokens, critic_config, load_critics
 from weighted_mtp.pipelines.doubts import doubts
 from weighted_mtp.pipelines.fit import finished
-from weighted_mtp.pipelines.gate import GateConfig, evaluation_of_programs, predicted_gains, verdict
+from weighted_mtp.pipelines.gate import GateConfig, best_strength, evaluation_of_programs, predicted_gains, verdict
 from weighted_mtp.pipelines.policy import PolicyConfig, WeightingFactory, train_policy
 from weighted_mtp.progress import say
 from weighted_mtp.runtime.distributed import by_first_rank
@@ -135,11 +135,12 @@ def _predicted(config: VerifiableConfig, gate: GateConfig, critic: Critic) -> di
     at_once = config.model_copy(update={"weighting": config.weighting.model_copy(update={"anneal_steps": 0})})
     pilots = [(config, weighted_by(at_once, critic, strength)) for strength in strengths]
     gains, judged = predicted_gains(pilots, gate.steps, evaluation)
-    for strength, gain in zip(strengths, gains, strict=True):
+    by_strength = dict(zip(strengths, gains, strict=True))
+    for strength, gain in by_strength.items():
         say(f"gate: strength {strength:g}: {verdict(gain)}")
     say(f"gate: {gate.steps} steps each, over uniform weights, on {judged}")
-    best, _ = max(zip(strengths, gains, strict=True), key=lambda pair: pair[1].value)
-    predicted = {f"{strength:g}": asdict(gain) for strength, gain in zip(strengths, gains, strict=True)}
+    best = best_strength(by_strength) if isinstance(given, str) else given
+    predicted = {f"{strength:g}": asdict(gain) for strength, gain in by_strength.items()}
     return {"strength": best, "predicted": predicted, "steps": gate.steps, "programs": str(evaluation.folder)}
 
 

@@ -63,7 +63,7 @@ class TDConfig(Section):
     """R of every sample (1: policies learn from correct programs); the last δ is then R − V. For calibrated critics."""
     strength: Strength | Literal["auto"] = 1.0
     """How far weights go from uniform, w → 1 + strength (w − 1): 0 is uniform, and below 1 no token starves. `auto`:
-    0, ½ or 1, what a run's `gate` predicts to be best."""
+    ½ or 1, what a run's `gate` predicts to be best if its interval is clear of zero, else 0."""
     anneal_steps: int = Field(0, ge=0)
     """First steps, in which the weights move linearly from uniform to their own."""
     head_strengths: tuple[float, ...] | None = None

@@ -111,13 +111,13 @@ def triples(baseline: Step, arms: Sequence[Step], temperature: float, settings: 
     kept = baseline.run / f"gate-t{temperature:g}-{settings.steps}.json"
     if not kept.is_file():
         first = config_of(baseline)
-        configs = {step: config_of(step) for step in arms}
-        alike = {s: c for s, c in configs.items() if (c.data, c.training) == (first.data, first.training)}
+        all_arms = [(step, config_of(step)) for step in arms]
+        alike = [(s, c) for s, c in all_arms if (c.data, c.training) == (first.data, first.training)]
         programs = programs_of(baseline, first.model.source, temperature, settings)
-        gains, _ = predicted_gains([(c, weighting_of(c)) for c in alike.values()], settings.steps, programs)
+        gains, _ = predicted_gains([(c, weighting_of(c)) for _, c in alike], settings.steps, programs)
         found = [
             Triple(s.name, s.seed, temperature, gain.value, gain.low, gain.high, gained(s, baseline, temperature))
-            for s, gain in zip(alike, gains, strict=True)
+            for (s, _), gain in zip(alike, gains, strict=True)
         ]
         with atomic_file(kept) as file:
             file.write_text(json.dumps([asdict(triple) for triple in found]))

@@ -216,4 +216,5 @@ def test_without_submitit_the_extra_is_named(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setitem(sys.modules, "submitit", None)
     monkeypatch.delitem(sys.modules, "weighted_mtp.study.slurm", raising=False)
     line = study(tmp_path, STUDY, "--scheduler", "slurm").stderr.splitlines()[-1]
-    assert line == "error: --scheduler slurm needs submitit: `uv sync --extra slurm`, or `pip install submitit`"
+    how = "`pip install 'weighted-mtp[slurm]'` (in a checkout: `uv sync --dev`)"
+    assert line == f"error: --scheduler slurm: install submitit with {how}"

@@ -142,7 +142,7 @@ def test_a_character_of_several_tokens_belongs_to_the_last(storage: Path) -> Non
         (("--critic", "weighted"), "not of a critic"),
         (("--critic", "nowhere"), "holds no config.yaml"),
         (("--critic", "broken"), "not valid YAML"),
-        (("--critic", "critic", "--output", "w.png"), "the page is HTML; give a name that ends in .html"),
+        (("--critic", "critic", "--output", "w.png"), "--format is html; give a name that ends in .html"),
     ],
 )
 def test_mistakes_are_one_line(storage: Path, arguments: tuple[str, ...], message: str) -> None:

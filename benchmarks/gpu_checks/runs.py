@@ -32,10 +32,9 @@ from weighted_mtp.models.checkpoint import load_model
 from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.runtime import sharding
 from weighted_mtp.runtime.device import RuntimeConfig, autocast
-from weighted_mtp.training.loop import Trainer
 from weighted_mtp.training.optim import Group, OptimConfig, build_optimizer, clip_gradients
 from weighted_mtp.training.state import TrainState
-from weighted_mtp.training.updates import _divide, _over_ranks
+from weighted_mtp.training.updates import Updates, _divide, _over_ranks
 from weighted_mtp.value_weighting.controls import Uniform
 
 PIPELINES = ("baseline", "verifiable", "rho1", "critic", "ref_tuning")
@@ -195,19 +194,19 @@ def pipelines_resume(bench: Bench) -> Numbers:
 
 
 def _stopped(storage: Path, pipeline: str, name: str, options: list[str]) -> None:
-    undisturbed = Trainer._step
+    undisturbed = Updates.step
 
-    def step(self: Trainer) -> dict[str, float]:
+    def step(self: Updates) -> dict[str, float]:
         if self.state.step == STOPPED_IN:
             raise _StoppedError
         return undisturbed(self)
 
-    Trainer._step = step  # type: ignore[method-assign]
+    Updates.step = step  # type: ignore[method-assign]
     try:
         with contextlib.suppress(_StoppedError):
             train(storage, pipeline, name, options)
     finally:
-        Trainer._step = undisturbed  # type: ignore[method-assign]
+        Updates.step = undisturbed  # type: ignore[method-assign]
 
 
 def _difference(whole: Path, again: Path) -> float:

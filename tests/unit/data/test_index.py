@@ -95,7 +95,9 @@ def test_an_index_of_an_earlier_version_of_the_split_is_refused(split: Path, cha
 
 
 def test_the_index_of_a_policys_programs_is_made_with_them(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"make it with `uv run wmtp label EVALUATION… --name own`$"):
+    with pytest.raises(
+        UserError, match=r"`uv run wmtp data --import FILE --name own` or `uv run wmtp label EVALUATION… --name own`$"
+    ):
         read_index(tmp_path / "own" / "train")
 
 

@@ -88,14 +88,16 @@ def evaluation_of_programs(programs: Path | None, critic_data: SplitsConfig) -> 
 def judges(evaluation: Evaluation, config: PolicyConfig, tokenizer: PreTrainedTokenizerBase) -> Judges:
     """The programs of an evaluation as the policy reads them: those that ended, of problems with several.
 
-    Raises UserError for greedy programs, and where no problem has both one that passed and one that failed.
+    Raises UserError for greedy programs, and where fewer than two problems have both one that passed and one that
+    failed.
     """
     temperature = float(evaluation.config["sampling"]["temperature"])
     problems = read_statements(evaluation.dataset / evaluation.split)
     solutions = [program for program, ended in executed_programs(evaluation, problems) if ended]
     by_name = {solution.solution_id: solution for solution in solutions}
     number = {problem.problem_id: row for row, problem in enumerate(problems)}
-    known = [problem for problem in problems if any(s.problem_id == problem.problem_id for s in solutions)]
+    written_for = {solution.problem_id for solution in solutions}
+    known = [problem for problem in problems if problem.problem_id in written_for]
     store = within(
         build_store(encode_solutions(tokenizer, config.data.template, known, solutions, config.data.date)),
         config.data.max_length,
@@ -104,8 +106,9 @@ def judges(evaluation: Evaluation, config: PolicyConfig, tokenizer: PreTrainedTo
     passed = np.array([solution.is_correct for solution in kept], dtype=bool)
     numbers = np.array([number[solution.problem_id] for solution in kept], dtype=np.int64)
     mixed = np.intersect1d(numbers[passed], numbers[~passed])
-    if temperature == 0 or not len(mixed):
-        why = "are greedy" if temperature == 0 else "tell nothing: no problem has one that passed and one that failed"
+    if temperature == 0 or len(mixed) < 2:
+        few = "tell too little: fewer than two problems have both one that passed and one that failed"
+        why = "are greedy" if temperature == 0 else few
         raise UserError(
             f"gate: the programs of {evaluation.folder} {why}; sample more of each problem, `wmtp evaluate --n 4 "
             "--temperature 1`, and name that folder in gate.programs"

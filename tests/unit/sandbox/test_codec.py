@@ -74,7 +74,8 @@ def test_a_value_of_the_library_arrives_equal_and_of_the_same_type(value):
     arrived = across(value)
     assert arrived == value
     assert type(arrived) is type(value)
-    assert repr(arrived) == repr(value)
+    if "set(" not in repr(value):  # a set's order is that of its hashes and of how it was filled
+        assert repr(arrived) == repr(value)
 
 
 @given(values)

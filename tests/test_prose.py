@@ -12,12 +12,12 @@ import pytest
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "weighted_mtp"
 REFUSED = {
     r"\bnot to be (read|found|imported|opened|loaded)\b": "cannot be read (`not to be` means must not)",
-    r"\b(make|makes|made|making|build|built|begin|begun|start|train|tokenizing|cut|count)\b.{0,12}\banew\b": "rebuilt",
+    r"\banew\b": "again; rebuilt, restarted",
     r"\bfor want of\b": "out of, without",
     r"\bis told (of|by|how)\b": "is called with, reports, is decided by",
     r"\bso many(?! )": "this many",
     r"\b(of|with|at most|to|train only) so many\b": "this many, `n`",
-    r'(?:help=|""")"?Of (?!course)': "say what it is first: `Seed of …`",
+    r'^\s*f?"(?:"")?Of (?!course)': "say what it is first: `Seed of …`",
     r'\b(None|nothing|False|"") where (there|it|they|one|none|nobody|no)\b': "if",
     r"\bcommand goes on\b": "resumes",
     r"\b(of use|is of use) (for|with)\b.{0,40}\balone\b": "only useful with",

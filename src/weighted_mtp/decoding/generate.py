@@ -35,8 +35,8 @@ def draft_with_heads(
     distribution; a single sequence takes from torch's generator one draw a token, as plain `generate` does, and is
     the same under the same seed.
 
-    Rows may be of different lengths, padded on the left. Criteria see one row at a time. A
-    streamer gets nothing: `generate` does not hand it to a loop that is not its own.
+    Rows may be of different lengths, padded on the left. Criteria see one row at a time. A streamer gets
+    nothing: `generate` does not hand it to a loop that is not its own.
 
     Raises UserError for a model without drafting heads, for beams, for output other than sequences, and for a cache or
     embeddings instead of token ids.
@@ -125,7 +125,7 @@ class _Rows:
         return [*self._ids[place][1:], None]
 
     def advance(self) -> None:
-        """Draft anew behind what each row has accepted, and let finished rows go."""
+        """Draft again behind what each row has accepted, and let finished rows go."""
         accepted = [row.n_read - start - 1 for row, start in zip(self.active, self._starts, strict=True)]
         at = torch.tensor(accepted, device=self._forward.model.device)
         drafts = self._forward.drafts(self._read, at, self._cache).argmax(dim=-1).tolist()

@@ -18,7 +18,7 @@ WORK = ".fetch"  # hidden folder of ours beside the files: what is on its way, a
 
 @dataclass(frozen=True)
 class Fetched:
-    """Where the files lie, and the commit of the repository that they are of."""
+    """Where the files lie, and the commit of the repository they belong to."""
 
     folder: Path
     revision: str

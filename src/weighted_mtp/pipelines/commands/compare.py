@@ -16,7 +16,7 @@ def main(
     output: Annotated[Path | None, typer.Option(help="Also write the table to this file, as Markdown.")] = None,
     k: Annotated[int, typer.Option(help="k of pass@k.", min=1)] = 1,
     base: Annotated[
-        bool, typer.Option("--base", help="Of humaneval+ and mbpp+: by the base tests, without those EvalPlus added.")
+        bool, typer.Option("--base", help="Count by the base tests of humaneval+ and mbpp+, without EvalPlus' own.")
     ] = False,
     debug: Debug = False,
 ) -> None:

@@ -41,7 +41,7 @@ def main(
         typer.Option(help="Folder with the datasets' own files (or a folder of each), in place of the hub."),
     ] = None,
     languages: Annotated[
-        str, typer.Option(help="Of solutions to keep: python2, cpp, python3, java; comma-separated, or all.")
+        str, typer.Option(help="Languages to keep of python2, cpp, python3, java; comma-separated, or all.")
     ] = "python3",
     max_problems: Annotated[
         int | None, typer.Option(help="Only the first N problems of each split, for a quick look.", min=1)
@@ -60,7 +60,7 @@ def main(
     ] = None,
     small_problems: Annotated[int, typer.Option(help="Problems of each split of the slice.", min=1)] = 100,
     small_solutions: Annotated[int, typer.Option(help="Solutions of each problem and label in the slice.", min=1)] = 8,
-    seed: Annotated[int, typer.Option(help="Of the slice.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed for the slice.", min=0)] = 0,
     tests_per_split: Annotated[int, typer.Option(help="Solutions of each split that tests runs.", min=1)] = 200,
     workers: Annotated[
         int | None,

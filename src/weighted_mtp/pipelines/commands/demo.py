@@ -14,7 +14,8 @@ def main(
         int | None, typer.Option(help="Optimizer steps of every training run; a quick look, not a result.", min=1)
     ] = None,
     seeds: Annotated[
-        list[int] | None, typer.Option(help="Of weights, order and sampling; may be repeated. Default: 10, 11 and 12.")
+        list[int] | None,
+        typer.Option(help="Seed of weights, order and sampling; may be repeated. Default: 10, 11, 12."),
     ] = None,
     jobs: Annotated[
         int | None,

@@ -12,7 +12,7 @@ def main(
     evaluations: Annotated[
         list[Path], typer.Argument(help="Folders of `wmtp evaluate`, on the train and validation split of one dataset.")
     ],
-    name: Annotated[str, typer.Option(help="Of the dataset that is written; a training run's data.dataset.")],
+    name: Annotated[str, typer.Option(help="Name of the dataset that is written; a training run's data.dataset.")],
     splits: Annotated[
         str, typer.Option(help="Splits whose programs may be taken, each into the split of its name; comma-separated.")
     ] = "train,validation",

@@ -16,7 +16,8 @@ def setup(
     steps: Annotated[
         str | None,
         typer.Option(
-            help="Of download, convert, verify; comma-separated, or all. Default: all, but nothing with --create-micro."
+            help="Steps among download, convert, verify; comma-separated, or all. Default: all, but none with "
+            "--create-micro."
         ),
     ] = None,
     kind: Annotated[
@@ -32,13 +33,14 @@ def setup(
         bool, typer.Option("--create-micro", help="Also make a micro model for local runs; needs no download.")
     ] = False,
     micro_type: Annotated[
-        Literal["mtp", "reference"], typer.Option(help="Of the micro model: a policy with heads, or a plain causal LM.")
+        Literal["mtp", "reference"],
+        typer.Option(help="The micro model: a policy with heads, or a plain causal LM."),
     ] = "mtp",
     micro_init: Annotated[
         Literal["random", "from-base"],
         typer.Option(help="Weights drawn at random, or selected from those of --model, which must be set up then."),
     ] = "random",
-    seed: Annotated[int, typer.Option(help="Of random weights.", min=0, max=2**32 - 1)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed for random weights.", min=0, max=2**32 - 1)] = 0,
     storage: Annotated[Path, typer.Option(help="Folder for models and downloads.")] = Path("storage"),
     debug: Debug = False,
 ) -> None:
@@ -77,7 +79,7 @@ def convert(
     head_init: Annotated[
         Literal["copy", "random"], typer.Option(help="Extra heads: copies of the last layer, or random ones.")
     ] = "copy",
-    seed: Annotated[int, typer.Option(help="Of --head-init random.", min=0, max=2**32 - 1)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed for --head-init random.", min=0, max=2**32 - 1)] = 0,
     tokenizer: Tokenizer = None,
     debug: Debug = False,
 ) -> None:

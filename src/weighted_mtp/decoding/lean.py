@@ -138,21 +138,18 @@ class LeanDecoder:
     def _layer(
         self, layer: _Layer, hidden: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor, cache: SlotCache
     ) -> Tensor:
-        into = functional.linear(self._normal(hidden, layer.before_attention), layer.into_attention, layer.into_bias)
-        queries, keys, values = self._split(layer, into, turn)
+        queries, keys, values = self._split(layer, hidden, turn)
         return self._finished(layer, hidden, queries, cache.extend(layer.slot, keys, values), mask)
 
     def _head(self, layer: _Layer, read: Read, chosen: Tensor, mask: Tensor, cache: SlotCache) -> Tensor:
         """One drafting head's output (R, D) at the chosen tokens."""
-        into = functional.linear(
-            self._normal(read.trunk, layer.before_attention), layer.into_attention, layer.into_bias
-        )
-        queries, keys, values = self._split(layer, into, read.turn)
+        queries, keys, values = self._split(layer, read.trunk, read.turn)
         kept = cache.extend(layer.slot, keys, values)
         return self._finished(layer, read.trunk[chosen], queries[chosen], kept, mask)
 
-    def _split(self, layer: _Layer, into: Tensor, turn: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys (both turned) and values, (N, heads, C) each."""
+    def _split(self, layer: _Layer, hidden: Tensor, turn: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """A layer's queries, keys (both turned) and values of (N, D), (N, heads, C) each."""
+        into = functional.linear(self._normal(hidden, layer.before_attention), layer.into_attention, layer.into_bias)
         heads = into.view(into.shape[0], -1, self._channels)
         turned, values = heads[:, : -self._n_keys], heads[:, -self._n_keys :]
         if layer.per_head is not None:

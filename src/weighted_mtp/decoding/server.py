@@ -26,7 +26,7 @@ from weighted_mtp.decoding.engine import Engine, Message, Prompt, numbered
 from weighted_mtp.decoding.rows import Completion
 from weighted_mtp.decoding.sample import Drawn, SamplingConfig
 from weighted_mtp.errors import UserError
-from weighted_mtp.progress import console
+from weighted_mtp.progress import say
 
 ATTEMPTS = 6
 _WAIT = wait_exponential_jitter(multiplier=0.5, max=30)
@@ -172,12 +172,7 @@ class ServerEngine(Engine):
         short = options.model_copy(update={"max_new_tokens": min(_PROBE_TOKENS, options.max_new_tokens)})
         one, other = [await self._complete(client, prompt, short, seed_of(options.seed, 0, 0)) for _ in range(2)]
         if one.text != other.text:
-            console.print(
-                f"{self.config.base_url}: the same seed gives another text, so these samples cannot be drawn again",
-                markup=False,
-                highlight=False,
-                soft_wrap=True,
-            )
+            say(f"{self.config.base_url}: the same seed gives another text, so these samples cannot be drawn again")
 
 
 def seed_of(seed: int, prompt: int, sample: int) -> int:
@@ -229,9 +224,7 @@ def _may_pass(error: BaseException) -> bool:
     if isinstance(error, httpx2.HTTPStatusError):
         status = error.response.status_code
         return (status in (408, 425, 429) or status >= 500) and _asked_wait(error) <= LONGEST_WAIT
-    return isinstance(
-        error, httpx2.TimeoutException | httpx2.NetworkError | httpx2.RemoteProtocolError | HalfAnswerError
-    )
+    return isinstance(error, _PASSING)
 
 
 def _pause(state: RetryCallState) -> float:

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from weighted_mtp.errors import UserError, first_line
 from weighted_mtp.models.mtp import MTPConfig, MTPForCausalLM
-from weighted_mtp.progress import console
+from weighted_mtp.progress import say
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 Dtype = str | torch.dtype  # "auto" (as stored), "float32", "bfloat16" …
@@ -122,12 +122,9 @@ def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
     """
     size = cast(Embedding, model.get_input_embeddings()).weight.shape[0]
     if surplus := unembedded_tokens(tokenizer, size, source):
-        console.print(
+        say(
             f"{source}: the tokenizer's {', '.join(surplus)} {'is' if len(surplus) == 1 else 'are'} beyond the model's "
-            f"{size} embeddings; used without",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
+            f"{size} embeddings; used without"
         )
 
 

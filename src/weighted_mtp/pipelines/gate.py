@@ -8,7 +8,7 @@ sharpening helps at one and not at another; its sign and rank say more than its 
 pilot. docs/LOG.md says how often it was right.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from scipy import stats
 from transformers import PreTrainedTokenizerBase
 
 from weighted_mtp.config import Section
@@ -35,6 +34,7 @@ from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.pipelines.fit import updates_of
 from weighted_mtp.pipelines.policy import PolicyConfig, WeightingFactory, policy_parts
 from weighted_mtp.progress import Advance, progress
+from weighted_mtp.report.intervals import over_problems
 from weighted_mtp.runtime.device import autocast, pick_device
 from weighted_mtp.runtime.sharding import free_root
 from weighted_mtp.value_weighting.base import TokenWeighting
@@ -128,18 +128,18 @@ def predicted_gains(
     first, _ = pilots[0]
     plain = first.loss.model_copy(update={"confidence": None, "confidence_power": 1.0})
     uniform = first.model_copy(update={"loss": plain, "control": "none", "control_of": "credit"})
+    read: list[Judges] = []
+
+    def judged_by(tokenizer: PreTrainedTokenizerBase) -> Judges:
+        if not read:  # the pilots' tokenizer is one: programs are read once
+            read.append(judges(evaluation, first, tokenizer))
+        return read[0]
+
     with progress("predicting what the weights will do", steps * (1 + len(pilots))) as advance:
-        baseline, judged = _piloted(uniform, lambda _policy, _tokenizer: Uniform(), steps, evaluation, advance)
-        moved = [_piloted(config, weighting, steps, evaluation, advance)[0] for config, weighting in pilots]
+        baseline, judged = _piloted(uniform, lambda _policy, _tokenizer: Uniform(), steps, judged_by, advance)
+        moved = [_piloted(config, weighting, steps, judged_by, advance)[0] for config, weighting in pilots]
     changes = [pass_rate_changes(own - baseline, judged.passed, judged.problems) for own in moved]
-    return [_over_problems(change) for change in changes], judged
-
-
-def _over_problems(changes: NDArray[np.float64], confidence: float = 0.95) -> Estimate:
-    """Mean over problems with Student's t interval."""
-    mean, error = float(changes.mean()), float(changes.std(ddof=1)) / len(changes) ** 0.5
-    margin = float(stats.t.ppf((1 + confidence) / 2, len(changes) - 1)) * error
-    return Estimate(mean, mean - margin, mean + margin, confidence)
+    return [over_problems(change) for change in changes], judged
 
 
 def best_strength(gains: Mapping[float, Estimate]) -> float:
@@ -159,13 +159,17 @@ def verdict(gain: Estimate) -> str:
 
 
 def _piloted(
-    config: PolicyConfig, weighting: WeightingFactory, steps: int, evaluation: Evaluation, advance: Advance
+    config: PolicyConfig,
+    weighting: WeightingFactory,
+    steps: int,
+    judged_by: Callable[[PreTrainedTokenizerBase], Judges],
+    advance: Advance,
 ) -> tuple[NDArray[np.float64], Judges]:
     """How far `steps` move the log-probability of each program, (N,); and the programs."""
     found: list[Judges] = []
 
     def seen(policy: MTPForCausalLM, tokenizer: PreTrainedTokenizerBase) -> TokenWeighting:
-        found.append(judges(evaluation, config, tokenizer))
+        found.append(judged_by(tokenizer))
         return weighting(policy, tokenizer)
 
     warmup = min(config.optim.warmup_steps, steps)

@@ -37,7 +37,7 @@ from weighted_mtp.files import atomic_file, sha256
 from weighted_mtp.parallel import cores
 from weighted_mtp.pipelines.inputs import trained_day
 from weighted_mtp.pipelines.sampled_model import SampledModel, flag
-from weighted_mtp.progress import console
+from weighted_mtp.progress import say
 from weighted_mtp.report.evaluation import (
     explanations,
     failures,
@@ -136,7 +136,7 @@ def evaluate(config: EvaluationConfig) -> Report:
     with EvaluationFolder(config.output, origin) as folder:
         facts = _facts(config, problems, model)
         for fact in facts:
-            console.print(fact, soft_wrap=True, highlight=False, markup=False)
+            say(fact)
         if config.samples is None and not by_first_rank(lambda: folder.has_samples):
             with config.respondent(model, origin.day, config.output) as respondent:
                 draw_samples(respondent, chosen, problems, config.sampling, folder, config.data_root)

@@ -49,6 +49,13 @@ def over_seeds_and_problems(values: Values, baseline: Values | None = None, conf
     return Estimate(mean, max(mean - margin, lowest), min(mean + margin, 1.0), confidence)
 
 
+def over_problems(values: NDArray[np.float64], confidence: float = 0.95) -> Estimate:
+    """Mean of values (P,) that need be no probabilities, with Student's t interval."""
+    mean = float(values.mean())
+    margin = _t(len(values), confidence) * math.sqrt(_of_mean(values))
+    return Estimate(mean, mean - margin, mean + margin, confidence)
+
+
 def _t(size: int, confidence: float) -> float:
     """Student's t quantile of `size` values."""
     return float(stats.t.ppf((1 + confidence) / 2, size - 1))

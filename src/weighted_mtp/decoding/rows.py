@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from weighted_mtp.errors import UserError
 
@@ -123,9 +123,12 @@ def nucleus(probabilities: Tensor, top_p: float) -> Tensor:
     return torch.zeros_like(probabilities).scatter(-1, places, values.masked_fill(outside, 0.0))
 
 
-def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """What ends a completion: the tokenizer's end token, and those that the model was tuned to give."""
-    of_model = model.generation_config.eos_token_id if model.generation_config is not None else None
+def end_tokens(generation: GenerationConfig | None, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """What ends a completion: the tokenizer's end token, and those that the model was tuned to give.
+
+    generation  the model's own, if it has one
+    """
+    of_model = generation.eos_token_id if generation is not None else None
     listed = of_model if isinstance(of_model, list) else [of_model]
     return {token for token in [tokenizer.eos_token_id, *listed] if token is not None}
 

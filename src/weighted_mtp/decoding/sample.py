@@ -115,7 +115,7 @@ def sample_batches(
     """
     named = [f"prompt {p}" for p in range(len(prompts))] if names is None else names
     rows = _rows(model, prompts, config, named)
-    text = Text(tokenizer, config.stop, end_tokens(model, tokenizer))
+    text = Text(tokenizer, config.stop, end_tokens(model.generation_config, tokenizer))
     training = model.training
     model.eval()
     try:

@@ -14,6 +14,7 @@ from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
 from weighted_mtp.data.prompts import encode_problem, encode_prompt, instruction_of, render_prompt
 from weighted_mtp.data.schema import Problem
 from weighted_mtp.decoding.engine import Engine, Message, Prompt, TorchEngine
+from weighted_mtp.decoding.rows import end_tokens
 from weighted_mtp.decoding.server import ServerConfig, ServerEngine
 from weighted_mtp.decoding.vllm_engine import VllmEngine, imported
 from weighted_mtp.errors import UserError
@@ -107,7 +108,7 @@ def vllm_respondent(
         folder = source if _is_plain(source) else _export(source, dtype, Path(place) / "plain")
         tokenizer = load_tokenizer(folder)
         positions = getattr(AutoConfig.from_pretrained(folder), "max_position_embeddings", None)
-        engine = VllmEngine(folder, dtype, batch_size, positions, _end_tokens(folder, tokenizer))
+        engine = VllmEngine(folder, dtype, batch_size, positions, end_tokens(_generation(folder), tokenizer))
         yield Respondent(engine, _template(source, template, tokenizer), tokenizer, day)
 
 
@@ -149,9 +150,6 @@ def _export(source: Path, dtype: Dtype, output: Path) -> Path:
     return output
 
 
-def _end_tokens(folder: Path, tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """What ends a completion: the tokenizer's end token, and those that the model was tuned to give."""
-    has_more = (folder / "generation_config.json").is_file()
-    of_model = GenerationConfig.from_pretrained(folder).eos_token_id if has_more else None
-    listed = of_model if isinstance(of_model, list) else [of_model]
-    return {token for token in [tokenizer.eos_token_id, *listed] if token is not None}
+def _generation(folder: Path) -> GenerationConfig | None:
+    there = (folder / "generation_config.json").is_file()
+    return GenerationConfig.from_pretrained(folder) if there else None

@@ -76,7 +76,11 @@ def test_every_critic_is_trained_from_the_reference_and_weights_a_policy(storage
     validation = records(critic, "validation")[-1]
     assert 0 <= validation["pair_accuracy"] <= 1
     assert 0 <= validation["localisation_auc"] <= 1
-    assert ("calibration_error" in validation) is ("brier" in validation) is (objective == "outcome")
+    predicts = objective in ("outcome", "lambda_return")
+    assert ("calibration_error" in validation) is ("brier" in validation) is predicts
+    shares = [validation[f"calibration/bin{k}/share"] for k in range(1, 11)]
+    assert sum(shares) == pytest.approx(1)
+    assert predicts or not any(shares[:5]), "that of the two which is ranked above is at least as likely the right one"
     run = storage.verifiable(f"weighted-by-{objective}", critic=critic.name)
     assert all(r["weight/std"] > 0 for r in records(run))
 

@@ -28,8 +28,8 @@ from weighted_mtp.losses.token_ce import next_token_cross_entropies
 from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.models.value import ValueModel
 from weighted_mtp.value_weighting.base import ObjectiveState
-from weighted_mtp.value_weighting.metrics import calibration_gaps, localisation_auc, pair_accuracy
-from weighted_mtp.value_weighting.td import td_errors
+from weighted_mtp.value_weighting.metrics import calibration, localisation_auc, pair_accuracy
+from weighted_mtp.value_weighting.td import CriticOutput, td_errors
 
 ValueObjectiveConfig = PairwiseRankingConfig | LambdaReturnConfig | OutcomeConfig
 
@@ -57,8 +57,9 @@ class ValueObjective(_RatiosOnly):
         return [(batch, step) for batch in batches], {"step": state["step"] + 1}
 
     def sums(self, model: ValueModel, item: tuple[Batch, int]) -> Sums:
-        """Metrics: those of `credit_metrics`, with δ = V_t − V_{t−1}; where V is a probability, `brier` and
-        `calibration_error` of it.
+        """Metrics: those of `credit_metrics`, with δ = V_t − V_{t−1}; where V predicts the outcome, `brier` and
+        `calibration_error` of it, and while the model is not in training `calibration/…` of every token's V. Of other
+        critics that is the calibration of their margins.
         """
         batch, step = item
         config, outcomes = self.config, outcomes_of(batch)
@@ -75,10 +76,14 @@ class ValueObjective(_RatiosOnly):
         with torch.no_grad():
             ranked = program_scores(values, batch.response_mask, config)
             metrics = credit_metrics(batch, ranked, td_errors(values, batch.response_mask, gamma=1.0))
-            if isinstance(config, OutcomeConfig) or model.output_kind == "probability":
-                probabilities = torch.sigmoid(scores)
-                metrics["calibration_error"] = calibration_gaps(probabilities, outcomes, mask)
-                metrics["brier"] = (((probabilities - outcomes[:, None]) ** 2)[mask].sum(), mask.sum())
+            probabilities = predicted_success(scores, config, model.output_kind)
+            if probabilities is not None:
+                happened = outcomes[:, None].expand_as(mask)
+                bins = calibration(probabilities, happened, mask)
+                metrics["calibration_error"] = (bins[0] - bins[1], mask.sum())
+                metrics["brier"] = (((probabilities - happened) ** 2)[mask].sum(), mask.sum())
+            if not model.training:
+                metrics |= calibration_metrics(margin_calibration(batch, ranked) if probabilities is None else bins)
         return Sums(loss, count, metrics)
 
 
@@ -99,14 +104,18 @@ class ImplicitObjective(_RatiosOnly):
 
     def sums(self, model: MTPForCausalLM, item: tuple[Batch, Tensor]) -> Sums:
         """Metrics: those of `credit_metrics`, where log-ratios are δ and their sums the programs' rewards; and `ce`,
-        the copy's cross-entropy on correct programs, nats per token.
+        the copy's cross-entropy on correct programs, nats per token; while it is not in training, `calibration/…` of
+        its margins.
         """
         batch, reference = item
         log_probs = -next_token_cross_entropies(model, batch)
         loss, count = implicit(log_probs, reference, batch.response_mask, pairs_of(batch), self.config)
         delta = implicit_advantages(log_probs.detach(), reference, batch.response_mask, self.config.beta)
-        metrics = credit_metrics(batch, program_scores(delta, batch.response_mask, self.config), delta)
+        ranked = program_scores(delta, batch.response_mask, self.config)
+        metrics = credit_metrics(batch, ranked, delta)
         metrics["ce"] = _on_correct(-log_probs.detach(), batch)
+        if not model.training:
+            metrics |= calibration_metrics(margin_calibration(batch, ranked))
         return Sums(loss, count, metrics)
 
 
@@ -140,6 +149,39 @@ def credit_metrics(batch: Batch, ranked: Tensor, delta: Tensor) -> dict[str, tup
         "localisation_auc": localisation_auc(delta, batch.response_mask, first_wrong(batch)),
         "drift": _on_correct(delta, batch),
     }
+
+
+def predicted_success(scores: Tensor, config: ValueObjectiveConfig, output_kind: CriticOutput) -> Tensor | None:
+    """P(success | prefix) as a value model says it, of the shape of its scores; None if it only ranks.
+
+    A λ-return is regressed on outcomes and may leave [0, 1] by what it is wrong: the nearest end is taken.
+    """
+    if isinstance(config, OutcomeConfig) or output_kind == "probability":
+        return torch.sigmoid(scores)
+    return scores.clamp(0.0, 1.0) if isinstance(config, LambdaReturnConfig) else None
+
+
+def margin_calibration(batch: Batch, ranked: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of each pair P(the program ranked above is the correct one) = σ(|margin|), as Bradley and Terry have it, against
+    whether it is; `calibration`'s three sums.
+
+    ranked  (B,) one score per program; margin is that of the correct one less that of the incorrect one
+    """
+    margin = (ranked[pairs_of(batch)] * ranked.new_tensor([1.0, -1.0])).sum(1)
+    return calibration(torch.sigmoid(margin.abs()), 0.5 * (margin.sign() + 1.0), torch.ones_like(margin).bool())
+
+
+def calibration_metrics(bins: tuple[Tensor, Tensor, Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    """`calibration/binN/…` of `calibration`'s sums: the mean that was `predicted`, the share that `happened`, and the
+    `share` of the predictions; of a bin without any, only that share is logged.
+    """
+    predicted, happened, n = bins
+    metrics = {}
+    for k in range(len(n)):
+        metrics[f"calibration/bin{k + 1}/predicted"] = (predicted[k], n[k])
+        metrics[f"calibration/bin{k + 1}/happened"] = (happened[k], n[k])
+        metrics[f"calibration/bin{k + 1}/share"] = (n[k], n.sum())
+    return metrics
 
 
 def _on_correct(x: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -40,18 +40,20 @@ def localisation_auc(delta: Tensor, response_mask: Tensor, wrong: Tensor) -> tup
     return auc[counted].sum(), counted.sum()
 
 
-def calibration_gaps(probabilities: Tensor, outcomes: Tensor, mask: Tensor, bins: int = 10) -> tuple[Tensor, Tensor]:
-    """How far P(success | prefix) is from what happened: Σ (p − y) of each bin of equal width, and how many p.
+def calibration(
+    probabilities: Tensor, outcomes: Tensor, mask: Tensor, bins: int = 10
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Predicted probabilities against what happened, in bins of equal width: Σ p, Σ y and the number of p of each.
 
-    probabilities  (B, T) in [0, 1]
-    outcomes       (B,) 1 or 0, of the whole program
-    mask           (B, T) bool
-    returns        (bins,) fp64, and a scalar
+    probabilities  any shape, in [0, 1]
+    outcomes       the same shape, 1 or 0
+    mask           the same shape, bool: which of them count
+    returns        (bins,) fp64 three times
 
-    Gaps and counts add up over batches. The sum of the gaps' absolute values over the count is the expected
-    calibration error: the mean over predictions of |mean p − share of successes| of their bin (Guo et al. 2017, arXiv
-    1706.04599, eq. 3).
+    All three add up over batches. Σ |Σ p − Σ y| over the bins, divided by all p, is the expected calibration error: the
+    mean over predictions of |mean p − share of successes| of their bin (Guo et al. 2017, arXiv 1706.04599, eq. 3).
     """
-    p = probabilities[mask].double()
-    y = outcomes[:, None].expand_as(mask)[mask].double()
-    return p.new_zeros(bins).index_add(0, (p * bins).long().clamp(max=bins - 1), p - y), mask.sum()
+    p, y = probabilities[mask].double(), outcomes[mask].double()
+    at = (p * bins).long().clamp(max=bins - 1)
+    empty = p.new_zeros(bins)
+    return empty.index_add(0, at, p), empty.index_add(0, at, y), empty.index_add(0, at, torch.ones_like(p))

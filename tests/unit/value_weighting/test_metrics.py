@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from weighted_mtp.value_weighting.metrics import calibration_gaps, localisation_auc, pair_accuracy
+from weighted_mtp.value_weighting.metrics import calibration, localisation_auc, pair_accuracy
 
 GENERATOR = torch.Generator().manual_seed(0)
 
@@ -50,31 +50,30 @@ def test_programs_with_nothing_to_compare_are_left_out() -> None:
 
 def predictions() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     probabilities = torch.rand(8, 10, generator=GENERATOR)
-    return probabilities, (torch.arange(8) % 2).float(), torch.rand(8, 10, generator=GENERATOR) > 0.3
+    outcomes = (torch.arange(8) % 2).float()[:, None].expand(8, 10)
+    return probabilities, outcomes, torch.rand(8, 10, generator=GENERATOR) > 0.3
 
 
-def test_calibration_gaps_give_the_expected_calibration_error() -> None:
+def test_each_bin_of_a_calibration_holds_what_lies_in_it() -> None:
     probabilities, outcomes, mask = predictions()
-    p, y = probabilities[mask].numpy(), outcomes[:, None].expand(8, 10)[mask].numpy()
-    gaps, count = calibration_gaps(probabilities, outcomes, mask)
-    expected = 0.0
-    for low in np.arange(10) / 10:
-        inside = (p >= low) & (p < low + 0.1)
-        if inside.any():
-            expected += inside.mean() * abs(p[inside].mean() - y[inside].mean())
-    assert float(gaps.abs().sum() / count) == pytest.approx(expected, abs=1e-6)
+    p, y = probabilities[mask].numpy(), outcomes[mask].numpy()
+    for k, (predicted, happened, n) in enumerate(zip(*calibration(probabilities, outcomes, mask), strict=True)):
+        inside = (p >= k / 10) & (p < (k + 1) / 10)
+        assert int(n) == inside.sum()
+        assert float(predicted) == pytest.approx(p[inside].sum(), abs=1e-6)
+        assert float(happened) == pytest.approx(y[inside].sum(), abs=1e-6)
 
 
 def test_certain_predictions_stay_in_the_last_bin() -> None:
     ones = torch.ones(2, 3)
-    gaps, count = calibration_gaps(ones, torch.tensor([1.0, 0.0]), ones.bool())
-    assert gaps.tolist() == [0] * 9 + [3]
-    assert count == 6
+    outcomes = torch.tensor([[1.0], [0.0]]).expand(2, 3)
+    predicted, happened, n = calibration(ones, outcomes, ones.bool())
+    assert predicted.tolist() == n.tolist() == [0] * 9 + [6]
+    assert happened.tolist() == [0] * 9 + [3]
 
 
-def test_calibration_gaps_add_up() -> None:
+def test_calibrations_add_up() -> None:
     p, y, mask = predictions()
-    parts = [calibration_gaps(p[rows], y[rows], mask[rows]) for rows in (slice(0, 3), slice(3, 8))]
-    whole = calibration_gaps(p, y, mask)
-    torch.testing.assert_close(parts[0][0] + parts[1][0], whole[0])
-    assert parts[0][1] + parts[1][1] == whole[1]
+    first, second = (calibration(p[rows], y[rows], mask[rows]) for rows in (slice(0, 3), slice(3, 8)))
+    for one, other, whole in zip(first, second, calibration(p, y, mask), strict=True):
+        torch.testing.assert_close(one + other, whole)

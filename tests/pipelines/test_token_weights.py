@@ -1,6 +1,7 @@
 """`wmtp weights` on tiny critics and runs: the weights shown are those of the run's own moments."""
 
 import html
+import re
 import warnings
 from pathlib import Path
 
@@ -19,11 +20,10 @@ from weighted_mtp.pipelines.run_verifiable import VerifiableConfig
 from weighted_mtp.pipelines.token_weights import (
     END,
     chosen_programs,
-    critic_source,
-    run_source,
     shown_programs,
     token_texts,
 )
+from weighted_mtp.pipelines.weight_source import critic_source, run_source
 from weighted_mtp.value_weighting.moments import Moments
 from weighted_mtp.value_weighting.td import exponential_weights, whitened
 
@@ -74,6 +74,7 @@ def test_page_and_picture_are_written(storage: Path, tmp_path: Path, option: str
     assert result.exit_code == 0, result.output
     text = page.read_text()
     assert text.count("<article>") == 4
+    assert len(re.findall(r'<span class="t[^"]* f"', text)) == 4, "where each program first differs from its twin"
     assert "Semantic tokens:" in text
     assert ("weight, head 4" in text) == (name != "critic")
     assert page.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
@@ -95,33 +96,47 @@ def test_weights_are_those_of_the_moments_that_the_run_ended_with(storage: Path)
     run = storage / "runs" / "weighted"
     config = load_config(VerifiableConfig, run / "config.yaml")
     source = run_source(run)
-    views, shown = shown_programs(source, *chosen_programs(storage / "datasets" / "micro" / "validation", 3))
-    assert [view.title for view in views] == [*(f"weight, head {k}" for k in range(1, 5)), "δ"]
+    shown = shown_programs(source, storage / "datasets" / "micro" / "validation", 3)
+    assert [view.title for view in shown.views] == [*(f"weight, head {k}" for k in range(1, 5)), "δ", "value"]
     contents = {"objective": Moments.initial().state()}
     with warnings.catch_warnings(action="ignore"):
         dcp_load(contents, checkpoint_id=run / "checkpoints" / "step-00000002" / "state")
     moments = Moments.of(contents["objective"])
     assert moments.steps == 2
-    for program in shown:
+    for program in shown.programs:
         values = torch.tensor([token.values for token in program.tokens])
         delta = values[None, :, 4]
         expected = exponential_weights(whitened(delta, moments), config.weighting)[0]
         torch.testing.assert_close(values[:, 0], expected, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(values[:, 2], 1 + 0.5 * (expected - 1), rtol=1e-4, atol=1e-5)
         assert (values[:, 3] == 1).all()
-    again = shown_programs(source, *chosen_programs(storage / "datasets" / "micro" / "validation", 1))[1]
-    assert again == shown[:2], "what else is shown must not move the moments"
+        torch.testing.assert_close(values[:, 5], values[:, 4].cumsum(0), rtol=1e-4, atol=1e-5)
+    again = shown_programs(source, storage / "datasets" / "micro" / "validation", 1)
+    assert again.programs == shown.programs[:2], "what else is shown must not move the moments"
 
 
 def test_the_texts_of_tokens_join_to_the_program(storage: Path) -> None:
     source = run_source(storage / "runs" / "weighted")
-    problems, solutions = chosen_programs(storage / "datasets" / "micro" / "validation", 4)
+    validation = storage / "datasets" / "micro" / "validation"
+    problems, solutions = chosen_programs(validation, 4)
     assert [s.is_correct for s in solutions] == [True, False] * 4
     assert [s.problem_id for s in solutions[::2]] == [p.problem_id for p in problems]
-    for program, solution in zip(shown_programs(source, problems, solutions)[1], solutions, strict=True):
+    for program, solution in zip(shown_programs(source, validation, 4).programs, solutions, strict=True):
         assert "".join(token.text for token in program.tokens) == solution.code + END
         wrong = [token.text for token in program.tokens if token.wrong]
         assert bool(wrong) == (not solution.is_correct)
+
+
+def test_twins_agree_before_the_token_that_is_marked_and_differ_in_it(storage: Path) -> None:
+    source = critic_source(storage / "runs" / "critic")
+    shown = shown_programs(source, storage / "datasets" / "micro" / "validation", 4).programs
+    for correct, incorrect in zip(shown[::2], shown[1::2], strict=True):
+        (place,) = [number for number, token in enumerate(correct.tokens) if token.differs]
+        texts, others = ([token.text for token in program.tokens] for program in (correct, incorrect))
+        assert incorrect.tokens[place].differs
+        assert texts[:place] == others[:place]
+        assert texts[place] != others[place]
+        assert any("first wrong token's δ is below" in fact for fact in incorrect.facts)
 
 
 def test_a_character_of_several_tokens_belongs_to_the_last(storage: Path) -> None:

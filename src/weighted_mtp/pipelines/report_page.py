@@ -1,32 +1,117 @@
-"""`wmtp report`: which kind of folder it is, and its page."""
+"""`wmtp report`: which kind of folder it is, and its page, with links to the pages of what belongs to it."""
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from weighted_mtp.config import changed
 from weighted_mtp.errors import UserError
+from weighted_mtp.models.checkpoint import run_of
+from weighted_mtp.pipelines.doubts import doubts
 from weighted_mtp.pipelines.fit import run_options
 from weighted_mtp.pipelines.kinds import pipeline_of
 from weighted_mtp.pipelines.run_evaluation import EvaluationConfig
+from weighted_mtp.pipelines.token_weights import shown_programs
+from weighted_mtp.pipelines.weight_source import critic_source, run_source, split_of
+from weighted_mtp.progress import say
 from weighted_mtp.report.evaluation_page import read_report, write_evaluation_page
+from weighted_mtp.report.links import PAGE, Links
 from weighted_mtp.report.run_page import write_run_page
 from weighted_mtp.report.study_page import write_study_page
+from weighted_mtp.report.token_page import ShownPrograms
+
+WITH_PROGRAMS = ("critic", "verifiable", "rho1")
+"""Pipelines whose runs give tokens weights."""
+MADE_FROM = {"checkpoint", "critic", "model.source", "reference", "value.source"}
+"""Options that name a run, or a model of one."""
 
 
-def write_report_page(folder: Path, output: Path) -> Path:
+def write_report_page(folder: Path, output: Path, problems: int = 0, linked: bool = False) -> Path:
     """Write the page of an evaluation, a study or a run; returns the file.
+
+    problems  of a run that gives tokens weights, how many problems' programs are shown token by token
+    linked    also write the pages of a study's runs and of evaluations in its or a run's folder
 
     Raises UserError for a folder that is none of these, and for an evaluation or a study that is not finished.
     """
+    inside = [*_inside(folder)] if linked else []
+    links = Links(output, frozenset(part / PAGE for part in inside))
+    for part in inside:
+        if part != folder:
+            _write(part, Links(part / PAGE, links.planned | {output}), problems)
+    return _write(folder, links, problems)
+
+
+def _write(folder: Path, links: Links, problems: int) -> Path:
+    match _kind(folder):
+        case "evaluation":
+            report = read_report(folder)
+            options = changed(EvaluationConfig, report["config"])
+            return write_evaluation_page(folder, report, options, links.page, links.among(_around(folder, options)))
+        case "study":
+            parts = [part for part in _inside(folder) if part != folder]
+            options_of = {part: _differing(part) for part in parts if _kind(part) == "run"}
+            return write_study_page(folder, options_of, links)
+        case _:
+            options = _differing(folder)
+            shown, notes = _programs(folder, options, problems)
+            beside = links.among(_around(folder, options))
+            return write_run_page(folder, options, links.page, shown, notes, beside)
+
+
+def _kind(folder: Path) -> str:
     if (folder / "evaluation.json").is_file() or (folder / "results.jsonl").is_file():
-        report = read_report(folder)
-        return write_evaluation_page(folder, report, changed(EvaluationConfig, report["config"]), output)
+        return "evaluation"
     if (folder / "comparison.json").is_file():
-        return write_study_page(folder, output)
+        return "study"
     if (folder / "metrics.jsonl").is_file():
-        options = run_options(folder)
-        schema = pipeline_of(options, str(folder / "config.yaml")).schema
-        return write_run_page(folder, changed(schema, options), output)
+        return "run"
     raise UserError(
         f"{folder}: holds no results.jsonl, comparison.json or metrics.jsonl; give the folder of an evaluation "
         "(`wmtp evaluate --output`), of a finished study or of a training run"
     )
+
+
+def _inside(folder: Path, depth: int = 2) -> Iterator[Path]:
+    """The finished evaluations and the runs in a folder, itself among them: a study holds runs, which hold
+    evaluations."""
+    if (folder / "report.json").is_file() or (folder / "metrics.jsonl").is_file():
+        yield folder
+    if depth:
+        for path in sorted(path for path in folder.iterdir() if path.is_dir()):
+            yield from _inside(path, depth - 1)
+
+
+def _differing(run: Path) -> dict[str, Any]:
+    """The options of a run that differ from the defaults of its pipeline, which is named first."""
+    options = run_options(run)
+    schema = pipeline_of(options, str(run / "config.yaml")).schema
+    return {"pipeline": options["pipeline"], **changed(schema, options)}
+
+
+def _around(folder: Path, options: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:
+    """What a run or an evaluation belongs to, what is in it, and the runs that its options name."""
+    for above in (folder.parent, folder.parent.parent):
+        if (above / "comparison.json").is_file():
+            yield f"study {above.name}", above
+    for part in _inside(folder, 1):
+        if part != folder:
+            yield f"evaluation {part.name}", part
+    for name in sorted(MADE_FROM & options.keys()):
+        for source in options[name] if isinstance(options[name], list) else [options[name]]:
+            if isinstance(source, str) and (run := run_of(Path(source))) is not None:
+                yield f"{name}: {run.name}", run
+
+
+def _programs(run: Path, options: Mapping[str, Any], problems: int) -> tuple[ShownPrograms | None, list[str]]:
+    """A run's programs token by token, and what there is to say of the run."""
+    is_critic = options["pipeline"] == "critic"
+    notes = doubts(run) if is_critic else []
+    if not problems or options["pipeline"] not in WITH_PROGRAMS:
+        return None, notes
+    try:
+        source = critic_source(run) if is_critic else run_source(run)
+        return shown_programs(source, split_of(run, None, None, None), problems), notes
+    except UserError as error:
+        say(f"no programs are shown: {error}")
+        return None, [*notes, f"No programs are shown: {error}"]

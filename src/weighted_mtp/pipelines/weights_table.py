@@ -15,7 +15,8 @@ from weighted_mtp.data.prompts import encode_solutions
 from weighted_mtp.data.tables import read_problems, read_solutions
 from weighted_mtp.errors import UserError
 from weighted_mtp.files import atomic_file
-from weighted_mtp.pipelines.token_weights import WeightSource, token_texts
+from weighted_mtp.pipelines.token_weights import token_texts
+from weighted_mtp.pipelines.weight_source import WeightSource
 from weighted_mtp.progress import say
 from weighted_mtp.runtime.device import pick_device
 
@@ -50,7 +51,7 @@ def write_weights_table(source: WeightSource, directory: Path, n_problems: int |
         columns["input_ids"].append(ids)
         columns["tokens"].append(prompt + token_texts(source.tokenizer, ids[:start], ids[start:]))
         columns["weights"].append(weight[0].masked_fill(~batch.response_mask[0], 1.0).tolist())
-        columns["delta"].append(source.judgement(batch)[0].masked_fill(~batch.response_mask[0], 0.0).tolist())
+        columns["delta"].append(source.judgement.of(batch)[0].masked_fill(~batch.response_mask[0], 0.0).tolist())
     with atomic_file(output) as partial:
         pq.write_table(pa.table(columns, schema=SCHEMA), partial)
     return len(store)

@@ -1,7 +1,9 @@
 """The page of an evaluation: options, pass@k, outcomes, and every program with its verdict, to be searched."""
 
 import json
-from collections.abc import Mapping
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +11,12 @@ from weighted_mtp.data.sources.rows import read_rows
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.pass_at_k import Estimate
 from weighted_mtp.report.figures import Interval, described, intervals
-from weighted_mtp.report.page import write
-from weighted_mtp.report.token_page import visible
+from weighted_mtp.report.links import Link
+from weighted_mtp.report.page import visible, write
 
 TEXTS = {"completion": "program", "solution": "program", "detail": "detail", "output": "output"}
 """Key of results.jsonl → key in the page's data."""
+_COMPARED = re.compile(r"test \d+: (returned|printed) (.*), expected .*", re.DOTALL)
 
 
 def read_report(folder: Path) -> dict[str, Any]:
@@ -26,7 +29,9 @@ def read_report(folder: Path) -> dict[str, Any]:
     return report
 
 
-def write_evaluation_page(folder: Path, report: Mapping[str, Any], options: Mapping[str, Any], output: Path) -> Path:
+def write_evaluation_page(
+    folder: Path, report: Mapping[str, Any], options: Mapping[str, Any], output: Path, links: Sequence[Link] = ()
+) -> Path:
     """Write the page of a finished evaluation.
 
     report   of `read_report`
@@ -36,6 +41,7 @@ def write_evaluation_page(folder: Path, report: Mapping[str, Any], options: Mapp
     """
     config = report["config"]
     measured = _measures(report)
+    programs = read_programs(folder)
     values = {
         "title": f"{config['benchmark']}: {report['problems']:,} problems, {report['samples']:,} programs",
         "kind": "evaluation",
@@ -43,9 +49,20 @@ def write_evaluation_page(folder: Path, report: Mapping[str, Any], options: Mapp
         "measures": [(row.label, described(row.estimate)) for row in measured],
         "figure": intervals(measured, 0.0, 1.0),
         "statuses": {name.replace("_", " "): number for name, number in report["statuses"].items()},
-        "programs": read_programs(folder),
+        "problems": _solved(programs),
+        "programs": programs,
+        "links": links,
     }
-    return write(output, "evaluation.html", values)
+    return write(output, "evaluation.html", values, "programs.js")
+
+
+def _solved(programs: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """How many problems are solved by all of their samples, by some, by none."""
+    shares: dict[str, list[bool]] = {}
+    for program in programs:
+        shares.setdefault(program["task"], []).append(program["status"] == "passed")
+    words = Counter("all" if all(own) else "some" if any(own) else "none" for own in shares.values())
+    return {f"solved by {word} of their samples": words[word] for word in ("all", "some", "none")}
 
 
 def _measures(report: Mapping[str, Any]) -> list[Interval]:
@@ -72,4 +89,7 @@ def _program(task: str, number: int, record: Mapping[str, Any]) -> dict[str, Any
     test = record.get("test") or {}
     texts = {name: visible(str(record[key])) for key, name in TEXTS.items() if record.get(key)}
     asked = {key: visible(str(test[key])) for key in ("number", "input", "expected") if key in test}
+    if compared := _COMPARED.fullmatch(texts.get("detail", "")):  # what it gave stands beside what was expected
+        texts["actual"] = compared[2]
+        texts["detail"] = f"test {asked.get('number', '')}: {compared[1]} something else"
     return {"task": visible(task), "sample": number, "status": status.replace("_", " "), **texts, **asked}

@@ -1,4 +1,4 @@
-"""Figures as inline SVG: intervals with a dot per seed, and curves.
+"""Figures as inline SVG: intervals with a dot per seed, curves, and predictions against what happened.
 
 They take their colours from the page's style, so that one figure serves light, dark and print; shapes and dashes tell
 apart what colours do. A width of 480 units keeps the letters readable on a phone.
@@ -6,15 +6,17 @@ apart what colours do. A width of 480 units keeps the letters readable on a phon
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import ceil, floor, log10
+from math import ceil, floor, log10, sqrt
 
 from markupsafe import Markup
 
 from weighted_mtp.evaluation.pass_at_k import Estimate
-from weighted_mtp.report.token_page import visible
+from weighted_mtp.report.page import visible
 
 WIDTH, MARGIN = 480, 12
 _ROW = 36  # height of an interval with its label above it
+_LEFT, _BOTTOM = 56, 190  # of what curves are drawn in
+_COLOURS = 6
 
 
 @dataclass(frozen=True)
@@ -54,32 +56,63 @@ def _interval(row: Interval, axis: "_Axis", top: int) -> list[Markup]:
         _text("label", MARGIN, top + 13, row.label),
         _line("interval", axis.at(own.low), y, axis.at(own.high), y),
         _line("mean", axis.at(own.value), y - 7, axis.at(own.value), y + 7),
-        *(Markup('<circle class="dot" cx="{:.1f}" cy="{}" r="3.5"/>').format(axis.at(dot), y) for dot in row.dots),
+        *(_circle(axis.at(dot), y, 3.5, "dot") for dot in row.dots),
     ]
 
 
-def curves(lines: Mapping[str, Mapping[int, float]], dashed: frozenset[str] = frozenset()) -> Markup:
-    """Curves over steps on the same axes, each name → step → value; their names are written below the figure.
+def curves(
+    lines: Mapping[str, Mapping[int, float]], dashed: frozenset[str] = frozenset(), level: float | None = None
+) -> Markup:
+    """Curves over steps on the same axes, each name → step → value.
 
-    dashed  names that are drawn dashed; names that differ only before " · " share a dash, after it a colour
+    dashed  names that are drawn dashed
+    level   a value to compare with, such as that of chance
+
+    Names that differ only after " · " share a colour; what stands before it is written below the figure, if there are
+    several.
     """
     points = [(x, y) for line in lines.values() for x, y in line.items()]
-    low, high = min(y for _, y in points), max(y for _, y in points)
+    values = [*(y for _, y in points), *([level] if level is not None else [])]
+    low, high = min(values), max(values)
     pad = (high - low) * 0.05 or abs(high) * 0.05 or 1.0
-    across = _Axis(min(x for x, _ in points), max(x for x, _ in points), 56, WIDTH - MARGIN)
-    up = _Axis(low - pad, high + pad, 190, MARGIN)
-    parts = [_line("grid", 56, up.at(t), WIDTH - MARGIN, up.at(t)) for t in up.ticks]
-    parts += [_text("tick left", 50, up.at(t) + 4, f"{t:g}") for t in up.ticks]
-    parts += [_text("tick", across.at(t), 208, f"{t:g}") for t in across.ticks]
+    across = _Axis(min(x for x, _ in points), max(x for x, _ in points), _LEFT, WIDTH - MARGIN)
+    up = _Axis(low - pad, high + pad, _BOTTOM, MARGIN)
+    parts = _frame(across, up)
+    if level is not None:
+        parts.append(_line("zero", _LEFT, up.at(level), WIDTH - MARGIN, up.at(level)))
     colours = list(dict.fromkeys(name.partition(" · ")[0] for name in lines))
-    keys = []
-    for number, (name, line) in enumerate(lines.items()):
-        kind = f"curve c{colours.index(name.partition(' · ')[0]) % 6}" + (" dashed" if name in dashed else "")
-        path = " ".join(f"{across.at(x):.1f},{up.at(y):.1f}" for x, y in sorted(line.items()))
-        parts.append(Markup('<polyline class="{}" points="{}"/>').format(kind, path))
-        x, y = MARGIN + (number % 2) * WIDTH // 2, 230 + number // 2 * 18
-        keys += [_line(kind, x, y - 4, x + 24, y - 4), _text("label", x + 30, y, name)]
-    return _svg(222 + 18 * ceil(len(lines) / 2), [*parts, *keys], ", ".join(lines))
+    for name, line in lines.items():
+        kind = f"curve c{colours.index(name.partition(' · ')[0]) % _COLOURS}" + (" dashed" if name in dashed else "")
+        parts.append(_polyline(kind, across, up, line))
+        if len(line) == 1:
+            parts += [_circle(across.at(x), up.at(y), 3, kind) for x, y in line.items()]
+    keys = [(f"curve c{n % _COLOURS}" + (" dashed" if name in dashed else ""), name) for n, name in enumerate(colours)]
+    ends = (f"{name}: from {line[min(line)]:.4g} to {line[max(line)]:.4g}" for name, line in lines.items())
+    return _with_keys(parts, keys if len(keys) > 1 else [], "; ".join(ends))
+
+
+@dataclass(frozen=True)
+class Bin:
+    """Predictions that are about the same: their mean, the share that came true, and their share of all."""
+
+    predicted: float
+    happened: float
+    share: float
+
+
+def calibration(lines: Mapping[str, Sequence[Bin]], low: float = 0.0) -> Markup:
+    """Predicted probabilities against what happened, each name → bins; on the diagonal they agree.
+
+    A circle's area is its share of the predictions. `low` is where the axes begin.
+    """
+    across, up = _Axis(low, 1.0, _LEFT, WIDTH - MARGIN), _Axis(0.0, 1.0, _BOTTOM, MARGIN)
+    parts = [*_frame(across, up), _line("zero", across.at(low), up.at(low), across.at(1), up.at(1))]
+    keys = [(f"curve c{number % _COLOURS}", name) for number, name in enumerate(lines)]
+    for (kind, _), bins in zip(keys, lines.values(), strict=True):
+        parts.append(_polyline(kind, across, up, {b.predicted: b.happened for b in bins}))
+        parts += [_circle(across.at(b.predicted), up.at(b.happened), 2 + 10 * sqrt(b.share), kind) for b in bins]
+    said = (", ".join(f"{b.predicted:.2f} became {b.happened:.2f}" for b in bins) for bins in lines.values())
+    return _with_keys(parts, keys, "; ".join(f"{name}: {text}" for name, text in zip(lines, said, strict=True)))
 
 
 class _Axis:
@@ -102,8 +135,32 @@ def _ticks(low: float, high: float, most: int = 5) -> list[float]:
     return [float(f"{number * step:.10g}") for number in numbers]
 
 
+def _frame(across: _Axis, up: _Axis) -> list[Markup]:
+    parts = [_line("grid", _LEFT, up.at(t), WIDTH - MARGIN, up.at(t)) for t in up.ticks]
+    parts += [_text("tick left", _LEFT - 6, up.at(t) + 4, f"{t:g}") for t in up.ticks]
+    return parts + [_text("tick", across.at(t), _BOTTOM + 18, f"{t:g}") for t in across.ticks]
+
+
+def _with_keys(parts: Sequence[Markup], keys: Sequence[tuple[str, str]], described_as: str) -> Markup:
+    """The figure with the names of its lines, each given as (how it is drawn, name), below it in two columns."""
+    names = []
+    for number, (kind, name) in enumerate(keys):
+        x, y = MARGIN + (number % 2) * WIDTH // 2, _BOTTOM + 40 + number // 2 * 18
+        names += [_line(kind, x, y - 4, x + 24, y - 4), _text("label", x + 30, y, name)]
+    return _svg(_BOTTOM + 24 + 18 * ceil(len(keys) / 2), [*parts, *names], described_as)
+
+
+def _polyline(kind: str, across: _Axis, up: _Axis, line: Mapping[int, float] | Mapping[float, float]) -> Markup:
+    path = " ".join(f"{across.at(x):.1f},{up.at(y):.1f}" for x, y in sorted(line.items()))
+    return Markup('<polyline class="{}" points="{}"/>').format(kind, path)
+
+
 def _line(kind: str, x1: float, y1: float, x2: float, y2: float) -> Markup:
     return Markup('<line class="{}" x1="{:.1f}" y1="{:.1f}" x2="{:.1f}" y2="{:.1f}"/>').format(kind, x1, y1, x2, y2)
+
+
+def _circle(x: float, y: float, radius: float, kind: str) -> Markup:
+    return Markup('<circle class="{}" cx="{:.1f}" cy="{:.1f}" r="{:.1f}"/>').format(kind, x, y, radius)
 
 
 def _text(kind: str, x: float, y: float, text: str) -> Markup:

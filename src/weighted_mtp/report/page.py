@@ -11,34 +11,46 @@ from collections.abc import Mapping
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from weighted_mtp.files import atomic_file
-from weighted_mtp.report.token_page import visible
 
+Script = Literal["programs.js", "tokens.js"]
+
+TAB = "    "
 _SHELL = files("weighted_mtp.report") / "templates"
 
 
-def write(path: Path, template: str, values: Mapping[str, Any]) -> Path:
+def visible(text: str) -> str:
+    """The text with tabs as spaces, and everything else that has no glyph (NUL, ESC, bidi overrides) spelled out."""
+    shown = (c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+    return "".join(shown) if "\t" not in text else visible(text.replace("\t", TAB))
+
+
+def write(path: Path, template: str, values: Mapping[str, Any], script: Script | None = None) -> Path:
     """Render `templates/<template>` with `values` and write it whole; returns the path."""
     with atomic_file(path) as partial:
-        partial.write_text(render(template, values), encoding="utf-8")
+        partial.write_text(render(template, values, script), encoding="utf-8")
     return path
 
 
-def render(template: str, values: Mapping[str, Any]) -> str:
-    """The page as text. A value that the template needs and `values` lacks is an error."""
-    script = (_SHELL / "programs.js").read_text(encoding="utf-8")
+def render(template: str, values: Mapping[str, Any], script: Script | None = None) -> str:
+    """The page as text. A value that the template needs and `values` lacks is an error.
+
+    script  the only one that the page may run
+    """
+    code = (_SHELL / script).read_text(encoding="utf-8") if script else ""
+    digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
     return (
         _environment()
         .get_template(template)
         .render(
             style=Markup((_SHELL / "page.css").read_text(encoding="utf-8")),
-            script=Markup(script),
-            script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+            script=Markup(code),
+            allowed=f"'sha256-{digest}'" if script else "'none'",
             **values,
         )
     )

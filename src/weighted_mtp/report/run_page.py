@@ -1,44 +1,103 @@
-"""The page of a training run: options that differ from their defaults, what ran it, and its curves."""
+"""The page of a training run: what ran it, what a critic learned, its curves, and its programs token by token."""
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from markupsafe import Markup
+
 from weighted_mtp.report.curves import Curve, read_metrics
-from weighted_mtp.report.figures import curves
+from weighted_mtp.report.figures import Bin, calibration, curves
+from weighted_mtp.report.links import Link
 from weighted_mtp.report.page import write
+from weighted_mtp.report.token_page import ShownPrograms, section
 
 _POINTS = 400  # of a curve; a screen shows no more
+_ROWS = 12  # of a table of validations
 _NO_CURVE = {"step", "split", "seconds", "epoch"}
 _MOST_LINES = 12  # six colours, solid and dashed
+_BINS = "calibration/"  # of metrics that are a figure of their own
+_OF_CRITICS = ("pair_accuracy", "localisation_auc", "drift", "brier", "calibration_error")
 
 
-def write_run_page(folder: Path, options: Mapping[str, Any], output: Path) -> Path:
+@dataclass(frozen=True)
+class Panel:
+    """What is said of a metric, and the value to compare it with: of chance, or of uniform weights."""
+
+    explanation: str
+    level: float | None = None
+
+
+SECTIONS: dict[str, dict[str, Panel]] = {
+    "Loss": {
+        "loss": Panel("what is minimised; at validation without weights"),
+        "ce": Panel("cross-entropy without weights, nats per token"),
+        "weighted_ce": Panel("cross-entropy with weights, nats per token"),
+    },
+    "Critic": {
+        "pair_accuracy": Panel("pairs whose correct program is ranked above; a coin: 0.5", 0.5),
+        "localisation_auc": Panel("other tokens with a higher δ than the first wrong one; chance: 0.5", 0.5),
+        "drift": Panel("mean δ of correct programs' tokens; near 0 of a good critic", 0.0),
+        "brier": Panel("squared error of P(success); 0.25 for always saying 0.5", 0.25),
+        "calibration_error": Panel("distance of P(success) from what happened"),
+    },
+    "Weights": {
+        "weight": Panel("mean weight of a target", 1.0),
+        "weight/std": Panel("standard deviation; 0 of uniform weights", 0.0),
+        "weight/effective_share": Panel("share of the targets that count, (Σw)² / n Σw²; 1 of uniform weights", 1.0),
+        "weight/clipped_share": Panel("weights at their least or greatest value"),
+        "weight/semantic": Panel("share of semantic tokens: in the weight, and among the tokens"),
+    },
+    "Drafts": {"acceptance": Panel("how often a head's greedy token is what head 1 says later")},
+}
+"""Section of a page → metric → its panel; what is not here stands under "Further"."""
+
+_JOINED = {
+    "weight/semantic_share": ("weight/semantic", "of the weight"),
+    "weight/semantic_token_share": ("weight/semantic", "of the tokens"),
+    "weight/mean": ("weight", "all heads"),
+}
+"""Metric → the panel that it shares, and its line there."""
+
+
+def write_run_page(
+    folder: Path,
+    options: Mapping[str, Any],
+    output: Path,
+    shown: ShownPrograms | None = None,
+    notes: Sequence[str] = (),
+    links: Sequence[Link] = (),
+) -> Path:
     """Write the page of a run, finished or not; returns the file.
 
     options  those that differ from their defaults
+    shown    its programs, token by token
+    notes    what else there is to say of it
 
     Raises UserError if it has no metrics.
     """
     records = read_metrics(folder)
-    panels = panels_of(records)
+    validations = [record for record in records if record["split"] == "validation"]
     values = {
         "title": folder.name,
-        "kind": "run",
+        "kind": f"run: {options['pipeline'].replace('_', ' ')}" if "pipeline" in options else "run",
         "options": options,
         "facts": _facts(folder, records),
-        "panels": [
-            (title, curves(lines, dashed=frozenset(name for name in lines if name.endswith("validation"))))
-            for title, lines in panels.items()
-        ],
+        "sections": _sections(panels_of(records)),
+        "calibration": _calibration(validations),
+        "validations": _table(validations),
+        "shown": section(shown) if shown else None,
+        "notes": notes,
+        "links": links,
     }
-    return write(output, "run.html", values)
+    return write(output, "run.html", values, "tokens.js" if shown else None)
 
 
 def panels_of(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Curve]]:
-    """Metric → name of a line → curve: `ce/head1` and `ce/head2` share a panel, as training and validation do.
+    """Panel → name of a line → curve: `ce/head1` and `ce/head2` share a panel, as training and validation do.
 
     Values that are not finite are left out; of long curves every n-th point stays.
     """
@@ -47,15 +106,19 @@ def panels_of(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Curve
         for key, value in record.items():
             if key in _NO_CURVE or not isinstance(value, int | float) or not isfinite(value):
                 continue
-            metric, head, number = key.partition("/head")
-            if not number.isdigit():
-                metric, head, number = key, "", ""
-            name = f"{head[1:] + ' ' + number if head else 'all'} · {record['split']}"
-            found.setdefault(metric, {}).setdefault(name, {})[record["step"]] = value
+            if key.startswith(_BINS):
+                continue
+            metric, line = _JOINED.get(key) or _of_head(key)
+            found.setdefault(metric, {}).setdefault(f"{line} · {record['split']}", {})[record["step"]] = value
     return {
         metric: {name: _thinned(line) for name, line in [*lines.items()][:_MOST_LINES]}
         for metric, lines in found.items()
     }
+
+
+def _of_head(key: str) -> tuple[str, str]:
+    metric, head, number = key.partition("/head")
+    return (metric, f"head {number}") if head and number.isdigit() else (key, "all")
 
 
 def _thinned(line: Mapping[int, float]) -> dict[int, float]:
@@ -64,12 +127,62 @@ def _thinned(line: Mapping[int, float]) -> dict[int, float]:
     return {step: line[step] for step in sorted(kept)}
 
 
+def _sections(panels: Mapping[str, Mapping[str, Curve]]) -> dict[str, list[tuple[str, str, Markup]]]:
+    """Section → metric, explanation and figure of its panels, of those that the run has."""
+    named = {metric for known in SECTIONS.values() for metric in known}
+    further = {metric: Panel("") for metric in panels if metric not in named}
+    found = {}
+    for title, known in (SECTIONS | {"Further": further}).items():
+        if there := [metric for metric in known if metric in panels]:
+            found[title] = [(m, known[m].explanation, _figure(panels[m], known[m].level)) for m in there]
+    return found
+
+
+def _figure(lines: Mapping[str, Curve], level: float | None) -> Markup:
+    return curves(lines, frozenset(name for name in lines if name.endswith("validation")), level)
+
+
+def _calibration(validations: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """The first, the middle and the last calibration of a critic; None if it logged none."""
+    logged = [(record["step"], bins) for record in validations if (bins := _bins(record))]
+    if not logged:
+        return None
+    chosen = dict([logged[0], logged[len(logged) // 2], logged[-1]])
+    of_pairs = "brier" not in validations[-1]
+    return {
+        "of_pairs": of_pairs,
+        "figure": calibration({f"step {step}": bins for step, bins in chosen.items()}, 0.5 if of_pairs else 0.0),
+    }
+
+
+def _bins(record: Mapping[str, Any]) -> list[Bin]:
+    numbers = [int(key.split("/bin")[1].split("/")[0]) for key in record if key.startswith(_BINS) and "happened" in key]
+    return [
+        Bin(*(record[f"{_BINS}bin{n}/{what}"] for what in ("predicted", "happened", "share"))) for n in sorted(numbers)
+    ]
+
+
+def _table(validations: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """A critic's validations as a table, at most `_ROWS` of them; None of another run."""
+    columns = [name for name in _OF_CRITICS if any(name in record for record in validations)]
+    if not columns:
+        return None
+    kept = {*range(0, len(validations), -(-len(validations) // _ROWS)), len(validations) - 1}
+    rows = [
+        (f"{validations[n]['step']:,}", *(f"{validations[n][c]:.3f}" if c in validations[n] else "–" for c in columns))
+        for n in sorted(kept)
+    ]
+    return {"header": ["step", *(name.replace("_", " ") for name in columns)], "rows": rows}
+
+
 def _facts(folder: Path, records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     file = folder / "run.json"
     run = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     facts = {"optimizer steps": f"{max((r['step'] for r in records), default=0):,}"}
     if run.get("starts"):
         facts["started"] = ", ".join(map(str, run["starts"]))
+    if run.get("pairs"):
+        facts["pairs"] = ", ".join(f"{number:,} {split}" for split, number in run["pairs"].items())
     for key in ("git_sha", "python", "platform", "ranks"):
         if run.get(key) is not None:
             facts[key.replace("_", " ")] = str(run[key])

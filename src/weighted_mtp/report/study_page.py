@@ -15,17 +15,21 @@ from weighted_mtp.report.comparison import Comparison
 from weighted_mtp.report.comparison_page import finding, seed_differences, tables
 from weighted_mtp.report.curves import mean_line, read_metrics
 from weighted_mtp.report.figures import Interval, curves, intervals
+from weighted_mtp.report.links import Link, Links
 from weighted_mtp.report.page import write
 
 _CURVE = "ce/head1"
 _MOST_ARMS = 12  # six colours, solid and dashed
 _OF_CRITICS = ("pair_accuracy", "localisation_auc", "drift", "brier")
+_OF_EVERY_RUN = ("run.name", "run.root", "run.seed")  # options in which runs differ by what they are
 
 
-def write_study_page(folder: Path, output: Path) -> Path:
+def write_study_page(folder: Path, options: Mapping[Path, Mapping[str, Any]], links: Links) -> Path:
     """Write the page of a study that has compared its arms; returns the file.
 
     Everything is read from the study's folder: `comparison.json`, and of every run metrics and times.
+
+    options  run → those of its options that differ from their defaults
 
     Raises UserError if the comparison cannot be read.
     """
@@ -41,8 +45,34 @@ def write_study_page(folder: Path, output: Path) -> Path:
         "critics": [*_critics(runs)],
         "critics_header": [name.replace("_", " ") for name in _OF_CRITICS],
         "times": [*_times(runs)],
+        "pages": [*_pages(runs, links)],
+        "options_of_arms": _options({name: options.get(runs[name][0], {}) for name in arms if name in runs}),
     }
-    return write(output, "study.html", values)
+    return write(links.page, "study.html", values)
+
+
+def _pages(runs: Mapping[str, Sequence[Path]], links: Links) -> Iterator[tuple[str, list[Link]]]:
+    """Stage or arm → links to the pages of its runs and of what they were evaluated to."""
+    for name, several in runs.items():
+        places = []
+        for run in several:
+            seed = run.name.removeprefix(f"{name}-seed-")
+            which = "run" if seed == run.name else f"seed {seed}"
+            inside = sorted(path for path in run.iterdir() if path.is_dir())
+            places += [(which, run), *((f"{which}, {path.name}", path) for path in inside)]
+        if found := links.among(places):
+            yield name, found
+
+
+def _options(arms: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Options that differ from their defaults: those that all arms share, and a row for each in which they differ."""
+    names = [name for name in dict.fromkeys(key for own in arms.values() for key in own) if name not in _OF_EVERY_RUN]
+    cells = {name: [str(own[name]) if name in own else "default" for own in arms.values()] for name in names}
+    return {
+        "arms": [*arms],
+        "shared": {name: values[0] for name, values in cells.items() if len(set(values)) == 1},
+        "rows": [(name, values) for name, values in cells.items() if len(set(values)) > 1],
+    }
 
 
 def read_comparisons(folder: Path) -> dict[str, Comparison]:

@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from weighted_mtp.files import atomic_file
-from weighted_mtp.report.token_page import ShownProgram, Token, View, visible
+from weighted_mtp.report.page import visible
+from weighted_mtp.report.token_page import ShownProgram, Token, View
 
 COLUMNS = 72
 """Characters of a line; longer ones are broken."""

@@ -15,7 +15,8 @@ from rich.console import Console
 from weighted_mtp.config import load_config
 from weighted_mtp.configurations import folder
 from weighted_mtp.extras import has
-from weighted_mtp.pipelines.token_weights import run_source, write_weights
+from weighted_mtp.pipelines.token_weights import write_weights
+from weighted_mtp.pipelines.weight_source import run_source
 from weighted_mtp.study.config import StudyConfig
 from weighted_mtp.study.run import report, run_study
 

@@ -22,10 +22,11 @@ from rich.table import Table
 
 from weighted_mtp.extras import can_draw
 from weighted_mtp.files import atomic_file
+from weighted_mtp.pipelines.report_page import write_report_page
 from weighted_mtp.report.comparison import Comparison, compare, compare_at_best
 from weighted_mtp.report.comparison_page import comparison_markdown, comparison_table, finding, plot_comparisons
 from weighted_mtp.report.curves import plot_curves, read_metrics
-from weighted_mtp.report.study_page import write_study_page
+from weighted_mtp.report.links import PAGE
 from weighted_mtp.study.config import StudyConfig, Training, TrainingStage
 from weighted_mtp.study.schedule import SchedulerName, run_steps, scheduling
 from weighted_mtp.study.steps import Step, all_before, steps_of
@@ -108,7 +109,7 @@ def report(config: StudyConfig, result: StudyResult) -> list[Path]:
     elif can_draw():
         files.append(plot_curves(result.runs, "ce/head1", folder / "curves.png"))
     if len(config.arms) > 1:
-        files.append(write_study_page(folder, folder / "page.html"))
+        files.append(write_report_page(folder, folder / PAGE))
     return files
 
 

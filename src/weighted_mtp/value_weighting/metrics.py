@@ -40,9 +40,7 @@ def localisation_auc(delta: Tensor, response_mask: Tensor, wrong: Tensor) -> tup
     return auc[counted].sum(), counted.sum()
 
 
-def calibration(
-    probabilities: Tensor, outcomes: Tensor, mask: Tensor, bins: int = 10
-) -> tuple[Tensor, Tensor, Tensor]:
+def calibration(probabilities: Tensor, outcomes: Tensor, mask: Tensor, bins: int = 10) -> tuple[Tensor, Tensor, Tensor]:
     """Predicted probabilities against what happened, in bins of equal width: Σ p, Σ y and the number of p of each.
 
     probabilities  any shape, in [0, 1]

@@ -1,5 +1,6 @@
 """The page and the picture of token weights: programs are shown and never obeyed, scales and layout are right."""
 
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weighted_mtp.report.token_page import ShownProgram, Token, View, render_page, visible
+from weighted_mtp.report.page import visible
+from weighted_mtp.report.token_page import ShownProgram, ShownPrograms, Token, View, render_page
 from weighted_mtp.report.token_picture import draw_programs, laid_out
 
 VIEWS = [View("weight", "How much.", 0.1, 1.0, 3.0), View("δ", "What the critic says.", -2.0, 0.0, 2.0)]
@@ -16,6 +18,10 @@ HOSTILE = '<script>alert(1)</script></pre>\n<img src=x onerror="alert(1)">&amp;\
 
 def program(*texts: str, name: str = "p", task: str = "task") -> ShownProgram:
     return ShownProgram(name, task, True, tuple(Token(text, (1.0, 0.0)) for text in texts))
+
+
+def page_of(*programs: ShownProgram, views: Sequence[View] = VIEWS, text: str = "t") -> str:
+    return render_page(text, ShownPrograms([text], views, programs))
 
 
 class Page(HTMLParser):
@@ -27,6 +33,7 @@ class Page(HTMLParser):
         self.attributes: set[str] = set()
         self.codes: list[str] = []
         self.classes: list[str] = []
+        self.styles: list[str] = []
         self._inside = False
         self.feed(page)
 
@@ -38,6 +45,7 @@ class Page(HTMLParser):
             self.codes.append("")
         if self._inside and tag == "span":
             self.classes.append(dict(attrs)["class"] or "")
+            self.styles.append(dict(attrs)["style"] or "")
 
     def handle_endtag(self, tag: str) -> None:
         self._inside = self._inside and tag != "pre"
@@ -49,25 +57,26 @@ class Page(HTMLParser):
 
 def test_hostile_text_stays_text_everywhere() -> None:
     shown = ShownProgram(HOSTILE, HOSTILE, False, (Token(HOSTILE, (1.0, 0.0)),), (HOSTILE,))
-    page = Page(render_page(HOSTILE, [HOSTILE], [View(HOSTILE, HOSTILE, 0.1, 1.0, 3.0), VIEWS[1]], [shown]))
-    assert page.codes == [HOSTILE, HOSTILE]
-    assert not {"script", "img"} & set(page.tags)
+    page = Page(page_of(shown, views=[View(HOSTILE, HOSTILE, 0.1, 1.0, 3.0), VIEWS[1]], text=HOSTILE))
+    assert page.codes == [HOSTILE]
+    assert page.tags.count("script") == 1, "the page's own"
+    assert "img" not in page.tags
     assert not {name for name in page.attributes if name.startswith("on")}
 
 
 def test_the_page_needs_nothing_from_outside() -> None:
-    page = render_page("t", [], VIEWS, [program("x = 1")])
-    assert not {"link", "script", "iframe"} & set(Page(page).tags)
+    page = page_of(program("x = 1"))
+    assert not {"link", "iframe"} & set(Page(page).tags)
     assert not {"src", "href"} & Page(page).attributes
     assert "url(" not in page
     assert "default-src 'none'" in page
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=8), max_size=8))
-def test_every_view_shows_the_whole_program_with_nothing_invisible(texts: list[str]) -> None:
-    page = Page(render_page("t", [], VIEWS, [program(*texts)]))
+def test_the_whole_program_is_shown_with_nothing_invisible(texts: list[str]) -> None:
+    page = Page(page_of(program(*texts)))
     whole = "".join(visible(text) for text in texts)
-    assert page.codes == [whole, whole]
+    assert page.codes == [whole]
     assert all(c.isprintable() or c == "\n" for c in whole)
 
 
@@ -76,9 +85,17 @@ def test_characters_that_reorder_or_hide_text_are_spelled_out() -> None:
 
 
 def test_known_truth_is_marked() -> None:
-    tokens = (Token("a", (1.0,)), Token("b", (2.0,), semantic=True), Token("c", (0.5,), True, True))
-    page = Page(render_page("t", [], VIEWS[:1], [ShownProgram("p", "t", False, tokens)]))
-    assert page.classes == ["t u", "t u s", "t d s w"]
+    tokens = (Token("a", (1.0,)), Token("b", (2.0,), semantic=True), Token("c", (0.5,), True, True, True))
+    page = page_of(ShownProgram("p", "t", False, tokens), views=VIEWS[:1])
+    assert Page(page).classes == ["t", "t s", "t s w f"]
+    assert "weight 0.5 · semantic · wrong · first difference" in page
+
+
+def test_a_token_is_shaded_in_every_view_and_said_in_words() -> None:
+    page = page_of(ShownProgram("p", "t", True, (Token("a", (2.0, -2.0)), Token("b", (1.0, 1.0)))))
+    assert Page(page).styles == ["--v0:0.5;--v1:-1", "--v1:0.5"], "no colour needs no style"
+    assert 'title="weight 2 · δ -2"' in page
+    assert "body:has(#view1:checked) .t{--a:var(--v1,0)}" in page
 
 
 @pytest.mark.parametrize(
@@ -113,4 +130,4 @@ def test_the_picture_draws_any_text(tmp_path: Path) -> None:
 
 def test_no_program_is_no_reason_to_fail(tmp_path: Path) -> None:
     draw_programs(tmp_path / "weights.png", VIEWS, [program()])
-    assert Page(render_page("t", [], VIEWS, [])).codes == []
+    assert Page(page_of()).codes == []

@@ -1,6 +1,5 @@
 """Metrics against their definitions, and their sums against the whole."""
 
-import numpy as np
 import pytest
 import torch
 

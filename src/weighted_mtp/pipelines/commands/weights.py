@@ -45,7 +45,8 @@ def main(
         if file.suffix != f".{format_}":
             raise UserError(f"--output {output}: --format is {format_}; give a name that ends in .{format_}")
         from weighted_mtp.data.preparation.prepare import prepare_embedded
-        from weighted_mtp.pipelines.token_weights import critic_source, run_source, split_of, write_weights
+        from weighted_mtp.pipelines.token_weights import write_weights
+        from weighted_mtp.pipelines.weight_source import critic_source, run_source, split_of
 
         directory = split_of(cast(Path, critic or run), data_root, dataset, split)
         prepare_embedded(directory.parent.name, root=directory.parent.parent)

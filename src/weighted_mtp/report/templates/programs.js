@@ -20,17 +20,28 @@ function card(program) {
   title.prepend(element("b", `${passed ? "✓" : "✗"} ${program.status}`, passed ? "passed" : "failed"), " ");
   article.append(title);
   if (program.detail) article.append(element("p", program.detail, "detail"));
-  article.append(element("pre", program.program || ""));
+  article.append(scrolled("pre", program.program || "", "program"));
   const facts = element("dl");
-  const test = program.number ? `test ${program.number}: ` : "";
-  for (const [key, label] of [["input", `${test}input`], ["expected", "expected"], ["output", "output"]]) {
+  const test = program.number ? `input of test ${program.number}` : "input";
+  const labels = { input: test, expected: "expected", actual: "actual", output: "last output" };
+  for (const [key, label] of Object.entries(labels)) {
     if (program[key] === undefined) continue;
-    const value = element("dd");
-    value.append(element("pre", program[key]));
-    facts.append(element("dt", label), value);
+    const [fact, value] = [element("div"), element("dd")];
+    value.append(scrolled("pre", program[key], label));
+    fact.append(element("dt", label), value);
+    facts.append(fact);
   }
   article.append(facts);
   return article;
+}
+
+// What may be wider than the screen is reached by the keyboard, too.
+function scrolled(name, text, label) {
+  const made = element(name, text);
+  made.tabIndex = 0;
+  made.setAttribute("role", "group");
+  made.setAttribute("aria-label", label);
+  return made;
 }
 
 function matches() {
@@ -47,19 +58,24 @@ function show() {
   const first = page * PER_PAGE;
   const shown = found.slice(first, first + PER_PAGE);
   find("programs").replaceChildren(...shown.map(card));
-  find("where").textContent = found.length ? `${first + 1}–${first + shown.length} of ${found.length}` : "none";
+  find("where").textContent =
+    found.length ? `programs ${first + 1}–${first + shown.length} of ${found.length}` : "no program";
+  find("page").value = page + 1;
+  find("page").max = pages;
+  find("pages").textContent = `of ${pages}`;
   find("previous").disabled = page === 0;
   find("next").disabled = page === pages - 1;
 }
 
-function turn(by) {
-  page += by;
+function turn(to) {
+  page = to;
   show();
   find("controls").scrollIntoView();
 }
 
 find("controls").addEventListener("submit", (event) => event.preventDefault());
 for (const id of ["search", "status"]) find(id).addEventListener("input", () => { page = 0; show(); });
-find("previous").addEventListener("click", () => turn(-1));
-find("next").addEventListener("click", () => turn(1));
+find("previous").addEventListener("click", () => turn(page - 1));
+find("next").addEventListener("click", () => turn(page + 1));
+find("page").addEventListener("change", (event) => turn(Number(event.target.value) - 1));
 show();

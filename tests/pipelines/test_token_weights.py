@@ -2,6 +2,7 @@
 
 import html
 import re
+import shutil
 import warnings
 from pathlib import Path
 
@@ -78,6 +79,27 @@ def test_page_and_picture_are_written(storage: Path, tmp_path: Path, option: str
     assert "Semantic tokens:" in text
     assert ("weight, head 4" in text) == (name != "critic")
     assert page.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("name", "programs"), [("critic", 4), ("weighted", 4), ("rho1", 4), ("policy", 0)])
+def test_a_run_that_gives_weights_shows_them_on_its_page(
+    storage: Path, tmp_path: Path, name: str, programs: int
+) -> None:
+    result = wmtp("report", storage / "runs" / name, "--problems", "2", "--output", tmp_path / "page.html")
+    assert result.exit_code == 0, result.output
+    text = (tmp_path / "page.html").read_text()
+    assert text.count('<pre class="tokens"') == programs
+    assert ("script-src 'none'" in text) is (programs == 0)
+
+
+def test_a_page_says_why_it_shows_no_programs(storage: Path, tmp_path: Path) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(storage / "runs" / "critic", moved)
+    config = (moved / "config.yaml").read_text()
+    (moved / "config.yaml").write_text(config.replace(f"root: {storage}/datasets", "root: nowhere"))
+    result = wmtp("report", moved)
+    assert result.exit_code == 0, result.output
+    assert "No programs are shown: nowhere/micro/validation" in (moved / "page.html").read_text()
 
 
 @pytest.mark.parametrize(("option", "name"), [("--critic", "critic"), ("--run", "weighted")])

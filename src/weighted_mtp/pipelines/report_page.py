@@ -106,7 +106,7 @@ def _around(folder: Path, options: Mapping[str, Any]) -> Iterator[tuple[str, Pat
 def _programs(run: Path, options: Mapping[str, Any], problems: int) -> tuple[ShownPrograms | None, list[str]]:
     """A run's programs token by token, and what there is to say of the run."""
     is_critic = options["pipeline"] == "critic"
-    notes = doubts(run) if is_critic else []
+    notes = [doubt.removeprefix(f"critic {run}: ") for doubt in doubts(run)] if is_critic else []
     if not problems or options["pipeline"] not in WITH_PROGRAMS:
         return None, notes
     try:

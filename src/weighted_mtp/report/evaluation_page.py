@@ -16,7 +16,7 @@ from weighted_mtp.report.page import visible, write
 
 TEXTS = {"completion": "program", "solution": "program", "detail": "detail", "output": "output"}
 """Key of results.jsonl → key in the page's data."""
-_COMPARED = re.compile(r"test \d+: (returned|printed) (.*), expected .*", re.DOTALL)
+_COMPARED = re.compile(r"test \d+: (?:AssertionError: )?(returned|printed) (.*), expected .*", re.DOTALL)
 
 
 def read_report(folder: Path) -> dict[str, Any]:

@@ -8,8 +8,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from html.parser import HTMLParser
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
@@ -58,9 +60,10 @@ def check_nothing_outside(page: Page) -> None:
         for tag, attributes in page.elements
         for name, value in attributes.items()
         if name in ("src", "href", "action", "srcset", "poster") or name.startswith("on")
+        if not (tag == "a" and re.fullmatch(r"[\w./%-]*page\.html", value or ""))  # a file beside it
     ]
     assert loading == []
-    assert not re.search(r"https?:|//[a-z]|@import|url\(", page.text)
+    assert not re.search(r"https?:|//[a-z]|@import|url\(", page.text.replace("../", ""))
     assert {tag for tag, _ in page.elements} & {"link", "iframe", "img", "object", "embed", "base"} == set()
     policy = next(a["content"] or "" for tag, a in page.elements if a.get("http-equiv") == "Content-Security-Policy")
     assert "default-src 'none'" in policy
@@ -102,6 +105,7 @@ def test_two_thousand_programs_parse_back(tmp_path: Path) -> None:
     check_nothing_outside(page)
     assert [program["program"] for program in page.data] == [text.replace("\t", "    ") for text in texts]
     assert sum(program["status"] == "passed" for program in page.data) == 700
+    assert '<th scope="row">solved by none of their samples</th><td>1,300</td>' in page.text
     failed = page.data[1999]
     assert (failed["status"], failed["number"], failed["expected"]) == (
         "timed out",
@@ -110,6 +114,24 @@ def test_two_thousand_programs_parse_back(tmp_path: Path) -> None:
     )
     assert failed["input"].startswith("(1999, ")
     assert failed["output"] == failed["expected"]
+
+
+@pytest.mark.parametrize(
+    ("detail", "actual"),
+    [
+        ("test 2: AssertionError: returned [1, 2], expected [1]", "[1, 2]"),
+        ("test 2: printed 'a, expected b\\n', expected 'c\\n'", "'a, expected b\\n'"),
+        ("test 2: TypeError: unsupported operand", None),
+    ],
+)
+def test_what_a_program_gave_stands_beside_what_was_expected(tmp_path: Path, detail: str, actual: str | None) -> None:
+    folder = evaluation(tmp_path / "e", ["p"])
+    record = json.loads((folder / "results.jsonl").read_text()) | {"detail": detail, "status": "failed"}
+    (folder / "results.jsonl").write_text(json.dumps(record) + "\n")
+    [program] = Page(write_report_page(folder, tmp_path / "page.html")).data
+    assert program.get("actual") == actual
+    assert (program["detail"] == detail) is (actual is None)
+    assert program["expected"] == "p"
 
 
 def test_an_evaluation_shows_its_numbers_and_only_the_options_that_differ(tmp_path: Path) -> None:
@@ -181,10 +203,106 @@ def test_a_study_shows_its_finding_dots_critics_and_times(tmp_path: Path) -> Non
     page = Page(write_report_page(study(tmp_path / "s"), tmp_path / "page.html"))
     check_nothing_outside(page)
     assert page.scripts == []
+    assert '<tr><th scope="row">optim.lr</th><td>0.125</td></tr>' in page.text, "the same in every arm"
     for fact in ("not told apart from", "Over 2 seeds.", "ce/head1 on validation", "0.750", "<td>2.0</td>"):
         assert fact in page.text
     classes = [attributes.get("class") for _, attributes in page.elements]
     assert classes.count("dot") == 2 * 2 + 2, "one per seed of both arms, and of the difference"
+
+
+def test_options_in_which_arms_differ_stand_in_columns(tmp_path: Path) -> None:
+    folder = study(tmp_path / "s")
+    (folder / "uniform-seed-1" / "config.yaml").write_text("pipeline: baseline\noptim: {lr: 0.25, seed: 3}\n")
+    text = write_report_page(folder, tmp_path / "page.html").read_text()
+    assert '<tr><th scope="row">optim.lr</th><td>0.25</td><td>0.125</td></tr>' in text
+    assert '<tr><th scope="row">optim.seed</th><td>3</td><td>default</td></tr>' in text
+    assert '<th scope="row">run.name</th>' not in text
+
+
+def links(path: Path) -> dict[str, Path]:
+    """Where a page's links lead, by the file's folder."""
+    targets = [a["href"] or "" for tag, a in Page(path).elements if tag == "a"]
+    places = [(path.parent / unquote(target)).resolve() for target in targets]
+    return {place.parent.name: place for place in places}
+
+
+def test_pages_written_together_lead_to_each_other(tmp_path: Path) -> None:
+    folder = study(tmp_path / "a study")
+    place = evaluation(folder / "uniform-seed-1" / "evaluation-micro", ["x"])
+    report = json.loads((place / "report.json").read_text())
+    report["config"]["checkpoint"] = str(folder / "uniform-seed-1")
+    (place / "report.json").write_text(json.dumps(report))
+    (folder / "uniform-seed-1" / "run.json").write_text("{}")
+    top = write_report_page(folder, folder / "page.html", linked=True)
+    found = links(top)
+    assert {"uniform-seed-1", "uniform-seed-2", "evaluation-micro"} <= found.keys()
+    assert len(found) == 5
+    assert links(found["evaluation-micro"]).keys() == {"a study", "uniform-seed-1"}
+    assert links(found["uniform-seed-1"]).keys() == {"a study", "evaluation-micro"}
+    assert all(place.is_file() for page in [top, *found.values()] for place in links(page).values())
+
+
+def test_a_page_leads_to_none_that_is_not_there(tmp_path: Path) -> None:
+    assert links(write_report_page(study(tmp_path / "s"), tmp_path / "s" / "page.html")) == {}
+
+
+def critic(folder: Path, of_pairs: bool) -> Path:
+    """A critic's run with three validations, of which the last two have a filled bin."""
+    records = []
+    for step in (0, 5, 10):
+        bins = {f"calibration/bin{n}/share": 0.0 for n in range(1, 11)} | {"calibration/bin8/share": 1.0}
+        filled = {"calibration/bin8/predicted": 0.75, "calibration/bin8/happened": 0.5 + step / 100}
+        measured = {
+            "pair_accuracy": 0.5,
+            "localisation_auc": 0.61,
+            "drift": 0.0,
+            **({} if of_pairs else {"brier": 0.2}),
+        }
+        records.append({"step": step, "split": "validation", **measured, **(bins | filled if step else {})})
+    folder.mkdir()
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    (folder / "config.yaml").write_text("pipeline: critic\nvalue: {source: somewhere}\n")
+    (folder / "run.json").write_text(json.dumps({"pairs": {"train": 900, "validation": 200}}))
+    return folder
+
+
+@pytest.mark.parametrize(("of_pairs", "says"), [(True, "σ(|margin|)"), (False, "P(success) at a token")])
+def test_a_critics_page_shows_its_validations_calibration_and_doubts(tmp_path: Path, of_pairs: bool, says: str) -> None:
+    page = Page(write_report_page(critic(tmp_path / "c", of_pairs), tmp_path / "page.html"))
+    check_nothing_outside(page)
+    assert says in page.text
+    assert 'aria-label="step 5: 0.75 became 0.55; step 10: 0.75 became 0.60"' in page.text
+    assert '<th scope="row">10</th><td>0.500</td><td>0.610</td>' in page.text
+    assert "<li>pair_accuracy 0.50 on 200 held-out pairs is no better than chance" in page.text
+    assert "calibration/bin" not in page.text, "a figure of its own, not thirty curves"
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance as WCAG 2 defines it, of `#rgb` or `#rrggbb`."""
+    digits = colour[1:] if len(colour) == 7 else "".join(2 * digit for digit in colour[1:])
+    parts = [int(digits[n : n + 2], 16) / 255 for n in (0, 2, 4)]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one: str, other: str) -> float:
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_texts_can_be_told_from_what_is_behind_them_in_light_and_dark() -> None:
+    style = (files("weighted_mtp.report") / "templates" / "page.css").read_text()
+    themes = [dict(re.findall(r"--([\w]+):(#[0-9a-f]+|[\d ]+)", part)) for part in style.split("prefers-color-scheme")]
+    for theme in (themes[0], themes[0] | themes[1]):
+        behind, strength = theme["page"], 0.6  # of a token of full colour
+        for name in ("ink", "faint", "blue", "orange"):
+            assert contrast(theme[name], behind) >= 4.5, name
+        for name in ("c0", "c1", "c2", "c3", "c4", "c5"):
+            assert contrast(theme[name], behind) >= 3, name
+        for name in ("up", "down"):
+            under = [int(behind.ljust(7, "f")[n : n + 2], 16) for n in (1, 3, 5)]
+            mixed = [strength * int(c) + (1 - strength) * b for c, b in zip(theme[name].split(), under, strict=True)]
+            assert contrast(theme["ink"], "#" + "".join(f"{round(c):02x}" for c in mixed)) >= 4.5, name
 
 
 def test_a_run_shows_the_options_that_differ_and_a_panel_for_each_metric(tmp_path: Path) -> None:
@@ -192,7 +310,7 @@ def test_a_run_shows_the_options_that_differ_and_a_panel_for_each_metric(tmp_pat
     check_nothing_outside(page)
     assert '<th scope="row">optim.lr</th><td>0.125</td>' in page.text
     assert sum(tag == "figure" for tag, _ in page.elements) == 2, "ce of both heads, and pair_accuracy"
-    assert "head 1 · validation" in page.text
+    assert "head 1 · validation: from 1.5 to 0.75" in page.text
 
 
 def test_a_long_curve_keeps_its_last_step() -> None:

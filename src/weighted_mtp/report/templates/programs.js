@@ -67,15 +67,30 @@ function show() {
   find("next").disabled = page === pages - 1;
 }
 
+// What is looked for stands in the address, so that a link can say it: page.html#search=sorted&status=failed&page=2
+function restore() {
+  const wanted = new URLSearchParams(location.hash.slice(1));
+  for (const id of ["search", "status"]) find(id).value = wanted.get(id) || "";
+  page = Number(wanted.get("page") || 1) - 1;
+  show();
+}
+
 function turn(to) {
   page = to;
   show();
+  const wanted = { search: find("search").value, status: find("status").value, page: page + 1 };
+  history.replaceState(null, "", `#${new URLSearchParams(wanted)}`);
+}
+
+function leaf(to) {
+  turn(to);
   find("controls").scrollIntoView();
 }
 
 find("controls").addEventListener("submit", (event) => event.preventDefault());
-for (const id of ["search", "status"]) find(id).addEventListener("input", () => { page = 0; show(); });
-find("previous").addEventListener("click", () => turn(page - 1));
-find("next").addEventListener("click", () => turn(page + 1));
-find("page").addEventListener("change", (event) => turn(Number(event.target.value) - 1));
-show();
+for (const id of ["search", "status"]) find(id).addEventListener("input", () => turn(0));
+find("previous").addEventListener("click", () => leaf(page - 1));
+find("next").addEventListener("click", () => leaf(page + 1));
+find("page").addEventListener("change", (event) => leaf(Number(event.target.value) - 1));
+addEventListener("hashchange", restore);
+restore();

@@ -35,10 +35,10 @@ def write_report_page(folder: Path, output: Path, problems: int = 0, linked: boo
     Raises UserError for a folder that is none of these, and for an evaluation or a study that is not finished.
     """
     inside = [*_inside(folder)] if linked else []
-    links = Links(output, frozenset(part / PAGE for part in inside))
+    links = Links(output, frozenset((part / PAGE).resolve() for part in inside))
     for part in inside:
         if part != folder:
-            _write(part, Links(part / PAGE, links.planned | {output}), problems)
+            _write(part, Links(part / PAGE, links.planned | {output.resolve()}), problems)
     return _write(folder, links, problems)
 
 
@@ -75,7 +75,8 @@ def _kind(folder: Path) -> str:
 def _inside(folder: Path, depth: int = 2) -> Iterator[Path]:
     """The finished evaluations and the runs in a folder, itself among them: a study holds runs, which hold
     evaluations."""
-    if (folder / "report.json").is_file() or (folder / "metrics.jsonl").is_file():
+    is_evaluation = (folder / "results.jsonl").is_file() and (folder / "report.json").is_file()
+    if is_evaluation or (folder / "metrics.jsonl").is_file():
         yield folder
     if depth:
         for path in sorted(path for path in folder.iterdir() if path.is_dir()):

@@ -53,7 +53,8 @@ def chosen_programs(directory: Path, n_problems: int) -> tuple[list[Problem], li
     for problem in both:
         kinds = [(index.problem == problem) & (index.is_correct == is_correct) for is_correct in (True, False)]
         firsts = [read_solutions(directory, np.flatnonzero(kind)[:_CANDIDATES].tolist()) for kind in kinds]
-        twins += max(itertools.product(*firsts), key=_likeness)
+        alike = max(itertools.product(*firsts), key=_likeness)
+        twins += alike
     return read_problems(directory, both.astype(np.int64)), twins
 
 

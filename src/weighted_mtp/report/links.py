@@ -23,7 +23,7 @@ class Links:
     """Makes links on a page.
 
     page     where the page is written
-    planned  pages that will be there when all are written
+    planned  pages that will be there when all are written, without symbolic links
     """
 
     page: Path
@@ -31,10 +31,10 @@ class Links:
 
     def to(self, folder: Path, name: str) -> Link | None:
         """A link to the page of `folder`; None if it has none."""
-        target = folder / PAGE
+        target = (folder / PAGE).resolve()
         if target not in self.planned and not target.is_file():
             return None
-        return Link(name, quote(Path(os.path.relpath(target, self.page.parent)).as_posix()))
+        return Link(name, quote(Path(os.path.relpath(target, self.page.parent.resolve())).as_posix()))
 
     def among(self, folders: Iterable[tuple[str, Path]]) -> list[Link]:
         """Links to those of the named folders that have a page."""

@@ -20,28 +20,21 @@ function card(program) {
   title.prepend(element("b", `${passed ? "✓" : "✗"} ${program.status}`, passed ? "passed" : "failed"), " ");
   article.append(title);
   if (program.detail) article.append(element("p", program.detail, "detail"));
-  article.append(scrolled("pre", program.program || "", "program"));
+  const code = element("pre", program.program || "");
+  Object.assign(code, { tabIndex: 0, role: "group", ariaLabel: "program" }); // so that the keyboard scrolls it, too
+  article.append(code);
   const facts = element("dl");
   const test = program.number ? `input of test ${program.number}` : "input";
   const labels = { input: test, expected: "expected", actual: "actual", output: "last output" };
   for (const [key, label] of Object.entries(labels)) {
     if (program[key] === undefined) continue;
     const [fact, value] = [element("div"), element("dd")];
-    value.append(scrolled("pre", program[key], label));
+    value.append(element("pre", program[key]));
     fact.append(element("dt", label), value);
     facts.append(fact);
   }
   article.append(facts);
   return article;
-}
-
-// What may be wider than the screen is reached by the keyboard, too.
-function scrolled(name, text, label) {
-  const made = element(name, text);
-  made.tabIndex = 0;
-  made.setAttribute("role", "group");
-  made.setAttribute("aria-label", label);
-  return made;
 }
 
 function matches() {

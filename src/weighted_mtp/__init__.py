@@ -18,6 +18,9 @@ __all__ = ["load_critic", "token_weights"]
 # training step twenty times slower; with this it costs what sharing costs (docs/LOG.md). Read when torch is loaded.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
+# What PyTorch has not written for Apple's GPUs is computed by the CPU. Read when torch is loaded, too.
+os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
+
 _PUBLIC = dict.fromkeys(__all__, "weighted_mtp.pipelines.weighing")
 """Name → the module that has it, which is imported when it is first asked for."""
 

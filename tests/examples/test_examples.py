@@ -38,7 +38,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_micro(folder / "datasets", MicroConfig(n_train=40, n_validation=6, n_test=4, n_test_pairs=4))
 
     def train(kind: str, config: str, *more: str) -> None:
-        options = [f"run.root={folder}/runs", f"data.root={folder}/datasets", "mlflow.enabled=false", *more]
+        options = [f"run.root={folder}/runs", f"data.root={folder}/datasets", "tracking=none", *more]
         options += ["training.max_steps=2", "optim.warmup_steps=1", "training.validation_batches=1"]
         wmtp("train", kind, "--config", config, *(part for option in options for part in ("--override", option)))
 

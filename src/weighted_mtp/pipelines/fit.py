@@ -5,7 +5,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
 from torch import nn
@@ -56,8 +56,8 @@ class RunConfig(Section):
         return name
 
 
-class FitConfig(Tracked):
-    """The options that all training runs have; each section is described beside what it configures."""
+class _Fit(Section):
+    """The options that all training runs have, but for those of their trackers."""
 
     pipeline: str
     """What kind of run this is: a name in `pipelines/kinds.py`. Each pipeline's schema allows its own."""
@@ -77,7 +77,7 @@ class FitConfig(Tracked):
         return values
 
     @model_validator(mode="after")
-    def _warmup_ends(self) -> "FitConfig":
+    def _warmup_ends(self) -> Self:
         warmup, steps = self.optim.warmup_steps, self.training.max_steps
         if warmup >= steps:
             raise ValueError(
@@ -85,6 +85,10 @@ class FitConfig(Tracked):
                 f"rises: set optim.warmup_steps={steps // 10}, or raise max_steps"
             )
         return self
+
+
+class FitConfig(Tracked, _Fit):
+    """The options that all training runs have; each section is described beside what it configures."""
 
 
 def run_options(run: Path) -> dict[str, Any]:

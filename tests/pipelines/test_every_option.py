@@ -311,6 +311,10 @@ EFFECTS: dict[str, Effect | list[Effect]] = {
 }
 
 ELSEWHERE = {
+    "VerifiableConfig.frozen_cache": "pipelines/test_frozen_cache.py::test_a_run_of_several_epochs_computes",
+    "Rho1RunConfig.frozen_cache": "pipelines/test_frozen_cache.py::test_a_run_of_several_epochs_computes",
+    "FrozenCacheConfig.file": "pipelines/test_frozen_cache.py::test_a_run_of_several_epochs_computes",
+    "FrozenCacheConfig.max_gb": "pipelines/test_frozen_cache.py::test_the_file_keeps_its_bound_and_the_newest_values",
     "VerifiableConfig.gate": "pipelines/test_gate.py::test_what_is_predicted_is_said_and_kept_and_changes_nothing",
     "GateConfig.programs": "pipelines/test_gate.py::test_what_is_predicted_is_said_and_kept_and_changes_nothing",
     "GateConfig.steps": "pipelines/test_gate.py::test_pilots_take_the_steps_that_they_are_given",

@@ -6,11 +6,12 @@ import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
 from weighted_mtp.config import Section
 from weighted_mtp.errors import UserError
@@ -35,8 +36,9 @@ class RuntimeConfig(Section):
     parallel: Literal["full", "hybrid", "ddp"] = "full"
     """What each of several ranks holds: a share of all parameters, gradients and optimizer states (`full`), the same
     within its node while nodes hold copies (`hybrid`), or all of them (`ddp`). One rank holds everything."""
-    activation_checkpointing: bool = False
-    """Keep only the layers' inputs and compute the rest again in backward: less memory, a third more computation."""
+    activation_checkpointing: bool | Literal["selective"] = False
+    """Keep only the layers' inputs and compute the rest again in backward: less memory, a third more computation.
+    `selective` also keeps what matrix products and fused attention return, and computes again what is cheap."""
     cpu_offload: bool = False
     """Keep a GPU's share of parameters, gradients and optimizer states in main memory; with several ranks."""
     reduce_every_microbatch: bool = False
@@ -75,6 +77,9 @@ def _best_device() -> str:
     is_alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
     return "mps" if is_alone and torch.backends.mps.is_available() else "cpu"
 
+
+_PRODUCTS = {torch.ops.aten.mm.default, torch.ops.aten.addmm.default}
+"""Those of linear layers. Attention's own (`bmm`), where it is not fused, return T × T scores: too large to keep."""
 
 GPU_FILES = (Path("/dev/nvidia0"), Path("/dev/nvidiactl"), Path("/dev/kfd"), Path("/dev/dxg"))
 """There on a machine with a GPU and its driver, also where PyTorch cannot use it."""
@@ -140,13 +145,30 @@ def widened(x: torch.Tensor) -> torch.Tensor:
     return x.to(widest(x.device))
 
 
-def recomputing(
-    device: torch.device, config: RuntimeConfig
-) -> tuple[AbstractContextManager[object], AbstractContextManager[object]]:
-    """Contexts of a checkpointed layer's forward, which is within `autocast` anyway, and of its second forward, which
-    backward runs outside of it.
+Contexts = tuple[AbstractContextManager[object], AbstractContextManager[object]]
+
+
+def recomputing(again: AbstractContextManager[object], checkpointing: bool | Literal["selective"]) -> Contexts:
+    """Contexts of a checkpointed layer's forward, and of its second forward, which backward runs outside of the first
+    one's.
+
+    again  the precision of the second; the first is within it anyway
     """
-    return contextlib.nullcontext(), autocast(device, config)
+    if checkpointing != "selective":
+        return contextlib.nullcontext(), again
+    keeping, kept = create_selective_checkpoint_contexts(_what_to_keep)
+    return keeping, _both(again, kept)
+
+
+def _what_to_keep(_: object, operation: Any, *_args: object, **_kwargs: object) -> CheckpointPolicy:
+    dear = operation in _PRODUCTS or "scaled_dot_product" in str(operation)
+    return CheckpointPolicy.MUST_SAVE if dear else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+@contextlib.contextmanager
+def _both(outer: AbstractContextManager[object], inner: AbstractContextManager[object]) -> Iterator[None]:
+    with outer, inner:
+        yield
 
 
 @contextlib.contextmanager

@@ -162,7 +162,7 @@ def predicted_success(scores: Tensor, config: ValueObjectiveConfig, output_kind:
 
 
 def margin_calibration(batch: Batch, ranked: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of each pair P(the program ranked above is the correct one) = σ(|margin|), as Bradley and Terry have it, against
+    """P(the program ranked above is the correct one) = σ(|margin|) of each pair, as Bradley and Terry have it, against
     whether it is; `calibration`'s three sums.
 
     ranked  (B,) one score per program; margin is that of the correct one less that of the incorrect one

@@ -104,7 +104,7 @@ def shown_programs(source: WeightSource, directory: Path, n_problems: int) -> Sh
 
 
 def _first_differences(problems: Sequence[str], batches: Sequence[Batch]) -> list[int | None]:
-    """Of each program where in its row its response first differs from its twin's; None if it has none."""
+    """Where in its row each program's response first differs from its twin's; None if it has no twin."""
     rows: dict[str, list[list[int]]] = {}
     for problem, batch in zip(problems, batches, strict=True):
         rows.setdefault(problem, []).append(batch.input_ids[0].tolist())

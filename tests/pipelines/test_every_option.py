@@ -93,7 +93,7 @@ MICRO = ("model.source=micro",)
 LORA = ("model.lora.r=4",)
 CHECKED = ("training.save_every=1", "training.validate_every=1")
 DATED = ("model.source=@/dated", "data.template=chat")
-TRACKED = ("mlflow.enabled=true", "mlflow.tracking_uri=sqlite:///@/mlflow.db")
+TRACKED = ("tracking=mlflow", "mlflow.tracking_uri=sqlite:///@/mlflow.db")
 SERVED = ("server={}",)
 DRAWN = ("sampling.temperature=1",)
 SCORED = ('samples="@/one.jsonl"',)
@@ -125,6 +125,9 @@ EFFECTS: dict[str, Effect | list[Effect]] = {
     "TrainingConfig.save_every": Effect(POLICY, "training.save_every=2", "checkpoints"),
     "TrainingConfig.save_total_limit": Effect(POLICY, "training.save_total_limit=1", "checkpoints", CHECKED),
     "TrainingConfig.save_lora_only": Effect(POLICY, "training.save_lora_only=true", "files", LORA),
+    "TrainingConfig.save_in_background": Effect(
+        POLICY, "training.save_in_background=true", "error", names="save_in_background=true has no effect with 1 rank"
+    ),
     "TrainingConfig.upload_to": Effect(POLICY, "training.upload_to=file://@/copies", "copies"),
     "TrainingConfig.best_metric": Effect(POLICY, "training.best_metric=loss", "best"),
     "TrainingConfig.best_mode": Effect(
@@ -134,14 +137,16 @@ EFFECTS: dict[str, Effect | list[Effect]] = {
     "RuntimeConfig.device": Effect(POLICY, "runtime.device=cuda", "error", names="runtime.device is cuda")
     if not torch.cuda.is_available()
     else Effect(POLICY, "runtime.device=cpu", "weights"),
-    "RuntimeConfig.activation_checkpointing": Effect(POLICY, "runtime.activation_checkpointing=true", "recomputed"),
+    "RuntimeConfig.activation_checkpointing": [
+        Effect(POLICY, f"runtime.activation_checkpointing={which}", "recomputed") for which in ("true", "selective")
+    ],
     "RuntimeConfig.precision": Effect(POLICY, "runtime.precision=bf16", "loss"),
     "RuntimeConfig.threads": Effect(POLICY, "runtime.threads=2", "threads"),
     "RuntimeConfig.cpu_offload": Effect(POLICY, "runtime.cpu_offload=true", "error", names="runtime.cpu_offload=true"),
     "RuntimeConfig.reduce_every_microbatch": Effect(
         POLICY, "runtime.reduce_every_microbatch=true", "reduced", ("training.gradient_accumulation=2",)
     ),
-    "MLflowConfig.enabled": Effect(POLICY, "mlflow.enabled=true", "tracked", TRACKED[1:]),
+    "Tracked.tracking": Effect(POLICY, "tracking=mlflow", "tracked", TRACKED[1:]),
     "MLflowConfig.tracking_uri": Effect(POLICY, "mlflow.tracking_uri=sqlite:///@/other.db", "tracked", TRACKED),
     "MLflowConfig.experiment": Effect(POLICY, "mlflow.experiment=other", "tracked", TRACKED),
     "ModelConfig.source": Effect(POLICY, "model.source=micro", "loss"),
@@ -311,10 +316,17 @@ EFFECTS: dict[str, Effect | list[Effect]] = {
 }
 
 ELSEWHERE = {
+    "VerifiableConfig.frozen_cache": "pipelines/test_frozen_cache.py::test_a_run_of_several_epochs_computes",
+    "Rho1RunConfig.frozen_cache": "pipelines/test_frozen_cache.py::test_a_run_of_several_epochs_computes",
+    "FrozenCacheConfig.file": "pipelines/test_frozen_cache.py::test_a_run_of_several_epochs_computes",
+    "FrozenCacheConfig.max_gb": "pipelines/test_frozen_cache.py::test_the_file_keeps_its_bound_and_the_newest_values",
     "VerifiableConfig.gate": "pipelines/test_gate.py::test_what_is_predicted_is_said_and_kept_and_changes_nothing",
     "GateConfig.programs": "pipelines/test_gate.py::test_what_is_predicted_is_said_and_kept_and_changes_nothing",
     "GateConfig.steps": "pipelines/test_gate.py::test_pilots_take_the_steps_that_they_are_given",
     "RunConfig.accept_changes": "pipelines/test_resume.py::test_a_resume_from_something_else_is_refused_by_name_or",
+    "MLflowConfig.study": "unit/training/test_tracking.py::test_runs_of_a_study_lie_below_one_run",
+    "WandbConfig.project": "unit/training/test_tracking.py::test_weights_and_biases_gets_what_the_file_has",
+    "WandbConfig.mode": "unit/training/test_tracking.py::test_weights_and_biases_gets_what_the_file_has",
     "RuntimeConfig.parallel": "distributed/test_memory.py::test_the_planned_peak_is_the_measured_one",
     "RuntimeConfig.timeout_seconds": "pipelines/test_every_option.py::test_ranks_wait_as_long_as_they_are_told",
     "StudyConfig.slurm": "pipelines/test_schedule.py::test_parameters_that_slurm_does_not_have_are_one_line",

@@ -1,4 +1,4 @@
-"""On a device that is not the CPU no two devices' tensors meet, and what is waited for is counted.
+"""On a device that is not the CPU no two devices' tensors meet, none is in fp64, and what is waited for is counted.
 
 The numbers are golden: one that rises is a wait for the GPU that somebody added. Of each pass of a model one is
 transformers', which looks for packed sequences wherever it makes a mask (two masks in Gemma 2 and 3).
@@ -23,7 +23,7 @@ WAITS = {
     "microbatch, llama, LoRA": 1,
     "metrics of a step": 1,
     "clipping": 1,
-    # Two microbatches each: what the critic and the reference are asked for, and the selection over both.
+    # Two microbatches each, of which Rho-1 passes the policy and the reference.
     "uniform": 0,
     "td": 2,
     "td by head": 2,
@@ -31,9 +31,9 @@ WAITS = {
     "shuffled": 2,
     "random matched": 2,
     "position matched": 2,
-    "signed": 22,
-    "absolute": 22,
-    "difficult": 8,
+    "signed": 4,
+    "absolute": 4,
+    "difficult": 2,
     # One microbatch each, metrics included.
     "critic, pairwise_ranking": 2,
     "critic, pairwise_ranking by last": 2,
@@ -56,6 +56,10 @@ def traced() -> dict[str, dict[str, Any]]:
 
 def test_a_cpu_tensor_that_meets_a_devices_is_seen(traced: dict[str, dict[str, Any]]) -> None:
     assert "'gpu'), ((2,), 'cpu')" in traced["meeting"]["error"]
+
+
+def test_double_precision_on_a_device_that_has_none_is_seen(traced: dict[str, dict[str, Any]]) -> None:
+    assert "fp64" in traced["double precision"]["error"]
 
 
 @pytest.mark.parametrize("name", WAITS)

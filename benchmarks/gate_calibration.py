@@ -141,7 +141,7 @@ def main(
     """Predicted against measured gains of a study's arms."""
     study = load_config(StudyConfig, config, override or [])
     settings = Settings(steps, problems, samples)
-    arms = [s for s in steps_of(study, config.parent) if isinstance(s.what, TrainedArm) and s.is_finished()]
+    arms = [s for s in steps_of(study, config) if isinstance(s.what, TrainedArm) and s.is_finished()]
     lines = ["# The gate: predicted against measured gains", ""]
     for temperature in temperatures:
         found = [

@@ -7,7 +7,7 @@ import difflib
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, ClassVar, TypeVar, cast
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -24,7 +24,11 @@ class Section(BaseModel):
     """A part of the configuration: immutable, without keys that nobody reads, and of finite numbers.
 
     A name may be a number, such as a job's; a number may not be `true`, nor text empty.
+
+    interpolated  whether `${name}` in a file is replaced by the option of that name as it is read
     """
+
+    interpolated: ClassVar[bool] = True
 
     model_config = ConfigDict(
         extra="forbid",
@@ -63,26 +67,48 @@ def _plain_types(annotation: Any) -> Iterator[Any]:
 
 
 T = TypeVar("T", bound=Section)
+Override = str | Mapping[str, Any]
+"""`a.b=value`, as it is typed, or options nested as in a file."""
 
 
-def load_config(schema: type[T], path: Path | None, overrides: Sequence[str] = ()) -> T:
-    """Read `path` (or nothing but the defaults), merge what it extends and `overrides` (`a.b=c`), and check it.
+def load_config(schema: type[T], path: Path | None, overrides: Sequence[Override] = ()) -> T:
+    """Read `path` (or nothing but the defaults), merge what it extends and `overrides`, and check it.
 
     Raises `UserError` for a missing or broken file, a circular `extends`, an unknown key (with the nearest known
     one), a wrong type or a failed check: always one line that names the option.
     """
-    return validated(schema, read_options(path, overrides), f"{path or 'configuration'}: ")
+    return validated(schema, read_options(path, overrides, schema.interpolated), f"{path or 'configuration'}: ")
 
 
-def read_options(path: Path | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """What `path`, what it extends and `overrides` say, merged, not checked. Raises `UserError` as `load_config`."""
+def read_options(path: Path | None, overrides: Sequence[Override] = (), resolve: bool = True) -> dict[str, Any]:
+    """What `path`, what it extends and `overrides` say, merged, not checked. Raises `UserError` as `load_config`.
+
+    resolve  whether `${name}` is replaced by what the option of that name says
+    """
     merged = _read_with_bases(path, ()) if path else OmegaConf.create()
     for override in overrides:
-        merged = _merge(merged, _parse_override(override), f"--override {override}")
+        if isinstance(override, str):
+            merged = _merge(merged, _parse_override(override), f"--override {override}")
+        else:
+            merged = _merge(merged, OmegaConf.create(dict(override)), f"{path}")
     try:
-        return cast(dict[str, Any], OmegaConf.to_container(merged, resolve=True))
+        return cast(dict[str, Any], OmegaConf.to_container(merged, resolve=resolve))
     except OmegaConfBaseException as error:
-        raise UserError(f"{path}: {first_line(error)}") from error
+        raise UserError(f"{path}: {_about(error)}") from error
+
+
+def filled(options: Mapping[str, Any], values: Mapping[str, str]) -> dict[str, Any]:
+    """Nested options with `${name}` replaced by `values[name]`. Raises `UserError` for what cannot be replaced."""
+    try:
+        tree = OmegaConf.create(dict(options), parent=OmegaConf.create(dict(values)))
+        return cast(dict[str, Any], OmegaConf.to_container(tree, resolve=True))
+    except OmegaConfBaseException as error:
+        raise UserError(_about(error)) from error
+
+
+def _about(error: OmegaConfBaseException) -> str:
+    """What OmegaConf says, with the option that it says it of."""
+    return f"`{error.full_key}`: {first_line(error)}" if error.full_key else first_line(error)
 
 
 def validated(schema: type[T], values: Any, prefix: str = "") -> T:
@@ -100,7 +126,7 @@ def save_config(config: Section, path: Path) -> None:
 
 def flatten(config: Section) -> dict[str, Any]:
     """All options as `{"a.b": value}`, for trackers and for naming a difference."""
-    return dict(_leaves(config.model_dump(mode="json"), ""))
+    return dict(leaves(config.model_dump(mode="json")))
 
 
 def differences(old: Section, new: Section) -> list[str]:
@@ -115,8 +141,8 @@ def changed(schema: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any
 
     `values` are plain and not checked: a configuration of an older version is shown as it was.
     """
-    usual = dict(_leaves(_defaults(schema), ""))
-    return {key: value for key, value in _leaves(dict(values), "") if key not in usual or usual[key] != value}
+    usual = dict(leaves(_defaults(schema)))
+    return {key: value for key, value in leaves(values) if key not in usual or usual[key] != value}
 
 
 def _defaults(schema: type[BaseModel]) -> dict[str, Any]:
@@ -138,10 +164,11 @@ def options_of(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
             yield from options_of(section, f"{prefix}{name}.")
 
 
-def _leaves(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Nested options as (`a.b`, value)."""
     for key, value in values.items():
         if isinstance(value, dict) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
@@ -175,6 +202,8 @@ def _read_yaml(path: Path) -> DictConfig:
         raise UserError(f"{path}:{where} is not valid YAML: {getattr(error, 'problem', None) or error}") from error
     except (UnicodeDecodeError, IsADirectoryError) as error:
         raise UserError(f"{path}: not a YAML text file ({error})") from error
+    except OmegaConfBaseException as error:  # a `${` that nothing closes
+        raise UserError(f"{path}: {_about(error)}") from error
     if not isinstance(config, DictConfig):
         raise UserError(f"{path}: must hold options (`key: value`), not a list")
     return config

@@ -52,11 +52,11 @@ STUDY = {
     "name": "study",
     "stages": {
         "own": {"pipeline": "own_programs", "checkpoint": "storage/runs/policy"},
-        "critic": {"pipeline": "critic", "config": "critic_local.yaml", "override": ["data.dataset={own}"]},
+        "critic": {"pipeline": "critic", "config": "critic_local.yaml", "override": {"data": {"dataset": "${own}"}}},
     },
     "arms": {
         "uniform": {"pipeline": "baseline", "config": "baseline_local.yaml"},
-        "weighted": {"pipeline": "verifiable", "config": "verifiable_local.yaml", "override": ["critic={critic}"]},
+        "weighted": {"pipeline": "verifiable", "config": "verifiable_local.yaml", "override": {"critic": "${critic}"}},
     },
 }
 
@@ -201,7 +201,7 @@ class Bench:
         file = self.folder / "study.json"
         file.write_text(json.dumps(STUDY))
         study = load_config(StudyConfig, file, options)
-        steps = steps_of(study, CONFIGS)
+        steps = steps_of(study, CONFIGS / file.name)
         evaluated: list[EvaluationConfig] = []
         labelled: list[Any] = []
         with pytest.MonkeyPatch.context() as patch:

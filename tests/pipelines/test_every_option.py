@@ -280,7 +280,7 @@ EFFECTS: dict[str, Effect | list[Effect]] = {
     "StudyConfig.name": Effect(STUDY, "name=other", "places"),
     "StudyConfig.storage": Effect(STUDY, "storage=elsewhere", "places"),
     "StudyConfig.seeds": Effect(STUDY, "seeds=[0,1]", "places"),
-    "StudyConfig.override": Effect(STUDY, "override=[optim.lr=0.5]", "options"),
+    "StudyConfig.override": Effect(STUDY, "override.optim.lr=0.5", "options"),
     "StudyConfig.stages": Effect(STUDY, "stages.more={pipeline: ref_tuning, config: ref_tuning_local.yaml}", "places"),
     "StudyConfig.arms": Effect(STUDY, "arms.more={pipeline: baseline, config: baseline_local.yaml}", "places"),
     "StudyConfig.benchmark": Effect(STUDY, "benchmark=mbpp", "evaluations"),
@@ -291,7 +291,7 @@ EFFECTS: dict[str, Effect | list[Effect]] = {
     "StudyConfig.further_temperatures": Effect(STUDY, "further_temperatures=[0.5]", "evaluations"),
     "Training.pipeline": Effect(STUDY, "arms.uniform.pipeline=ref_tuning", "pipelines"),
     "Training.config": Effect(STUDY, "arms.uniform.config=smollm2_mbpp.yaml", "options"),
-    "Training.override": Effect(STUDY, "arms.uniform.override=[optim.lr=0.5]", "options"),
+    "Training.override": Effect(STUDY, "arms.uniform.override.optim.lr=0.5", "options"),
     "StudyConfig.engine": Effect(STUDY, "engine=vllm", "evaluations"),
     "_Sampled.server": Effect(
         STUDY, "arms.more.server.base_url=http://b/v1", "evaluations", (f"arms.more={MORE}, server: {A_SERVER}}}",)

@@ -158,7 +158,7 @@ def test_the_schema_is_whole(name: str) -> None:
 @pytest.mark.parametrize("name", configurations.names())
 def test_the_schema_takes_our_own_configurations(name: str) -> None:
     file = configurations.find(Path(name))
-    pipeline = read_options(file).get("pipeline", "study")
+    pipeline = read_options(file, resolve=False).get("pipeline", "study")
     schema = json_schema(schemas()[pipeline], pipeline)
     options = yaml.safe_load(file.read_text())
     assert accepts(schema, schema, options)

@@ -12,9 +12,10 @@ from typer.testing import CliRunner
 
 from weighted_mtp import configurations
 from weighted_mtp.cli import app
-from weighted_mtp.config import Section, options_of, read_options
+from weighted_mtp.config import read_options
 from weighted_mtp.options import Option, as_markdown, json_schema, parts_of
 from weighted_mtp.pipelines.commands.options import page, schemas
+from weighted_mtp.section import Section, options_of
 
 ROOT = Path(__file__).resolve().parents[2]
 

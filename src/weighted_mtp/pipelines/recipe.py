@@ -20,8 +20,9 @@ from transformers import PreTrainedTokenizerBase
 
 from weighted_mtp.data.preparation.registry import TRAIN
 from weighted_mtp.data.prepared import require_manifest
-from weighted_mtp.data.prompts import Template, encode_solutions
+from weighted_mtp.data.prompts import encode_solutions
 from weighted_mtp.data.tables import read_problems, read_verdicts, stream_solutions, untested
+from weighted_mtp.data.template import Template
 from weighted_mtp.errors import UserError
 from weighted_mtp.files import atomic_file
 from weighted_mtp.models.adapters import holds_adapters

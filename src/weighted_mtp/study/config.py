@@ -7,11 +7,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from weighted_mtp.config import Section, leaves
-from weighted_mtp.decoding.engine import EngineName
-from weighted_mtp.decoding.sample import SamplingConfig
-from weighted_mtp.decoding.server import ServerConfig
+from weighted_mtp.decoding.config import EngineName, SamplingConfig, ServerConfig
 from weighted_mtp.sandbox.packages import installed
+from weighted_mtp.section import Section, leaves
 
 Pipeline = Literal["ref_tuning", "critic", "baseline", "verifiable", "rho1", "third_party"]
 

@@ -9,15 +9,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from weighted_mtp.config import filled, read_options, validated
+from weighted_mtp.config import filled, read_options
 from weighted_mtp.configurations import beside
 from weighted_mtp.errors import UserError
-from weighted_mtp.evaluation.own_programs import LEARNED_FROM, LabelOptions
+from weighted_mtp.evaluation.config import LEARNED_FROM, LabelOptions
 from weighted_mtp.files import atomic_file
+from weighted_mtp.pipelines.config import EvaluationConfig
 from weighted_mtp.pipelines.fit import FitConfig, finished
 from weighted_mtp.pipelines.kinds import PIPELINES
 from weighted_mtp.pipelines.label_samples import label
-from weighted_mtp.pipelines.run_evaluation import EvaluationConfig, evaluate, holds_evaluation
+from weighted_mtp.pipelines.run_evaluation import evaluate, holds_evaluation
+from weighted_mtp.section import validated
 from weighted_mtp.study.config import (
     DATASETS_NAME,
     EvaluatedArm,

@@ -18,12 +18,13 @@ from typing import Any, Self
 import torch
 from filelock import FileLock
 
-from weighted_mtp.config import Section, differences, flatten, load_config, save_config
+from weighted_mtp.config import load_config, save_config
 from weighted_mtp.errors import UserError, first_line
 from weighted_mtp.extras import has, install
 from weighted_mtp.files import atomic_file
 from weighted_mtp.progress import console
 from weighted_mtp.runtime.distributed import agree, by_first_rank, is_first, ranks
+from weighted_mtp.section import Section, differences, flatten
 
 Record = dict[str, Any]
 """One line of `metrics.jsonl`: `step`, `split`, and values by their names."""

@@ -5,7 +5,8 @@ import torch
 
 from weighted_mtp.errors import UserError
 from weighted_mtp.runtime import device
-from weighted_mtp.runtime.device import RuntimeConfig, autocast, pick_device
+from weighted_mtp.runtime.config import RuntimeConfig
+from weighted_mtp.runtime.device import autocast, pick_device
 
 CPU = torch.device("cpu")
 

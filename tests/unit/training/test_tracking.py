@@ -10,8 +10,8 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from pydantic import create_model
 
-from weighted_mtp.config import Section
 from weighted_mtp.errors import UserError
+from weighted_mtp.section import Section
 from weighted_mtp.training import tracking
 from weighted_mtp.training.tracking import MLflowConfig, RunDirectory, Tracker
 

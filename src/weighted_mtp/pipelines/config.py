@@ -34,7 +34,7 @@ class SampledModel(Section):
     """What a chat template takes for today, where it names a date. Default: what the run's training took, else the day
     on which the evaluation started."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the checkpoint's weights; bfloat16 is faster, and rarely gives another token."""
+    """Precision of the checkpoint's weights; bfloat16 is faster, and rarely gives another token."""
     sampling: SamplingConfig = SamplingConfig()
     runtime: RuntimeConfig = RuntimeConfig()
 

@@ -90,7 +90,7 @@ def _parameter(option: Option, field: FieldInfo, section: str) -> inspect.Parame
 
 
 def _type(annotation: Any) -> Any:
-    """What typer is told of an option's type; pydantic checks the rest."""
+    """The type that typer parses an option as; pydantic checks the rest."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (typing.Union, types.UnionType):
         return _type(next(argument for argument in arguments if argument is not types.NoneType))

@@ -15,11 +15,11 @@ over problems.
     codet_humaneval     CodeGen-16B's programs for HumanEval, executed; five folds. Evaluation data: the critics of this
                         study judge nothing but each other, and their folders are not for training policies
 
-Training pairs are METHOD's: unique, some of each problem, balanced by length. Of the problems that are not held out an
-eighth validates: it chooses the checkpoint. Held out are measured
+Training pairs are those of a run: unique, some of each problem, balanced by length. Of the problems that are not held
+out an eighth validates: it chooses the checkpoint. Held out are measured
 
     all       all pairs of a problem, up to --pairs-per-problem drawn at random
-    balanced  METHOD's pairs of them: lengths alone rank half of them right
+    balanced  those that a run would draw of them: lengths alone rank half of them right
     repairs   where programs are repaired: an author's own faulty and repaired program
 
 Accuracies are means over problems. Programs with more than a source's `max_length` tokens, prompt included, are left

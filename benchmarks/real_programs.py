@@ -189,7 +189,7 @@ def repairs(tasks: Iterable[Task]) -> Pairs:
 
 
 def balanced_pairs(split: Path) -> Pairs:
-    """METHOD's pairs of a split, unique and balanced by length."""
+    """Pairs of a split as a run draws them, unique and balanced by length."""
     index, solutions = read_index(split), read_solutions(split)
     sampled = sample_pairs(index, PairConfig(), SEED)
     pairs: Pairs = {}

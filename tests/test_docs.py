@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+LOG = ROOT / "docs" / "LOG.md"
+OUTCOMES = ("positive", "negative", "mixed", "measured", "fixed", "correction", "superseded")
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
 
 
@@ -38,3 +40,13 @@ def commands(page: Path) -> set[str]:
 
 def test_both_readmes_name_the_same_commands() -> None:
     assert commands(ROOT / "README.ko.md") == commands(ROOT / "README.md")
+
+
+def test_every_entry_of_the_log_is_a_heading_that_ends_with_its_outcome() -> None:
+    text = LOG.read_text()
+    entries = re.findall(r"^### (.*)$", text, flags=re.MULTILINE)
+    bold_leads = re.findall(r"^\*\*[A-Z][^*]*\.\*\*", text, flags=re.MULTILINE)
+    assert entries
+    assert bold_leads == []
+    assert [entry for entry in entries if not entry.endswith(tuple(f" ({outcome})" for outcome in OUTCOMES))] == []
+    assert len(set(entries)) == len(entries), "two entries would have one anchor"

@@ -1,4 +1,5 @@
-"""The English of docstrings, comments, messages and help texts, as far as a pattern can tell (CONTRIBUTING.md)."""
+"""The English of docstrings, comments, messages, help texts and documents, as far as a pattern can tell
+(CONTRIBUTING.md)."""
 
 import functools
 import io
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).resolve().parents[1] / "src" / "weighted_mtp"
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = ROOT / "src" / "weighted_mtp"
+UNEDITED = {"LOG.md", "OPTIONS.md"}  # a record of what was written then; generated from docstrings
 REFUSED = {
     r"\bnot to be (read|found|imported|opened|loaded)\b": "cannot be read (`not to be` means must not)",
     r"\banew\b": "again; rebuilt, restarted",
@@ -31,11 +34,16 @@ REFUSED = {
 
 @functools.cache
 def prose() -> list[tuple[str, str]]:
-    """(file:line, text) of every line of a string or comment."""
+    """(file:line, text) of every line of a document, string or comment."""
     return list(_lines())
 
 
 def _lines() -> Iterator[tuple[str, str]]:
+    for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]:
+        if page.name not in UNEDITED:
+            text = page.read_text().partition("\n## English\n")[0]  # whose table shows the forms
+            for number, line in enumerate(text.splitlines(), 1):
+                yield f"{page.name}:{number}", line
     for file in SOURCE.rglob("*.py"):
         for token in tokenize.generate_tokens(io.StringIO(file.read_text()).readline):
             if token.type in (tokenize.STRING, tokenize.COMMENT):

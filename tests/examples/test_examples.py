@@ -159,3 +159,19 @@ def test_trl_rewards_programs_that_pass_in_the_sandbox(work: Path, model: Path) 
     options = ("--steps", "1", "--output", "grpo", "--completion-length", "16")
     example(work, "trl_grpo_sandbox.py", "--model", model, "--split", split, *options)
     assert (work / "grpo" / "config.json").is_file()
+
+
+def test_the_readmes_weighting_is_the_examples_and_trains_a_policy(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code = (ROOT / "examples" / "entropy_weighting.py").read_text().partition("import torch\n")[2].strip()
+    for readme in ("README.md", "README.ko.md"):
+        assert f"```python\n{code}\n```" in (ROOT / readme).read_text(), f"{readme} shows another weighting"
+    monkeypatch.chdir(ROOT)
+    options = [f"run.root={work}/runs", f"data.root={work}/datasets", "mlflow.enabled=false", "run.name=entropy"]
+    options += [f"model.source={work}/runs/reference", "training.max_steps=2", "optim.warmup_steps=1"]
+    options += ["options.share=0.25", "training.validation_batches=1"]
+    chosen = [part for option in options for part in ("--override", option)]
+    wmtp("train", "third-party", "--config", "configs/local/third_party_local.yaml", *chosen)
+    steps = map(json.loads, (work / "runs" / "entropy" / "metrics.jsonl").read_text().splitlines())
+    means = [step["weight/mean"] for step in steps if "weight/mean" in step]
+    assert means
+    assert all(abs(mean - 0.25) < 0.03 for mean in means), means

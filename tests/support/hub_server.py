@@ -1,5 +1,7 @@
 """A model hub on loopback: speaks as much of the real one's protocol as its client needs, and fails when told to.
 
+Repositories are read, made and committed to. Whoever writes needs a token; of those in `readers` none may.
+
     python tests/hub_server.py FOLDER      # FOLDER/{models,datasets}/OWNER/NAME/files
     HF_ENDPOINT=http://127.0.0.1:8000 uv run wmtp …
 
@@ -8,6 +10,7 @@ another origin, which must not be shown the token. Other files have git's SHA-1.
 """
 
 import argparse
+import base64
 import hashlib
 import json
 import re
@@ -21,13 +24,19 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import yaml
 from huggingface_hub import metadata_load
+from huggingface_hub.repocard_data import model_index_to_eval_results
 
 LFS_SUFFIXES = {".safetensors", ".bin", ".pth", ".parquet", ".gz", ".gguf", ".model"}
 KINDS = {"models": "", "datasets": "datasets/"}  # in the paths of files
 API = re.compile(r"/api/(?P<kind>models|datasets)/(?P<id>[^/]+/[^/]+)(/(?P<view>revision|tree)/(?P<revision>[^/?]+))?")
 FILE = re.compile(r"/(?P<kind>datasets/)?(?P<id>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<name>.+)")
+WRITE = re.compile(r"/api/(?P<kind>models|datasets)/(?P<id>[^/]+/[^/]+)/(?P<what>preupload|commit)/main")
+BATCH = re.compile(r"/(?P<id>[^/]+/[^/]+)\.git/info/lfs/objects/batch")
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 GATED = {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access to this model is restricted."}
+NO_SUCH = {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"}
 BAD_TOKEN = {"X-Error-Message": "Invalid credentials in Authorization header"}
 
 
@@ -103,6 +112,8 @@ class HubServer(ThreadingHTTPServer):
     def __init__(self, root: Path, port: int = 0) -> None:
         super().__init__(("127.0.0.1", port), Handler)
         self.root, self.requests, self.faults = root, list[Request](), list[Fault]()
+        self.private, self.readers, self.messages = set[str](), set[str](), list[str]()
+        self.large = dict[str, bytes]()  # uploaded, by SHA-256, before a commit names it
         self.closing = threading.Event()
         self.endpoint, self.cdn = (f"http://{host}:{self.server_port}" for host in ("127.0.0.1", "localhost"))
 
@@ -148,12 +159,15 @@ class Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True  # or every answer waits 40 ms for an acknowledgement
     server: HubServer
 
-    def do_GET(self) -> None:
+    def begin(self) -> tuple[str, Fault]:
         path = unquote(urlsplit(self.path).path)
         self.server.requests.append(
             Request(self.command, path, self.headers.get("Range"), self.headers.get("Authorization"))
         )
-        fault = self.server.next_fault(f"{self.command} {path}")
+        return path, self.server.next_fault(f"{self.command} {path}")
+
+    def do_GET(self) -> None:
+        path, fault = self.begin()
         if fault.silent and fault.cut < 0:
             self.server.closing.wait()
             self.close_connection = True
@@ -170,10 +184,117 @@ class Handler(BaseHTTPRequestHandler):
 
     do_HEAD = do_GET
 
+    def do_POST(self) -> None:
+        path, fault = self.begin()
+        body = self.body()
+        token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
+        if fault.status:
+            self.answer(fault.status, fault.body, fault.headers)
+        elif path == "/api/validate-yaml":
+            self.validate(json.loads(body)["content"])
+        elif not token:
+            self.answer(401, b"", BAD_TOKEN)
+        elif token in self.server.readers:
+            self.answer(403, b"", {"X-Error-Message": "You don't have the rights to create or change this repository"})
+        elif path == "/api/repos/create":
+            self.create(json.loads(body))
+        elif match := BATCH.fullmatch(path):
+            objects = [self.upload_of(wanted) for wanted in json.loads(body)["objects"]]
+            self.json(200, {"transfer": "basic", "objects": objects})
+        elif (match := WRITE.fullmatch(path)) and match["what"] == "preupload":
+            self.preupload(match["kind"], match["id"], json.loads(body)["files"])
+        elif match:
+            self.commit(match["kind"], match["id"], [json.loads(line) for line in body.splitlines()])
+        else:
+            self.answer(404, b"")
+
+    def do_PUT(self) -> None:
+        """A large file, at the address that `upload_of` gave."""
+        path, fault = self.begin()
+        data, oid = self.body(), path.rpartition("/")[2]
+        if fault.reset:
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.close_connection = True
+        elif fault.status or hashlib.sha256(data).hexdigest() != oid:
+            self.answer(fault.status or 400, fault.body, fault.headers)
+        else:
+            self.server.large[oid] = data
+            self.answer(200, b"")
+
+    def body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        chunks = []
+        while size := int(self.rfile.readline(), 16):
+            chunks.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(chunks)
+
+    def json(self, status: int, value: Any) -> None:
+        self.answer(status, json.dumps(value).encode(), {"Content-Type": "application/json"})
+
+    def validate(self, card: str) -> None:
+        """What the hub checks of a card: licence and base models by their form, results by the form of model-index."""
+        try:
+            facts = yaml.safe_load(card.split("---\n")[1])
+            bases = facts.get("base_model", [])
+            wrong = [f'"base_model" {base} is no id' for base in [bases] if base and not HUB_ID.fullmatch(str(base))]
+            if not re.fullmatch(r"[a-z0-9.+-]+", facts.get("license", "mit")):
+                wrong.append(f'"license" {facts["license"]} is not one of those that the hub knows')
+            if "model-index" in facts:
+                model_index_to_eval_results(facts["model-index"])
+        except (ValueError, KeyError, TypeError, IndexError, yaml.YAMLError) as error:
+            wrong = [f"{type(error).__name__}: {error}"]
+        warnings = [] if "license" in facts else [{"message": "the card names no licence"}]
+        self.json(400 if wrong else 200, {"errors": [{"message": text} for text in wrong], "warnings": warnings})
+
+    def create(self, wanted: dict[str, Any]) -> None:
+        repo_id = f"{wanted['organization']}/{wanted['name']}"
+        folder = self.server.root / f"{wanted.get('type', 'model')}s" / repo_id
+        if folder.exists():
+            self.answer(409, b"", {"X-Error-Message": "You already created this model repo"})
+            return
+        folder.mkdir(parents=True)
+        (folder / ".gitattributes").write_text("*.safetensors filter=lfs\n")
+        if wanted.get("visibility") == "private":
+            self.server.private.add(repo_id)
+        self.json(200, {"url": f"{self.server.endpoint}/{repo_id}"})
+
+    def preupload(self, kind: str, id: str, files: list[dict[str, Any]]) -> None:
+        modes = []
+        for file in files:
+            mode = "lfs" if Path(file["path"]).suffix in LFS_SUFFIXES else "regular"
+            modes.append({"path": file["path"], "uploadMode": mode, "shouldIgnore": False})
+        self.json(200 if self.server.files(kind, id) is not None else 404, {"files": modes})
+
+    def upload_of(self, wanted: dict[str, Any]) -> dict[str, Any]:
+        where = {"href": f"{self.server.cdn}/upload/{wanted['oid']}"}
+        return {**wanted, **({} if wanted["oid"] in self.server.large else {"actions": {"upload": where}})}
+
+    def commit(self, kind: str, id: str, lines: list[dict[str, Any]]) -> None:
+        folder, header = self.server.root / kind / id, lines[0]["value"]
+        before = commit(self.server.files(kind, id) or [])
+        if header.get("parentCommit", before) != before:
+            self.answer(412, b"", {"X-Error-Message": "A commit has happened since. Please refresh and try again."})
+            return
+        for line in lines[1:]:
+            about = line["value"]
+            path = folder / about["path"]
+            if line["key"] == "deletedFile":
+                path.unlink()
+                continue
+            path.parent.mkdir(parents=True, exist_ok=True)
+            is_large = line["key"] == "lfsFile"
+            path.write_bytes(self.server.large[about["oid"]] if is_large else base64.b64decode(about["content"]))
+        self.server.messages.append(header["summary"])
+        now = commit(self.server.files(kind, id) or [])
+        self.json(200, {"success": True, "commitOid": now, "commitUrl": f"{self.server.endpoint}/{id}/commit/{now}"})
+
     def describe(self, kind: str, id: str, view: str | None, revision: str | None) -> None:
         files = self.server.files(kind, id)
         if files is None:
-            self.answer(401, b"", {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"})
+            self.answer(401, b"", NO_SUCH)
         elif revision not in (None, "main", commit(files)):
             self.answer(404, b"", {"X-Error-Code": "RevisionNotFound", "X-Error-Message": "Invalid rev id"})
         else:
@@ -187,7 +308,13 @@ class Handler(BaseHTTPRequestHandler):
             lfs = {"lfs": {"size": len(file.data), "sha256": file.sha256, "pointerSize": 134}} if file.is_lfs else {}
             siblings.append({"rfilename": file.name, "size": len(file.data), "blobId": file.blob, **lfs})
         data = metadata_load(card) if card.exists() else None
-        return {"id": id, "sha": commit(files), "private": False, "cardData": data or {}, "siblings": siblings}
+        return {
+            "id": id,
+            "sha": commit(files),
+            "private": id in self.server.private,
+            "cardData": data or {},
+            "siblings": siblings,
+        }
 
     def resolve(self, fault: Fault, kind: str | None, id: str, revision: str, name: str) -> None:
         folder = "datasets" if kind else "models"

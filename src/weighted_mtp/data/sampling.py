@@ -1,4 +1,4 @@
-"""Which solutions to learn from: pairs for a critic, programs for a policy. METHOD's "Sampling".
+"""Which solutions to learn from: pairs for a critic, programs for a policy.
 
 Everything here is a pure function of (index, configuration, seed) and reads only the index. Nothing is sorted or
 shuffled but what is chosen: a draw of k out of n costs k, so that millions of solutions take some tens of milliseconds.

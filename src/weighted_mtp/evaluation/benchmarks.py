@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
 
-from weighted_mtp.data.preparation.registry import DATASETS
 from weighted_mtp.data.schema import SMALL, Problem, Solution, TestCase
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.extraction import Extracted, program_in_answer
@@ -114,6 +113,9 @@ BENCHMARKS = {
     )
 }
 
+CONTESTS = ("codecontests_pairs", "llm_pairs", "condefects")
+"""Datasets in CodeContests' columns, scored as it is."""
+
 MBPP_SHOTS = ("mbpp/2", "mbpp/3", "mbpp/4")
 
 
@@ -131,7 +133,7 @@ def benchmark(name: str, datasets: Path | None = None) -> Benchmark:
         base = evaluations[0]["config"]["benchmark"]
     if base in BENCHMARKS:
         return replace(BENCHMARKS[base], name=name)
-    if base in DATASETS:  # all others are of contests
+    if base in CONTESTS:
         return replace(BENCHMARKS["codecontests"], name=name)
     if not manifest:
         raise UserError(
@@ -144,7 +146,7 @@ def benchmark(name: str, datasets: Path | None = None) -> Benchmark:
 def mbpp_prompt(problem: Problem, shots: Sequence[tuple[Problem, Solution]] = ()) -> str:
     """MBPP's own prompt (Austin et al. 2021, arXiv 2108.07732, section 4.1): description, asserts, [BEGIN] … [DONE].
 
-    Without shots it is the zero-shot instruction; METHOD's few-shot setting gives the problems MBPP_SHOTS.
+    Without shots it is the zero-shot instruction; the authors' few-shot setting gives the problems MBPP_SHOTS.
     """
     solved = [f"{_mbpp_task(shot)}\n[BEGIN]\n{solution.code.strip()}\n[DONE]\n\n" for shot, solution in shots]
     return "".join(solved) + f"{_mbpp_task(problem)}\n[BEGIN]\n"

@@ -17,7 +17,7 @@ from huggingface_hub.utils import WeakFileLock  # type: ignore[attr-defined]
 from weighted_mtp.hub.destinations import Cache, Fetched, FetchRecord, Folder, Place
 from weighted_mtp.hub.errors import cause, in_one_line
 from weighted_mtp.hub.repository import Listing, Repository, RepositoryKind, select
-from weighted_mtp.hub.retry import FetchError, may_pass
+from weighted_mtp.hub.retry import HubError, may_pass
 from weighted_mtp.hub.token import read_token
 from weighted_mtp.hub.transfer import download
 from weighted_mtp.progress import say
@@ -48,7 +48,7 @@ def fetch(
         copy = place.copy(patterns)
         try:
             listing = repository.listing(patient=copy is None)
-        except (httpx2.HTTPError, OfflineModeIsEnabled, FetchError) as error:
+        except (httpx2.HTTPError, OfflineModeIsEnabled, HubError) as error:
             if copy is None or (isinstance(error, HfHubHTTPError) and not may_pass(error)):
                 raise
             say(f"{repo_id}: {cause(error, repository)}; the local copy serves, revision {copy.revision}")
@@ -66,7 +66,7 @@ def _bring(repository: Repository, listing: Listing, patterns: Sequence[str] | N
     names = select([file.name for file in listing.files], patterns, repository.kind)
     if not names:
         missing = f"a file matching {', '.join(patterns)}" if patterns else "weights that can be loaded"
-        raise FetchError(f"{repository.page} has nothing of what is wanted: {missing}")
+        raise HubError(f"{repository.page} has nothing of what is wanted: {missing}")
     folder = place.begin(listing)
     wanted = [file for file in listing.files if file.name in names]
     if missing_files := [file for file in wanted if not place.holds(file)]:

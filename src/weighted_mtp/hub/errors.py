@@ -17,9 +17,9 @@ from huggingface_hub.errors import (
 
 from weighted_mtp.errors import UserError, first_line
 from weighted_mtp.hub.repository import Repository
-from weighted_mtp.hub.retry import FetchError, asked_wait
+from weighted_mtp.hub.retry import HubError, asked_wait
 
-_TOKEN = "put HF_TOKEN=… in .env and repeat, or log in with `hf auth login`"
+TOKEN = "put HF_TOKEN=… in .env and repeat, or log in with `hf auth login`"
 
 
 @contextmanager
@@ -27,7 +27,7 @@ def in_one_line(repository: Repository, instead: str) -> Iterator[None]:
     """Raise UserError for whatever goes wrong inside."""
     try:
         yield
-    except (FetchError, httpx2.HTTPError, httpx2.InvalidURL, HFValidationError, OSError) as error:
+    except (HubError, httpx2.HTTPError, httpx2.InvalidURL, HFValidationError, OSError) as error:
         raise UserError(f"{repository.id}: {cause(error, repository)}; {instead}") from error
 
 
@@ -35,7 +35,7 @@ def cause(error: Exception, repository: Repository) -> str:
     """What is wrong and what fixes it, in words that follow the repository's name."""
     hub = repository.endpoint
     match error:
-        case FetchError():
+        case HubError():
             return str(error)
         case HFValidationError():
             return "not an id on the hub, which is OWNER/NAME"
@@ -61,22 +61,25 @@ def _refusal(error: HfHubHTTPError, repository: Repository) -> str:
     status = error.response.status_code
     if isinstance(error, GatedRepoError):
         licence = f" (licence: {repository.licence})" if repository.licence else ""
-        return f"gated{licence}; accept its terms at {repository.page}, then {_TOKEN}"
+        return f"gated{licence}; accept its terms at {repository.page}, then {TOKEN}"
     if isinstance(error, RevisionNotFoundError):
         return f"{repository.page} has no revision main; check the name"
     if isinstance(error, RemoteEntryNotFoundError):
         return f"the hub lists a file that it does not have ({error.response.request.url.path}); try again later"
     if status == 401 and get_token():
         tokens = f"{repository.endpoint}/settings/tokens"
-        return f"the hub does not accept the token (401); make another at {tokens}, then {_TOKEN}"
+        return f"the hub does not accept the token (401); make another at {tokens}, then {TOKEN}"
     if status in (401, 404):
-        return f"no such {repository.kind} at {repository.endpoint}, or a private one; check the name, or {_TOKEN}"
+        return f"no such {repository.kind} at {repository.endpoint}, or a private one; check the name, or {TOKEN}"
     if status == 403:
-        who = "the token may not read it" if get_token() else "cannot be read without a token"
-        return f"{who} (403); take one of an account that may, and {_TOKEN}"
+        what = "read it" if error.response.request.method in ("GET", "HEAD") else "write there"
+        who = f"the token may not {what}" if get_token() else "cannot be read without a token"
+        return f"{who} (403); take one of an account that may, and {TOKEN}"
     if status == 429:
         asked = asked_wait(error)
         when = f"in {asked:.0f} s" if asked else "later"
         return f"the hub asks for fewer requests (429); try again {when}"
-    trouble = "has trouble" if status >= 500 else "answers"
-    return f"the hub {trouble} ({status} {error.response.reason_phrase}); try again later"
+    if status >= 500:
+        return f"the hub has trouble ({status} {error.response.reason_phrase}); try again later"
+    said = (error.server_message or "try again later").splitlines()[0]
+    return f"the hub answers {status} {error.response.reason_phrase}: {said}"

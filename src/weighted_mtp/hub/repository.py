@@ -16,7 +16,7 @@ from huggingface_hub.hf_api import DatasetInfo, ModelInfo, RepoSibling
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined]
 
 from weighted_mtp.errors import first_line
-from weighted_mtp.hub.retry import FetchError, Patience
+from weighted_mtp.hub.retry import HubError, Patience
 from weighted_mtp.progress import say
 
 RepositoryKind = Literal["model", "dataset"]
@@ -107,7 +107,7 @@ class Repository:
         except (HfHubHTTPError, HFValidationError):
             raise
         except (ValueError, TypeError, KeyError) as error:
-            raise FetchError(
+            raise HubError(
                 f"what answers at {self.endpoint} is no model hub ({first_line(error)}); check HF_ENDPOINT and proxies"
             ) from error
         if card := info.card_data:

@@ -13,7 +13,7 @@ WAITS = (1.0, 2.0, 4.0, 8.0)  # seconds before each further attempt; there are n
 LONGEST_WAIT = 300.0  # seconds that we wait because the hub asks for it: the window of its rate limits
 
 
-class FetchError(Exception):
+class HubError(Exception):
     """What went wrong, in words that follow the repository's name."""
 
 
@@ -49,4 +49,4 @@ def asked_wait(error: Exception) -> float:
 def may_pass(error: Exception) -> bool:
     if isinstance(error, HfHubHTTPError):
         return error.response.status_code in (408, 429) or error.response.status_code >= 500
-    return isinstance(error, httpx2.TimeoutException | httpx2.NetworkError | httpx2.RemoteProtocolError | FetchError)
+    return isinstance(error, httpx2.TimeoutException | httpx2.NetworkError | httpx2.RemoteProtocolError | HubError)

@@ -12,7 +12,7 @@ from huggingface_hub import constants, get_session, hf_raise_for_status
 
 from weighted_mtp.hub.destinations import Place
 from weighted_mtp.hub.repository import File, Repository
-from weighted_mtp.hub.retry import FetchError, Patience
+from weighted_mtp.hub.retry import HubError, Patience
 from weighted_mtp.progress import Advance, progress
 
 NEW_START = 2**20  # bytes after which a connection counts as a good one and the attempts are counted from 0 again
@@ -27,7 +27,7 @@ def download(repository: Repository, revision: str, files: Sequence[File], place
     total = sum(file.size for file in files)
     lacking, free = total - here, shutil.disk_usage(place.work).free
     if lacking > free:
-        raise FetchError(
+        raise HubError(
             f"needs {lacking / _MB:,.1f} MB in {place.work.parent}, which has {free / _MB:,.1f} MB free; make room"
         )
     with progress(f"downloading {repository.id} (MB)", math.ceil(total / _MB), math.ceil(here / _MB)) as advance:
@@ -63,7 +63,7 @@ def _download(repository: Repository, revision: str, file: File, part: Path, cou
             return
         count.add(-part.stat().st_size)
         os.truncate(part, 0)
-    raise FetchError(
+    raise HubError(
         f"{file.name} arrived damaged twice, its digest is not the {file.digest[:12]}… that the hub lists;"
         " a proxy may change it: try again or from another network"
     )
@@ -74,7 +74,7 @@ def _receive(repository: Repository, revision: str, file: File, part: Path, coun
     while (have := part.stat().st_size) < file.size:
         try:
             _stream(repository.url(file.name, revision), repository.headers(), part, have, file.size, count)
-            stopped: Exception = FetchError(f"{file.name} ends before its {file.size} bytes, again and again")
+            stopped: Exception = HubError(f"{file.name} ends before its {file.size} bytes, again and again")
         except httpx2.HTTPError as error:
             stopped = error
         now = part.stat().st_size

@@ -66,7 +66,7 @@ class WeightedBatch:
 
 
 class PolicyObjective:
-    """Weighted multi-token cross-entropy: `losses.mtp` with the weights of a `TokenWeighting`."""
+    """Weighted multi-token cross-entropy: `losses.mtp_loss` with the weights of a `TokenWeighting`."""
 
     def __init__(self, weighting: TokenWeighting, loss: LossConfig) -> None:
         self.weighting = weighting

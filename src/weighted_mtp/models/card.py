@@ -1,13 +1,13 @@
 """A model's card: what people read of it, under a head of facts that a hub checks before it takes the folder."""
 
-import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import ModelCard
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
@@ -75,20 +75,28 @@ def completed(origin: ModelOrigin, folder: Path) -> ModelOrigin:
     )
 
 
-def card(name: str, is_policy: bool, origin: ModelOrigin, facts: dict[str, Any]) -> str:
-    """The card of a model called `name`, of which `facts` has heads, parameters and dtype."""
-    load = (
-        "from transformers import AutoModelForCausalLM\n\n"
-        "# model(...) is trunk + head 1; model.head_states(...) is all heads\n"
-        'model = AutoModelForCausalLM.from_pretrained("FOLDER", trust_remote_code=True)'
-        if is_policy
-        else 'from transformers import AutoModelForCausalLM\n\nmodel = AutoModelForCausalLM.from_pretrained("FOLDER")'
-    )
-    lines = [
-        "---",
-        *(f"{key}: {json.dumps(value)}" for key, value in _head(is_policy, origin).items()),
-        "---",
+def card(
+    name: str,
+    is_policy: bool,
+    origin: ModelOrigin,
+    facts: dict[str, Any],
+    results: Sequence[EvalResult] = (),
+    load_from: str = "FOLDER",
+) -> str:
+    """The card of a model called `name`.
+
+    facts      its heads, parameters and dtype
+    results    what it was measured to reach, the interval of each in its `metric_args`
+    load_from  what `from_pretrained` is given in the card's example
+    """
+    trusted = ", trust_remote_code=True" if is_policy else ""
+    load = [
+        "from transformers import AutoModelForCausalLM",
         "",
+        *(["# model(...) is trunk + head 1; model.head_states(...) is all heads"] if is_policy else []),
+        f'model = AutoModelForCausalLM.from_pretrained("{load_from}"{trusted})',
+    ]
+    lines = [
         f"# {name}",
         "",
         f"{origin.how} Made from `{origin.name}`" + (f" at revision `{origin.revision}`." if origin.revision else "."),
@@ -100,21 +108,45 @@ def card(name: str, is_policy: bool, origin: ModelOrigin, facts: dict[str, Any])
         f"| stored as | {facts['dtype']} |",
         f"| licence | {origin.licence or 'that of the model it was made from'} |",
         "",
-        f"```python\n{load}\n```",
+        *_measured(results),
+        "```python",
+        *load,
+        "```",
         "",
         f"`{MANIFEST}` has size and SHA-256 of every file; `wmtp verify --check models` compares them.",
     ]
-    return "\n".join(lines) + "\n"
+    head = _head(name, is_policy, origin, results).to_yaml()
+    return "\n".join(["---", head, "---", "", *lines]) + "\n"
 
 
-def _head(is_policy: bool, origin: ModelOrigin) -> dict[str, str]:
+def _measured(results: Sequence[EvalResult]) -> list[str]:
+    """A table of what was measured; nothing if nothing was."""
+    if not results:
+        return []
+    rows = [
+        f"| {result.dataset_name}, {result.dataset_split} | {result.metric_name} | {result.metric_value:.3f} "
+        f"| {low:.3f} – {high:.3f} | {args['problems']:,} × {args['samples_per_problem']} |"
+        for result in results
+        for args in [result.metric_args or {}]
+        for low, high in [args["interval"]]
+    ]
+    header = ["| benchmark | measure | value | 95 % interval | problems × samples |", "|---|---|---|---|---|"]
+    return ["Programs were executed in isolation:", "", *header, *rows, ""]
+
+
+def _head(name: str, is_policy: bool, origin: ModelOrigin, results: Sequence[EvalResult]) -> ModelCardData:
     """What a hub reads: it refuses an unknown licence and a `base_model` that is no id, so what is not known is left
     out."""
     own = origin.licence_id.lower()
     own = own if own in LICENCES else re.sub(r"[^a-z0-9.-]+", "-", own).strip("-.")
-    licence = {"license": own} if own in LICENCES else {"license": "other", "license_name": own}
-    return {
-        **(licence if own else {}),
-        **({"base_model": origin.base_model} if origin.base_model else {}),
-        "library_name": "weighted-mtp" if is_policy else "transformers",
-    }
+    is_known = own in LICENCES
+    return ModelCardData(
+        license=own if is_known else "other" if own else None,
+        license_name=own if own and not is_known else None,
+        base_model=origin.base_model or None,
+        library_name="weighted-mtp" if is_policy else "transformers",
+        pipeline_tag="text-generation",
+        tags=["code", "multi-token-prediction", "custom_code"] if is_policy else None,
+        model_name=name if results else None,
+        eval_results=list(results) or None,
+    )

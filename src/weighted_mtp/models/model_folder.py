@@ -4,12 +4,13 @@ A folder is good if its files are the ones that were written, and if the weights
 config.json calls for. Both are found out without building the model: a 7B policy is checked in the time of reading it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from huggingface_hub import EvalResult
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -46,13 +47,18 @@ def model_folder(output: Path) -> Iterator[Path]:
         raise UserError(f"{output}: writing the model failed: {first_line(error)}; make room and repeat") from error
 
 
-def describe_model(folder: Path, name: str, origin: ModelOrigin) -> None:
+def describe_model(
+    folder: Path, name: str, origin: ModelOrigin, results: Sequence[EvalResult] = (), load_from: str = "FOLDER"
+) -> None:
     """Write card, manifest and a policy's modelling file into a folder that holds a model called `name`.
+
+    results, load_from  as of `card`
 
     Raises OSError if it cannot.
     """
     config = read_config(folder)
-    if config.get("model_type") == MTPConfig.model_type:
+    is_policy = config.get("model_type") == MTPConfig.model_type
+    if is_policy:
         write_modelling(folder)
     facts = {
         "n_future_tokens": config.get("n_future_tokens"),
@@ -60,7 +66,7 @@ def describe_model(folder: Path, name: str, origin: ModelOrigin) -> None:
         "dtype": config.get("dtype"),
     }
     with atomic_file(folder / CARD) as file:
-        file.write_text(card(name, config.get("model_type") == MTPConfig.model_type, origin, facts), encoding="utf-8")
+        file.write_text(card(name, is_policy, origin, facts, results, load_from), encoding="utf-8")
     write_manifest(folder, {"version": _VERSION, "origin": asdict(origin), **facts})
 
 

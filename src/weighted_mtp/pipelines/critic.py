@@ -316,7 +316,7 @@ def load_reference(source: str, runtime: RuntimeConfig) -> Reference:
 def _from_first_rank(
     load: Callable[[], tuple[Model, PreTrainedTokenizerBase]],
 ) -> tuple[Model, PreTrainedTokenizerBase, str]:
-    """What `load` output_kind the first rank, as `from_first_rank`, with a fingerprint of the weights."""
+    """What `load` gives the first rank, as `from_first_rank`, with a fingerprint of the weights."""
 
     def loaded() -> tuple[Model, tuple[PreTrainedTokenizerBase, str]]:
         model, tokenizer = load()

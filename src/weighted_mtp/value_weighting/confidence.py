@@ -1,4 +1,4 @@
-"""Confidence as a weighting of its own: what `losses.mtp` multiplies into weights, known before the loss.
+"""Confidence as a weighting of its own: what `losses.mtp_loss` multiplies into weights, known before the loss.
 
 Shapes: B batch, T time, H heads.
 """

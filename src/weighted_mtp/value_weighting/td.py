@@ -89,7 +89,7 @@ class TDConfig(Section):
 
 
 class TDWeighting:
-    """Weights of METHOD's exp(whitened GAE / β) from any critic, explicit or implicit.
+    """Weights exp(whitened GAE / β) from any critic, explicit or implicit (docs/RESEARCH.md).
 
     State: the running moments, of which `steps` also drives the annealing.
     """

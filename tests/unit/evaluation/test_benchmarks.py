@@ -2,9 +2,10 @@
 
 import pytest
 
+from weighted_mtp.data.preparation.registry import DATASETS
 from weighted_mtp.data.schema import Problem, Solution, TestCase
 from weighted_mtp.errors import UserError
-from weighted_mtp.evaluation.benchmarks import BENCHMARKS, AnswerForm, Benchmark, benchmark, mbpp_prompt
+from weighted_mtp.evaluation.benchmarks import BENCHMARKS, CONTESTS, AnswerForm, Benchmark, benchmark, mbpp_prompt
 
 STARTER = 'from typing import List\n\n\ndef grow(x: int) -> int:\n    """One more."""\n'
 FUNCTION = Problem("HumanEval/x", "humaneval", "test", "One more.", starter=STARTER, entry_point="grow",
@@ -97,3 +98,7 @@ def test_a_few_shot_completion_ends_at_its_marker():
 def test_an_unknown_benchmark_is_refused_with_the_known_ones():
     with pytest.raises(UserError, match=r"humaneval, humaneval\+, mbpp, mbpp\+, codecontests, gsm8k, micro"):
         benchmark("human_eval")
+
+
+def test_every_dataset_that_can_be_prepared_says_how_its_programs_are_scored():
+    assert set(BENCHMARKS) | set(CONTESTS) == {*DATASETS, "micro"}

@@ -48,7 +48,7 @@ def loss(model: MTPForCausalLM, batch: Batch, weights: torch.Tensor, config: Los
 
 
 def naive(model: MTPForCausalLM, batch: Batch, weights: torch.Tensor, config: LossConfig) -> tuple[float, float]:
-    """METHOD's formula, one (b, t, k) at a time, from full logits."""
+    """The weighted loss, one (b, t, k) at a time, from full logits."""
     c = config.head_coefficients or (1.0,) * H
     with torch.no_grad():
         logits = model.unembed(model.head_states(batch.input_ids, batch.attention_mask))

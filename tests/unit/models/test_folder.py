@@ -26,8 +26,9 @@ def policy(tmp_path: Path) -> Path:
 
 
 def facts(folder: Path) -> dict[str, str]:
-    """What a hub reads off a card."""
-    return {key: value for key, value in ModelCard.load(folder / "README.md").data.to_dict().items() if value}
+    """What a hub reads off a card of licence, base model and library."""
+    known = ModelCard.load(folder / "README.md").data.to_dict()
+    return {key: known[key] for key in ("license", "license_name", "base_model", "library_name") if known.get(key)}
 
 
 def forged(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""TD errors, GAE, whitening and weights against slow loops and METHOD's identities."""
+"""TD errors, GAE, whitening and weights against slow loops and the identities that define them."""
 
 import math
 from dataclasses import replace

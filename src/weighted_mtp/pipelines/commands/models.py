@@ -1,4 +1,4 @@
-"""`wmtp models setup|convert|export`"""
+"""`wmtp models setup|convert|export|push`"""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -77,3 +77,29 @@ def export(
         else:
             export_plain(policy, output)
         print(output)
+
+
+def push(
+    folder: Annotated[Path, typer.Argument(help="Policy folder, what `wmtp models export` wrote, checkpoint or run.")],
+    repo: Annotated[str, typer.Argument(help="Repository on the hub: OWNER/NAME; made if it is not there.")],
+    evaluations: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--evaluation",
+            help="Folder of evaluations of these weights; may be repeated. Default: storage/evaluations.",
+        ),
+    ] = None,
+    licence: Annotated[
+        str, typer.Option("--license", help="For the card, such as apache-2.0. Default: that of the base model.")
+    ] = "",
+    public: Annotated[bool, typer.Option("--public", help="Let everybody read a new repository.")] = False,
+    update: Annotated[bool, typer.Option("--update", help="Replace what the repository holds.")] = False,
+    debug: Debug = False,
+) -> None:
+    """Put a policy on the hub, with a card that has its pass@k. Needs a token that may write, as HF_TOKEN=… in .env."""
+    with user_errors(debug):
+        from weighted_mtp.pipelines.push_model import push_model
+
+        print(
+            push_model(folder, repo, evaluations=evaluations or (), licence=licence, private=not public, update=update)
+        )

@@ -235,7 +235,7 @@ class DatasetsConfig(Section):
     """What an imported dataset is called from then on."""
     steps: Names = ("process", "metadata", "stats")
     """process: all splits from upstream's files. eval: evaluation splits only. metadata: the index that sampling reads.
-    small: a slice named <dataset>-small. stats: counts, lengths, label balance, with a picture. tests: run the
+    small: a slice named `<dataset>-small`. stats: counts, lengths, label balance, with a picture. tests: run the
     evaluation splits' own solutions in the sandbox. Or all. An import runs tests, too, where this machine can."""
     source: Path | None = None
     """Folder with the datasets' own files (or a folder of each), in place of the hub."""

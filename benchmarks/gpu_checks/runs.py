@@ -32,7 +32,7 @@ from weighted_mtp.models.checkpoint import load_model
 from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.runtime import sharding
 from weighted_mtp.runtime.config import RuntimeConfig
-from weighted_mtp.runtime.device import autocast
+from weighted_mtp.runtime.device import autocast, recomputing
 from weighted_mtp.training.optim import Group, OptimConfig, build_optimizer, clip_gradients
 from weighted_mtp.training.state import TrainState
 from weighted_mtp.training.updates import Updates, _divide, _over_ranks
@@ -135,7 +135,7 @@ def _accumulated(bench: Bench, config: RuntimeConfig, lora: bool, offload: Offlo
     if offload is None:
         on_device(model, config)
     else:
-        recompute = {"use_reentrant": False, "context_fn": lambda: sharding.recomputing(bench.device, config)}
+        recompute = {"use_reentrant": False, "context_fn": lambda: recomputing(autocast(bench.device, config), True)}
         model.activation_checkpointing_enable(activation_checkpointing_kwargs=recompute)
         sharding.shard(model.to(bench.device), sharding._mesh(bench.device, "full"), config, offload)
         model.train()

@@ -88,6 +88,22 @@ def test_the_model_that_ranks_gather_and_write_is_the_one_of_one_rank(trained: P
         torch.testing.assert_close(several[name], weight, rtol=1e-3, atol=1e-4, msg=name)
 
 
+def test_ranks_keep_and_find_what_a_critic_that_they_share_returned(storage: Path) -> None:
+    def options(file: str) -> list[str]:
+        return [*start_of(storage, "verifiable"), MANY, "training.max_steps=3", f"frozen_cache.file={storage}/{file}"]
+
+    train_all(storage, [("verifiable", "cached, alone", options("alone.sqlite"))])
+    full = (storage / "alone.sqlite").read_bytes()
+    shared = [("verifiable", f"cached, {file}", options(file)) for file in ("two.sqlite", "alone.sqlite")]
+    values(run_group(2, train_all, storage, shared))
+    assert (storage / "alone.sqlite").read_bytes() == full
+    assert (storage / "two.sqlite").stat().st_size == len(full)
+    one, *others = (records(storage / "runs" / f"cached, {name}") for name in ("alone", "two.sqlite", "alone.sqlite"))
+    for several in others:
+        for a, b in zip(one, several, strict=True):
+            assert b == {k: v if k == "split" else pytest.approx(v, rel=1e-5, abs=1e-6) for k, v in a.items()}
+
+
 def some_batch(seed: int, n_rows: int) -> Batch:
     ids = torch.randint(0, VOCABULARY, (n_rows, 9), generator=torch.Generator().manual_seed(seed))
     response = torch.zeros_like(ids, dtype=torch.bool)

@@ -124,6 +124,9 @@ EFFECTS: dict[str, Effect | list[Effect]] = {
     "TrainingConfig.save_every": Effect(POLICY, "training.save_every=2", "checkpoints"),
     "TrainingConfig.save_total_limit": Effect(POLICY, "training.save_total_limit=1", "checkpoints", CHECKED),
     "TrainingConfig.save_lora_only": Effect(POLICY, "training.save_lora_only=true", "files", LORA),
+    "TrainingConfig.save_in_background": Effect(
+        POLICY, "training.save_in_background=true", "error", names="save_in_background=true has no effect with 1 rank"
+    ),
     "TrainingConfig.upload_to": Effect(POLICY, "training.upload_to=file://@/copies", "copies"),
     "TrainingConfig.best_metric": Effect(POLICY, "training.best_metric=loss", "best"),
     "TrainingConfig.best_mode": Effect(
@@ -133,7 +136,9 @@ EFFECTS: dict[str, Effect | list[Effect]] = {
     "RuntimeConfig.device": Effect(POLICY, "runtime.device=cuda", "error", names="runtime.device is cuda")
     if not torch.cuda.is_available()
     else Effect(POLICY, "runtime.device=cpu", "weights"),
-    "RuntimeConfig.activation_checkpointing": Effect(POLICY, "runtime.activation_checkpointing=true", "recomputed"),
+    "RuntimeConfig.activation_checkpointing": [
+        Effect(POLICY, f"runtime.activation_checkpointing={which}", "recomputed") for which in ("true", "selective")
+    ],
     "RuntimeConfig.precision": Effect(POLICY, "runtime.precision=bf16", "loss"),
     "RuntimeConfig.threads": Effect(POLICY, "runtime.threads=2", "threads"),
     "RuntimeConfig.cpu_offload": Effect(POLICY, "runtime.cpu_offload=true", "error", names="runtime.cpu_offload=true"),
@@ -316,6 +321,11 @@ ELSEWHERE = {
     "pipelines/test_gate.py": {
         "what_is_predicted_is_said_and_kept_and_changes_nothing": "VerifiableConfig.gate GateConfig.programs",
         "pilots_take_the_steps_that_they_are_given": "GateConfig.steps",
+    },
+    "pipelines/test_frozen_cache.py": {
+        "a_run_of_several_epochs_computes": "VerifiableConfig.frozen_cache Rho1RunConfig.frozen_cache"
+        " FrozenCacheConfig.file",
+        "the_file_keeps_its_bound_and_the_newest_values": "FrozenCacheConfig.max_gb",
     },
     "pipelines/test_resume.py": {
         "a_resume_from_something_else_is_refused_by_name_or": "RunConfig.accept_changes",

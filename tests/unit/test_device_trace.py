@@ -23,7 +23,7 @@ WAITS = {
     "microbatch, llama, LoRA": 1,
     "metrics of a step": 1,
     "clipping": 1,
-    # Two microbatches each: what the critic and the reference are asked for, and the selection over both.
+    # Two microbatches each, of which Rho-1 passes the policy and the reference.
     "uniform": 0,
     "td": 2,
     "td by head": 2,
@@ -31,9 +31,9 @@ WAITS = {
     "shuffled": 2,
     "random matched": 2,
     "position matched": 2,
-    "signed": 22,
-    "absolute": 22,
-    "difficult": 8,
+    "signed": 4,
+    "absolute": 4,
+    "difficult": 2,
     # One microbatch each, metrics included.
     "critic, pairwise_ranking": 2,
     "critic, pairwise_ranking by last": 2,

@@ -8,7 +8,7 @@ No weights, data or GPU are needed: models are built of shapes, and one microbat
 
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from transformers import PreTrainedModel
@@ -21,7 +21,7 @@ from weighted_mtp.memory.table import PlanRow
 from weighted_mtp.models.mtp import MTPForCausalLM, takes_heads
 from weighted_mtp.progress import progress
 from weighted_mtp.runtime.config import RuntimeConfig
-from weighted_mtp.runtime.device import autocast, in_bf16
+from weighted_mtp.runtime.device import autocast, in_bf16, recomputing
 from weighted_mtp.runtime.precision import compute_in
 from weighted_mtp.runtime.sharding import Shardable
 
@@ -95,11 +95,11 @@ def plan(run: Planned, machine: Machine) -> list[PlanRow]:
     return rows
 
 
-def _trained(run: Planned, recompute: bool, layout: Layout) -> tuple[Weights, Pass]:
+def _trained(run: Planned, recompute: bool | Literal["selective"], layout: Layout) -> tuple[Weights, Pass]:
     with torch.device("meta"):
         model = run.trained()
     if recompute:
-        again = {"use_reentrant": False, "context_fn": lambda: (nullcontext(), _precision(layout))}
+        again = {"use_reentrant": False, "context_fn": lambda: recomputing(_precision(layout), recompute)}
         model.activation_checkpointing_enable(activation_checkpointing_kwargs=again)
     refusing = takes_heads(model) if isinstance(model, MTPForCausalLM) else nullcontext()
     with _hollow(model, layout, is_gathered=layout.ranks > 1), refusing:

@@ -1,6 +1,7 @@
 """The memory of one rank as a table: a row for each way to share a run among ranks."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from rich import box
 from rich.table import Table
@@ -16,7 +17,7 @@ class PlanRow:
     """One way to share a run, and what a rank needs then."""
 
     layout: Layout
-    activation_checkpointing: bool
+    activation_checkpointing: bool | Literal["selective"]
     bytes: Footprint
 
     @property
@@ -66,7 +67,7 @@ def plan_table(rows: list[PlanRow], batch: Microbatch, gpu_memory: float) -> Tab
         numbers = [_short(getattr(row.bytes, part) / size) for part in _COLUMNS.values()]
         table.add_row(
             row.name,
-            "yes" if row.activation_checkpointing else "no",
+            {False: "no", True: "yes"}.get(row.activation_checkpointing, "part"),
             *numbers,
             "yes" if row.bytes.peak <= gpu_memory * GB else "no",
         )

@@ -237,10 +237,13 @@ def critic_config(run: Path) -> CriticConfig:
     return validated(CriticConfig, options, f"{run}: ")
 
 
-def load_critic(run: Path, runtime: RuntimeConfig, accept_changes: bool = False) -> Critic:
+def load_critic(
+    run: Path, runtime: RuntimeConfig, accept_changes: bool = False, references: dict[str, Reference] | None = None
+) -> Critic:
     """The critic that a run trained, frozen, on the device that `runtime` names.
 
     accept_changes  take an `implicit` critic even if the reference has other weights than those it moved away from
+    references      those that other critics have loaded, by source; a new one is added
 
     Raises UserError if `run` is no run of a critic, has no checkpoint yet, or has lost its reference.
     """
@@ -252,7 +255,7 @@ def load_critic(run: Path, runtime: RuntimeConfig, accept_changes: bool = False)
         output_kind = "probability" if isinstance(config.critic, LambdaReturnConfig) else model.output_kind
         return Critic(values, output_kind, tokenizer, config.data.template, {"critic": digest(weights, config.critic)})
     beta = config.critic.beta
-    moved, reference = load_reference(str(folder), runtime), load_reference(config.value.source, runtime)
+    moved, reference = load_reference(str(folder), runtime), _shared(config.value.source, runtime, references)
     if not accept_changes:
         _check_reference(run, config.value.source, reference)
 
@@ -269,7 +272,8 @@ def load_critics(runs: Sequence[Path], runtime: RuntimeConfig, accept_changes: b
     Raises UserError as `load_critic`, and for members that differ in what they give, in tokens or in the prompts that
     they were trained with.
     """
-    first, *others = critics = [load_critic(run, runtime, accept_changes) for run in runs]
+    references: dict[str, Reference] = {}
+    first, *others = critics = [load_critic(run, runtime, accept_changes, references) for run in runs]
     if not others:
         return first
     for run, other in zip(runs[1:], others, strict=True):
@@ -286,6 +290,27 @@ def load_critics(runs: Sequence[Path], runtime: RuntimeConfig, accept_changes: b
         return torch.stack([critic.values(batch).float() for critic in critics]).mean(0)
 
     return replace(first, values=mean, inputs=inputs)
+
+
+def _shared(source: str, runtime: RuntimeConfig, references: dict[str, Reference] | None) -> Reference:
+    """The reference of `source`, loaded once for all critics, and evaluated once for the batch that all of them see."""
+    if references is None:
+        return load_reference(source, runtime)
+    if source not in references:
+        reference = load_reference(source, runtime)
+        references[source] = replace(reference, values=_once_per_batch(reference.values))
+    return references[source]
+
+
+def _once_per_batch(values: ValueFunction) -> ValueFunction:
+    last: list[tuple[Batch, Tensor]] = []
+
+    def evaluate(batch: Batch) -> Tensor:
+        if not last or last[0][0] is not batch:
+            last[:] = [(batch, values(batch))]
+        return last[0][1]
+
+    return evaluate
 
 
 def _check_reference(run: Path, source: str, reference: Reference) -> None:

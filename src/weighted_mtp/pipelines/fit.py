@@ -144,13 +144,14 @@ def fit(config: FitConfig, parts: Parts) -> Path | None:
     Raises `UserError` if the folder holds a run of another configuration or of other inputs, and if ranks cannot
     share a step.
     """
-    _check_shares(config.training.gradient_accumulation)
+    _check_ranks(config.training)
     run = RunDirectory(config.run.root / config.run.name, config)
     state = initial_state(config, parts)
     keep, best = config.training.save_total_limit, _best(config, parts)
     uploads = _uploads(config, run)
     saved = uploads.start if uploads is not None else (lambda: None)
-    checkpoints = Checkpoints(run.checkpoints, parts.whole, parts.save_model, keep, best, saved)
+    in_background = config.training.save_in_background
+    checkpoints = Checkpoints(run.checkpoints, parts.whole, parts.save_model, keep, best, saved, in_background)
     samples = {"samples": parts.stream.store.rows_checksum(), "frozen weights": _frozen(parts.model)}
     inputs = {**parts.inputs, **samples}
     if checkpoints.resume(state):
@@ -212,7 +213,10 @@ def _uploads(config: FitConfig, run: RunDirectory) -> Uploads | None:
     return Uploads(run.path, f"{target.rstrip('/')}/{config.run.name}") if target is not None and is_first() else None
 
 
-def _check_shares(accumulation: int) -> None:
+def _check_ranks(training: TrainingConfig) -> None:
+    if training.save_in_background and ranks() == 1:
+        raise UserError("training.save_in_background=true has no effect with 1 rank: leave it out")
+    accumulation = training.gradient_accumulation
     if accumulation % ranks():
         raise UserError(
             f"training.gradient_accumulation={accumulation} microbatches of a step cannot be shared evenly by "

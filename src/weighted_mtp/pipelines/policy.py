@@ -1,5 +1,6 @@
 """What every policy pipeline is assembled from: configuration, model, data; `fit` does the rest."""
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,9 +22,9 @@ from weighted_mtp.models.build import MICRO_SOURCE, ModelConfig, build_policy, s
 from weighted_mtp.models.checkpoint import check_context, check_embedded
 from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.pipelines.fit import FitConfig, Parts, finished, fit, saving
-from weighted_mtp.pipelines.inputs import Inputs, data_inputs, template_day
+from weighted_mtp.pipelines.inputs import Inputs, data_inputs, digest, template_day
 from weighted_mtp.runtime.config import RuntimeConfig
-from weighted_mtp.runtime.device import autocast, pick_device
+from weighted_mtp.runtime.device import autocast, in_bf16, pick_device
 from weighted_mtp.runtime.distributed import by_first_rank
 from weighted_mtp.runtime.sharding import from_first_rank, placed
 from weighted_mtp.training.optim import Group
@@ -95,6 +96,15 @@ class PolicyConfig(FitConfig):
 
 WeightingFactory = Callable[[MTPForCausalLM, PreTrainedTokenizerBase], TokenWeighting]
 """The policy in training and its tokenizer → the weighting."""
+
+
+def computed_by(config: PolicyConfig, inputs: Inputs) -> str:
+    """A digest of what a frozen model's output on a run's tokens depends on, to the bit: the model, by `inputs`, and
+    what rounding depends on, which rows share a microbatch included.
+    """
+    device = pick_device(config.runtime)
+    machine = [torch.__version__, device.type, str(in_bf16(device, config.runtime))]
+    return digest(json.dumps(inputs, sort_keys=True), *machine, config.data, str(config.run.seed))
 
 
 def head_losses(policy: MTPForCausalLM, runtime: RuntimeConfig) -> Callable[[Batch], Tensor]:

@@ -16,7 +16,8 @@ from transformers import PreTrainedTokenizerBase
 
 from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.pipelines.critic import REFERENCE, check_same_tokens, load_reference
-from weighted_mtp.pipelines.policy import PolicyConfig, head_losses, train_policy
+from weighted_mtp.pipelines.frozen_cache import FrozenCacheConfig, kept
+from weighted_mtp.pipelines.policy import PolicyConfig, computed_by, head_losses, train_policy
 from weighted_mtp.value_weighting.base import TokenWeighting
 from weighted_mtp.value_weighting.rho1 import Rho1Config, Rho1Weighting
 
@@ -29,6 +30,8 @@ class Rho1RunConfig(PolicyConfig):
     """Run of `run_ref_tuning`, model folder, .gguf file or hub id, with the policy's tokenizer."""
     rho1: Rho1Config = Rho1Config()
     """Which tokens are selected."""
+    frozen_cache: FrozenCacheConfig | None = None
+    """Keep what the reference returns on disk, {} for that with all defaults; null for not at all."""
     gives_credit: ClassVar[bool] = True
 
     @model_validator(mode="after")
@@ -43,12 +46,16 @@ class Rho1RunConfig(PolicyConfig):
 def run_rho1(config: Rho1RunConfig) -> Path | None:
     """Train with Rho-1 selection; returns the run's folder, None if it was stopped."""
     reference = load_reference(config.reference, config.runtime)
+    inputs = {REFERENCE: reference.checksum}
+    values = reference.values
+    if config.frozen_cache is not None:
+        values = kept(values, config.frozen_cache, computed_by(config, inputs))
 
     def weighting(policy: MTPForCausalLM, tokenizer: PreTrainedTokenizerBase) -> TokenWeighting:
         check_same_tokens(tokenizer, reference.tokenizer, f"reference={config.reference}")
-        return Rho1Weighting(config.rho1, head_losses(policy, config.runtime), reference.values)
+        return Rho1Weighting(config.rho1, head_losses(policy, config.runtime), values)
 
-    return train_policy(config, weighting, {REFERENCE: reference.checksum})
+    return train_policy(config, weighting, inputs)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ Stopped by Ctrl-C, SIGTERM or a crash, the same command resumes from the newest 
 """
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -22,8 +22,9 @@ from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.pipelines.critic import Critic, check_same_tokens, critic_config, load_critics
 from weighted_mtp.pipelines.doubts import doubts
 from weighted_mtp.pipelines.fit import finished
+from weighted_mtp.pipelines.frozen_cache import FrozenCacheConfig, kept
 from weighted_mtp.pipelines.gate import GateConfig, best_strength, evaluation_of_programs, predicted_gains, verdict
-from weighted_mtp.pipelines.policy import PolicyConfig, WeightingFactory, train_policy
+from weighted_mtp.pipelines.policy import PolicyConfig, WeightingFactory, computed_by, train_policy
 from weighted_mtp.progress import say
 from weighted_mtp.runtime.distributed import by_first_rank
 from weighted_mtp.value_weighting.base import TokenWeighting
@@ -43,6 +44,8 @@ class VerifiableConfig(PolicyConfig):
     """How the critic's values become token weights."""
     gate: GateConfig | None = None
     """Predict before training whether the weights will help, {} for that with all defaults; null for not at all."""
+    frozen_cache: FrozenCacheConfig | None = None
+    """Keep what the critic returns on disk, {} for that with all defaults; null for not at all."""
     gives_credit: ClassVar[bool] = True
 
     @property
@@ -89,6 +92,8 @@ def run_verifiable(config: VerifiableConfig) -> Path | None:
     if run := finished(config):
         return run
     critic = load_critics(config.critics, config.runtime, config.run.accept_changes)
+    if config.frozen_cache is not None:
+        critic = replace(critic, values=kept(critic.values, config.frozen_cache, computed_by(config, critic.inputs)))
     for doubt in (doubt for run in config.critics for doubt in doubts(run)):
         say(doubt)
     strength, facts = _settled(config, critic)

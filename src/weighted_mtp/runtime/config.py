@@ -24,8 +24,9 @@ class RuntimeConfig(Section):
     parallel: Literal["full", "hybrid", "ddp"] = "full"
     """What each of several ranks holds: a share of all parameters, gradients and optimizer states (`full`), the same
     within its node while nodes hold copies (`hybrid`), or all of them (`ddp`). One rank holds everything."""
-    activation_checkpointing: bool = False
-    """Keep only the layers' inputs and compute the rest again in backward: less memory, a third more computation."""
+    activation_checkpointing: bool | Literal["selective"] = False
+    """Keep only the layers' inputs and compute the rest again in backward: less memory, a third more computation.
+    `selective` also keeps what matrix products and fused attention return, and computes again what is cheap."""
     cpu_offload: bool = False
     """Keep a GPU's share of parameters, gradients and optimizer states in main memory; with several ranks."""
     reduce_every_microbatch: bool = False

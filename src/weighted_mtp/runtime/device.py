@@ -5,9 +5,11 @@ import functools
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import CheckpointPolicy, create_selective_checkpoint_contexts
 
 from weighted_mtp.errors import UserError
 from weighted_mtp.progress import console
@@ -31,6 +33,9 @@ def pick_device(config: RuntimeConfig) -> torch.device:
         _warn_of_slow_bf16()
     return device
 
+
+_PRODUCTS = {torch.ops.aten.mm.default, torch.ops.aten.addmm.default}
+"""Those of linear layers. Attention's own (`bmm`), where it is not fused, return T × T scores: too large to keep."""
 
 GPU_FILES = (Path("/dev/nvidia0"), Path("/dev/nvidiactl"), Path("/dev/kfd"))
 """There on a machine with a GPU and its driver, also where PyTorch cannot use it."""
@@ -80,13 +85,30 @@ def has_bf16(device: torch.device) -> bool:
     return any(there for name, there in torch.cpu.get_capabilities().items() if name.endswith("bf16"))
 
 
-def recomputing(
-    device: torch.device, config: RuntimeConfig
-) -> tuple[AbstractContextManager[object], AbstractContextManager[object]]:
-    """Contexts of a checkpointed layer's forward, which is within `autocast` anyway, and of its second forward, which
-    backward runs outside of it.
+Contexts = tuple[AbstractContextManager[object], AbstractContextManager[object]]
+
+
+def recomputing(again: AbstractContextManager[object], checkpointing: bool | Literal["selective"]) -> Contexts:
+    """Contexts of a checkpointed layer's forward, and of its second forward, which backward runs outside of the first
+    one's.
+
+    again  the precision of the second; the first is within it anyway
     """
-    return contextlib.nullcontext(), autocast(device, config)
+    if checkpointing != "selective":
+        return contextlib.nullcontext(), again
+    keeping, kept = create_selective_checkpoint_contexts(_what_to_keep)
+    return keeping, _both(again, kept)
+
+
+def _what_to_keep(_: object, operation: Any, *_args: object, **_kwargs: object) -> CheckpointPolicy:
+    dear = operation in _PRODUCTS or "scaled_dot_product" in str(operation)
+    return CheckpointPolicy.MUST_SAVE if dear else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+@contextlib.contextmanager
+def _both(outer: AbstractContextManager[object], inner: AbstractContextManager[object]) -> Iterator[None]:
+    with outer, inner:
+        yield
 
 
 @contextlib.contextmanager

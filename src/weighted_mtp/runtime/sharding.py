@@ -35,7 +35,7 @@ from transformers import PreTrainedModel
 
 from weighted_mtp.errors import UserError
 from weighted_mtp.runtime.config import RuntimeConfig
-from weighted_mtp.runtime.device import in_bf16, pick_device, recomputing
+from weighted_mtp.runtime.device import autocast, in_bf16, pick_device, recomputing
 from weighted_mtp.runtime.distributed import by_first_rank, is_first, ranks
 from weighted_mtp.runtime.precision import compute_in
 
@@ -88,7 +88,11 @@ def placed(model: PreTrainedModel, config: RuntimeConfig) -> WholeModel:
             "it empties the memory of several GPUs; leave it out"
         )
     if config.activation_checkpointing and any(p.requires_grad for p in model.parameters()):
-        recompute = {"use_reentrant": False, "context_fn": lambda: recomputing(device, config)}
+        checkpointing = config.activation_checkpointing
+        recompute = {
+            "use_reentrant": False,
+            "context_fn": lambda: recomputing(autocast(device, config), checkpointing),
+        }
         model.activation_checkpointing_enable(activation_checkpointing_kwargs=recompute)
     if ranks() == 1:
         model.to(device)  # type: ignore[arg-type]

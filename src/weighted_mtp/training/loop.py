@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Literal
 
@@ -16,7 +17,7 @@ from weighted_mtp.runtime.distributed import any_rank, ranks
 from weighted_mtp.section import Section
 from weighted_mtp.training.state import Checkpoints, TrainState
 from weighted_mtp.training.tracking import Tracker
-from weighted_mtp.training.updates import Updates
+from weighted_mtp.training.updates import NonFiniteError, Updates
 
 
 class TrainingConfig(Section):
@@ -37,6 +38,9 @@ class TrainingConfig(Section):
     """Newest checkpoints that are kept; the best one is kept beside them."""
     save_lora_only: bool = False
     """Checkpoints hold adapters (and what else is trained) instead of a whole model, in PEFT's form."""
+    save_in_background: bool = False
+    """Copy to main memory what a checkpoint holds, and write it while training continues: for several ranks. One that
+    is still being written when the next is due is waited for."""
     upload_to: str | None = None
     """Folder of runs on another file system, such as `s3://bucket/runs`: checkpoints are copied there meanwhile."""
     best_metric: str | None = None
@@ -80,7 +84,7 @@ class Trainer:
                 self._validate()
             while self.state.step < total and not any_rank(stop()):
                 started = time.monotonic()
-                values = self.updates.step()
+                values = self._step()
                 values["seconds"] = time.monotonic() - started
                 done = self.state.step
                 if done % self.config.log_every == 0 or done == total:
@@ -90,10 +94,13 @@ class Trainer:
                     scores = self._validate()
                 if done % self.config.save_every == 0 or done == total:
                     self._save(scores)
+                else:
+                    self._complete(self.checkpoints.finish_if_written())
                 advance(1, f"loss {values['loss']:.3f}")
             finished = self.state.step >= total
             if not finished and self.state.step % self.config.save_every:
                 self._save()
+            self._complete(self.checkpoints.finish())
         if not finished:
             console.print(f"stopped after step {self.state.step}; the same command resumes from there")
         return finished
@@ -106,8 +113,19 @@ class Trainer:
         self.tracker.log(self.state.step, "validation", scores)
         return scores
 
+    def _step(self) -> dict[str, float]:
+        try:
+            return self.updates.step()
+        except NonFiniteError:  # on all ranks: what is being written is the last that there is
+            self._complete(self.checkpoints.finish())
+            raise
+
     def _save(self, scores: dict[str, float] | None = None) -> None:
-        self.tracker.checkpoint(self.checkpoints.save(self.state, scores))
+        self._complete(self.checkpoints.save(self.state, scores))
+
+    def _complete(self, checkpoint: Path | None) -> None:
+        if checkpoint is not None:
+            self.tracker.checkpoint(checkpoint)
 
 
 @contextmanager

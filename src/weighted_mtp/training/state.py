@@ -6,18 +6,22 @@ import math
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
+from torch import distributed as dist
 from torch import nn
+from torch.distributed import ProcessGroup
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
+from torch.distributed.checkpoint.state_dict_saver import async_save
 from torch.distributed.checkpoint.state_dict_saver import save as dcp_save
 from transformers import PreTrainedModel
 
@@ -26,7 +30,7 @@ from weighted_mtp.files import atomic_directory, check_files, partial_name
 from weighted_mtp.manifest import named_files, write_manifest
 from weighted_mtp.models.checkpoint import checkpoints_in
 from weighted_mtp.progress import console
-from weighted_mtp.runtime.distributed import agree, by_first_rank, is_first
+from weighted_mtp.runtime.distributed import agree, any_rank, by_first_rank, is_first
 from weighted_mtp.runtime.sharding import WholeModel
 from weighted_mtp.value_weighting.base import ObjectiveState
 
@@ -53,11 +57,15 @@ class TrainState:
 
         What any number of ranks wrote loads on any other. Raises OSError if one of them cannot write.
         """
-        try:
-            with warnings.catch_warnings(action="ignore"):  # DCP's, of one process, that there is no process group
-                dcp_save(self._contents(), checkpoint_id=directory)
-        except CheckpointException as error:  # which is no Exception, and holds those of all ranks
-            raise OSError(str(error).strip().splitlines()[-1]) from error
+        with _os_errors(), warnings.catch_warnings(action="ignore"):  # of one process: that there is no process group
+            dcp_save(self._contents(), checkpoint_id=directory)
+
+    def save_in_background(self, directory: Path, group: ProcessGroup) -> "Future[Any]":
+        """The same of a copy of this rank's part, which is written while training continues.
+
+        group  of all ranks, by which nothing else communicates meanwhile
+        """
+        return async_save(self._contents(), checkpoint_id=directory, process_group=group)
 
     def load(self, directory: Path) -> None:
         """Take over a saved state. Raises `UserError` if it is truncated or belongs to another model."""
@@ -84,6 +92,15 @@ class TrainState:
         return {"model": model, "optimizer": optimizer, "objective": dict(self.objective), "step": step}
 
 
+@contextmanager
+def _os_errors() -> Iterator[None]:
+    """OSError for what DCP raises, which is no Exception and holds the errors of all ranks."""
+    try:
+        yield
+    except CheckpointException as error:
+        raise OSError(str(error).strip().splitlines()[-1]) from error
+
+
 @dataclass(frozen=True)
 class Best:
     """By which validation metric a checkpoint is the best."""
@@ -96,6 +113,19 @@ class Best:
         file = checkpoint / VALIDATION
         value = json.loads(file.read_text()).get(self.metric, math.nan) if file.is_file() else math.nan
         return None if math.isnan(value) else value if self.mode == "max" else -value
+
+
+@dataclass(frozen=True)
+class _Pending:
+    """A checkpoint that is being written while training continues.
+
+    folder   open as long as it is; on success it gets its name
+    written  on the first rank done when every rank's files and the manifest are there, on the others when their own are
+    """
+
+    path: Path
+    folder: ExitStack
+    written: "Future[Any]"
 
 
 class Checkpoints:
@@ -113,15 +143,20 @@ class Checkpoints:
         keep: int,
         best: Best | None = None,
         saved: Callable[[], None] = lambda: None,
+        in_background: bool = False,
     ) -> None:
         """
-        whole       gathers the model that is written, on the first rank; see `runtime.sharding`
-        save_model  writes it to a folder
-        keep        how many of the newest stay; the best one stays beside them
-        saved       called by the first rank after each checkpoint
+        whole          gathers the model that is written, on the first rank; see `runtime.sharding`
+        save_model     writes it to a folder
+        keep           how many of the newest stay; the best one stays beside them
+        saved          called by the first rank after each checkpoint
+        in_background  let training continue while a checkpoint is written; needs several ranks
         """
         self.directory, self.whole, self.save_model = directory, whole, save_model
         self.keep, self.best, self.saved = keep, best, saved
+        self._group = dist.new_group(backend="gloo") if in_background else None
+        self._writer = ThreadPoolExecutor(1, "checkpoint") if in_background else None
+        self._pending: _Pending | None = None
 
     def check(self, validation: Mapping[str, float]) -> None:
         """Raise `UserError` if a validation lacks the metric that decides which checkpoint is best."""
@@ -131,20 +166,39 @@ class Checkpoints:
                 f"use one of {', '.join(validation)}"
             )
 
-    def save(self, state: TrainState, validation: Mapping[str, float] | None = None) -> Path:
+    def save(self, state: TrainState, validation: Mapping[str, float] | None = None) -> Path | None:
         """Write the checkpoint of `state.step`, then delete all that are neither among the newest nor the best.
 
-        Raises `UserError` on all ranks if one of them cannot write; the checkpoints before it are still there then.
+        Returns the newest checkpoint that is complete: this one, or in the background the one before, which is waited
+        for; None if there is none yet. Raises `UserError` on all ranks if one of them cannot write; the checkpoints
+        before are still there then.
         """
+        before = self.finish()
         path = self.directory / f"step-{state.step:08d}"
-        try:
+        with _told(path):
+            if self._group is not None:
+                self._pending = self._begin(state, path, validation, self._group)
+                return before
             self._write(state, path, validation)
-        except (OSError, SafetensorError) as error:
-            full = "the disk is full: " if os.strerror(errno.ENOSPC) in str(error) else ""
-            raise UserError(
-                f"{path}: this checkpoint could not be written ({full}{first_line(error)}); those before it are kept: "
-                "fix that, and the same command resumes from the newest"
-            ) from error
+        return self._completed(path)
+
+    def finish_if_written(self) -> Path | None:
+        """`finish` if nothing is left to wait for; all ranks must call it."""
+        if self._pending is None or any_rank(not self._pending.written.done()):
+            return None
+        return self.finish()
+
+    def finish(self) -> Path | None:
+        """Wait for the checkpoint that is being written and give it its name; None if there is none. Raises as
+        `save`; all ranks must call it."""
+        if self._pending is None:
+            return None
+        pending, self._pending = self._pending, None
+        with _told(pending.path), agree(), pending.folder, agree(), _os_errors():
+            pending.written.result()
+        return self._completed(pending.path)
+
+    def _completed(self, path: Path) -> Path:
         if is_first():
             there = checkpoints_in(self.directory)
             best = self._link_best(there)
@@ -153,6 +207,31 @@ class Checkpoints:
                     shutil.rmtree(old)
             self.saved()
         return path
+
+    def _begin(
+        self, state: TrainState, path: Path, validation: Mapping[str, float] | None, group: ProcessGroup
+    ) -> _Pending:
+        """Copy what is to be written, and write it in threads."""
+        assert self._writer is not None
+        model = self.whole()
+        if model is not None:  # on a CPU, parameters that no rank shares are those that training moves
+            for parameter in model.parameters():
+                parameter.data = parameter.data.clone() if parameter.device.type == "cpu" else parameter.data
+        opened, partial = ExitStack(), partial_name(path)
+        with agree():
+            if is_first():
+                opened.enter_context(atomic_directory(path))
+        written, step = state.save_in_background(partial / "state", group), state.step
+
+        def describe() -> None:
+            try:
+                if model is not None:
+                    self.save_model(model, partial / "model")
+            finally:
+                written.result()  # of the first rank: when all have written
+            _describe(partial, step, validation)
+
+        return _Pending(path, opened, self._writer.submit(describe) if is_first() else written)
 
     def _link_best(self, there: Sequence[Path]) -> Path | None:
         """Let `best` point at the best checkpoint, the earlier of equals."""
@@ -180,9 +259,7 @@ class Checkpoints:
             state.save(partial / "state")
             with agree():
                 if is_first():
-                    if validation is not None:
-                        (partial / VALIDATION).write_text(json.dumps(validation, indent=2) + "\n")
-                    write_manifest(partial, {"step": state.step})
+                    _describe(partial, state.step, validation)
 
     def resume(self, state: TrainState) -> bool:
         """Load the newest checkpoint that is as it was written, if there is one.
@@ -210,3 +287,23 @@ class Checkpoints:
                 f"{self.directory}: all checkpoints are damaged: to start over, delete {self.directory.parent}"
             )
         return None
+
+
+def _describe(checkpoint: Path, step: int, validation: Mapping[str, float] | None) -> None:
+    """Write the validation of a checkpoint's step, and last the manifest of all its files."""
+    if validation is not None:
+        (checkpoint / VALIDATION).write_text(json.dumps(validation, indent=2) + "\n")
+    write_manifest(checkpoint, {"step": step})
+
+
+@contextmanager
+def _told(path: Path) -> Iterator[None]:
+    """`UserError` for a checkpoint that could not be written."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        full = "the disk is full: " if os.strerror(errno.ENOSPC) in str(error) else ""
+        raise UserError(
+            f"{path}: this checkpoint could not be written ({full}{first_line(error)}); those before it are kept: "
+            "fix that, and the same command resumes from the newest"
+        ) from error

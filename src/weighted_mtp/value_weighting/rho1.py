@@ -73,18 +73,11 @@ class Rho1Weighting:
     @torch.no_grad()
     def __call__(self, batches: Sequence[Batch], state: ObjectiveState) -> tuple[list[Tensor], ObjectiveState]:
         scores = [self.scores(batch) for batch in batches]
-        targets = [_targets(batch, score.shape[-1]) for batch, score in zip(batches, scores, strict=True)]
-        weights = [torch.zeros_like(score) for score in scores]
-        for head in range(scores[0].shape[-1]):
-            chosen = top_tokens(
-                [score[..., head] for score in scores],
-                [target[..., head] for target in targets],
-                [batch.sample_ids for batch in batches],
-                self.config.k_percent,
-            )
-            for weight, choice in zip(weights, chosen, strict=True):
-                weight[..., head] = choice.float()
-        return [weight.squeeze(-1) for weight in weights], state
+        heads = [
+            top_tokens([score[..., head] for score in scores], batches, head + 1, self.config.k_percent)
+            for head in range(scores[0].shape[-1])
+        ]
+        return [torch.stack(of_batch, dim=-1).float().squeeze(-1) for of_batch in zip(*heads, strict=True)], state
 
     @torch.no_grad()
     def scores(self, batch: Batch) -> Tensor:
@@ -97,33 +90,29 @@ class Rho1Weighting:
         return excess.abs() if self.config.mode == "absolute" else excess
 
 
-def top_tokens(
-    scores: Sequence[Tensor], masks: Sequence[Tensor], sample_ids: Sequence[Tensor], k_percent: float
-) -> list[Tensor]:
+def top_tokens(scores: Sequence[Tensor], batches: Sequence[Batch], k: int, k_percent: float) -> list[Tensor]:
     """The `k_percent` highest scores of all microbatches of all ranks together, (B, T) bool each.
 
-    scores      (B, T) float each; T differs between microbatches
-    masks       (B, T) bool each: which tokens are candidates
-    sample_ids  (B,) int64 each
-    k_percent   of the N candidates, round(N · k_percent / 100) are chosen, but at least one if there is any
+    scores     (B, T) float, one per batch
+    batches    whose targets of head k are the candidates
+    k_percent  of the N candidates, round(N · k_percent / 100) are chosen, but at least one if there is any
     """
-    own = torch.cat([score[mask] for score, mask in zip(scores, masks, strict=True)])
+    places = [batch.targets(k) for batch in batches]
+    own = torch.cat([score.flatten().index_select(0, at) for score, at in zip(scores, places, strict=True)])
     everyones = all_gather(own)
     flat = torch.cat(everyones)
-    owners = torch.cat(
-        all_gather(torch.cat([i[:, None].expand_as(m)[m] for i, m in zip(sample_ids, masks, strict=True)]))
-    )
+    owners = torch.cat(all_gather(torch.cat([_owners(batch, at) for batch, at in zip(batches, places, strict=True)])))
     order = torch.argsort(owners, stable=True)
     order = order[torch.argsort(flat[order], descending=True, stable=True)]
-    chosen = torch.zeros_like(flat, dtype=torch.bool)
-    chosen[order[: max(1, round(len(flat) * k_percent / 100))]] = True
-    mine = chosen.split([len(part) for part in everyones])[rank()]
-    parts = mine.split([int(mask.sum()) for mask in masks])
-    return [torch.zeros_like(m).masked_scatter(m, part) for m, part in zip(masks, parts, strict=True)]
+    n_chosen = max(1, round(len(flat) * k_percent / 100))
+    chosen = torch.zeros_like(flat, dtype=torch.bool).index_fill_(0, order[:n_chosen], True)
+    mine = chosen.split([len(part) for part in everyones])[rank()].split([len(at) for at in places])
+    return [
+        torch.zeros(score.numel(), dtype=torch.bool, device=score.device).index_copy_(0, at, part).view_as(score)
+        for score, at, part in zip(scores, places, mine, strict=True)
+    ]
 
 
-def _targets(batch: Batch, n_heads: int) -> Tensor:
-    """(B, T, H) True where head k has a target: response tokens from position k on."""
-    position = torch.arange(batch.response_mask.shape[1], device=batch.response_mask.device)
-    depth = torch.arange(1, n_heads + 1, device=position.device)
-    return batch.response_mask.unsqueeze(-1) & (position[:, None] >= depth)
+def _owners(batch: Batch, places: Tensor) -> Tensor:
+    """The sample ids of tokens at `places` of a flattened (B, T)."""
+    return batch.sample_ids.index_select(0, places // batch.input_ids.shape[1])

@@ -8,23 +8,26 @@ from tiny_models import padded_batch, tiny_model
 from torch import Tensor
 
 from weighted_mtp.errors import UserError
+from weighted_mtp.memory.footprint import MemoryCounter
 from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.runtime.config import RuntimeConfig
 from weighted_mtp.runtime.device import autocast
 from weighted_mtp.runtime.sharding import placed
 
 
-def gradients_and_calls(architecture: str, config: RuntimeConfig) -> tuple[Sequence[Tensor], int]:
-    """Gradients of some loss of all heads, and how often a layer or head was computed for them."""
+def gradients_and_calls(architecture: str, config: RuntimeConfig) -> tuple[Sequence[Tensor], int, int]:
+    """Gradients of some loss of all heads, how often a layer or head was computed for them, and the bytes that backward
+    found of the forward."""
     model = MTPForCausalLM.from_base(tiny_model(architecture), 3, "random").train()
     placed(model, config)
     calls: list[int] = []
     for part in model.parts_to_gather():
         part.self_attn.register_forward_hook(lambda *_: calls.append(1))  # type: ignore[union-attr, operator]
-    with autocast(torch.device("cpu"), config):
+    with autocast(torch.device("cpu"), config), MemoryCounter([*model.parameters()]) as counter:
         loss = model.unembed(model.head_states(*padded_batch())).float().square().mean()
+        kept = counter.now
     loss.backward()
-    return [p.grad for p in model.parameters() if p.grad is not None], len(calls)
+    return [p.grad for p in model.parameters() if p.grad is not None], len(calls), kept
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -33,11 +36,16 @@ def test_activation_checkpointing_computes_every_layer_twice_and_the_same_gradie
     architecture: str, precision: str
 ) -> None:
     config = RuntimeConfig(device="cpu", precision=precision)
-    expected, once = gradients_and_calls(architecture, config)
-    got, twice = gradients_and_calls(architecture, config.model_copy(update={"activation_checkpointing": True}))
-    assert (once, twice) == (5, 10)
-    for a, b in zip(expected, got, strict=True):
-        assert torch.equal(a, b)
+    expected, once, everything = gradients_and_calls(architecture, config)
+    kept = [everything]
+    for checkpointing in ("selective", True):
+        chosen = config.model_copy(update={"activation_checkpointing": checkpointing})
+        got, twice, bytes_kept = gradients_and_calls(architecture, chosen)
+        kept.append(bytes_kept)
+        assert (once, twice) == (5, 10)
+        for a, b in zip(expected, got, strict=True):
+            assert torch.equal(a, b)
+    assert kept == sorted(set(kept), reverse=True)
 
 
 def test_offloading_without_several_gpus_is_refused() -> None:

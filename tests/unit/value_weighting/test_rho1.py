@@ -75,9 +75,8 @@ def test_splitting_into_microbatches_changes_nothing(mode: Mode) -> None:
 def test_ties_go_to_the_smaller_sample_id_and_then_to_the_earlier_token_in_any_split() -> None:
     batch = batch_of((5, 5, 5), (1, 1, 1))
     for parts in splits(batch):
-        masks = [part.response_mask for part in parts]
-        equal = [torch.zeros(mask.shape) for mask in masks]
-        kept = by_sample(parts, top_tokens(equal, masks, [part.sample_ids for part in parts], 50.0))
+        equal = [torch.zeros(part.response_mask.shape) for part in parts]
+        kept = by_sample(parts, top_tokens(equal, parts, 1, 50.0))
         assert {name: value.tolist() for name, value in kept.items()} == {
             10: [True] * 4,
             11: [True, True, False, False],
@@ -105,14 +104,13 @@ def test_a_head_has_no_target_in_its_first_positions() -> None:
 
 
 def test_a_batch_without_response_selects_nothing() -> None:
-    mask = torch.zeros(2, 4, dtype=torch.bool)
-    (kept,) = top_tokens([torch.zeros(2, 4)], [mask], [torch.arange(2)], 60.0)
+    batch = batch_of((4, 4), (4, 4))
+    (kept,) = top_tokens([torch.zeros(2, 4)], [batch], 1, 60.0)
     assert not kept.any()
 
 
 def test_a_tiny_share_keeps_one_token() -> None:
-    mask = torch.ones(1, 4, dtype=torch.bool)
-    (kept,) = top_tokens([torch.tensor([[0.0, 3.0, 1.0, 2.0]])], [mask], [torch.arange(1)], 0.1)
+    (kept,) = top_tokens([torch.tensor([[0.0, 3.0, 1.0, 2.0]])], [batch_of((4,), (1,))], 1, 0.1)
     assert kept.tolist() == [[False, True, False, False]]
 
 

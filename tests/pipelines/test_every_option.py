@@ -92,7 +92,7 @@ MICRO = ("model.source=micro",)
 LORA = ("model.lora.r=4",)
 CHECKED = ("training.save_every=1", "training.validate_every=1")
 DATED = ("model.source=@/dated", "data.template=chat")
-TRACKED = ("mlflow.enabled=true", "mlflow.tracking_uri=sqlite:///@/mlflow.db")
+TRACKED = ("tracking=mlflow", "mlflow.tracking_uri=sqlite:///@/mlflow.db")
 SERVED = ("server={}",)
 DRAWN = ("sampling.temperature=1",)
 SCORED = ('samples="@/one.jsonl"',)
@@ -145,7 +145,7 @@ EFFECTS: dict[str, Effect | list[Effect]] = {
     "RuntimeConfig.reduce_every_microbatch": Effect(
         POLICY, "runtime.reduce_every_microbatch=true", "reduced", ("training.gradient_accumulation=2",)
     ),
-    "MLflowConfig.enabled": Effect(POLICY, "mlflow.enabled=true", "tracked", TRACKED[1:]),
+    "Tracked.tracking": Effect(POLICY, "tracking=mlflow", "tracked", TRACKED[1:]),
     "MLflowConfig.tracking_uri": Effect(POLICY, "mlflow.tracking_uri=sqlite:///@/other.db", "tracked", TRACKED),
     "MLflowConfig.experiment": Effect(POLICY, "mlflow.experiment=other", "tracked", TRACKED),
     "ModelConfig.source": Effect(POLICY, "model.source=micro", "loss"),
@@ -326,6 +326,10 @@ ELSEWHERE = {
         "a_run_of_several_epochs_computes": "VerifiableConfig.frozen_cache Rho1RunConfig.frozen_cache"
         " FrozenCacheConfig.file",
         "the_file_keeps_its_bound_and_the_newest_values": "FrozenCacheConfig.max_gb",
+    },
+    "unit/training/test_tracking.py": {
+        "runs_of_a_study_lie_below_one_run": "MLflowConfig.study",
+        "weights_and_biases_gets_what_the_file_has": "WandbConfig.project WandbConfig.mode",
     },
     "pipelines/test_resume.py": {
         "a_resume_from_something_else_is_refused_by_name_or": "RunConfig.accept_changes",

@@ -55,7 +55,7 @@ STUDY: dict[str, Any] = {
     "override": {
         "training": {"max_steps": 2, "save_every": 2, "validate_every": 2},
         "optim": {"warmup_steps": 1},
-        "mlflow": {"enabled": False},
+        "tracking": "none",
     },
     "sampling": {"max_new_tokens": 8, "temperature": 1.0},
 }
@@ -151,7 +151,7 @@ def test_a_study_that_is_told_to_stop_saves_what_trains_and_leaves_no_process(tm
     storage, runs = with_data(tmp_path), tmp_path / "runs" / "s"
     config = {
         **STUDY,
-        "override": nested("training.max_steps=100000", "training.save_every=100000", "mlflow.enabled=false"),
+        "override": nested("training.max_steps=100000", "training.save_every=100000", "tracking=none"),
     }
     command = [sys.executable, "-m", "weighted_mtp.cli", "study", "--config", str(written(storage, config))]
     with subprocess.Popen([*command, "--jobs", "2"], stderr=subprocess.PIPE, text=True) as process:

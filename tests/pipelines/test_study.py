@@ -57,7 +57,7 @@ STUDY: dict[str, Any] = {
     "override": {
         "training": {"max_steps": 2, "save_every": 2, "validate_every": 2},
         "optim": {"warmup_steps": 1},
-        "mlflow": {"enabled": False},
+        "tracking": "none",
     },
     "sampling": {"max_new_tokens": 8},
     "further_temperatures": [0.5],

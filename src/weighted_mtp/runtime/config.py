@@ -10,14 +10,15 @@ from weighted_mtp.section import Section
 class RuntimeConfig(Section):
     """The machine's part of a run."""
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where tensors lie; `auto` is a GPU if there is one."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where tensors lie; `auto` is a GPU if there is one. `mps` is that of Apple's chips, for one rank."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Under `bf16` layers and heads compute in it, the residual stream between them included, on one rank as on
     several; parameters, optimizer, losses, embeddings and final norm stay in fp32, and of the unembedding only products
     are in bf16 (autocast).
 
-    `auto` is `bf16` if the device has instructions for it: a CPU without them is a hundred times slower in bf16.
+    `auto` is `bf16` if the device has instructions for it: a CPU without them is a hundred times slower in bf16. On
+    `mps`, of which not all generations have them, it is `fp32`.
     """
     threads: int | None = Field(None, ge=1, le=4096)
     """CPU threads; PyTorch's own choice where not given."""

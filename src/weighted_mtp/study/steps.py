@@ -173,7 +173,7 @@ class Step:
             "pipeline": training.pipeline,
             "run": {"name": f"{study.name}/{self.place}", "root": str(study.storage / "runs"), "seed": self.seed},
             "data": {"root": str(study.storage / DATASETS_NAME)},
-            "mlflow": {"tracking_uri": f"sqlite:///{study.storage / 'mlflow.db'}"},
+            "mlflow": {"tracking_uri": f"sqlite:///{study.storage / 'mlflow.db'}", "study": study.name},
         }
         own = [self._filled(options) for options in (training.override, study.override)]
         options = read_options(beside(self.file.parent, training.config), [fixed, *own])

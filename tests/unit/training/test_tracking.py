@@ -30,7 +30,7 @@ RUN = """
 import sys
 from pathlib import Path
 import mlflow.store.tracking.sqlalchemy_store  # it takes seconds: ahead of the start, or the runs would not meet
-from weighted_mtp.config import Section
+from weighted_mtp.section import Section
 from weighted_mtp.training.run_directory import RunDirectory
 from weighted_mtp.training.tracking import MLflowConfig, Tracked, Tracker
 

@@ -2,16 +2,15 @@
 
 Shapes: N programs, P problems.
 
-pass@1 of a problem is E[R], R ∈ {0, 1} whether a program drawn from π passes. Two estimates of what it becomes under the
-moved policy π′ miss different things:
+pass@1 of a problem is E[R], R ∈ {0, 1} whether a program drawn from π passes. Two estimates of what it becomes under
+the moved policy π′ miss different things:
 
 - To first order it changes by E[R Δ log π(x)], the score-function estimate (Williams 1992, Machine Learning 8); each
   program's R is compared with the mean of the other programs of its problem, which changes no expectation and removes
-  most of the variance (RLOO: Ahmadian et al. 2024, arXiv 2402.14740, section 2.3). Programs that nobody wrote before the
-  move count like the average of those that somebody did. For a move that is not small the value is no probability, and
-  may exceed 1.
+  most of the variance (RLOO: Ahmadian et al. 2024, arXiv 2402.14740, section 2.3). Programs that were not sampled count
+  like the average of those that were. For a move that is not small the value is no probability, and may exceed 1.
 - By importance sampling it becomes E[R min(π′(x) / π(x), c)], truncated so that no program decides alone (Ionides 2008,
-  Journal of Computational and Graphical Statistics 17). Programs that nobody wrote before the move count as failures.
+  Journal of Computational and Graphical Statistics 17). Programs that were not sampled count as failures.
 
 A policy whose passing programs become less likely because all of them do, as under weights that starve what holds a
 program together, gains by the first and loses by the second.

@@ -2,10 +2,10 @@
 
 The programs were sampled from the policy and executed, several for each of some problems that it does not train on. One
 pilot has the weights, one has none; both begin from the policy and see the same batches. Weights are predicted to help
-if they make programs that passed likelier, and those that failed less likely, than no weights do, and if they do not make
-all of them less likely (`evaluation.pass_rate_change`). The prediction holds for the temperature that the programs were sampled at, since
-sharpening helps at one and not at another; its sign and rank say more than its size, since a run moves farther than a
-pilot. docs/LOG.md says how often it was right.
+if they make programs that passed likelier, and those that failed less likely, than no weights do, and if they do not
+make all of them less likely (`evaluation.pass_rate_change`). The prediction holds for the temperature that the programs
+were sampled at, since sharpening helps at one and not at another; its sign and rank say more than its size, since a run
+moves farther than a pilot. docs/LOG.md says how often it was right.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from weighted_mtp.data.sources.micro.dataset import write_micro
+from weighted_mtp.data.sources.micro.generator import MicroConfig
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -71,5 +74,14 @@ def test_it_is_what_runs_and_finds_its_configurations_outside_of_the_repository(
     assert Path(where.strip()).is_relative_to(installed)
     wmtp = ("-m", "weighted_mtp.cli")
     assert "local/demo" in python(installed, *wmtp, "configs", "list", cwd=tmp_path)
-    assert "--steps" in python(installed, *wmtp, "demo", "--help", cwd=tmp_path)
     assert "fits" in python(installed, *wmtp, "plan", "--config", "production/baseline.yaml", cwd=tmp_path)
+
+
+def test_the_whole_method_runs_outside_of_the_repository(installed: Path, tmp_path: Path) -> None:
+    few = MicroConfig(n_train=60, n_validation=10, n_test=12, n_test_pairs=4)
+    write_micro(tmp_path / "storage" / "datasets", few)
+    said = python(installed, "-m", "weighted_mtp.cli", "demo", "--steps", "2", "--seeds", "4", cwd=tmp_path)
+    study = tmp_path / "storage" / "runs" / "demo-seeds-4-2-steps"
+    assert "pass@1" in said
+    assert str(study / "page.html").removeprefix(f"{tmp_path}/") in said
+    assert all((study / name).is_file() for name in ("page.html", "comparison.json", "weights.html"))

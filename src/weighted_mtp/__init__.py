@@ -1,9 +1,10 @@
 """Multi-token prediction in which the tokens that decide whether a program works count more.
 
-Importing this makes policies loadable: transformers' Auto classes of models know them from their first use on. Neither
-torch nor transformers is imported for it.
+Importing this makes policies loadable: transformers' Auto classes know them from their first use on. Neither torch nor
+transformers is imported for it.
 """
 
+import functools
 import importlib
 import os
 import sys
@@ -18,6 +19,9 @@ __all__ = ["load_critic", "token_weights"]
 # training step twenty times slower; with this it costs what sharing costs (docs/LOG.md). Read when torch is loaded.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
+# What PyTorch has not written for Apple's GPUs is computed by the CPU. Read when torch is loaded, too.
+os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
+
 _PUBLIC = dict.fromkeys(__all__, "weighted_mtp.pipelines.weighing")
 """Name → the module that has it, which is imported when it is first asked for."""
 
@@ -28,18 +32,28 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-_AUTO_CLASSES = "transformers.models.auto.modeling_auto"
+_AUTO_CONFIG = "transformers.models.auto.configuration_auto"
 
 
-def _register_policies() -> None:
-    importlib.import_module("weighted_mtp.models")
+def _register_on_first_use(module: ModuleType) -> None:
+    """Let the first `AutoConfig.from_pretrained`, which every Auto class and pipeline calls, register policies."""
+    auto = module.AutoConfig
+    usual = vars(auto)["from_pretrained"]
+
+    @functools.wraps(usual.__func__)
+    def from_pretrained(cls: type, *arguments: Any, **options: Any) -> Any:
+        auto.from_pretrained = usual
+        importlib.import_module("weighted_mtp.models")
+        return usual.__func__(cls, *arguments, **options)
+
+    auto.from_pretrained = classmethod(from_pretrained)
 
 
 class _Registering(MetaPathFinder, Loader):
-    """Registers policies as soon as transformers' Auto classes of models are imported; they cannot be before."""
+    """Waits until transformers' AutoConfig is imported."""
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        if name != _AUTO_CLASSES:
+        if name != _AUTO_CONFIG:
             return None
         sys.meta_path.remove(self)
         spec = PathFinder.find_spec(name, path)  # type: ignore[arg-type]
@@ -52,10 +66,10 @@ class _Registering(MetaPathFinder, Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         self._loader.exec_module(module)
-        _register_policies()
+        _register_on_first_use(module)
 
 
-if _AUTO_CLASSES in sys.modules:
-    _register_policies()
+if _AUTO_CONFIG in sys.modules:
+    _register_on_first_use(sys.modules[_AUTO_CONFIG])
 else:
     sys.meta_path.insert(0, _Registering())

@@ -6,8 +6,14 @@ from typing import Literal
 
 from weighted_mtp.progress import say
 
-Extra = Literal["mlflow", "plots", "slurm"]
-_NEEDS: dict[Extra, str] = {"mlflow": "mlflow", "plots": "matplotlib", "slurm": "submitit"}
+Extra = Literal["mlflow", "plots", "slurm", "tensorboard", "wandb"]
+_NEEDS: dict[Extra, str] = {
+    "mlflow": "mlflow",
+    "plots": "matplotlib",
+    "slurm": "submitit",
+    "tensorboard": "tensorboard",
+    "wandb": "wandb",
+}
 """Extra → a package of it that everything else of it is for."""
 
 

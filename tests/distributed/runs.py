@@ -24,7 +24,7 @@ torch.set_num_threads(1)
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "local"
 COMMON = [
-    "mlflow.enabled=false",
+    "tracking=none",
     "runtime.threads=1",
     "runtime.precision=fp32",
     "data.max_tokens=512",

@@ -38,7 +38,7 @@ def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_micro(folder / "datasets", MicroConfig(n_train=40, n_validation=6, n_test=4, n_test_pairs=4))
 
     def train(kind: str, config: str, *more: str) -> None:
-        options = [f"run.root={folder}/runs", f"data.root={folder}/datasets", "mlflow.enabled=false", *more]
+        options = [f"run.root={folder}/runs", f"data.root={folder}/datasets", "tracking=none", *more]
         options += ["training.max_steps=2", "optim.warmup_steps=1", "training.validation_batches=1"]
         wmtp("train", kind, "--config", config, *(part for option in options for part in ("--override", option)))
 
@@ -166,7 +166,7 @@ def test_the_readmes_weighting_is_the_examples_and_trains_a_policy(work: Path, m
     for readme in ("README.md", "README.ko.md"):
         assert f"```python\n{code}\n```" in (ROOT / readme).read_text(), f"{readme} shows another weighting"
     monkeypatch.chdir(ROOT)
-    options = [f"run.root={work}/runs", f"data.root={work}/datasets", "mlflow.enabled=false", "run.name=entropy"]
+    options = [f"run.root={work}/runs", f"data.root={work}/datasets", "tracking=none", "run.name=entropy"]
     options += [f"model.source={work}/runs/reference", "training.max_steps=2", "optim.warmup_steps=1"]
     options += ["options.share=0.25", "training.validation_batches=1"]
     chosen = [part for option in options for part in ("--override", option)]

@@ -39,7 +39,7 @@ from weighted_mtp.value_weighting.controls import Uniform
 Observations = Mapping[str, Any]
 CHAT = "{{ 'Today is ' + strftime_now('%d %b %Y') + '. ' + messages[0]['content'] }}"
 COMMON = [
-    "mlflow.enabled=false",
+    "tracking=none",
     "training.max_steps=3",
     "training.validate_every=3",
     "training.validation_batches=1",

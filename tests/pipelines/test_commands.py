@@ -109,7 +109,7 @@ def test_the_same_command_resumes_and_a_finished_run_stays_as_it_is(storage: Pat
 
 def test_without_mlflow_no_database_is_made(storage: Path, tmp_path: Path) -> None:
     uri = f"mlflow.tracking_uri=sqlite:///{tmp_path}/other.db"
-    assert train(storage, "untracked", "mlflow.enabled=false", uri).exit_code == 0
+    assert train(storage, "untracked", "tracking=none", uri).exit_code == 0
     assert not (tmp_path / "other.db").exists()
 
 

@@ -93,7 +93,7 @@ MICRO = ("model.source=micro",)
 LORA = ("model.lora.r=4",)
 CHECKED = ("training.save_every=1", "training.validate_every=1")
 DATED = ("model.source=@/dated", "data.template=chat")
-TRACKED = ("mlflow.enabled=true", "mlflow.tracking_uri=sqlite:///@/mlflow.db")
+TRACKED = ("tracking=mlflow", "mlflow.tracking_uri=sqlite:///@/mlflow.db")
 SERVED = ("server={}",)
 DRAWN = ("sampling.temperature=1",)
 SCORED = ('samples="@/one.jsonl"',)
@@ -146,7 +146,7 @@ EFFECTS: dict[str, Effect | list[Effect]] = {
     "RuntimeConfig.reduce_every_microbatch": Effect(
         POLICY, "runtime.reduce_every_microbatch=true", "reduced", ("training.gradient_accumulation=2",)
     ),
-    "MLflowConfig.enabled": Effect(POLICY, "mlflow.enabled=true", "tracked", TRACKED[1:]),
+    "Tracked.tracking": Effect(POLICY, "tracking=mlflow", "tracked", TRACKED[1:]),
     "MLflowConfig.tracking_uri": Effect(POLICY, "mlflow.tracking_uri=sqlite:///@/other.db", "tracked", TRACKED),
     "MLflowConfig.experiment": Effect(POLICY, "mlflow.experiment=other", "tracked", TRACKED),
     "ModelConfig.source": Effect(POLICY, "model.source=micro", "loss"),
@@ -324,6 +324,9 @@ ELSEWHERE = {
     "GateConfig.programs": "pipelines/test_gate.py::test_what_is_predicted_is_said_and_kept_and_changes_nothing",
     "GateConfig.steps": "pipelines/test_gate.py::test_pilots_take_the_steps_that_they_are_given",
     "RunConfig.accept_changes": "pipelines/test_resume.py::test_a_resume_from_something_else_is_refused_by_name_or",
+    "MLflowConfig.study": "unit/training/test_tracking.py::test_runs_of_a_study_lie_below_one_run",
+    "WandbConfig.project": "unit/training/test_tracking.py::test_weights_and_biases_gets_what_the_file_has",
+    "WandbConfig.mode": "unit/training/test_tracking.py::test_weights_and_biases_gets_what_the_file_has",
     "RuntimeConfig.parallel": "distributed/test_memory.py::test_the_planned_peak_is_the_measured_one",
     "RuntimeConfig.timeout_seconds": "pipelines/test_every_option.py::test_ranks_wait_as_long_as_they_are_told",
     "StudyConfig.slurm": "pipelines/test_schedule.py::test_parameters_that_slurm_does_not_have_are_one_line",

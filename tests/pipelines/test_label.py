@@ -26,7 +26,7 @@ def train(storage: Path, pipeline: str, name: str, *more: str) -> Result:
     config = CONFIGS / f"{pipeline.replace('-', '_')}_local.yaml"
     steps = [f"training.{option}=2" for option in ("max_steps", "save_every", "validate_every")]
     steps.append("optim.warmup_steps=1")
-    places = [f"run.name={name}", f"run.root={storage}/runs", f"data.root={storage}/datasets", "mlflow.enabled=false"]
+    places = [f"run.name={name}", f"run.root={storage}/runs", f"data.root={storage}/datasets", "tracking=none"]
     overrides = [part for option in (*places, *steps, *more) for part in ("--override", option)]
     return wmtp("train", pipeline, "--config", config, *overrides)
 

@@ -51,7 +51,7 @@ STUDY: dict[str, Any] = {
         "optim.warmup_steps=1",
         "training.save_every=2",
         "training.validate_every=2",
-        "mlflow.enabled=false",
+        "tracking=none",
     ],
     "sampling": {"max_new_tokens": 8, "temperature": 1.0},
 }
@@ -145,7 +145,7 @@ def test_a_run_elsewhere_is_refused(tmp_path: Path) -> None:
 
 def test_a_study_that_is_told_to_stop_saves_what_trains_and_leaves_no_process(tmp_path: Path) -> None:
     storage, runs = with_data(tmp_path), tmp_path / "runs" / "s"
-    config = {**STUDY, "override": ["training.max_steps=100000", "training.save_every=100000", "mlflow.enabled=false"]}
+    config = {**STUDY, "override": ["training.max_steps=100000", "training.save_every=100000", "tracking=none"]}
     command = [sys.executable, "-m", "weighted_mtp.cli", "study", "--config", str(written(storage, config))]
     with subprocess.Popen([*command, "--jobs", "2"], stderr=subprocess.PIPE, text=True) as process:
         metrics = [runs / f"policy-seed-{seed}" / "metrics.jsonl" for seed in STUDY["seeds"]]

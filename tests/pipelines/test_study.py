@@ -52,7 +52,7 @@ STUDY: dict[str, Any] = {
         "optim.warmup_steps=1",
         "training.save_every=2",
         "training.validate_every=2",
-        "mlflow.enabled=false",
+        "tracking=none",
     ],
     "sampling": {"max_new_tokens": 8},
     "further_temperatures": [0.5],

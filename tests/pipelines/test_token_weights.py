@@ -44,7 +44,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     def train(kind: str, config: str, name: str, *more: str) -> None:
         options = [f"run.name={name}", f"run.root={folder}/runs", f"data.root={folder}/datasets", *more]
         options += [
-            "mlflow.enabled=false",
+            "tracking=none",
             "training.max_steps=2",
             "optim.warmup_steps=1",
             "training.validation_batches=1",

@@ -19,7 +19,7 @@ from weighted_mtp.training.tracking import Tracker
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "local"
 COMMON = [
-    "mlflow.enabled=false",
+    "tracking=none",
     "training.max_steps=4",
     "training.validate_every=2",
     "training.validation_batches=2",

@@ -1,5 +1,7 @@
 """A device that is none: tensors that say they are on it hold CPU values, so real values steer real control flow.
 
+It has no fp64, as Apple's GPUs have none: a tensor of that arriving there is an error.
+
 PyTorch's Python backend gives them a device type of their own, `gpu`, which autograd, factories and `to` know. While a
 `Trace` is active, every operation is looked at as CUDA would: tensors of two devices must not meet, but for copies and
 single numbers; and what CUDA would have to wait for is counted, with the line of this package that asked.
@@ -54,6 +56,8 @@ class OnDevice(Tensor):
         )
 
     def __init__(self, held: Tensor) -> None:
+        if held.dtype == torch.float64:
+            raise TypeError(f"fp64 on a device that has none, at {_line()}")
         self.held = held
 
     @classmethod

@@ -17,10 +17,12 @@ from weighted_mtp.losses.critic_loss import ImplicitConfig
 from weighted_mtp.losses.critic_objective import ImplicitObjective, ValueObjective
 from weighted_mtp.losses.mtp_loss import LossConfig
 from weighted_mtp.losses.objective import PolicyObjective, Sums
+from weighted_mtp.runtime.device import WITHOUT_FP64
 from weighted_mtp.training.optim import Group, OptimConfig, build_optimizer, clip_gradients
 from weighted_mtp.training.updates import _divide, _over_ranks
 from weighted_mtp.value_weighting.controls import Uniform
 
+WITHOUT_FP64.add(DEVICE.type)
 found: dict[str, dict[str, object]] = {}
 
 
@@ -88,6 +90,15 @@ def meeting() -> None:
         found["meeting"] = {"error": str(error)}
 
 
-for part in (steps, weightings_and_critics, sampling, meeting):
+def double_precision() -> None:
+    """That fp64 on the device is seen."""
+    try:
+        with Trace():
+            OnDevice(torch.ones(2)).double()
+    except TypeError as error:
+        found["double precision"] = {"error": str(error)}
+
+
+for part in (steps, weightings_and_critics, sampling, meeting, double_precision):
     part()
 print(json.dumps(found))

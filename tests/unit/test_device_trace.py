@@ -1,4 +1,4 @@
-"""On a device that is not the CPU no two devices' tensors meet, and what is waited for is counted.
+"""On a device that is not the CPU no two devices' tensors meet, none is in fp64, and what is waited for is counted.
 
 The numbers are golden: one that rises is a wait for the GPU that somebody added. Of each pass of a model one is
 transformers', which looks for packed sequences wherever it makes a mask (two masks in Gemma 2 and 3).
@@ -56,6 +56,10 @@ def traced() -> dict[str, dict[str, Any]]:
 
 def test_a_cpu_tensor_that_meets_a_devices_is_seen(traced: dict[str, dict[str, Any]]) -> None:
     assert "'gpu'), ((2,), 'cpu')" in traced["meeting"]["error"]
+
+
+def test_double_precision_on_a_device_that_has_none_is_seen(traced: dict[str, dict[str, Any]]) -> None:
+    assert "fp64" in traced["double precision"]["error"]
 
 
 @pytest.mark.parametrize("name", WAITS)

@@ -14,7 +14,7 @@ from weighted_mtp.data.sources.micro.dataset import write_micro
 from weighted_mtp.data.sources.micro.generator import MicroConfig
 
 PACKAGE = Path(__file__).resolve().parents[2] / "src" / "weighted_mtp"
-BROUGHT = ("matplotlib", "mlflow", "submitit", "sqlalchemy", "alembic")
+BROUGHT = ("matplotlib", "mlflow", "submitit", "sqlalchemy", "alembic", "wandb", "tensorboard")
 
 
 @pytest.fixture(scope="module")
@@ -80,4 +80,4 @@ def test_only_what_is_imported_on_demand_imports_an_extra_at_its_top() -> None:
 
 
 def test_all_extras_come_with_the_environment_that_tests_run_in() -> None:
-    assert all(extras.has(extra) for extra in ("mlflow", "plots", "slurm"))
+    assert all(extras.has(extra) for extra in ("mlflow", "plots", "slurm", "tensorboard", "wandb"))

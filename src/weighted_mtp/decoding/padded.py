@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
 from weighted_mtp.decoding.rows import Choice, Finished, Row, Text
+from weighted_mtp.runtime.device import widest
 
 
 @torch.inference_mode()
@@ -23,7 +24,7 @@ def decode_padded(
         draws = None
         if choice.temperature > 0:
             draws = torch.tensor([row.draws[len(row.tokens)] for row in rows if row.draws is not None])
-            draws = draws.to(logits.device)
+            draws = draws.to(widest(logits.device)).to(logits.device)
         tokens = choice(logits, draws)
         for row in rows:
             row.n_passes += 1

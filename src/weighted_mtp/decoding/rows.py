@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from weighted_mtp.errors import UserError
+from weighted_mtp.runtime.device import widest
 
 Finished = Literal["eos", "stop", "length"]
 NOT_FINITE = -1  # in place of a token
@@ -103,8 +104,9 @@ class Choice:
         probabilities = torch.softmax(logits.float() / self.temperature, dim=-1)
         if self.top_p < 1:
             probabilities = nucleus(probabilities, self.top_p)
-        cumulative = probabilities.cumsum(dim=-1, dtype=torch.float64)
+        cumulative = probabilities.cumsum(dim=-1, dtype=widest(probabilities.device))
         drawn = torch.searchsorted(cumulative, draws[..., None] * cumulative[..., -1:], right=True).squeeze(-1)
+        drawn = drawn.clamp(max=logits.shape[-1] - 1)  # in fp32 the largest draw may round up to the sum
         return drawn.masked_fill(~largest.isfinite(), NOT_FINITE)
 
 

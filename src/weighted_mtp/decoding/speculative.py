@@ -36,6 +36,7 @@ from torch import Tensor
 from weighted_mtp.decoding.forward import Forward
 from weighted_mtp.decoding.rows import Choice, Finished, Pass, Row, Text
 from weighted_mtp.decoding.slots import Prefix, SlotCache
+from weighted_mtp.runtime.device import widest
 
 
 @torch.inference_mode()
@@ -161,7 +162,7 @@ class _Window:
             assert row.draws is not None
             coming = row.draws[len(row.tokens) : len(row.tokens) + count]
             found[place, : len(coming)] = coming
-        return torch.from_numpy(found).to(self._device)
+        return torch.from_numpy(found).to(widest(self._device)).to(self._device)
 
 
 def _certain(row: Row) -> int:

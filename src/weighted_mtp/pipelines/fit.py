@@ -5,13 +5,13 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from pydantic import Field, field_validator, model_validator
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from weighted_mtp.config import Section, read_options
+from weighted_mtp.config import Section, changed, read_options
 from weighted_mtp.data.batches import Batch
 from weighted_mtp.data.stream import BatchStream
 from weighted_mtp.errors import UserError
@@ -22,13 +22,15 @@ from weighted_mtp.models.convert import adapter_base
 from weighted_mtp.models.fingerprint import fingerprint
 from weighted_mtp.pipelines.inputs import Inputs, check_inputs, remember_inputs
 from weighted_mtp.progress import console
+from weighted_mtp.report.run_page import write_run_page
 from weighted_mtp.runtime.device import RuntimeConfig, autocast, pick_device
 from weighted_mtp.runtime.distributed import by_first_rank, is_first, ranks
 from weighted_mtp.runtime.sharding import WholeModel, whole_tensor
 from weighted_mtp.training.loop import Trainer, TrainingConfig
 from weighted_mtp.training.optim import Group, OptimConfig, build_optimizer
+from weighted_mtp.training.run_directory import RunDirectory, holds_run
 from weighted_mtp.training.state import Best, Checkpoints, SaveModel, TrainState
-from weighted_mtp.training.tracking import MLflowConfig, RunDirectory, Tracker, holds_run
+from weighted_mtp.training.tracking import Tracked, Tracker
 from weighted_mtp.training.updates import Updates
 from weighted_mtp.training.upload import Uploads
 
@@ -54,8 +56,8 @@ class RunConfig(Section):
         return name
 
 
-class FitConfig(Section):
-    """The options that all training runs have; each section is described beside what it configures."""
+class _Fit(Section):
+    """The options that all training runs have, but for those of their trackers."""
 
     pipeline: str
     """What kind of run this is: a name in `pipelines/kinds.py`. Each pipeline's schema allows its own."""
@@ -63,7 +65,6 @@ class FitConfig(Section):
     optim: OptimConfig = OptimConfig()
     training: TrainingConfig = TrainingConfig()
     runtime: RuntimeConfig = RuntimeConfig()
-    mlflow: MLflowConfig = MLflowConfig()
 
     @model_validator(mode="before")
     @classmethod
@@ -76,7 +77,7 @@ class FitConfig(Section):
         return values
 
     @model_validator(mode="after")
-    def _warmup_ends(self) -> "FitConfig":
+    def _warmup_ends(self) -> Self:
         warmup, steps = self.optim.warmup_steps, self.training.max_steps
         if warmup >= steps:
             raise ValueError(
@@ -84,6 +85,10 @@ class FitConfig(Section):
                 f"rises: set optim.warmup_steps={steps // 10}, or raise max_steps"
             )
         return self
+
+
+class FitConfig(Tracked, _Fit):
+    """The options that all training runs have; each section is described beside what it configures."""
 
 
 def run_options(run: Path) -> dict[str, Any]:
@@ -164,10 +169,14 @@ def fit(config: FitConfig, parts: Parts) -> Path | None:
         f"{stream.padding_share():.1%} padding",
         highlight=False,
     )
-    with Tracker(run, config.mlflow, state.step) as tracker, uploads or nullcontext():
+    with Tracker(run, config, state.step) as tracker, uploads or nullcontext():
         updates = updates_of(config, parts, run.path, state)
         trainer = Trainer(updates, parts.validation, config.training, tracker, checkpoints)
-        return run.path if trainer.run() else None
+        if not trainer.run():
+            return None
+        if is_first():
+            tracker.artifact(write_run_page(run.path, changed(type(config), run_options(run.path)), run.page))
+        return run.path
 
 
 def updates_of(config: FitConfig, parts: Parts, run: Path, state: TrainState | None = None) -> Updates:

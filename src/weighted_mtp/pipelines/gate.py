@@ -197,6 +197,6 @@ def _log_probs(policy: MTPForCausalLM, judged: Judges, config: PolicyConfig) -> 
     for batch in BatchStream(judged.store, config.data.max_tokens, 1, 0).first():
         with autocast(device, config.runtime):
             log_probs = program_log_probs(policy, batch.to(device), judged.temperature)
-        found[batch.sample_ids.numpy()] = log_probs.double().cpu().numpy()
+        found[batch.sample_ids.numpy()] = log_probs.cpu().double().numpy()
     free_root(policy)
     return found

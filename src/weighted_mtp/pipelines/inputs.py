@@ -17,7 +17,7 @@ from weighted_mtp.errors import UserError
 from weighted_mtp.models.checkpoint import run_of
 from weighted_mtp.progress import console
 from weighted_mtp.runtime.distributed import by_first_rank
-from weighted_mtp.training.tracking import RunDirectory
+from weighted_mtp.training.run_directory import RunDirectory
 
 Inputs = Mapping[str, str]
 """What it is (`critic`, `data micro/train`) → its checksum."""

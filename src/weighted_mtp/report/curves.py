@@ -8,7 +8,7 @@ from typing import Literal
 
 from weighted_mtp.errors import UserError
 from weighted_mtp.files import atomic_file
-from weighted_mtp.training.tracking import Record
+from weighted_mtp.training.run_directory import Record
 
 Curve = Mapping[int, float]
 """Step → value."""

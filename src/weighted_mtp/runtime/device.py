@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -20,14 +21,15 @@ from weighted_mtp.progress import console
 class RuntimeConfig(Section):
     """The machine's part of a run."""
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where tensors lie; `auto` is a GPU if there is one."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where tensors lie; `auto` is a GPU if there is one. `mps` is that of Apple's chips, for one rank."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Under `bf16` layers and heads compute in it, the residual stream between them included, on one rank as on
     several; parameters, optimizer, losses, embeddings and final norm stay in fp32, and of the unembedding only products
     are in bf16 (autocast).
 
-    `auto` is `bf16` if the device has instructions for it: a CPU without them is a hundred times slower in bf16.
+    `auto` is `bf16` if the device has instructions for it: a CPU without them is a hundred times slower in bf16. On
+    `mps`, of which not all generations have them, it is `fp32`.
     """
     threads: int | None = Field(None, ge=1, le=4096)
     """CPU threads; PyTorch's own choice where not given."""
@@ -47,31 +49,43 @@ class RuntimeConfig(Section):
 
 
 def pick_device(config: RuntimeConfig) -> torch.device:
-    """The device to run on. Raises `UserError` for `cuda` on a machine without one."""
+    """The device to run on. Raises `UserError` for a GPU on a machine without one."""
     if config.threads is not None:
         torch.set_num_threads(config.threads)
     if config.device == "cuda" and not torch.cuda.is_available():
         raise UserError(
-            f"runtime.device is cuda, but PyTorch sees no CUDA device here{_why_no_cuda()}: use runtime.device=auto or "
+            f"runtime.device is cuda, but PyTorch sees no CUDA device here{why_no_cuda()}: use runtime.device=auto or "
             "cpu"
         )
-    name = config.device if config.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(name)
-    if config.device == "auto" and name == "cpu" and (why := _why_no_cuda()):
+    if config.device == "mps" and not torch.backends.mps.is_available():
+        raise UserError(
+            f"runtime.device is mps, but PyTorch {torch.__version__} sees no GPU of Apple's here: use "
+            "runtime.device=auto or cpu"
+        )
+    device = torch.device(_best_device() if config.device == "auto" else config.device)
+    if config.device == "auto" and device.type == "cpu" and (why := why_no_cuda()):
         _say_unused_gpu(why)
-    if config.precision == "bf16" and not has_bf16(device):
+    if config.precision == "bf16" and device.type == "cpu" and not has_bf16(device):
         _warn_of_slow_bf16()
     return device
+
+
+def _best_device() -> str:
+    """The fastest that there is; several ranks cannot share the one GPU of Apple's."""
+    if torch.cuda.is_available():
+        return "cuda"
+    is_alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    return "mps" if is_alone and torch.backends.mps.is_available() else "cpu"
 
 
 _PRODUCTS = {torch.ops.aten.mm.default, torch.ops.aten.addmm.default}
 """Those of linear layers. Attention's own (`bmm`), where it is not fused, return T × T scores: too large to keep."""
 
-GPU_FILES = (Path("/dev/nvidia0"), Path("/dev/nvidiactl"), Path("/dev/kfd"))
+GPU_FILES = (Path("/dev/nvidia0"), Path("/dev/nvidiactl"), Path("/dev/kfd"), Path("/dev/dxg"))
 """There on a machine with a GPU and its driver, also where PyTorch cannot use it."""
 
 
-def _why_no_cuda() -> str:
+def why_no_cuda() -> str:
     """What to look at if there is a GPU that PyTorch cannot use; "" if there is none."""
     if not any(file.exists() for file in GPU_FILES):
         return ""
@@ -112,7 +126,23 @@ def has_bf16(device: torch.device) -> bool:
     """Whether the device multiplies bf16 matrices by instructions of its own: x86's avx512_bf16 or amx_bf16, Arm's."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return False
     return any(there for name, there in torch.cpu.get_capabilities().items() if name.endswith("bf16"))
+
+
+WITHOUT_FP64 = {"mps"}
+"""Kinds of devices that have no fp64."""
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """What sums over many tokens are kept in: fp64 where the device has it."""
+    return torch.float32 if device.type in WITHOUT_FP64 else torch.float64
+
+
+def widened(x: torch.Tensor) -> torch.Tensor:
+    """`x` in the `widest` precision of its device."""
+    return x.to(widest(x.device))
 
 
 Contexts = tuple[AbstractContextManager[object], AbstractContextManager[object]]

@@ -64,6 +64,10 @@ def process_group(config: RuntimeConfig) -> Iterator[None]:
                 "give torchrun a smaller --nproc_per_node, or set runtime.device=cpu"
             )
         torch.cuda.set_device(local)
+    if device.type == "mps":
+        raise UserError(
+            "runtime.device=mps is one GPU, which ranks cannot share: start one process, or set runtime.device=cpu"
+        )
     console.quiet = int(os.environ["RANK"]) != 0
     try:
         store, number, world = next(rendezvous("env://"))

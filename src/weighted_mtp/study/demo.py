@@ -9,6 +9,7 @@ It is the study `configs/local/demo.yaml`. Stopped at any time, the same command
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 from rich.console import Console
 
@@ -20,11 +21,15 @@ from weighted_mtp.study.config import StudyConfig
 from weighted_mtp.study.run import report, run_study
 
 SHOWN = 4  # problems whose programs the picture of token weights shows
+PROBLEMS_PER_STEP = 10  # of a quick look
 CONFIG = folder() / "local" / "demo.yaml"
 
 
 def demo_config(storage: Path, steps: int | None, seeds: Sequence[int]) -> StudyConfig:
-    """`configs/local/demo.yaml`, with everything under `storage`; its own seeds if none are given."""
+    """`configs/local/demo.yaml`, with everything under `storage`; its own seeds if none are given.
+
+    steps  of every training run, for a quick look, which has few problems, too
+    """
     options = [f"storage={storage}"]
     parts = ["demo"]
     if seeds:
@@ -33,6 +38,8 @@ def demo_config(storage: Path, steps: int | None, seeds: Sequence[int]) -> Study
     if steps:
         parts.append(f"{steps}-steps")
         options.append(f"override=[training.max_steps={steps},optim.warmup_steps={min(10, steps // 2)}]")
+        few = min(PROBLEMS_PER_STEP * steps, cast(int, load_config(StudyConfig, CONFIG).first))
+        options += [f"first={few}", f"stages.own.first={few}"]
     return load_config(StudyConfig, CONFIG, [*options, f"name={'-'.join(parts)}"])
 
 

@@ -29,7 +29,8 @@ from weighted_mtp.report.study_page import write_study_page
 from weighted_mtp.study.config import StudyConfig, Training, TrainingStage
 from weighted_mtp.study.schedule import SchedulerName, run_steps, scheduling
 from weighted_mtp.study.steps import Step, all_before, steps_of
-from weighted_mtp.training.tracking import Record
+from weighted_mtp.training.mlflow_run import finish_study
+from weighted_mtp.training.run_directory import Record
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,7 @@ def report(config: StudyConfig, result: StudyResult) -> list[Path]:
         files.append(plot_curves(result.runs, "ce/head1", folder / "curves.png"))
     if len(config.arms) > 1:
         files.append(write_study_page(folder, folder / "page.html"))
+        finish_study(result.runs.values(), files[-1])
     return files
 
 

@@ -165,6 +165,7 @@ class Step:
             f"run.seed={self.seed}",
             f"data.root={study.storage / DATASETS_NAME}",
             f"mlflow.tracking_uri=sqlite:///{study.storage / 'mlflow.db'}",
+            f"mlflow.study={study.name}",
         ]
         own = [self._filled(option) for option in (*training.override, *study.override)]
         file = beside(self.folder, training.config)

@@ -14,6 +14,7 @@ from weighted_mtp.data.batches import Batch
 from weighted_mtp.data.stream import BatchStream
 from weighted_mtp.errors import UserError
 from weighted_mtp.losses.objective import Objective, Sums
+from weighted_mtp.runtime.device import widened
 from weighted_mtp.runtime.distributed import all_gather_objects, all_reduce_sum, is_first, rank, ranks
 from weighted_mtp.runtime.sharding import free_root, reduce_gradients
 from weighted_mtp.training.optim import OptimConfig, clip_gradients, prepare_groups, schedule
@@ -144,7 +145,7 @@ class _Total:
 
 def _over_ranks(sums: Sequence[Sums]) -> _Total:
     """Add up microbatches, in fp64, then ranks, which all have the same metrics. One copy leaves the device."""
-    flat = all_reduce_sum(torch.stack([_flat(s) for s in sums]).to("cpu", torch.float64).sum(0))
+    flat = all_reduce_sum(torch.stack([_flat(s) for s in sums]).cpu().double().sum(0))
     names = list(sums[0].metrics)
     numerators = [sums[0].metrics[name][0] for name in names]
     sizes = [n.numel() for n in numerators]
@@ -156,7 +157,7 @@ def _over_ranks(sums: Sequence[Sums]) -> _Total:
 def _flat(sums: Sums) -> Tensor:
     """Loss, count, the metrics' denominators, then their numerators, as one vector."""
     numerators, denominators = [n for n, _ in sums.metrics.values()], [d for _, d in sums.metrics.values()]
-    return torch.cat([x.detach().reshape(-1).double() for x in (sums.loss, sums.count, *denominators, *numerators)])
+    return torch.cat([widened(x.detach().reshape(-1)) for x in (sums.loss, sums.count, *denominators, *numerators)])
 
 
 def _divide(total: _Total) -> dict[str, float]:

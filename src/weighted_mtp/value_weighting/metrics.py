@@ -6,6 +6,8 @@ Shapes: B batch, T time, M pairs.
 import torch
 from torch import Tensor
 
+from weighted_mtp.runtime.device import widened
+
 
 def pair_accuracy(scores: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
     """How many pairs have the correct program's score above the incorrect one's, and how many pairs there are.
@@ -16,7 +18,7 @@ def pair_accuracy(scores: Tensor, pairs: Tensor) -> tuple[Tensor, Tensor]:
     Equal scores count one half, as a coin would.
     """
     difference = scores[pairs[:, 0]] - scores[pairs[:, 1]]
-    return ((difference > 0).double() + 0.5 * (difference == 0).double()).sum(), difference.new_tensor(len(pairs))
+    return (widened(difference > 0) + 0.5 * widened(difference == 0)).sum(), difference.new_tensor(len(pairs))
 
 
 def localisation_auc(delta: Tensor, response_mask: Tensor, wrong: Tensor) -> tuple[Tensor, Tensor]:
@@ -33,7 +35,7 @@ def localisation_auc(delta: Tensor, response_mask: Tensor, wrong: Tensor) -> tup
     first = response_mask & (torch.arange(delta.shape[1], device=delta.device) == wrong[:, None])
     others = response_mask & ~first
     at_wrong = delta.masked_fill(~first, 0.0).sum(1, keepdim=True)
-    above = (delta > at_wrong).double() + 0.5 * (delta == at_wrong).double()
+    above = widened(delta > at_wrong) + 0.5 * widened(delta == at_wrong)
     n_others = others.sum(1)
     counted = first.any(1) & (n_others > 0)
     auc = above.masked_fill(~others, 0.0).sum(1) / n_others.clamp(min=1)
@@ -46,12 +48,12 @@ def calibration_gaps(probabilities: Tensor, outcomes: Tensor, mask: Tensor, bins
     probabilities  (B, T) in [0, 1]
     outcomes       (B,) 1 or 0, of the whole program
     mask           (B, T) bool
-    returns        (bins,) fp64, and a scalar
+    returns        (bins,) as `widened`, and a scalar
 
     Gaps and counts add up over batches. The sum of the gaps' absolute values over the count is the expected
     calibration error: the mean over predictions of |mean p − share of successes| of their bin (Guo et al. 2017, arXiv
     1706.04599, eq. 3).
     """
-    p = probabilities[mask].double()
-    y = outcomes[:, None].expand_as(mask)[mask].double()
+    p = widened(probabilities[mask])
+    y = widened(outcomes[:, None].expand_as(mask)[mask])
     return p.new_zeros(bins).index_add(0, (p * bins).long().clamp(max=bins - 1), p - y), mask.sum()

@@ -1,8 +1,8 @@
 """Running mean and variance of the advantages: what whitening must remember from step to step.
 
-They are kept in fp64 whatever the model's precision: three sums per step cost nothing, and they are the same to the
-last digits however a batch is split into microbatches. They stay on the device that the advantages are on, so that
-no step waits for it.
+They are kept in fp64 (where the device has it) whatever the model's precision: three sums per step cost nothing, and
+they are the same to the last digits however a batch is split into microbatches. They stay on the device that the
+advantages are on, so that no step waits for it.
 """
 
 from collections.abc import Sequence
@@ -11,12 +11,13 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from weighted_mtp.runtime.device import widened, widest
 from weighted_mtp.value_weighting.base import ObjectiveState
 
 
 @dataclass(frozen=True)
 class Moments:
-    """Moments over response tokens of the steps seen so far; all fields are fp64 scalars.
+    """Moments over response tokens of the steps seen so far; all fields are scalars.
 
     steps   optimizer steps seen
     count   tokens seen
@@ -42,7 +43,8 @@ class Moments:
         return {name: getattr(self, name).clone() for name in ("steps", "count", "mean", "square")}
 
     def to(self, device: torch.device) -> "Moments":
-        return Moments(*(getattr(self, f.name).to(device, non_blocking=device.type == "cuda") for f in fields(self)))
+        values = (getattr(self, f.name).to(widest(device)) for f in fields(self))
+        return Moments(*(value.to(device, non_blocking=device.type == "cuda") for value in values))
 
     @property
     def std(self) -> Tensor:
@@ -68,6 +70,6 @@ class Moments:
 
 
 def moment_sums(values: Sequence[Tensor]) -> Tensor:
-    """Count, Σx and Σx² over all microbatches' values, (n,) float each: (3,) fp64, undivided, so that ranks can add."""
-    x = torch.cat(list(values)).double()
+    """Count, Σx and Σx² over all microbatches' values, (n,) float each: (3,), undivided, so that ranks can add."""
+    x = widened(torch.cat(list(values)))
     return torch.stack([torch.full((), len(x), dtype=x.dtype, device=x.device), x.sum(), (x * x).sum()])

@@ -54,6 +54,15 @@ model = AutoModelForCausalLM.from_pretrained(sys.argv[1])
 print("TYPE", type(model).__module__)
 """
 
+ITS_CONFIG = """
+import sys
+for name in sys.argv[2:]:
+    exec(name)
+config = AutoConfig.from_pretrained(sys.argv[1])
+print("TYPE", type(config).__module__, config.n_future_tokens)
+"""
+OURS, THEIRS = "import weighted_mtp", "from transformers import AutoConfig"
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -99,6 +108,11 @@ def test_importing_the_package_registers_policies_and_imports_nothing_large(fold
     said = run(HERE, str(folder), home=tmp_path)
     assert "BEFORE\n" in said
     assert "TYPE weighted_mtp.models.mtp" in said
+
+
+@pytest.mark.parametrize("order", [(OURS, THEIRS), (THEIRS, OURS)], ids=["imported first", "imported last"])
+def test_a_policys_configuration_alone_loads_too(folder: Path, tmp_path: Path, order: tuple[str, str]) -> None:
+    assert "TYPE weighted_mtp.models.mtp 3" in run(ITS_CONFIG, str(folder), *order, home=tmp_path)
 
 
 def test_here_the_installed_class_is_used_whether_or_not_the_folders_code_is_trusted(folder: Path) -> None:

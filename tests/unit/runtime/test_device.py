@@ -5,7 +5,8 @@ import torch
 
 from weighted_mtp.errors import UserError
 from weighted_mtp.runtime import device
-from weighted_mtp.runtime.device import RuntimeConfig, autocast, pick_device
+from weighted_mtp.runtime.device import RuntimeConfig, autocast, in_bf16, pick_device, widest
+from weighted_mtp.runtime.distributed import process_group
 
 CPU = torch.device("cpu")
 
@@ -48,3 +49,37 @@ def test_a_gpu_that_pytorch_cannot_use_is_told_of_once(monkeypatch, capsys, tmp_
     assert capsys.readouterr().err.count("computing on the CPU (this machine has a GPU") == 1
     with pytest.raises(UserError, match="this machine has a GPU"):
         pick_device(RuntimeConfig(device="cuda"))
+
+
+@pytest.fixture
+def on_apple(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if PyTorch saw a GPU of Apple's, on a CPU with bf16."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"bf16": True})
+
+
+def test_apples_gpu_is_taken_where_it_is_there_but_not_by_several_ranks(on_apple, monkeypatch):
+    assert pick_device(RuntimeConfig()).type == "mps"
+    assert pick_device(RuntimeConfig(device="cpu")) == CPU
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert pick_device(RuntimeConfig()) == CPU
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    with (
+        pytest.raises(UserError, match=r"runtime\.device=mps is one GPU"),
+        process_group(RuntimeConfig(device="mps")),
+    ):
+        pass
+
+
+def test_on_apples_gpu_auto_is_fp32_and_sums_are_too(on_apple):
+    mps = torch.device("mps")
+    assert not in_bf16(mps, RuntimeConfig())
+    assert in_bf16(mps, RuntimeConfig(precision="bf16"))
+    assert (widest(mps), widest(CPU)) == (torch.float32, torch.float64)
+
+
+def test_apples_gpu_where_there_is_none_is_one_line(monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(UserError, match=r"runtime\.device is mps"):
+        pick_device(RuntimeConfig(device="mps"))

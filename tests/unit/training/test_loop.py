@@ -23,8 +23,9 @@ from weighted_mtp.models.checkpoint import checkpoints_in, newest_model, step_of
 from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.training.loop import Trainer, TrainingConfig
 from weighted_mtp.training.optim import Group, OptimConfig, build_optimizer
+from weighted_mtp.training.run_directory import RunDirectory
 from weighted_mtp.training.state import Best, Checkpoints, TrainState
-from weighted_mtp.training.tracking import MLflowConfig, RunDirectory, Tracker
+from weighted_mtp.training.tracking import Tracked, Tracker
 from weighted_mtp.training.updates import NonFiniteError, Updates
 from weighted_mtp.value_weighting.controls import Uniform
 
@@ -97,7 +98,7 @@ def trainer(folder: Path, steps: int = 6, fresh: bool = False, **changes: object
         "updates": replace(updates, **{name: changes.pop(name) for name in ("state", "objective") if name in changes}),
         "validation": [collate(store, np.arange(4))],
         "config": TrainingConfig(max_steps=steps, gradient_accumulation=2, validate_every=2, save_every=100),
-        "tracker": Tracker(run, MLflowConfig(enabled=False), state.step),
+        "tracker": Tracker(run, Tracked(tracking=()), state.step),
         "checkpoints": checkpoints(run.checkpoints, model),
     }
     return Trainer(**{**parts, **changes})

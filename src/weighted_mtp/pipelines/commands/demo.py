@@ -11,7 +11,8 @@ from weighted_mtp.pipelines.command import INTERRUPTED, Debug, user_errors
 def main(
     storage: Annotated[Path, typer.Option(help="Folder for data, runs and results.")] = Path("storage"),
     steps: Annotated[
-        int | None, typer.Option(help="Optimizer steps of every training run; a quick look, not a result.", min=1)
+        int | None,
+        typer.Option(help="Optimizer steps of every training run, with few problems; only a quick look.", min=1),
     ] = None,
     seeds: Annotated[
         list[int] | None,

@@ -1,7 +1,6 @@
 """Time and memory of a training step: here, the plain way, in bf16, with checkpointing, with a critic; ways in turns.
 
     OMP_NUM_THREADS=1 uv run python benchmarks/step.py [--sizes micro smollm2] [--repeats 5]
-    uv run python benchmarks/step.py --memory
 
 Forward, backward and clipping of one microbatch whose tokens are responses but for the first ten of a row; random
 weights. Times are CPU seconds of one thread, which other programs on the machine disturb less than elapsed ones; ways
@@ -13,9 +12,7 @@ verifiable        weighted by a critic of the policy's size, which is passed fir
 uniform + critic  the two measured apart, and added
 
 Memory is that of tensors, each counted from when it is made until it is freed, and beside it parameters and Adam's two
-states; it does not depend on the machine's load. With `--memory` it is counted on shapes, as `wmtp plan` does, for
-SmolLM2's size and 2 × 512 tokens, without arithmetic. Tables are written to step.md and step_memory.md in
-benchmarks/results.
+states; it does not depend on the machine's load. The tables are written to benchmarks/results/step.md.
 """
 
 import argparse
@@ -26,10 +23,8 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -39,8 +34,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from weighted_mtp.data.batches import Batch
 from weighted_mtp.losses.mtp_loss import LossConfig
 from weighted_mtp.losses.objective import PolicyObjective
-from weighted_mtp.memory.footprint import MemoryCounter, Microbatch, on_meta, training_pass
-from weighted_mtp.models.mtp import MTPConfig, MTPForCausalLM
+from weighted_mtp.memory.footprint import MemoryCounter
+from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.models.value import ValueModel
 from weighted_mtp.pipelines.frozen_cache import FrozenCacheConfig, kept
 from weighted_mtp.runtime.device import RuntimeConfig, autocast, recomputing
@@ -249,34 +244,6 @@ def criticised(model: MTPForCausalLM, size: Size, repeats: int) -> list[str]:
     ]
 
 
-def counted(heads: int, checkpointing: bool | Literal["selective"]) -> int:
-    """Bytes at the highest moment of a step of SmolLM2's size: parameters, Adam's states and a pass through shapes."""
-    with torch.device("meta"):
-        model = MTPForCausalLM(MTPConfig(base_config=SIZES["smollm2"].config, n_future_tokens=heads))
-    if checkpointing:
-        recompute = {"use_reentrant": False, "context_fn": lambda: recomputing(nullcontext(), checkpointing)}
-        model.activation_checkpointing_enable(activation_checkpointing_kwargs=recompute)
-    weights = 4 * sum(p.numel() for p in model.parameters())
-    with on_meta(model, torch.float32) as shapes:
-        passed = training_pass(shapes, Microbatch(2, 512), nullcontext, False)
-    return 3 * weights + max(gradients + other for gradients, other in passed.moments.items())
-
-
-def memory() -> list[str]:
-    """Peaks of one head and of four."""
-    lines = [
-        "SmolLM2's size (30 layers), fp32, 2 × 512 tokens, counted on shapes",
-        "",
-        "| activation checkpointing | 1 head, MiB | 4 heads, MiB | ratio |",
-        "|---|---|---|---|",
-    ]
-    named: dict[str, bool | Literal["selective"]] = {"none": False, "selective": "selective", "full": True}
-    for name, checkpointing in named.items():
-        one, four = counted(1, checkpointing), counted(HEADS, checkpointing)
-        lines.append(f"| {name} | {one / 2**20:,.0f} | {four / 2**20:,.0f} | {four / one:.2f} |")
-    return lines
-
-
 def machine() -> str:
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     flags = next((line.split() for line in lines if line.startswith("flags")), [])
@@ -290,14 +257,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--memory", action="store_true", help="only count memory, on shapes")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    if options.memory:
-        found = "\n".join(memory())
-        RESULTS.with_name("step_memory.md").write_text(found + "\n")
-        print(found)
-        return
     lines = [machine(), ""]
     for name in options.sizes:
         lines += [*ways(name, SIZES[name], options.repeats), ""]

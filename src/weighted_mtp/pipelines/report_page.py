@@ -4,13 +4,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from weighted_mtp.config import changed
 from weighted_mtp.errors import UserError
 from weighted_mtp.models.checkpoint import run_of
+from weighted_mtp.pipelines.config import EvaluationConfig, WeightsConfig
 from weighted_mtp.pipelines.doubts import doubts
 from weighted_mtp.pipelines.fit import run_options
 from weighted_mtp.pipelines.kinds import pipeline_of
-from weighted_mtp.pipelines.run_evaluation import EvaluationConfig
 from weighted_mtp.pipelines.token_weights import shown_programs
 from weighted_mtp.pipelines.weight_source import critic_source, run_source, split_of
 from weighted_mtp.progress import say
@@ -19,6 +18,7 @@ from weighted_mtp.report.links import PAGE, Links
 from weighted_mtp.report.run_page import write_run_page
 from weighted_mtp.report.study_page import write_study_page
 from weighted_mtp.report.token_page import ShownPrograms
+from weighted_mtp.section import changed
 
 WITH_PROGRAMS = ("critic", "verifiable", "rho1")
 """Pipelines whose runs give tokens weights."""
@@ -112,7 +112,7 @@ def _programs(run: Path, options: Mapping[str, Any], problems: int) -> tuple[Sho
         return None, notes
     try:
         source = critic_source(run) if is_critic else run_source(run)
-        return shown_programs(source, split_of(run, None, None, None), problems), notes
+        return shown_programs(source, split_of(WeightsConfig(run=run)), problems), notes
     except UserError as error:
         say(f"no programs are shown: {error}")
         return None, [*notes, f"No programs are shown: {error}"]

@@ -11,13 +11,13 @@ from torch import Tensor
 from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from transformers import PreTrainedTokenizerBase
 
-from weighted_mtp.config import validated
 from weighted_mtp.data.batches import Batch
 from weighted_mtp.data.load import SplitsConfig
 from weighted_mtp.errors import UserError
 from weighted_mtp.models.checkpoint import newest_model
 from weighted_mtp.models.convert import load_base
 from weighted_mtp.models.mtp import MTPForCausalLM
+from weighted_mtp.pipelines.config import WeightsConfig
 from weighted_mtp.pipelines.critic import (
     Critic,
     check_same_tokens,
@@ -32,8 +32,9 @@ from weighted_mtp.pipelines.kinds import pipeline_of
 from weighted_mtp.pipelines.policy import explicit_weighting, head_losses
 from weighted_mtp.pipelines.run_rho1 import Rho1RunConfig
 from weighted_mtp.pipelines.run_verifiable import VerifiableConfig, settled_strength
-from weighted_mtp.runtime.device import RuntimeConfig
+from weighted_mtp.runtime.config import RuntimeConfig
 from weighted_mtp.runtime.sharding import placed_frozen
+from weighted_mtp.section import validated
 from weighted_mtp.value_weighting.base import ObjectiveState, TokenWeighting
 from weighted_mtp.value_weighting.rho1 import Rho1Weighting
 from weighted_mtp.value_weighting.td import TDConfig, TDWeighting
@@ -218,8 +219,9 @@ def _saved_state(run: Path, weighting: TokenWeighting) -> ObjectiveState:
     return contents["objective"]
 
 
-def split_of(run: Path, root: Path | None, dataset: str | None, split: str | None) -> Path:
+def split_of(config: WeightsConfig) -> Path:
     """The folder of a split: of what the run learned from, unless others are given; of several datasets the first."""
-    data = run_options(run).get("data", {})
+    data = run_options(config.trained).get("data", {})
     own = validated(SplitsConfig, {name: data[name] for name in SplitsConfig.model_fields if name in data})
-    return (root or own.root) / (dataset or own.datasets[0]) / (split or own.validation or own.train)
+    dataset = (config.data_root or own.root) / (config.dataset or own.datasets[0])
+    return dataset / (config.split or own.validation or own.train)

@@ -24,11 +24,12 @@ from weighted_mtp.config import load_config
 from weighted_mtp.evaluation.own_programs import Evaluation, read_evaluation
 from weighted_mtp.evaluation.pass_at_k import pass_at_k
 from weighted_mtp.files import atomic_file
+from weighted_mtp.pipelines.config import EvaluationConfig
 from weighted_mtp.pipelines.critic import load_critics, load_reference
 from weighted_mtp.pipelines.gate import predicted_gains
 from weighted_mtp.pipelines.policy import PolicyConfig, WeightingFactory, head_losses
 from weighted_mtp.pipelines.run_baseline import BaselineConfig
-from weighted_mtp.pipelines.run_evaluation import EvaluationConfig, evaluate, holds_evaluation
+from weighted_mtp.pipelines.run_evaluation import evaluate, holds_evaluation
 from weighted_mtp.pipelines.run_rho1 import Rho1RunConfig
 from weighted_mtp.pipelines.run_verifiable import VerifiableConfig, weighted_by
 from weighted_mtp.report.comparison import read_counts
@@ -141,7 +142,7 @@ def main(
     """Predicted against measured gains of a study's arms."""
     study = load_config(StudyConfig, config, override or [])
     settings = Settings(steps, problems, samples)
-    arms = [s for s in steps_of(study, config.parent) if isinstance(s.what, TrainedArm) and s.is_finished()]
+    arms = [s for s in steps_of(study, config) if isinstance(s.what, TrainedArm) and s.is_finished()]
     lines = ["# The gate: predicted against measured gains", ""]
     for temperature in temperatures:
         found = [

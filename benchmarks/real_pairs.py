@@ -44,7 +44,6 @@ from real_programs import MAX_TOKENS, PADDING, SEED, SOURCES, Fold, Pairs, Sourc
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from weighted_mtp.config import validated
 from weighted_mtp.data.batches import Batch, TokenStore
 from weighted_mtp.data.index import read_index
 from weighted_mtp.data.pairs import PairDataConfig, PairStore, load_pairs
@@ -61,10 +60,11 @@ from weighted_mtp.models.checkpoint import checkpoints_in, load_tokenizer, step_
 from weighted_mtp.models.convert import convert, load_base, with_heads
 from weighted_mtp.models.mtp import decoder_layers
 from weighted_mtp.models.value import ValueModel
-from weighted_mtp.pipelines.command import comma_list, user_errors
+from weighted_mtp.pipelines.command import chosen, user_errors
 from weighted_mtp.pipelines.fit import FitConfig, Parts, fit
 from weighted_mtp.progress import console
 from weighted_mtp.report.curves import read_metrics
+from weighted_mtp.section import validated
 from weighted_mtp.training.optim import Group
 
 Scores = Mapping[str, float]
@@ -363,8 +363,8 @@ def main() -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Make the records that are missing, and print the table."""
-    options.objectives = comma_list("--objectives", options.objectives, OBJECTIVES)
-    sources = [SOURCES[name] for name in comma_list("--sources", options.sources, tuple(SOURCES))]
+    options.objectives = chosen("--objectives", options.objectives.split(","), OBJECTIVES)
+    sources = [SOURCES[name] for name in chosen("--sources", options.sources.split(","), tuple(SOURCES))]
     if not (options.output / "model").is_dir():
         convert(options.model, options.output / "model", heads=None)
     torch.set_num_threads(options.threads)

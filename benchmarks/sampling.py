@@ -14,7 +14,8 @@ from collections.abc import Callable
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from weighted_mtp.decoding.sample import SamplingConfig, sample
+from weighted_mtp.decoding.config import SamplingConfig
+from weighted_mtp.decoding.sample import sample
 from weighted_mtp.models.convert import load_base
 
 NAMES = (

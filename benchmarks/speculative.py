@@ -25,7 +25,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from weighted_mtp.data.prompts import encode_problem
 from weighted_mtp.data.tables import read_problems
 from weighted_mtp.decoding import forward
-from weighted_mtp.decoding.sample import SamplingConfig, sample
+from weighted_mtp.decoding.config import SamplingConfig
+from weighted_mtp.decoding.sample import sample
 from weighted_mtp.models.convert import load_base
 
 RESULTS = Path(__file__).parent / "results" / "speculative.md"

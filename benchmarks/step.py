@@ -38,7 +38,8 @@ from weighted_mtp.memory.footprint import MemoryCounter
 from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.models.value import ValueModel
 from weighted_mtp.pipelines.frozen_cache import FrozenCacheConfig, kept
-from weighted_mtp.runtime.device import RuntimeConfig, autocast, recomputing
+from weighted_mtp.runtime.config import RuntimeConfig
+from weighted_mtp.runtime.device import autocast, recomputing
 from weighted_mtp.runtime.sharding import placed, placed_frozen
 from weighted_mtp.training.optim import Group, OptimConfig, build_optimizer, clip_gradients
 from weighted_mtp.value_weighting.base import TokenWeighting

@@ -17,7 +17,7 @@ PACKAGE = ROOT / "src" / "weighted_mtp"
 # that is not named belongs to the layer of the folder around it.
 LAYERS = [
     ["errors", "files", "progress", "parallel", "manifest", "extras", "hub"],
-    ["synonyms", "configurations", "config", "options"],
+    ["synonyms", "section", "configurations", "config", "options"],
     ["runtime"],
     ["data"],
     ["sandbox"],

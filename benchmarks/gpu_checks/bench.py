@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel
 from weighted_mtp.data.batches import Batch
 from weighted_mtp.models.adapters import LoraSettings, apply_lora
 from weighted_mtp.models.mtp import MTPForCausalLM
-from weighted_mtp.runtime.device import RuntimeConfig
+from weighted_mtp.runtime.config import RuntimeConfig
 from weighted_mtp.runtime.sharding import placed
 
 CPU = torch.device("cpu")

@@ -21,7 +21,8 @@ from gpu_checks.bench import (
     tiny_policy,
 )
 from weighted_mtp.data.batches import Batch
-from weighted_mtp.decoding.sample import SamplingConfig, sample
+from weighted_mtp.decoding.config import SamplingConfig
+from weighted_mtp.decoding.sample import sample
 from weighted_mtp.losses.critic_loss import ImplicitConfig, LambdaReturnConfig, OutcomeConfig, PairwiseRankingConfig
 from weighted_mtp.losses.critic_objective import ImplicitObjective, ValueObjective
 from weighted_mtp.losses.linear_ce import weighted_linear_cross_entropy
@@ -31,7 +32,8 @@ from weighted_mtp.losses.token_ce import head_cross_entropies, next_token_cross_
 from weighted_mtp.models.adapters import LoraSettings
 from weighted_mtp.models.mtp import MTPForCausalLM, Unembedding
 from weighted_mtp.models.value import ValueModel
-from weighted_mtp.runtime.device import RuntimeConfig, autocast
+from weighted_mtp.runtime.config import RuntimeConfig
+from weighted_mtp.runtime.device import autocast
 from weighted_mtp.training.updates import _divide, _over_ranks
 from weighted_mtp.value_weighting.base import TokenWeighting
 from weighted_mtp.value_weighting.controls import PositionMatched, RandomMatched, Shuffled, Uniform

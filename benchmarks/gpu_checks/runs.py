@@ -31,7 +31,8 @@ from weighted_mtp.models.adapters import LoraSettings, apply_lora, merge_lora, s
 from weighted_mtp.models.checkpoint import load_model
 from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.runtime import sharding
-from weighted_mtp.runtime.device import RuntimeConfig, autocast, recomputing
+from weighted_mtp.runtime.config import RuntimeConfig
+from weighted_mtp.runtime.device import autocast, recomputing
 from weighted_mtp.training.optim import Group, OptimConfig, build_optimizer, clip_gradients
 from weighted_mtp.training.state import TrainState
 from weighted_mtp.training.updates import Updates, _divide, _over_ranks

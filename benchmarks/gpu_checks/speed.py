@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from gpu_checks.bench import COPY, Bench, Numbers, batch, llama, need, on_device
-from weighted_mtp.decoding.sample import SamplingConfig, sample
+from weighted_mtp.decoding.config import SamplingConfig
+from weighted_mtp.decoding.sample import sample
 from weighted_mtp.losses.linear_ce import weighted_linear_cross_entropy
 from weighted_mtp.losses.mtp_loss import LossConfig
 from weighted_mtp.losses.objective import PolicyObjective

@@ -1,149 +1,65 @@
-"""Typed configuration: defaults → YAML (`extends:`) → `--override a.b=c`, validated, saved resolved.
+"""Configurations read and written: defaults → YAML (`extends:`) → `--override a.b=c`, validated, saved resolved."""
 
-Each section's class stands beside what it configures; this file only reads, merges, checks and writes them.
-"""
-
-import difflib
-import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
-from pydantic_core import to_jsonable_python
 
 from weighted_mtp.configurations import beside
 from weighted_mtp.errors import UserError, first_line
-from weighted_mtp.synonyms import SYNONYMS
-
-
-class Section(BaseModel):
-    """A part of the configuration: immutable, without keys that nobody reads, and of finite numbers.
-
-    A name may be a number, such as a job's; a number may not be `true`, nor text empty.
-    """
-
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        validate_default=True,
-        allow_inf_nan=False,
-        coerce_numbers_to_str=True,
-        use_attribute_docstrings=True,
-    )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _values_are_what_they_look_like(cls, values: Any) -> Any:
-        for name, value in values.items() if isinstance(values, dict) else ():
-            kinds = list(_plain_types(cls.model_fields[name].annotation)) if name in cls.model_fields else [Any]
-            if isinstance(value, bool) and bool not in kinds and Any not in kinds:
-                word = str(value).lower()
-                raise ValueError(f"{name}={word}, as YAML reads on, off, yes and no, too; put a name in quotes")
-            if isinstance(value, int) and abs(value) > _LARGEST:
-                raise ValueError(f"{name}={value} is too large a number; give one below {_LARGEST}")
-            if value == "" and (str in kinds or Path in kinds):
-                raise ValueError(f"{name} is empty; give a value, or leave the option out")
-        return values
-
-
-_LARGEST = 2**53  # exact in JSON, in fp64, and far from where 64 bits overflow
-
-
-def _plain_types(annotation: Any) -> Iterator[Any]:
-    """The types in an annotation, without what it is made of."""
-    arguments = typing.get_args(annotation)
-    if not arguments or typing.get_origin(annotation) is typing.Literal:
-        yield annotation
-    for argument in arguments:
-        yield from _plain_types(argument)
-
+from weighted_mtp.section import Section, validated
 
 T = TypeVar("T", bound=Section)
+Override = str | Mapping[str, Any]
+"""`a.b=value`, as it is typed, or options nested as in a file."""
 
 
-def load_config(schema: type[T], path: Path | None, overrides: Sequence[str] = ()) -> T:
-    """Read `path` (or nothing but the defaults), merge what it extends and `overrides` (`a.b=c`), and check it.
+def load_config(schema: type[T], path: Path | None, overrides: Sequence[Override] = ()) -> T:
+    """Read `path` (or nothing but the defaults), merge what it extends and `overrides`, and check it.
 
     Raises `UserError` for a missing or broken file, a circular `extends`, an unknown key (with the nearest known
     one), a wrong type or a failed check: always one line that names the option.
     """
-    return validated(schema, read_options(path, overrides), f"{path or 'configuration'}: ")
+    return validated(schema, read_options(path, overrides, schema.interpolated), f"{path or 'configuration'}: ")
 
 
-def read_options(path: Path | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """What `path`, what it extends and `overrides` say, merged, not checked. Raises `UserError` as `load_config`."""
+def read_options(path: Path | None, overrides: Sequence[Override] = (), resolve: bool = True) -> dict[str, Any]:
+    """What `path`, what it extends and `overrides` say, merged, not checked. Raises `UserError` as `load_config`.
+
+    resolve  whether `${name}` is replaced by what the option of that name says
+    """
     merged = _read_with_bases(path, ()) if path else OmegaConf.create()
     for override in overrides:
-        merged = _merge(merged, _parse_override(override), f"--override {override}")
+        if isinstance(override, str):
+            merged = _merge(merged, _parse_override(override), f"--override {override}")
+        else:
+            merged = _merge(merged, OmegaConf.create(dict(override)), f"{path}")
     try:
-        return cast(dict[str, Any], OmegaConf.to_container(merged, resolve=True))
+        return cast(dict[str, Any], OmegaConf.to_container(merged, resolve=resolve))
     except OmegaConfBaseException as error:
-        raise UserError(f"{path}: {first_line(error)}") from error
+        raise UserError(f"{path}: {_about(error)}") from error
 
 
-def validated(schema: type[T], values: Any, prefix: str = "") -> T:
-    """Build a section from plain values; what is wrong with them is one `UserError` line after `prefix`."""
+def filled(options: Mapping[str, Any], values: Mapping[str, str]) -> dict[str, Any]:
+    """Nested options with `${name}` replaced by `values[name]`. Raises `UserError` for what cannot be replaced."""
     try:
-        return schema.model_validate(values)
-    except ValidationError as error:
-        raise UserError(prefix + "; ".join(_explain(schema, error))) from error
+        tree = OmegaConf.create(dict(options), parent=OmegaConf.create(dict(values)))
+        return cast(dict[str, Any], OmegaConf.to_container(tree, resolve=True))
+    except OmegaConfBaseException as error:
+        raise UserError(_about(error)) from error
+
+
+def _about(error: OmegaConfBaseException) -> str:
+    """What OmegaConf says, with the option that it says it of."""
+    return f"`{error.full_key}`: {first_line(error)}" if error.full_key else first_line(error)
 
 
 def save_config(config: Section, path: Path) -> None:
     """Write the resolved configuration as YAML that `load_config` reads back to an equal object."""
     path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True))
-
-
-def flatten(config: Section) -> dict[str, Any]:
-    """All options as `{"a.b": value}`, for trackers and for naming a difference."""
-    return dict(_leaves(config.model_dump(mode="json"), ""))
-
-
-def differences(old: Section, new: Section) -> list[str]:
-    """The options in which two configurations differ, each as `a.b: old → new`."""
-    before, after = flatten(old), flatten(new)
-    keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
-    return [f"{key}: {before.get(key)} → {after.get(key)}" for key in keys]
-
-
-def changed(schema: type[BaseModel], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The options in a resolved configuration that differ from the schema's defaults, as `{"a.b": value}`.
-
-    `values` are plain and not checked: a configuration of an older version is shown as it was.
-    """
-    usual = dict(_leaves(_defaults(schema), ""))
-    return {key: value for key, value in _leaves(dict(values), "") if key not in usual or usual[key] != value}
-
-
-def _defaults(schema: type[BaseModel]) -> dict[str, Any]:
-    """Plain defaults; of a section that must be given, those of its options."""
-    found = {}
-    for name, field in schema.model_fields.items():
-        if not field.is_required():
-            found[name] = to_jsonable_python(field.get_default(call_default_factory=True))
-        elif isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            found[name] = _defaults(field.annotation)
-    return found
-
-
-def options_of(schema: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """All options and sections of a schema, as `a.b`."""
-    for name, field in schema.model_fields.items():
-        yield f"{prefix}{name}"
-        for section in sections_in(field.annotation):
-            yield from options_of(section, f"{prefix}{name}.")
-
-
-def _leaves(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 def _read_with_bases(path: Path, children: tuple[Path, ...]) -> DictConfig:
@@ -175,6 +91,8 @@ def _read_yaml(path: Path) -> DictConfig:
         raise UserError(f"{path}:{where} is not valid YAML: {getattr(error, 'problem', None) or error}") from error
     except (UnicodeDecodeError, IsADirectoryError) as error:
         raise UserError(f"{path}: not a YAML text file ({error})") from error
+    except OmegaConfBaseException as error:  # a `${` that nothing closes
+        raise UserError(f"{path}: {_about(error)}") from error
     if not isinstance(config, DictConfig):
         raise UserError(f"{path}: must hold options (`key: value`), not a list")
     return config
@@ -197,56 +115,3 @@ def _merge(base: DictConfig, changes: DictConfig, where: str) -> DictConfig:
         raise UserError(f"{where}: {first_line(error)}") from error
     assert isinstance(merged, DictConfig)
     return merged
-
-
-def _explain(schema: type[BaseModel], error: ValidationError) -> Iterator[str]:
-    for item in error.errors():
-        location = [str(part) for part in item["loc"]]
-        name = ".".join(location)
-        if item["type"] == "extra_forbidden":
-            yield f"unknown option `{name}`; {_advice(schema, location)}"
-        elif item["type"] == "value_error":
-            message = str(item["ctx"]["error"])
-            yield f"`{name}`: {message}" if name else message
-        elif item["type"] == "missing":
-            yield f"`{name}` must be given"
-        else:
-            yield f"`{name}`: {item['msg']}, not {item['input']!r}"
-
-
-def _advice(schema: type[BaseModel], location: Sequence[str]) -> str:
-    """What to write instead: another trainer's name in our words, the same name elsewhere, or the nearest one here."""
-    *place, name = location
-    options = list(options_of(schema))
-    known = _known_keys(schema, place)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
-    others = [name.lower()] if name.lower() in SYNONYMS or near else difflib.get_close_matches(name, SYNONYMS, n=1)
-    if called := [option for other in others for option in SYNONYMS.get(other, ()) if option in options]:
-        return f"here it is called `{called[0]}`"
-    if not near and (elsewhere := [option for option in options if option.rpartition(".")[2] == name]):
-        return f"it is `{elsewhere[0]}`"
-    nearest = near or difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-    return f"the nearest known one is `{'.'.join([*place, *nearest])}`"
-
-
-def _known_keys(schema: type[BaseModel], location: Sequence[str]) -> list[str]:
-    """The keys at a place, in which pydantic names the keys of mappings, and of a union the tag of what was chosen."""
-    sections = [schema]
-    for part in location:
-        fields = [section.model_fields[part] for section in sections if part in section.model_fields]
-        inner = [found for field in fields for found in sections_in(field.annotation)]
-        sections = inner or [section for section in sections if part in _tags(section)] or sections
-    return list(dict.fromkeys(key for section in sections for key in section.model_fields))
-
-
-def sections_in(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for argument in typing.get_args(annotation):
-        yield from sections_in(argument)
-
-
-def _tags(section: type[BaseModel]) -> set[str]:
-    """By which of its values a union tells this section from others."""
-    annotations = [field.annotation for field in section.model_fields.values()]
-    return {tag for a in annotations if typing.get_origin(a) is typing.Literal for tag in typing.get_args(a)}

@@ -10,11 +10,11 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
+from pydantic_core import PydanticUndefined, to_jsonable_python
 
-from weighted_mtp.config import sections_in
+from weighted_mtp.section import sections_in
 
 _NAMES = {bool: "true or false", int: "integer", float: "number", str: "text", Path: "path", NoneType: "null"}
 _SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
@@ -94,15 +94,14 @@ def _description(schema: type[BaseModel], key: str) -> str:
 
 
 def _option(place: str, field: FieldInfo, value: object, description: str) -> Option:
-    default = None if value is PydanticUndefined else _yaml(field, value)
+    default = None if value is PydanticUndefined else _yaml(value)
     bounds = _bounds(field.metadata)
     return Option(place, _type(field.annotation), bounds, default, description)
 
 
-def _yaml(field: FieldInfo, value: object) -> str:
+def _yaml(value: object) -> str:
     """A default as it would be written in YAML."""
-    annotation: Any = field.annotation
-    plain = TypeAdapter(annotation).dump_python(value, mode="json")
+    plain = to_jsonable_python(value)
     return plain if isinstance(plain, str) and plain else json.dumps(plain, ensure_ascii=False)
 
 

@@ -15,7 +15,7 @@ from weighted_mtp.data.sources.micro.dataset import write_micro
 from weighted_mtp.data.sources.micro.generator import MicroConfig
 from weighted_mtp.losses.objective import Sums
 from weighted_mtp.pipelines.kinds import PIPELINES
-from weighted_mtp.runtime.device import RuntimeConfig
+from weighted_mtp.runtime.config import RuntimeConfig
 from weighted_mtp.runtime.distributed import process_group, rank
 from weighted_mtp.training.loop import Trainer
 from weighted_mtp.training.updates import Updates

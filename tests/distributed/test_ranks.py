@@ -20,7 +20,8 @@ from weighted_mtp.losses.token_ce import next_token_cross_entropies
 from weighted_mtp.models.adapters import LoraSettings, apply_lora
 from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.runtime import sharding
-from weighted_mtp.runtime.device import RuntimeConfig, autocast
+from weighted_mtp.runtime.config import RuntimeConfig
+from weighted_mtp.runtime.device import autocast
 from weighted_mtp.runtime.distributed import process_group, rank, ranks
 from weighted_mtp.value_weighting.controls import Uniform
 

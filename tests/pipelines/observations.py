@@ -15,7 +15,7 @@ from completions_server import MODEL, CompletionsServer
 from method_storage import CONFIGS, new_storage
 from transformers import PreTrainedModel
 
-from weighted_mtp.config import flatten, load_config, validated
+from weighted_mtp.config import load_config
 from weighted_mtp.data.sources.micro.dataset import write_micro
 from weighted_mtp.data.sources.micro.generator import MicroConfig
 from weighted_mtp.decoding import sample
@@ -25,10 +25,11 @@ from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.samples import write_jsonl
 from weighted_mtp.models.checkpoint import newest_model
 from weighted_mtp.pipelines import run_evaluation
-from weighted_mtp.pipelines.generate import GenerateConfig, generate
+from weighted_mtp.pipelines.config import EvaluationConfig, GenerateConfig
+from weighted_mtp.pipelines.generate import generate
 from weighted_mtp.pipelines.kinds import PIPELINES
-from weighted_mtp.pipelines.run_evaluation import EvaluationConfig
 from weighted_mtp.runtime import sharding
+from weighted_mtp.section import flatten, validated
 from weighted_mtp.study import steps as study_steps
 from weighted_mtp.study.config import OwnPrograms, StudyConfig, Training
 from weighted_mtp.study.steps import steps_of
@@ -52,11 +53,11 @@ STUDY = {
     "name": "study",
     "stages": {
         "own": {"pipeline": "own_programs", "checkpoint": "storage/runs/policy"},
-        "critic": {"pipeline": "critic", "config": "critic_local.yaml", "override": ["data.dataset={own}"]},
+        "critic": {"pipeline": "critic", "config": "critic_local.yaml", "override": {"data": {"dataset": "${own}"}}},
     },
     "arms": {
         "uniform": {"pipeline": "baseline", "config": "baseline_local.yaml"},
-        "weighted": {"pipeline": "verifiable", "config": "verifiable_local.yaml", "override": ["critic={critic}"]},
+        "weighted": {"pipeline": "verifiable", "config": "verifiable_local.yaml", "override": {"critic": "${critic}"}},
     },
 }
 
@@ -201,7 +202,7 @@ class Bench:
         file = self.folder / "study.json"
         file.write_text(json.dumps(STUDY))
         study = load_config(StudyConfig, file, options)
-        steps = steps_of(study, CONFIGS)
+        steps = steps_of(study, CONFIGS / file.name)
         evaluated: list[EvaluationConfig] = []
         labelled: list[Any] = []
         with pytest.MonkeyPatch.context() as patch:

@@ -16,9 +16,16 @@ from weighted_mtp.cli import app
 from weighted_mtp.config import load_config
 from weighted_mtp.errors import UserError
 from weighted_mtp.pipelines import command
+from weighted_mtp.pipelines.config import (
+    DatasetsConfig,
+    EvaluationConfig,
+    GenerateConfig,
+    LabelConfig,
+    ModelSetupConfig,
+    WeightsConfig,
+)
 from weighted_mtp.pipelines.critic import CriticConfig
 from weighted_mtp.pipelines.run_baseline import BaselineConfig
-from weighted_mtp.pipelines.run_evaluation import EvaluationConfig
 from weighted_mtp.pipelines.run_rho1 import Rho1RunConfig
 from weighted_mtp.pipelines.run_third_party import ThirdPartyConfig
 from weighted_mtp.pipelines.run_verifiable import VerifiableConfig
@@ -31,6 +38,11 @@ GIVEN = {
     Rho1RunConfig: ["run.name=x", "reference=x"],
     ThirdPartyConfig: ["run.name=x", "token_weighting=module:Name"],
     EvaluationConfig: ["benchmark=micro", "output=x", "checkpoint=x"],
+    GenerateConfig: ["checkpoint=x"],
+    DatasetsConfig: ["datasets=mbpp"],
+    LabelConfig: ["evaluations=[x]", "name=x"],
+    WeightsConfig: ["critic=x"],
+    ModelSetupConfig: [],
     StudyConfig: [],
 }
 """What a configuration needs at least."""

@@ -147,7 +147,7 @@ def test_what_a_server_learned_from_is_labelled(data: Path, server: CompletionsS
         (["--template", "plain", "--tokenizer", "x"], "--tokenizer has no effect with --template plain"),
         (["--model", "other"], "--model other is not served; these are there: tiny"),
         (["--api-key-env", "NO_SUCH_KEY"], "--api-key-env NO_SUCH_KEY: that environment variable is not set"),
-        (["--request-timeout", "0"], "`server.timeout_seconds`: Input should be greater than 0"),
+        (["--request-timeout", "0"], "`server.request_timeout`: Input should be greater than 0"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
@@ -164,7 +164,7 @@ def test_an_option_without_effect_on_a_server_is_one_line(
 
 def test_options_of_a_server_need_one(data: Path, model: Path, tmp_path: Path) -> None:
     result = wmtp(*asked(data, model, tmp_path / "out", "--model", "x"))
-    assert "--model has no effect without --base-url: leave it out" in error_of(result)
+    assert "`server.base_url` must be given" in error_of(result)
     assert "is no address" in error_of(from_server(data, "localhost:8000", tmp_path / "out"))
 
 

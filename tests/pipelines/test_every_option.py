@@ -15,15 +15,14 @@ import torch
 from completions_server import CompletionsServer
 from observations import Bench
 
-from weighted_mtp.config import Section, sections_in
-from weighted_mtp.pipelines.generate import GenerateConfig
+from weighted_mtp.pipelines.config import COMMANDS
 from weighted_mtp.pipelines.kinds import PIPELINES
-from weighted_mtp.pipelines.run_evaluation import EvaluationConfig
 from weighted_mtp.runtime import distributed
-from weighted_mtp.runtime.device import RuntimeConfig
+from weighted_mtp.runtime.config import RuntimeConfig
+from weighted_mtp.section import Section, sections_in
 from weighted_mtp.study.config import StudyConfig
 
-ROOTS = (*(pipeline.schema for pipeline in PIPELINES.values()), EvaluationConfig, GenerateConfig, StudyConfig)
+ROOTS = (*(pipeline.schema for pipeline in PIPELINES.values()), *COMMANDS.values(), StudyConfig)
 RECORDS = {"Origin", "Execution", "Speed", "_Described"}
 """Sections that say what was, and offer no options."""
 
@@ -254,7 +253,7 @@ EFFECTS: dict[str, Effect | list[Effect]] = {
     "ServerConfig.model": Effect("evaluate", 'server.model="other"', "served", SERVED),
     "ServerConfig.api_key_env": Effect("evaluate", 'server.api_key_env="NO_SUCH"', "error", SERVED, "--api-key-env"),
     "ServerConfig.tokenizer": Effect("evaluate", 'server.tokenizer="@/dated"', "paths", SERVED),
-    "ServerConfig.timeout_seconds": Effect("evaluate", "server.timeout_seconds=0.05", "error", SERVED, "-timeout"),
+    "ServerConfig.request_timeout": Effect("evaluate", "server.request_timeout=0.05", "error", SERVED, "-timeout"),
     "EvaluationConfig.samples": Effect("evaluate", SCORED[0], "texts", ("first=1",)),
     "EvaluationConfig.partial": Effect("evaluate", "partial=true", "tasks", SCORED),
     "EvaluationConfig.data_root": Effect("evaluate", 'data_root="@/others"', "problems"),
@@ -285,7 +284,7 @@ EFFECTS: dict[str, Effect | list[Effect]] = {
     "StudyConfig.name": Effect(STUDY, "name=other", "places"),
     "StudyConfig.storage": Effect(STUDY, "storage=elsewhere", "places"),
     "StudyConfig.seeds": Effect(STUDY, "seeds=[0,1]", "places"),
-    "StudyConfig.override": Effect(STUDY, "override=[optim.lr=0.5]", "options"),
+    "StudyConfig.override": Effect(STUDY, "override.optim.lr=0.5", "options"),
     "StudyConfig.stages": Effect(STUDY, "stages.more={pipeline: ref_tuning, config: ref_tuning_local.yaml}", "places"),
     "StudyConfig.arms": Effect(STUDY, "arms.more={pipeline: baseline, config: baseline_local.yaml}", "places"),
     "StudyConfig.benchmark": Effect(STUDY, "benchmark=mbpp", "evaluations"),
@@ -296,7 +295,7 @@ EFFECTS: dict[str, Effect | list[Effect]] = {
     "StudyConfig.further_temperatures": Effect(STUDY, "further_temperatures=[0.5]", "evaluations"),
     "Training.pipeline": Effect(STUDY, "arms.uniform.pipeline=ref_tuning", "pipelines"),
     "Training.config": Effect(STUDY, "arms.uniform.config=smollm2_mbpp.yaml", "options"),
-    "Training.override": Effect(STUDY, "arms.uniform.override=[optim.lr=0.5]", "options"),
+    "Training.override": Effect(STUDY, "arms.uniform.override.optim.lr=0.5", "options"),
     "StudyConfig.engine": Effect(STUDY, "engine=vllm", "evaluations"),
     "_Sampled.server": Effect(
         STUDY, "arms.more.server.base_url=http://b/v1", "evaluations", (f"arms.more={MORE}, server: {A_SERVER}}}",)
@@ -316,29 +315,100 @@ EFFECTS: dict[str, Effect | list[Effect]] = {
 }
 
 ELSEWHERE = {
-    "VerifiableConfig.frozen_cache": "pipelines/test_frozen_cache.py::test_a_run_of_several_epochs_computes",
-    "Rho1RunConfig.frozen_cache": "pipelines/test_frozen_cache.py::test_a_run_of_several_epochs_computes",
-    "FrozenCacheConfig.file": "pipelines/test_frozen_cache.py::test_a_run_of_several_epochs_computes",
-    "FrozenCacheConfig.max_gb": "pipelines/test_frozen_cache.py::test_the_file_keeps_its_bound_and_the_newest_values",
-    "VerifiableConfig.gate": "pipelines/test_gate.py::test_what_is_predicted_is_said_and_kept_and_changes_nothing",
-    "GateConfig.programs": "pipelines/test_gate.py::test_what_is_predicted_is_said_and_kept_and_changes_nothing",
-    "GateConfig.steps": "pipelines/test_gate.py::test_pilots_take_the_steps_that_they_are_given",
-    "RunConfig.accept_changes": "pipelines/test_resume.py::test_a_resume_from_something_else_is_refused_by_name_or",
-    "MLflowConfig.study": "unit/training/test_tracking.py::test_runs_of_a_study_lie_below_one_run",
-    "WandbConfig.project": "unit/training/test_tracking.py::test_weights_and_biases_gets_what_the_file_has",
-    "WandbConfig.mode": "unit/training/test_tracking.py::test_weights_and_biases_gets_what_the_file_has",
-    "RuntimeConfig.parallel": "distributed/test_memory.py::test_the_planned_peak_is_the_measured_one",
-    "RuntimeConfig.timeout_seconds": "pipelines/test_every_option.py::test_ranks_wait_as_long_as_they_are_told",
-    "StudyConfig.slurm": "pipelines/test_schedule.py::test_parameters_that_slurm_does_not_have_are_one_line",
+    "examples/test_examples.py": {
+        "the_table_has_ids_tokens_weights_and_delta": "WeightsConfig.format",
+    },
+    "pipelines/test_gate.py": {
+        "what_is_predicted_is_said_and_kept_and_changes_nothing": "VerifiableConfig.gate GateConfig.programs",
+        "pilots_take_the_steps_that_they_are_given": "GateConfig.steps",
+    },
+    "pipelines/test_frozen_cache.py": {
+        "a_run_of_several_epochs_computes": "VerifiableConfig.frozen_cache Rho1RunConfig.frozen_cache"
+        " FrozenCacheConfig.file",
+        "the_file_keeps_its_bound_and_the_newest_values": "FrozenCacheConfig.max_gb",
+    },
+    "unit/training/test_tracking.py": {
+        "runs_of_a_study_lie_below_one_run": "MLflowConfig.study",
+        "weights_and_biases_gets_what_the_file_has": "WandbConfig.project WandbConfig.mode",
+    },
+    "pipelines/test_resume.py": {
+        "a_resume_from_something_else_is_refused_by_name_or": "RunConfig.accept_changes",
+    },
+    "distributed/test_memory.py": {
+        "the_planned_peak_is_the_measured_one": "RuntimeConfig.parallel",
+    },
+    "pipelines/test_every_option.py": {
+        "ranks_wait_as_long_as_they_are_told": "RuntimeConfig.timeout_seconds",
+    },
+    "pipelines/test_setup_datasets.py": {
+        "several_datasets_are_compared_with_each_others_evaluation_splits": "DatasetsConfig.datasets",
+        "evaluation_splits_alone_fetch_no_training_file": "DatasetsConfig.steps",
+        "the_hub_and_a_folder_give_the_same_dataset": "DatasetsConfig.source",
+        "the_index_holds_lengths_in_a_tokenizers_tokens": "DatasetsConfig.tokenizer",
+        "no_more_solutions_are_executed_than_asked_for": "DatasetsConfig.tests_per_split",
+        "all_steps_leave_a_dataset_that_its_manifest_describes": "DatasetsConfig.storage",
+    },
+    "pipelines/test_own_data.py": {
+        "known_correct_programs_pass_and_known_incorrect_ones_do_not": "DatasetsConfig.imported DatasetsConfig.name",
+    },
+    "unit/data/preparation/test_shards.py": {
+        "the_number_of_workers_changes_no_byte": "DatasetsConfig.workers",
+    },
+    "unit/data/preparation/test_prepare.py": {
+        "a_dataset_of_which_nothing_is_left_is_refused": "Options.languages",
+        "the_first_problems_of_each_split_may_be_enough": "Options.max_problems",
+        "every_row_and_solution_is_kept_or_counted": "Options.max_solution_characters",
+        "overlaps_may_be_kept_but_are_reported": "Options.keep_contaminated",
+    },
+    "unit/data/preparation/test_stats.py": {
+        "a_slice_is_a_subset_in_order_with_few_solutions": "SliceOptions.max_problems SliceOptions.max_solutions",
+        "a_slice_is_a_function_of_its_seed_and_made_once": "SliceOptions.seed",
+    },
+    "pipelines/test_label.py": {
+        "critics_and_policies_learn_from_the_policys_own_programs": "LabelConfig.evaluations LabelConfig.name"
+        " LabelConfig.storage",
+    },
+    "unit/evaluation/test_own_programs.py": {
+        "a_test_split_is_refused_unless_it_stays_one": "LabelOptions.splits",
+        "the_datasets_own_solutions_come_along_where_asked": "LabelOptions.keep_solutions",
+        "a_program_that_was_cut_is_kept_only_where_asked": "LabelOptions.keep_unfinished",
+    },
+    "pipelines/test_token_weights.py": {
+        "page_and_picture_are_written": "WeightsConfig.critic WeightsConfig.run WeightsConfig.data_root"
+        " WeightsConfig.problems WeightsConfig.output",
+        "another_dataset_and_split_are_shown_if_they_are_given": "WeightsConfig.dataset WeightsConfig.split",
+    },
+    "pipelines/test_setup_models.py": {
+        "a_model_of_the_hub_is_downloaded": "ModelSetupConfig.model ModelSetupConfig.n_future_tokens"
+        " ModelSetupConfig.storage",
+        "converting_what_is_not_downloaded_says_what_to_run": "ModelSetupConfig.steps",
+        "a_reference_stays_a_plain_causal_lm": "ModelSetupConfig.kind",
+        "a_models_own_files_may_come_from_a_folder": "ModelSetupConfig.source",
+        "a_tokenizer_for_a_model_that_has_one_is_refused": "ModelSetupConfig.tokenizer",
+        "a_micro_model_is_cut_out_of_a_base": "ModelSetupConfig.create_micro ModelSetupConfig.micro_type"
+        " ModelSetupConfig.micro_init",
+        "random_weights_are_those_of_the_seed": "ModelSetupConfig.seed",
+    },
+    "pipelines/test_schedule.py": {
+        "parameters_that_slurm_does_not_have_are_one_line": "StudyConfig.slurm",
+    },
 }
-"""Options whose effect needs several runs or processes: the test that shows it."""
+"""File → the test in it that shows the effect → options which need several runs, processes or datasets."""
+
+
+SHOWN = {
+    option: (file, test)
+    for file, tests in ELSEWHERE.items()
+    for test, shown in tests.items()
+    for option in shown.split()
+}
 
 
 @pytest.mark.parametrize("option", options())
 def test_an_option_has_its_effect_or_is_refused(bench: Bench, option: str) -> None:
-    if option in ELSEWHERE:
-        file, _, test = ELSEWHERE[option].partition("::")
-        assert f"def {test}" in (Path(__file__).parents[1] / file).read_text()
+    if option in SHOWN:
+        file, test = SHOWN[option]
+        assert f"def test_{test}" in (Path(__file__).parents[1] / file).read_text()
         return
     if option not in EFFECTS:
         pytest.fail(f"{option} is new: add to EFFECTS what a changed value changes, or which refusal names it")
@@ -376,7 +446,7 @@ def test_ranks_wait_as_long_as_they_are_told(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_walk_knows_no_option_that_is_not_there() -> None:
-    assert (EFFECTS.keys() | ELSEWHERE.keys()) - set(options()) == set()
+    assert (EFFECTS.keys() | SHOWN.keys()) - set(options()) == set()
 
 
 def test_the_walk_reaches_every_section() -> None:

@@ -22,7 +22,7 @@ from weighted_mtp.pipelines import critic as critics
 from weighted_mtp.pipelines import frozen_cache
 from weighted_mtp.pipelines.critic import load_critic, load_critics
 from weighted_mtp.pipelines.frozen_cache import FrozenCacheConfig, kept
-from weighted_mtp.runtime.device import RuntimeConfig
+from weighted_mtp.runtime.config import RuntimeConfig
 
 ROWS = [[1, 2, 3, 4, 5], [6, 7, 8], [9, 10, 11, 12], [1, 2, 3]]
 CPU = RuntimeConfig(device="cpu", precision="fp32")

@@ -8,7 +8,8 @@ from method_storage import Storage, error_of, new_storage, weights
 
 from weighted_mtp.data.load import SplitsConfig
 from weighted_mtp.data.tables import read_problems, read_solutions
-from weighted_mtp.evaluation.own_programs import LabelOptions, read_evaluation, write_labelled
+from weighted_mtp.evaluation.config import LabelOptions
+from weighted_mtp.evaluation.own_programs import read_evaluation, write_labelled
 from weighted_mtp.evaluation.pass_at_k import Estimate
 from weighted_mtp.evaluation.samples import write_jsonl
 from weighted_mtp.pipelines.gate import best_strength, evaluation_of_programs

@@ -16,7 +16,8 @@ from typer.testing import CliRunner, Result
 
 from weighted_mtp.cli import app
 from weighted_mtp.data.prompts import encode_prompt
-from weighted_mtp.decoding.sample import SamplingConfig, sample
+from weighted_mtp.decoding.config import SamplingConfig
+from weighted_mtp.decoding.sample import sample
 from weighted_mtp.models.card import ModelOrigin
 from weighted_mtp.models.convert import write_model
 from weighted_mtp.models.mtp import MTPForCausalLM

@@ -100,7 +100,7 @@ def test_programs_whose_values_cannot_be_compared_are_left_out_and_counted(stora
     [
         (["test", "--name", "x"], "micro/test, a split not to be learned from"),
         (["train", "--name", "micro"], "choose another"),
-        (["train", "--name", "a/b"], "--name a/b: must be the plain name of a folder"),
+        (["train", "--name", "a/b"], "`name`: a/b must be the plain name of a folder"),
         (["datasets", "--name", "x"], "datasets holds no finished evaluation"),
     ],
 )

@@ -23,7 +23,7 @@ from weighted_mtp.files import describe_files
 from weighted_mtp.models.convert import load_base
 from weighted_mtp.pipelines.critic import load_critic, load_critics
 from weighted_mtp.pipelines.run_baseline import BaselineConfig
-from weighted_mtp.runtime.device import RuntimeConfig
+from weighted_mtp.runtime.config import RuntimeConfig
 
 
 @pytest.fixture(scope="module")

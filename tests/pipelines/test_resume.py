@@ -231,5 +231,5 @@ def test_a_study_hands_the_acceptance_on_to_its_runs(tmp_path: Path, monkeypatch
     monkeypatch.setattr("weighted_mtp.study.run.run_study", lambda config, *_: asked.append(config))
     for more in ([], ["--accept-changes"]):
         CliRunner().invoke(app, ["study", "--config", str(file), *more])
-    accepted = [step._training(step.what).run.accept_changes for study in asked for step in steps_of(study, tmp_path)]
+    accepted = [step._training(step.what).run.accept_changes for study in asked for step in steps_of(study, file)]
     assert accepted == [False, True]

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 from typer.testing import CliRunner, Result
 
 from weighted_mtp.cli import app
@@ -21,7 +22,7 @@ from weighted_mtp.data.sources.micro.generator import MicroConfig
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "local"
 TINY = ["model.micro.hidden_size=32", "model.micro.num_attention_heads=2", "model.micro.num_hidden_layers=2"]
-FRESH = ["model.source=micro", "model.micro_tokenizer={datasets}/micro/tokenizer", *TINY]
+FRESH = ["model.source=micro", "model.micro_tokenizer=${datasets}/micro/tokenizer", *TINY]
 PROGRAMS = {  # a Slurm of one machine: a job's number is its process's, its script what the file held when submitted
     "sbatch": 's=$(<"$1"); (SLURM_JOB_ID=$BASHPID exec bash -c "$s") >/dev/null 2>&1 & echo "Submitted batch job $!"',
     "srun": """while [[ $1 == --* ]]; do
@@ -33,9 +34,14 @@ exec "$@" >"${out/\\%j_%t/${SLURM_JOB_ID}_0}" 2>"${err/\\%j_%t/${SLURM_JOB_ID}_0
 }
 
 
+def nested(*options: str) -> Any:
+    """Options `a.b=c` as in a file."""
+    return OmegaConf.to_container(OmegaConf.from_dotlist(list(options)))
+
+
 def training(pipeline: str, *override: str, **more: Any) -> dict[str, Any]:
     config = CONFIGS / f"{pipeline}_local.yaml"
-    return {"pipeline": pipeline, "config": str(config), "override": list(override), **more}
+    return {"pipeline": pipeline, "config": str(config), "override": nested(*override), **more}
 
 
 STUDY: dict[str, Any] = {
@@ -43,16 +49,14 @@ STUDY: dict[str, Any] = {
     "seeds": [3, 5],
     "stages": {"policy": training("baseline", *FRESH, per_seed=True)},
     "arms": {
-        "uniform": training("baseline", "model.source={policy}"),
-        "faster": training("baseline", "model.source={policy}", "optim.lr=1.0e-2"),
+        "uniform": training("baseline", "model.source=${policy}"),
+        "faster": training("baseline", "model.source=${policy}", "optim.lr=1.0e-2"),
     },
-    "override": [
-        "training.max_steps=2",
-        "optim.warmup_steps=1",
-        "training.save_every=2",
-        "training.validate_every=2",
-        "tracking=none",
-    ],
+    "override": {
+        "training": {"max_steps": 2, "save_every": 2, "validate_every": 2},
+        "optim": {"warmup_steps": 1},
+        "tracking": "none",
+    },
     "sampling": {"max_new_tokens": 8, "temperature": 1.0},
 }
 
@@ -106,12 +110,12 @@ def test_processes_make_what_one_makes_and_a_failed_arm_leaves_the_others(
     tmp_path: Path, alone: tuple[Path, Result]
 ) -> None:
     storage, runs = with_data(tmp_path), tmp_path / "runs" / "s"
-    result = study(storage, with_arm("uniform", "model.source={datasets}/none"), "--jobs", "2")
+    result = study(storage, with_arm("uniform", "model.source=${datasets}/none"), "--jobs", "2")
     assert result.exit_code == 2, result.output
     line = result.stderr.splitlines()[-1]
-    assert line.startswith("error: uniform-seed-")
+    assert line.startswith(f"error: {storage / 'study.yaml'}: uniform-seed-")
     assert f"{storage}/datasets/none" in line
-    failed = line.split()[1].rstrip(":")
+    failed = line.split()[2].rstrip(":")
     assert "Traceback" in (runs / failed / "log.txt").read_text()
     assert (runs / "policy-seed-3" / "checkpoints" / "step-00000002").is_dir()
     result = study(storage, STUDY, "--jobs", "2")
@@ -130,22 +134,25 @@ def test_what_is_finished_is_not_handed_over_again(alone: tuple[Path, Result]) -
 
 
 def test_options_that_cannot_be_are_found_before_anything_runs(tmp_path: Path) -> None:
-    result = study(tmp_path, with_arm("faster", "model.source={policy}", "optim.lr=fast"), "--jobs", "2")
+    result = study(tmp_path, with_arm("faster", "model.source=${policy}", "optim.lr=fast"), "--jobs", "2")
     assert result.exit_code == 2
-    assert result.stderr.splitlines()[-1].startswith("error: faster-seed-3: ")
+    assert result.stderr.splitlines()[-1].startswith(f"error: {tmp_path / 'study.yaml'}: faster-seed-3: ")
     assert "optim.lr" in result.stderr
     assert not (tmp_path / "runs").exists()
 
 
 def test_a_run_elsewhere_is_refused(tmp_path: Path) -> None:
     line = study(tmp_path, with_arm("faster", "run.name=mine")).stderr.splitlines()[-1]
-    assert line.startswith("error: faster-seed-3: ")
+    assert line.startswith(f"error: {tmp_path / 'study.yaml'}: faster-seed-3: ")
     assert "leave out run.name" in line
 
 
 def test_a_study_that_is_told_to_stop_saves_what_trains_and_leaves_no_process(tmp_path: Path) -> None:
     storage, runs = with_data(tmp_path), tmp_path / "runs" / "s"
-    config = {**STUDY, "override": ["training.max_steps=100000", "training.save_every=100000", "tracking=none"]}
+    config = {
+        **STUDY,
+        "override": nested("training.max_steps=100000", "training.save_every=100000", "tracking=none"),
+    }
     command = [sys.executable, "-m", "weighted_mtp.cli", "study", "--config", str(written(storage, config))]
     with subprocess.Popen([*command, "--jobs", "2"], stderr=subprocess.PIPE, text=True) as process:
         metrics = [runs / f"policy-seed-{seed}" / "metrics.jsonl" for seed in STUDY["seeds"]]

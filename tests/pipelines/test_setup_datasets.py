@@ -89,6 +89,13 @@ def test_solutions_of_the_evaluation_splits_are_executed_against_their_labels(so
     assert (found["test"]["correct"], found["test"]["not_run"]) == (0, {"text, not Python 3": 1})
 
 
+def test_no_more_solutions_are_executed_than_asked_for(source: Path, tmp_path: Path) -> None:
+    steps = ("--datasets", "mbpp", "--steps", "process,tests", "--source", source, "--tests-per-split", 1)
+    assert data(tmp_path, *steps).exit_code == 0
+    found = json.loads((tmp_path / "datasets" / "mbpp" / "tests.json").read_text())["splits"]
+    assert [split["correct"] + split["incorrect"] for split in found.values()] == [1, 1]
+
+
 def test_a_machine_that_cannot_confine_programs_says_why(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -67,6 +67,25 @@ def test_a_reference_stays_a_plain_causal_lm(plain: Path, tmp_path: Path) -> Non
     assert not isinstance(model, MTPForCausalLM)
 
 
+def test_a_models_own_files_may_come_from_a_folder(plain: Path, tmp_path: Path) -> None:
+    code, output = setup(tmp_path / "storage", "--model", "org/tiny", "--source", str(plain))
+    assert code == 0, output
+    assert (tmp_path / "storage" / "models" / "tiny-mtp" / "model.safetensors").is_file()
+
+
+def test_a_tokenizer_for_a_model_that_has_one_is_refused(plain: Path, tmp_path: Path) -> None:
+    code, output = setup(tmp_path, "--model", str(plain), "--tokenizer", "tokenizer.model")
+    assert (code, "--tokenizer tokenizer.model: is only useful for Meta's format" in output) == (2, True)
+
+
+def test_random_weights_are_those_of_the_seed(tmp_path: Path) -> None:
+    made = []
+    for place, seed in (("a", "0"), ("b", "0"), ("c", "1")):
+        assert setup(tmp_path / place, "--create-micro", "--micro-type", "reference", "--seed", seed)[0] == 0
+        made.append((tmp_path / place / "models" / "micro-reference" / "model.safetensors").read_bytes())
+    assert made[0] == made[1] != made[2]
+
+
 def test_without_the_hub_the_line_names_the_flag_and_the_licence(hub: HubServer, tmp_path: Path) -> None:
     code, output = setup(tmp_path, "--model", "meta-llama-mtp")
     assert code == 2

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from omegaconf import OmegaConf
 from typer.testing import CliRunner, Result
 
 from weighted_mtp.cli import app
@@ -19,41 +20,45 @@ from weighted_mtp.study.run import StudyResult, compared, run_study, time_table
 from weighted_mtp.study.steps import bottlenecks, steps_of
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "local"
+FILE = CONFIGS / "study.yaml"
 TINY = ["model.micro.hidden_size=32", "model.micro.num_attention_heads=2", "model.micro.num_hidden_layers=2"]
 ANY_LENGTH = "data.pairs.length_balanced=false"  # so few programs may have no two of about one length
 
 
+def nested(*options: str) -> Any:
+    """Options `a.b=c` as in a file."""
+    return OmegaConf.to_container(OmegaConf.from_dotlist(list(options)))
+
+
 def training(pipeline: str, *override: str, **more: Any) -> dict[str, Any]:
     config = CONFIGS / f"{pipeline}_local.yaml"
-    return {"pipeline": pipeline, "config": str(config), "override": list(override), **more}
+    return {"pipeline": pipeline, "config": str(config), "override": nested(*override), **more}
 
 
 POLICY = training(
-    "baseline", "model.source=micro", "model.micro_tokenizer={datasets}/micro/tokenizer", *TINY, per_seed=True
+    "baseline", "model.source=micro", "model.micro_tokenizer=${datasets}/micro/tokenizer", *TINY, per_seed=True
 )
-OWN = {"per_seed": True, "pipeline": "own_programs", "checkpoint": "{policy}", "n_samples": 3, "keep_solutions": True}
+OWN = {"per_seed": True, "pipeline": "own_programs", "checkpoint": "${policy}", "n_samples": 3, "keep_solutions": True}
 STUDY: dict[str, Any] = {
     "name": "s",
     "seeds": [3, 5],
     "stages": {
-        "reference": training("ref_tuning", "model.micro_tokenizer={datasets}/micro/tokenizer", *TINY),
+        "reference": training("ref_tuning", "model.micro_tokenizer=${datasets}/micro/tokenizer", *TINY),
         "policy": POLICY,
         "own": {**OWN, "first": 6},
-        "critic": training("critic", "value.source={reference}", "data.dataset={own}", ANY_LENGTH, per_seed=True),
+        "critic": training("critic", "value.source=${reference}", "data.dataset=${own}", ANY_LENGTH, per_seed=True),
     },
     "arms": {
-        "on-own": training("baseline", "model.source={policy}", "data.dataset={own}"),
-        "weighted": training("verifiable", "model.source={policy}", "critic={critic}", against="shuffled"),
-        "shuffled": training("verifiable", "model.source={policy}", "critic={critic}", "control=shuffled"),
-        "critic-as-policy": {"pipeline": "evaluation", "checkpoint": "{critic}"},
+        "on-own": training("baseline", "model.source=${policy}", "data.dataset=${own}"),
+        "weighted": training("verifiable", "model.source=${policy}", "critic=${critic}", against="shuffled"),
+        "shuffled": training("verifiable", "model.source=${policy}", "critic=${critic}", "control=shuffled"),
+        "critic-as-policy": {"pipeline": "evaluation", "checkpoint": "${critic}"},
     },
-    "override": [
-        "training.max_steps=2",
-        "optim.warmup_steps=1",
-        "training.save_every=2",
-        "training.validate_every=2",
-        "tracking=none",
-    ],
+    "override": {
+        "training": {"max_steps": 2, "save_every": 2, "validate_every": 2},
+        "optim": {"warmup_steps": 1},
+        "tracking": "none",
+    },
     "sampling": {"max_new_tokens": 8},
     "further_temperatures": [0.5],
 }
@@ -170,18 +175,18 @@ def test_a_policy_of_a_stage_is_evaluated_as_it_is(storage: Path) -> None:
         config = json.loads((arm / "evaluation-micro" / "report.json").read_text())["config"]
         assert config["checkpoint"] == str(storage / "runs" / "s" / f"critic-seed-{seed}")
     first = StudyConfig.model_validate(STUDY | {"storage": storage})
-    step = next(step for step in steps_of(first, CONFIGS) if step.name == "critic-as-policy")
+    step = next(step for step in steps_of(first, FILE) if step.name == "critic-as-policy")
     assert (step.after, step.is_finished()) == ({"critic-seed-3"}, True)
 
 
 def test_what_nothing_runs_beside_is_told_by_the_stages_alone() -> None:
     config = StudyConfig.model_validate(STUDY)
-    assert bottlenecks(steps_of(config, CONFIGS)) == set(), "policies do not wait for the reference"
-    stages = {**STUDY["stages"], "policy": training("baseline", "model.source={reference}", per_seed=True)}
+    assert bottlenecks(steps_of(config, FILE)) == set(), "policies do not wait for the reference"
+    stages = {**STUDY["stages"], "policy": training("baseline", "model.source=${reference}", per_seed=True)}
     waiting = StudyConfig.model_validate({**STUDY, "stages": stages})
-    assert bottlenecks(steps_of(waiting, CONFIGS)) == {"reference"}
+    assert bottlenecks(steps_of(waiting, FILE)) == {"reference"}
     of_one_seed = StudyConfig.model_validate({**STUDY, "stages": stages, "seeds": [3]})
-    assert bottlenecks(steps_of(of_one_seed, CONFIGS)) == {"reference", "policy-seed-3", "own-seed-3"}
+    assert bottlenecks(steps_of(of_one_seed, FILE)) == {"reference", "policy-seed-3", "own-seed-3"}
 
 
 def test_the_time_of_a_step_is_told_for_each_arm_and_to_the_first(tmp_path: Path) -> None:
@@ -207,8 +212,8 @@ def test_the_time_of_a_step_is_told_for_each_arm_and_to_the_first(tmp_path: Path
 
 def test_what_an_arm_took_is_its_steps_and_those_of_all_it_starts_from(storage: Path) -> None:
     config = StudyConfig.model_validate(STUDY | {"storage": storage})
-    steps = {step.place: step for step in steps_of(config, CONFIGS)}
-    result = run_study(config, CONFIGS)
+    steps = {step.place: step for step in steps_of(config, FILE)}
+    result = run_study(config, FILE)
     assert result is not None
     needed = ("reference", "policy-seed-5", "own-seed-5", "critic-seed-5", "weighted-seed-5")
     assert all(steps[place].seconds > 0 for place in needed)
@@ -224,7 +229,7 @@ def test_what_was_made_from_a_stage_that_is_made_anew_is_not_taken_for_finished(
 
     shutil.copytree(storage / "datasets", tmp_path / "datasets")
     stages = {name: stage for name, stage in STUDY["stages"].items() if name in ("reference", "policy")}
-    arm = training("baseline", "model.source={policy}", "data.validation=null")
+    arm = training("baseline", "model.source=${policy}", "data.validation=null")
     config = {**STUDY, "seeds": [3], "stages": stages, "arms": {"arm": arm}}
     assert study(tmp_path, config).exit_code == 0
     deleted("policy-seed-3")
@@ -238,7 +243,7 @@ def test_what_was_made_from_a_stage_that_is_made_anew_is_not_taken_for_finished(
 
 def test_what_runs_once_has_what_the_first_seed_made(tmp_path: Path) -> None:
     config = StudyConfig.model_validate(changed("own", per_seed=False) | {"storage": tmp_path})
-    own = next(step for step in steps_of(config, CONFIGS) if step.name == "own")
+    own = next(step for step in steps_of(config, FILE) if step.name == "own")
     assert (own.place, own.after) == ("own", {"policy-seed-3"})
 
 
@@ -246,13 +251,39 @@ def changed(stage: str, **options: Any) -> dict[str, Any]:
     return {**STUDY, "stages": {**STUDY["stages"], stage: {**STUDY["stages"][stage], **options}}}
 
 
+def with_policy(*override: str) -> dict[str, Any]:
+    return changed("policy", override=nested(*override))
+
+
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
-        (changed("own", checkpoint="{polcy}"), "own: {polcy} is no stage before it; there are: datasets, reference, p"),
-        (changed("policy", override=["model.source={own}"]), "policy: {own} is no stage before it; there are: data"),
-        (changed("policy", override=["model.lora={r: 2}"]), "policy: {r} is no stage before it"),
-        (changed("policy", override=["model.source={"]), "braces that name no stage are written twice"),
+        (
+            changed("own", checkpoint="${polcy}"),
+            "study.yaml: stages.own.checkpoint: ${polcy} is no stage before it; there are: datasets, reference, policy",
+        ),
+        (
+            with_policy("model.source=${own}"),
+            "study.yaml: stages.policy.override.model.source: ${own} is no stage before it; there are: datasets, refer",
+        ),
+        (
+            {**STUDY, "override": {"data": {"dataset": ["micro", "${nobodys}"]}}},
+            "study.yaml: override.data.dataset: ${nobodys} is no stage before it",
+        ),
+        (
+            changed("policy", override={"model": {"source": "${policy"}}),
+            "study.yaml: `stages.policy.override.model.source`: ",
+        ),
+        (
+            with_policy("optim.lrr=1"),
+            "with the study's options: unknown option `optim.lrr`; the nearest known",
+        ),
+        (
+            with_policy("optim.lr=fast"),
+            "baseline_local.yaml with the study's options: `optim.lr`: Input should be a valid",
+        ),
+        (with_policy("optim=[1]"), "study.yaml: policy-seed-3: "),
+        (changed("policy", override=["optim.lr=1"]), "study.yaml: `stages.policy.baseline.override`: Input should be"),
         (changed("own", pipeline="critic"), "stages.own.critic.checkpoint"),
         (changed("own", temperature=0.0), "stages.own.own_programs.temperature"),
         ({**STUDY, "arms": {"own": STUDY["arms"]["weighted"]}}, "own is the name of a stage and of an arm"),
@@ -267,8 +298,8 @@ def changed(stage: str, **options: Any) -> dict[str, Any]:
         ({**STUDY, "packages": ["nowhere"]}, "packages: nothing called nowhere can be imported here"),
         ({**STUDY, "k": [1, 5]}, "k=(1, 5) needs sampling.n_samples=5 or more, and it is 1"),
         (
-            {**STUDY, "arms": {"as-is": {"pipeline": "evaluation", "checkpoint": "{critc}"}}},
-            "as-is: {critc} is no stage before it",
+            {**STUDY, "arms": {"as-is": {"pipeline": "evaluation", "checkpoint": "${critc}"}}},
+            "arms.as-is.checkpoint: ${critc} is no stage before it",
         ),
     ],
 )
@@ -297,7 +328,7 @@ def test_greedy_beside_samples_is_one_program_a_problem() -> None:
 
 def test_an_error_names_its_stage_or_arm(storage: Path) -> None:
     config = {**changed("own", benchmark="humaneval", per_seed=True), "name": "other", "seeds": [3]}
-    config["stages"]["policy"] = {**POLICY, "override": [f"model.source={storage}/runs/s/policy-seed-3"]}
+    config["stages"]["policy"] = {**POLICY, "override": {"model": {"source": f"{storage}/runs/s/policy-seed-3"}}}
     line = error_of(study(storage, config))
-    assert line.startswith("error: own-seed-3: ")
+    assert line.startswith(f"error: {storage / 'study.yaml'}: own-seed-3: ")
     assert "wmtp data --datasets humaneval" in line

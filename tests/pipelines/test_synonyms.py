@@ -1,12 +1,12 @@
 """Other trainers' names for options: each leads to an option that there is, and hides none of ours."""
 
-from weighted_mtp.config import options_of
+from weighted_mtp.pipelines.config import EvaluationConfig
 from weighted_mtp.pipelines.critic import CriticConfig
 from weighted_mtp.pipelines.run_baseline import BaselineConfig
-from weighted_mtp.pipelines.run_evaluation import EvaluationConfig
 from weighted_mtp.pipelines.run_rho1 import Rho1RunConfig
 from weighted_mtp.pipelines.run_third_party import ThirdPartyConfig
 from weighted_mtp.pipelines.run_verifiable import VerifiableConfig
+from weighted_mtp.section import options_of
 from weighted_mtp.synonyms import SYNONYMS
 
 SCHEMAS = (BaselineConfig, VerifiableConfig, Rho1RunConfig, ThirdPartyConfig, CriticConfig, EvaluationConfig)

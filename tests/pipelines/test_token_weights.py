@@ -91,6 +91,16 @@ def test_what_is_shown_is_the_runs_own_data(
     assert sorted(file.name for file in tmp_path.iterdir()) == ["weights.html", "weights.png"]
 
 
+def test_another_dataset_and_split_are_shown_if_they_are_given(storage: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").symlink_to(storage / "datasets" / "micro")
+    page = tmp_path / "weights.html"
+    place = ("--data-root", tmp_path, "--dataset", "other", "--split", "train", "--problems", "1")
+    result = wmtp("weights", "--critic", storage / "runs" / "critic", *place, "--output", page)
+    assert result.exit_code == 0, result.output
+    problems, _ = chosen_programs(storage / "datasets" / "micro" / "train", 1)
+    assert html.escape(problems[0].description.strip()) in page.read_text()
+
+
 def test_weights_are_those_of_the_moments_that_the_run_ended_with(storage: Path) -> None:
     run = storage / "runs" / "weighted"
     config = load_config(VerifiableConfig, run / "config.yaml")

@@ -12,7 +12,8 @@ from gpu_checks.parity import CRITICS, LORA, Models
 from other_device import DEVICE, OnDevice, Trace, TwoDevicesError, moved
 from tiny_models import ARCHITECTURES, byte_tokenizer
 
-from weighted_mtp.decoding.sample import SamplingConfig, sample
+from weighted_mtp.decoding.config import SamplingConfig
+from weighted_mtp.decoding.sample import sample
 from weighted_mtp.losses.critic_loss import ImplicitConfig
 from weighted_mtp.losses.critic_objective import ImplicitObjective, ValueObjective
 from weighted_mtp.losses.mtp_loss import LossConfig

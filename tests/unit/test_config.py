@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field
 
-from weighted_mtp.config import Section, differences, load_config, save_config
+from weighted_mtp.config import load_config, save_config
 from weighted_mtp.errors import UserError
+from weighted_mtp.section import Section, differences
 
 
 class Inner(Section):

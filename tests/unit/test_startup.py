@@ -13,9 +13,9 @@ from weighted_mtp.cli import app
 from weighted_mtp.data.preparation.registry import ALL, NAMES
 from weighted_mtp.data.sources.codecontests import LANGUAGES
 from weighted_mtp.evaluation.benchmarks import BENCHMARKS
-from weighted_mtp.evaluation.own_programs import LEARNED_FROM
 from weighted_mtp.models.catalog import KNOWN
 from weighted_mtp.pipelines import setup_datasets, setup_models
+from weighted_mtp.pipelines.config import DatasetsConfig, ModelSetupConfig
 
 LARGE = {"torch", "transformers", "numpy", "scipy", "pyarrow", "matplotlib", "mlflow", "omegaconf", "joblib"}
 PROGRAM = """
@@ -84,16 +84,12 @@ def option_help(command: tuple[str, ...], name: str) -> str:
     return next(str(getattr(p, "help", "")) for p in COMMANDS[command].params if p.name == name)
 
 
-def default(command: tuple[str, ...], name: str) -> str:
-    return next(str(p.default) for p in COMMANDS[command].params if p.name == name)
-
-
 @pytest.mark.parametrize(
     ("command", "option", "names"),
     [
         (("data",), "datasets", NAMES),
         (("data",), "steps", [*setup_datasets.STEPS]),
-        (("data",), "languages", LANGUAGES[1:]),
+        (("data",), "keep_languages", LANGUAGES[1:]),
         (("evaluate",), "benchmark", [*BENCHMARKS]),
         (("models", "setup"), "model", [*KNOWN]),
         (("models", "setup"), "steps", setup_models.STEPS),
@@ -105,6 +101,5 @@ def test_help_names_all_there_are(command: tuple[str, ...], option: str, names: 
 
 def test_help_says_what_all_is_and_defaults_are_known() -> None:
     assert NAMES[:5] == ALL
-    assert set(default(("data",), "steps").split(",")) <= setup_datasets.STEPS.keys()
-    assert default(("label",), "splits") == ",".join(LEARNED_FROM)
-    assert default(("models", "setup"), "model") in KNOWN
+    assert set(DatasetsConfig.model_fields["steps"].default) <= setup_datasets.STEPS.keys()
+    assert ModelSetupConfig.model_fields["model"].default in KNOWN

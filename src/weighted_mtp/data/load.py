@@ -7,14 +7,14 @@ import numpy as np
 from pydantic import Field, model_validator
 from transformers import PreTrainedTokenizerBase
 
-from weighted_mtp.config import Section
 from weighted_mtp.data.batches import TokenStore, TooLong, join, within
 from weighted_mtp.data.index import sampling_from
-from weighted_mtp.data.prompts import Template
 from weighted_mtp.data.sampling import SampleConfig, sample_solutions
+from weighted_mtp.data.template import Template
 from weighted_mtp.data.tokens import split_tokens
 from weighted_mtp.errors import UserError
 from weighted_mtp.progress import console
+from weighted_mtp.section import Section
 
 
 class SplitsConfig(Section):

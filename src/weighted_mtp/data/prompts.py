@@ -14,15 +14,12 @@ import operator
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 from transformers import PreTrainedTokenizerBase
 
 from weighted_mtp.data.schema import Problem, Solution, Span, SpanKind
+from weighted_mtp.data.template import TEMPLATES
 from weighted_mtp.errors import UserError, first_line
-
-Template = Literal["alpaca", "plain", "chat"]
-TEMPLATES: tuple[Template, ...] = get_args(Template)
 
 _ALPACA = (
     "Below is an instruction that describes a task. "

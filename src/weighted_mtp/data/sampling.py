@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from weighted_mtp.config import Section
 from weighted_mtp.data.index import UNKNOWN, SolutionIndex
 from weighted_mtp.errors import UserError
+from weighted_mtp.section import Section
 
 Ints = NDArray[np.int64]
 

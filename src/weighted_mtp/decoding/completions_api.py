@@ -15,9 +15,9 @@ from typing import Any
 
 import httpx2
 
+from weighted_mtp.decoding.config import SamplingConfig
 from weighted_mtp.decoding.engine import Message
 from weighted_mtp.decoding.rows import Completion, Finished
-from weighted_mtp.decoding.sample import SamplingConfig
 from weighted_mtp.errors import UserError, first_line
 
 _CONTEXT = re.compile(r"context|maximum.{0,20}length|too (long|large|many tokens)|max_model_len", re.IGNORECASE)

@@ -3,14 +3,12 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, final
+from typing import ClassVar, final
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from weighted_mtp.decoding.sample import Drawn, SamplingConfig, sample_batches, unit_size
-
-EngineName = Literal["torch", "vllm"]
-"""What draws from a model folder: this process with torch, or vLLM on the plain export."""
+from weighted_mtp.decoding.config import SamplingConfig
+from weighted_mtp.decoding.sample import Drawn, sample_batches, unit_size
 
 
 @dataclass(frozen=True)

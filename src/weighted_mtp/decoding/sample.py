@@ -9,12 +9,10 @@ change a completion only where rounding of the logits, which does depend on a pa
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
-from pydantic import Field, model_validator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from weighted_mtp.config import Section
+from weighted_mtp.decoding.config import SamplingConfig
 from weighted_mtp.decoding.forward import over_slots
 from weighted_mtp.decoding.padded import decode_padded
 from weighted_mtp.decoding.rows import Choice, Completion, Finished, Row, Text, end_tokens, uniform_draws
@@ -23,43 +21,10 @@ from weighted_mtp.errors import UserError
 from weighted_mtp.models.checkpoint import context_of
 from weighted_mtp.models.mtp import MTPForCausalLM
 
-Draft = Literal["heads", "none"]
 Completed = Iterator[tuple[Row, Finished]]
 
 _MOST_BATCHES, _UNITS = 8, 16  # batches of a unit, and units that there are before one has more than a batch
 _TOKENS_A_PASS = defaultdict(lambda: 512, cpu=8)  # up to which a pass costs little more than one of a token a row
-
-
-class SamplingConfig(Section):
-    """How completions are drawn."""
-
-    max_new_tokens: int = Field(256, ge=1)
-    """Longest completion; shorter where prompt and completion would outgrow the model's context."""
-    temperature: float = Field(0.0, ge=0)
-    """0 takes the likeliest token; else logits are divided by it."""
-    top_p: float = Field(1.0, gt=0, le=1)
-    """Draw from the fewest likeliest tokens whose probabilities sum to this."""
-    n_samples: int = Field(1, ge=1)
-    """Completions of each prompt."""
-    batch_size: int = Field(64, ge=1)
-    """Completions in progress at a time."""
-    seed: int = Field(0, ge=0, lt=2**32)
-    """With the prompt's number, the sample's and the position it determines every draw."""
-    stop: tuple[str, ...] = ()
-    """A completion ends before the first of these; a benchmark's own are added if a starter is continued."""
-    draft: Draft | None = None
-    """`heads`: a policy's further heads draft, which changes speed and no token; `none`: they do not.
-    Default: where a batch is so small that it is faster."""
-
-    @model_validator(mode="after")
-    def _every_option_has_an_effect(self) -> "SamplingConfig":
-        if self.temperature == 0 and self.top_p < 1:
-            raise ValueError(f"top_p={self.top_p} has no effect at temperature=0; set temperature, or top_p=1")
-        if self.temperature == 0 and self.n_samples > 1:
-            raise ValueError(f"n_samples={self.n_samples} would be equal at temperature=0; set temperature")
-        if "" in self.stop:
-            raise ValueError("stop: an empty string would end every completion at once; remove it")
-        return self
 
 
 @dataclass(frozen=True)

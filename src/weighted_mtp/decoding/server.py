@@ -1,17 +1,14 @@
 """Sampling from an OpenAI-compatible server: one request per completion, several at a time, each retried."""
 
 import asyncio
-import os
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import final
 
 import httpx2
 import numpy as np
-from pydantic import Field, field_validator
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt, wait_exponential_jitter
 
-from weighted_mtp.config import Section
 from weighted_mtp.decoding.completions_api import (
     MOST_STOPS,
     Access,
@@ -22,9 +19,10 @@ from weighted_mtp.decoding.completions_api import (
     refuses_stops,
     request_body,
 )
+from weighted_mtp.decoding.config import SamplingConfig, ServerConfig
 from weighted_mtp.decoding.engine import Engine, Message, Prompt, numbered
 from weighted_mtp.decoding.rows import Completion
-from weighted_mtp.decoding.sample import Drawn, SamplingConfig
+from weighted_mtp.decoding.sample import Drawn
 from weighted_mtp.errors import UserError
 from weighted_mtp.progress import say
 
@@ -34,42 +32,6 @@ LONGEST_WAIT = 300.0  # seconds that we wait because a server asks for it
 _CONNECT_SECONDS = 10.0
 _PROBE_TOKENS = 8
 _PASSING = (httpx2.TimeoutException, httpx2.NetworkError, httpx2.RemoteProtocolError, HalfAnswerError)
-
-
-class ServerConfig(Section):
-    """A server that completions come from."""
-
-    base_url: str
-    """Where its API begins, as `http://127.0.0.1:8000/v1`."""
-    model: str | None = None
-    """Its name for the model; where it serves only one, that one."""
-    api_key_env: str | None = None
-    """The environment variable that holds its key."""
-    tokenizer: str | None = None
-    """Folder or hub id: prompts of template `chat` are rendered with it and continued; without it the server's own chat
-    template is used."""
-    timeout_seconds: float = Field(600.0, gt=0)
-    """Longest wait for an answer, the time in the server's queue included."""
-
-    @field_validator("base_url")
-    @classmethod
-    def _is_an_address(cls, value: str) -> str:
-        if not value.startswith(("http://", "https://")):
-            raise ValueError(f"{value} is no address; give one like http://127.0.0.1:8000/v1")
-        return value.rstrip("/")
-
-    @property
-    def access(self) -> Access:
-        return Access(self.base_url, self.api_key_env, self.timeout_seconds)
-
-    def headers(self) -> dict[str, str]:
-        """With the key, where there is one. Raises UserError if the variable is not set."""
-        if self.api_key_env is None:
-            return {}
-        key = os.environ.get(self.api_key_env, "").strip()
-        if not key:
-            raise UserError(f"--api-key-env {self.api_key_env}: that environment variable is not set; export it")
-        return {"Authorization": f"Bearer {key}"}
 
 
 @final
@@ -122,7 +84,7 @@ class ServerEngine(Engine):
     async def _connected(self, connections: int) -> httpx2.AsyncClient:
         return httpx2.AsyncClient(
             headers=self._headers,
-            timeout=httpx2.Timeout(self.config.timeout_seconds, connect=_CONNECT_SECONDS, pool=None),
+            timeout=httpx2.Timeout(self.config.request_timeout, connect=_CONNECT_SECONDS, pool=None),
             limits=httpx2.Limits(max_connections=connections),
         )
 
@@ -151,7 +113,7 @@ class ServerEngine(Engine):
                 with attempt:
                     return await self._ask(client, prompt, options, seed)
         except (httpx2.HTTPError, httpx2.InvalidURL, HalfAnswerError) as error:
-            raise UserError(f"{self.config.base_url}: {explained(error, self.config.access)}") from error
+            raise UserError(f"{self.config.base_url}: {explained(error, _access(self.config))}") from error
         except UserError as error:
             raise UserError(f"{self.config.base_url}: the server {error}") from error
         raise AssertionError("the last attempt returns or raises")
@@ -175,6 +137,10 @@ class ServerEngine(Engine):
             say(f"{self.config.base_url}: the same seed gives another text, so these samples cannot be drawn again")
 
 
+def _access(config: ServerConfig) -> Access:
+    return Access(config.base_url, config.api_key_env, config.request_timeout)
+
+
 def seed_of(seed: int, prompt: int, sample: int) -> int:
     """What a server is given for one completion: 31 bits, a function of what the completion is."""
     return int(np.random.SeedSequence([seed, prompt, sample]).generate_state(1)[0]) >> 1
@@ -192,7 +158,7 @@ def served_model(config: ServerConfig) -> str:
         _raise_for_status(response)
         names = [str(model["id"]) for model in response.json()["data"]]
     except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-        raise UserError(f"--base-url {config.base_url}: {explained(error, config.access)}") from error
+        raise UserError(f"--base-url {config.base_url}: {explained(error, _access(config))}") from error
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"--base-url {config.base_url}: /models is no list of models, so this is no OpenAI-compatible server; "

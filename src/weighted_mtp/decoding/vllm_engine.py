@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, final
 
+from weighted_mtp.decoding.config import SamplingConfig
 from weighted_mtp.decoding.engine import Engine, Prompt, numbered, token_ids
 from weighted_mtp.decoding.rows import Completion, Finished
-from weighted_mtp.decoding.sample import Drawn, SamplingConfig
+from weighted_mtp.decoding.sample import Drawn
 from weighted_mtp.decoding.server import seed_of
 from weighted_mtp.errors import UserError, first_line
 

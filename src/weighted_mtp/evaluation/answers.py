@@ -11,8 +11,9 @@ from typing import Any
 
 from weighted_mtp.data.schema import Problem, Solution
 from weighted_mtp.data.tables import read_problems, read_solutions
+from weighted_mtp.decoding.config import SamplingConfig
 from weighted_mtp.decoding.engine import Prompt
-from weighted_mtp.decoding.sample import Drawn, SamplingConfig
+from weighted_mtp.decoding.sample import Drawn
 from weighted_mtp.evaluation.benchmarks import MBPP_SHOTS, AnswerForm, Benchmark, mbpp_prompt
 from weighted_mtp.evaluation.evaluation_folder import EvaluationFolder, Speed, collect
 from weighted_mtp.evaluation.journal import Journal

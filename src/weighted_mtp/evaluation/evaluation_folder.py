@@ -19,13 +19,13 @@ from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
-from weighted_mtp.config import Section, differences, validated
-from weighted_mtp.decoding.sample import SamplingConfig
+from weighted_mtp.decoding.config import SamplingConfig
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.journal import Journal
 from weighted_mtp.files import atomic_file
 from weighted_mtp.progress import console
 from weighted_mtp.runtime.distributed import agree, is_first, rank
+from weighted_mtp.section import Section, differences, validated
 
 
 class Origin(Section):

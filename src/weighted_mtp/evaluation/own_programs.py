@@ -27,31 +27,16 @@ from weighted_mtp.data.tables import (
     stream_solutions,
 )
 from weighted_mtp.errors import UserError
+from weighted_mtp.evaluation.config import LabelOptions
 from weighted_mtp.evaluation.samples import Sample, read_samples
 from weighted_mtp.files import atomic_directory, sha256
 from weighted_mtp.manifest import Manifest, files_present, read_manifest, write_manifest
 from weighted_mtp.progress import progress
 from weighted_mtp.sandbox.messages import UNDECIDED
 
-LEARNED_FROM = (TRAIN, "validation")
-"""Splits whose programs may be learned from, by default."""
 _VERSION = 3  # of this code: raise it with any change that changes what the same results give
 _UNDEFINED = re.compile(r"\b(?:NameError|UnboundLocalError): [^']*'(\w+)'")
 """How Python names the variable that is not there."""
-
-
-@dataclass(frozen=True)
-class LabelOptions:
-    """What is taken over.
-
-    splits           of evaluations; one of another split is refused
-    keep_solutions   the dataset's own programs for these problems, correct and incorrect, come before the policy's
-    keep_unfinished  programs that ended at the longest answer allowed: what fails then is the limit, not the policy
-    """
-
-    splits: tuple[str, ...] = LEARNED_FROM
-    keep_solutions: bool = False
-    keep_unfinished: bool = False
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,10 @@ from transformers import AutoConfig, GenerationConfig, PreTrainedTokenizerBase
 
 from weighted_mtp.data.prompts import encode_problem, encode_prompt, instruction_of, render_prompt
 from weighted_mtp.data.schema import Problem
+from weighted_mtp.decoding.config import ServerConfig
 from weighted_mtp.decoding.engine import Engine, Message, Prompt, TorchEngine
 from weighted_mtp.decoding.rows import end_tokens
-from weighted_mtp.decoding.server import ServerConfig, ServerEngine
+from weighted_mtp.decoding.server import ServerEngine
 from weighted_mtp.decoding.vllm_engine import VllmEngine, imported
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.benchmarks import AnswerForm

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
-from weighted_mtp.config import Section
+from weighted_mtp.section import Section
 from weighted_mtp.value_weighting.td import discounted_sums, last_tokens
 
 LossSum = tuple[Tensor, Tensor]

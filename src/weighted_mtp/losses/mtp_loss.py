@@ -25,11 +25,11 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from weighted_mtp.config import Section
 from weighted_mtp.data.batches import Batch
 from weighted_mtp.errors import UserError
 from weighted_mtp.losses.linear_ce import Confidence, weighted_linear_cross_entropy
 from weighted_mtp.models.mtp import MTPForCausalLM
+from weighted_mtp.section import Section
 
 
 class LossConfig(Section):

@@ -8,7 +8,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from weighted_mtp.config import read_options, validated
+from weighted_mtp.config import read_options
 from weighted_mtp.errors import UserError
 from weighted_mtp.losses.critic_loss import ImplicitConfig
 from weighted_mtp.memory.architecture import plain_architecture, policy_of, stored_architecture
@@ -25,6 +25,7 @@ from weighted_mtp.pipelines.kinds import pipeline_of
 from weighted_mtp.pipelines.policy import PolicyConfig
 from weighted_mtp.pipelines.run_rho1 import Rho1RunConfig
 from weighted_mtp.pipelines.run_verifiable import VerifiableConfig
+from weighted_mtp.section import validated
 
 Build = Callable[[], PreTrainedModel]
 """Makes a model on torch's default device."""

@@ -20,7 +20,8 @@ from weighted_mtp.memory.layout import Layout, footprint
 from weighted_mtp.memory.table import PlanRow
 from weighted_mtp.models.mtp import MTPForCausalLM, takes_heads
 from weighted_mtp.progress import progress
-from weighted_mtp.runtime.device import RuntimeConfig, autocast, in_bf16, recomputing
+from weighted_mtp.runtime.config import RuntimeConfig
+from weighted_mtp.runtime.device import autocast, in_bf16, recomputing
 from weighted_mtp.runtime.precision import compute_in
 from weighted_mtp.runtime.sharding import Shardable
 

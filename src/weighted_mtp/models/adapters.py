@@ -23,13 +23,13 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.core_model_loading import revert_weight_conversion
 
-from weighted_mtp.config import Section
 from weighted_mtp.errors import UserError, first_line
 from weighted_mtp.models.checkpoint import ADAPTERS, READ_ERRORS, load_tokenizer, save_tokenizer
 from weighted_mtp.models.fingerprint import fingerprint
 from weighted_mtp.models.model_folder import model_folder, refuse_existing
 from weighted_mtp.models.mtp import MTPForCausalLM, decoder_layers
 from weighted_mtp.models.weight_files import write_shards
+from weighted_mtp.section import Section
 
 _PEFT = "base_model.model."  # before every name in PEFT's files
 _BASE = "frozen_weights"  # their fingerprint, in the metadata of adapters

@@ -7,7 +7,6 @@ import torch
 from pydantic import Field, model_validator
 from transformers import PreTrainedTokenizerBase
 
-from weighted_mtp.config import Section
 from weighted_mtp.errors import UserError
 from weighted_mtp.models.adapters import LoraSettings, apply_lora, save_merged
 from weighted_mtp.models.checkpoint import load_tokenizer, quiet, save_tokenizer
@@ -15,6 +14,7 @@ from weighted_mtp.models.convert import load_base, with_heads
 from weighted_mtp.models.micro import MicroSize, random_micro
 from weighted_mtp.models.modelling import write_modelling
 from weighted_mtp.models.mtp import HeadInit, MTPForCausalLM
+from weighted_mtp.section import Section
 
 MICRO_SOURCE = "micro"
 

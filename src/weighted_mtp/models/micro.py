@@ -13,9 +13,9 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from weighted_mtp.config import Section
 from weighted_mtp.errors import UserError
 from weighted_mtp.models.mtp import MTPConfig, MTPForCausalLM
+from weighted_mtp.section import Section
 
 _KEY_VALUE = ("k_proj", "v_proj")
 _ATTENTION = ("q_proj", *_KEY_VALUE, "o_proj")

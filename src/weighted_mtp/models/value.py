@@ -16,7 +16,6 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from transformers import initialization as init
 from transformers.configuration_utils import SubConfigSpec
 
-from weighted_mtp.config import Section
 from weighted_mtp.errors import UserError
 from weighted_mtp.models.adapters import (
     LoraSettings,
@@ -37,6 +36,7 @@ from weighted_mtp.models.checkpoint import (
 )
 from weighted_mtp.models.convert import load_base, to_causal_lm
 from weighted_mtp.models.mtp import MTPForCausalLM, decoder_layers
+from weighted_mtp.section import Section
 
 ValueHead = Literal["linear", "mlp", "sigmoid"]
 

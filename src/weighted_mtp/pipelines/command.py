@@ -77,17 +77,15 @@ def user_errors(debug: bool) -> Iterator[None]:
         sys.exit(USER_ERROR)
 
 
-def comma_list(option: str, text: str | None, known: Sequence[str]) -> tuple[str, ...]:
-    """The names in a comma-separated option, in the order of `known`; all of them for `all` or nothing.
+def chosen(option: str, names: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    """The names that an option has, in the order of `known`; all of them for `all`.
 
-    Raises UserError for a name that is not known.
+    Raises UserError for a name that is not known, and for none.
     """
-    names = [name.strip() for name in ("all" if text is None else text).split(",") if name.strip()]
     unknown = [name for name in names if name not in (*known, "all")]
     if unknown or not names:
-        raise UserError(
-            f"{option} {text}: {unknown[0] if unknown else 'nothing'} is not one of {', '.join(known)}, all"
-        )
+        wrong = unknown[0] if unknown else "nothing"
+        raise UserError(f"{option} {','.join(names)}: {wrong or 'nothing'} is not one of {', '.join(known)}, all")
     return tuple(name for name in known if name in names or "all" in names)
 
 

@@ -10,12 +10,11 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from weighted_mtp.config import validated
 from weighted_mtp.data.batches import Batch
 from weighted_mtp.data.pairs import PairDataConfig, PairStore, load_pairs
 from weighted_mtp.data.preparation.prepare import prepare_embedded
-from weighted_mtp.data.prompts import Template
 from weighted_mtp.data.stream import BatchStream
+from weighted_mtp.data.template import Template
 from weighted_mtp.errors import UserError
 from weighted_mtp.losses.critic_loss import (
     CriticObjective,
@@ -42,9 +41,11 @@ from weighted_mtp.models.value import (
 )
 from weighted_mtp.pipelines.fit import FitConfig, Parts, run_options, saving
 from weighted_mtp.pipelines.inputs import Inputs, data_inputs, digest, recorded_inputs, template_day
-from weighted_mtp.runtime.device import RuntimeConfig, autocast, pick_device
+from weighted_mtp.runtime.config import RuntimeConfig
+from weighted_mtp.runtime.device import autocast, pick_device
 from weighted_mtp.runtime.distributed import by_first_rank
 from weighted_mtp.runtime.sharding import WholeModel, free_root, from_first_rank, placed, placed_frozen
+from weighted_mtp.section import validated
 from weighted_mtp.training.optim import Group
 from weighted_mtp.training.state import SaveModel
 from weighted_mtp.value_weighting.td import CriticOutput, ValueFunction

@@ -16,7 +16,8 @@ from huggingface_hub import get_token
 from weighted_mtp.extras import Extra, has, install
 from weighted_mtp.hub.token import read_token
 from weighted_mtp.manifest import MANIFEST
-from weighted_mtp.runtime.device import RuntimeConfig, has_bf16, pick_device, why_no_cuda
+from weighted_mtp.runtime.config import RuntimeConfig
+from weighted_mtp.runtime.device import has_bf16, pick_device, why_no_cuda
 
 SUPPORTED = ((3, 11), (3, 14))
 _GB = 1e9

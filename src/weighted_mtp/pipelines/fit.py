@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from weighted_mtp.config import Section, changed, read_options
+from weighted_mtp.config import read_options
 from weighted_mtp.data.batches import Batch
 from weighted_mtp.data.stream import BatchStream
 from weighted_mtp.errors import UserError
@@ -23,9 +23,11 @@ from weighted_mtp.models.fingerprint import fingerprint
 from weighted_mtp.pipelines.inputs import Inputs, check_inputs, remember_inputs
 from weighted_mtp.progress import console
 from weighted_mtp.report.run_page import write_run_page
-from weighted_mtp.runtime.device import RuntimeConfig, autocast, pick_device
+from weighted_mtp.runtime.config import RuntimeConfig
+from weighted_mtp.runtime.device import autocast, pick_device
 from weighted_mtp.runtime.distributed import by_first_rank, is_first, ranks
 from weighted_mtp.runtime.sharding import WholeModel, whole_tensor
+from weighted_mtp.section import Section, changed
 from weighted_mtp.training.loop import Trainer, TrainingConfig
 from weighted_mtp.training.optim import Group, OptimConfig, build_optimizer
 from weighted_mtp.training.run_directory import RunDirectory, holds_run

@@ -21,11 +21,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from weighted_mtp.config import Section
 from weighted_mtp.data.batches import Batch
 from weighted_mtp.errors import UserError
 from weighted_mtp.progress import console
 from weighted_mtp.runtime.distributed import all_gather_objects, by_first_rank, rank
+from weighted_mtp.section import Section
 from weighted_mtp.value_weighting.td import ValueFunction
 
 _DELETED_AT_ONCE = 10  # a tenth, when the file is full

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from pydantic import Field
 from transformers import PreTrainedTokenizerBase
 
-from weighted_mtp.config import Section
 from weighted_mtp.data.batches import TokenStore, build_store, within
 from weighted_mtp.data.load import SplitsConfig
 from weighted_mtp.data.prompts import encode_solutions
@@ -37,6 +36,7 @@ from weighted_mtp.progress import Advance, progress
 from weighted_mtp.report.intervals import over_problems
 from weighted_mtp.runtime.device import autocast, pick_device
 from weighted_mtp.runtime.sharding import free_root
+from weighted_mtp.section import Section
 from weighted_mtp.value_weighting.base import TokenWeighting
 from weighted_mtp.value_weighting.controls import Uniform
 

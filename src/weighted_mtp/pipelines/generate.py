@@ -12,9 +12,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from tempfile import gettempdir
-from typing import Any, Self
+from typing import Any
 
-from pydantic import model_validator
 from rich.console import Console
 from rich.text import Text
 from transformers import PreTrainedTokenizerBase
@@ -27,47 +26,13 @@ from weighted_mtp.decoding.sample import Drawn
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.respondents import Respondent
 from weighted_mtp.evaluation.samples import write_jsonl
+from weighted_mtp.pipelines.config import GenerateConfig
 from weighted_mtp.pipelines.inputs import trained_day
-from weighted_mtp.pipelines.sampled_model import SampledModel
+from weighted_mtp.pipelines.sampled_model import respondent_of, sampled_folder
 from weighted_mtp.progress import progress
 
 QUIT = ("exit", "quit")
 _FURTHER_LINE = "\\"  # at the end of a line that is typed
-
-
-class GenerateConfig(SampledModel):
-    """What is completed, by what; `checkpoint` or `server`."""
-
-    prompt: str | None = None
-    """One prompt."""
-    file: Path | None = None
-    """A `.jsonl` file of objects with a key `prompt`, or a text file that is one prompt."""
-    output: Path | None = None
-    """Where completions are written as JSON lines; standard output if not given."""
-    show_drafts: bool = False
-    """Below each completion, pass by pass, what the further heads drafted and how much of it head 1 accepted."""
-
-    @model_validator(mode="after")
-    def _one_model_and_at_most_one_source(self) -> Self:
-        if (self.checkpoint is None) == (self.server is None):
-            raise ValueError("give either --checkpoint (a model to sample from) or --base-url (a server that has one)")
-        if self.prompt is not None and self.file is not None:
-            raise ValueError("give either --prompt or --file, or neither to type prompts")
-        return self
-
-    @model_validator(mode="after")
-    def _drafts_are_there_to_be_shown(self) -> Self:
-        if not self.show_drafts:
-            return self
-        others = {
-            "--base-url": self.server is not None,
-            "--engine vllm": self.engine == "vllm",
-            "--draft none": self.sampling.draft == "none",
-            "--output": self.output is not None,
-        }
-        if given := [option for option, is_given in others.items() if is_given]:
-            raise ValueError(f"--show-drafts has no effect with {given[0]}: leave one of them out")
-        return self
 
 
 def generate(config: GenerateConfig) -> None:
@@ -79,9 +44,9 @@ def generate(config: GenerateConfig) -> None:
     if config.show_drafts:
         sampling = config.sampling.model_copy(update={"draft": "heads"})
         config = config.model_copy(update={"sampling": sampling})
-    model = config.find()
+    model = sampled_folder(config)
     day = config.date or (trained_day(model) if model is not None else None)
-    with config.respondent(model, day, Path(gettempdir())) as respondent:
+    with respondent_of(config, model, day, Path(gettempdir())) as respondent:
         if given is None:
             _converse(config, respondent)
             return

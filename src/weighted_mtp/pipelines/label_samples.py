@@ -13,7 +13,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from weighted_mtp.evaluation.own_programs import LabelOptions, authors_differ, read_evaluation, write_labelled
+from weighted_mtp.evaluation.config import LabelOptions
+from weighted_mtp.evaluation.own_programs import authors_differ, read_evaluation, write_labelled
 from weighted_mtp.pipelines.setup_datasets import describe_dataset
 from weighted_mtp.report.datasets import account
 

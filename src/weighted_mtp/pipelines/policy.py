@@ -23,7 +23,8 @@ from weighted_mtp.models.checkpoint import check_context, check_embedded
 from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.pipelines.fit import FitConfig, Parts, finished, fit, saving
 from weighted_mtp.pipelines.inputs import Inputs, data_inputs, digest, template_day
-from weighted_mtp.runtime.device import RuntimeConfig, autocast, in_bf16, pick_device
+from weighted_mtp.runtime.config import RuntimeConfig
+from weighted_mtp.runtime.device import autocast, in_bf16, pick_device
 from weighted_mtp.runtime.distributed import by_first_rank
 from weighted_mtp.runtime.sharding import from_first_rank, placed
 from weighted_mtp.training.optim import Group

@@ -20,8 +20,9 @@ from transformers import PreTrainedTokenizerBase
 
 from weighted_mtp.data.preparation.registry import TRAIN
 from weighted_mtp.data.prepared import require_manifest
-from weighted_mtp.data.prompts import Template, encode_solutions
+from weighted_mtp.data.prompts import encode_solutions
 from weighted_mtp.data.tables import read_problems, read_verdicts, stream_solutions, untested
+from weighted_mtp.data.template import Template
 from weighted_mtp.errors import UserError
 from weighted_mtp.files import atomic_file
 from weighted_mtp.models.adapters import holds_adapters
@@ -222,16 +223,18 @@ def _policy(facts: Facts) -> tuple[str, dict[str, Any]]:
 def _study(facts: Facts) -> tuple[str, dict[str, Any]]:
     stages = {
         "reference": {"pipeline": "ref_tuning", "config": "reference.yaml"},
-        "critic": {"pipeline": "critic", "config": "critic.yaml", "override": ["value.source={reference}"]},
+        "critic": {"pipeline": "critic", "config": "critic.yaml", "override": {"value": {"source": "${reference}"}}},
     }
+    baseline = {"pipeline": "baseline", "config": "baseline.yaml"}
     weighted = {"pipeline": "verifiable", "config": "policy.yaml"}
     arms: dict[str, Any] = {
-        "uniform": {"pipeline": "baseline", "config": "baseline.yaml"},
-        "confidence": {"pipeline": "baseline", "config": "baseline.yaml", "override": ["loss.confidence=each_head"]},
+        "uniform": baseline,
+        "confidence": {**baseline, "override": {"loss": {"confidence": "each_head"}}},
     }
     if facts.pairs:
-        arms["weighted"] = {**weighted, "override": ["critic={critic}"], "against": "shuffled"}
-        arms["shuffled"] = {**weighted, "override": ["critic={critic}", "control=shuffled"], "against": "confidence"}
+        critic = {"critic": "${critic}"}
+        arms["weighted"] = {**weighted, "override": critic, "against": "shuffled"}
+        arms["shuffled"] = {**weighted, "override": {**critic, "control": "shuffled"}, "against": "confidence"}
     return "All of it over two seeds, compared on the test split, with the weights shuffled as a control.", {
         "name": f"{facts.dataset}-study",
         "storage": str(facts.storage),

@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from weighted_mtp.config import changed
 from weighted_mtp.errors import UserError
+from weighted_mtp.pipelines.config import EvaluationConfig
 from weighted_mtp.pipelines.fit import run_options
 from weighted_mtp.pipelines.kinds import pipeline_of
-from weighted_mtp.pipelines.run_evaluation import EvaluationConfig
 from weighted_mtp.report.evaluation_page import read_report, write_evaluation_page
 from weighted_mtp.report.run_page import write_run_page
 from weighted_mtp.report.study_page import write_study_page
+from weighted_mtp.section import changed
 
 
 def write_report_page(folder: Path, output: Path) -> Path:

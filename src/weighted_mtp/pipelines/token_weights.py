@@ -20,7 +20,6 @@ from torch import Tensor
 from torch.distributed.checkpoint.state_dict_loader import load as dcp_load
 from transformers import PreTrainedTokenizerBase
 
-from weighted_mtp.config import validated
 from weighted_mtp.data.batches import Batch, TokenStore, build_store, collate, within
 from weighted_mtp.data.index import read_index
 from weighted_mtp.data.load import SplitsConfig
@@ -32,6 +31,7 @@ from weighted_mtp.extras import can_draw
 from weighted_mtp.models.checkpoint import newest_model
 from weighted_mtp.models.convert import load_base
 from weighted_mtp.models.mtp import MTPForCausalLM
+from weighted_mtp.pipelines.config import WeightsConfig
 from weighted_mtp.pipelines.critic import check_same_tokens, critic_config, load_critic, load_critics, load_reference
 from weighted_mtp.pipelines.fit import run_options
 from weighted_mtp.pipelines.inputs import trained_day
@@ -40,8 +40,10 @@ from weighted_mtp.pipelines.policy import explicit_weighting, head_losses
 from weighted_mtp.pipelines.run_rho1 import Rho1RunConfig
 from weighted_mtp.pipelines.run_verifiable import VerifiableConfig, settled_strength
 from weighted_mtp.report.token_page import ShownProgram, Token, View, write_page
-from weighted_mtp.runtime.device import RuntimeConfig, pick_device
+from weighted_mtp.runtime.config import RuntimeConfig
+from weighted_mtp.runtime.device import pick_device
 from weighted_mtp.runtime.sharding import placed_frozen
+from weighted_mtp.section import validated
 from weighted_mtp.value_weighting.base import ObjectiveState, TokenWeighting
 from weighted_mtp.value_weighting.metrics import localisation_auc
 from weighted_mtp.value_weighting.rho1 import Rho1Weighting
@@ -199,11 +201,12 @@ def _saved_state(run: Path, weighting: TokenWeighting) -> ObjectiveState:
     return contents["objective"]
 
 
-def split_of(run: Path, root: Path | None, dataset: str | None, split: str | None) -> Path:
+def split_of(config: WeightsConfig) -> Path:
     """The folder of a split: of what the run learned from, unless others are given; of several datasets the first."""
-    data = run_options(run).get("data", {})
+    data = run_options(config.trained).get("data", {})
     own = validated(SplitsConfig, {name: data[name] for name in SplitsConfig.model_fields if name in data})
-    return (root or own.root) / (dataset or own.datasets[0]) / (split or own.validation or own.train)
+    dataset = (config.data_root or own.root) / (config.dataset or own.datasets[0])
+    return dataset / (config.split or own.validation or own.train)
 
 
 def chosen_programs(directory: Path, n_problems: int) -> tuple[list[Problem], list[Solution]]:

@@ -16,7 +16,8 @@ from weighted_mtp.data.batches import Batch
 from weighted_mtp.errors import UserError
 from weighted_mtp.pipelines import critic as trained
 from weighted_mtp.pipelines.critic import Critic
-from weighted_mtp.runtime.device import RuntimeConfig, pick_device
+from weighted_mtp.runtime.config import RuntimeConfig
+from weighted_mtp.runtime.device import pick_device
 from weighted_mtp.value_weighting.base import ObjectiveState
 from weighted_mtp.value_weighting.td import TDConfig, TDWeighting
 

@@ -17,7 +17,8 @@ from torch.distributed.rendezvous import rendezvous
 
 from weighted_mtp.errors import UserError
 from weighted_mtp.progress import console
-from weighted_mtp.runtime.device import RuntimeConfig, pick_device
+from weighted_mtp.runtime.config import RuntimeConfig
+from weighted_mtp.runtime.device import pick_device
 from weighted_mtp.runtime.speaker import AnotherRankError, count_errors_in
 
 T = TypeVar("T")

@@ -34,7 +34,8 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from weighted_mtp.errors import UserError
-from weighted_mtp.runtime.device import RuntimeConfig, autocast, in_bf16, pick_device, recomputing
+from weighted_mtp.runtime.config import RuntimeConfig
+from weighted_mtp.runtime.device import autocast, in_bf16, pick_device, recomputing
 from weighted_mtp.runtime.distributed import by_first_rank, is_first, ranks
 from weighted_mtp.runtime.precision import compute_in
 

@@ -1,22 +1,22 @@
 """What a study compares: its stages and arms, and which of the earlier stages each of them starts from."""
 
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from string import Formatter
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from weighted_mtp.config import Section
-from weighted_mtp.decoding.engine import EngineName
-from weighted_mtp.decoding.sample import SamplingConfig
-from weighted_mtp.decoding.server import ServerConfig
+from weighted_mtp.decoding.config import EngineName, SamplingConfig, ServerConfig
 from weighted_mtp.sandbox.packages import installed
+from weighted_mtp.section import Section, leaves
 
 Pipeline = Literal["ref_tuning", "critic", "baseline", "verifiable", "rho1", "third_party"]
 
 DATASETS_NAME = "datasets"
-"""`{datasets}` in an option is the folder of all datasets."""
+"""`${datasets}` in an option is the folder of all datasets."""
+_NAMES = re.compile(r"\$\{([^{}:]*)\}")
+"""What OmegaConf replaces by the value of a name; with a colon it would be a function, as `${oc.env:HOME}`."""
 
 
 class Training(Section):
@@ -25,8 +25,9 @@ class Training(Section):
     pipeline: Pipeline
     config: Path
     """Its YAML file, relative to the study's, or the name of one that comes with the package."""
-    override: tuple[str, ...] = ()
-    """Options a.b=value; in a value, `{name}` is what the stage of that name made, `{datasets}` the data's folder."""
+    override: dict[str, Any] = {}  # noqa: RUF012  # pydantic copies it
+    """Its options beside those of that file, nested as there; in a value, `${name}` is what the stage of that name
+    made, `${datasets}` the folder of all datasets."""
 
 
 class Compared(Section):
@@ -44,7 +45,7 @@ class _Sampled(Section):
     """A policy that is sampled as it is."""
 
     checkpoint: str | None = None
-    """`{name}` of an earlier stage, or whatever `wmtp evaluate` takes."""
+    """`${name}` of an earlier stage, or whatever `wmtp evaluate` takes."""
     server: ServerConfig | None = None
     """Or a server that has it: `{base_url: http://127.0.0.1:8000/v1}`."""
 
@@ -65,16 +66,16 @@ Arm = Annotated[TrainedArm | EvaluatedArm, Field(discriminator="pipeline")]
 
 
 class TrainingStage(Training):
-    """A training run that others start from; `{name}` is its folder."""
+    """A training run that others start from; `${name}` is its folder."""
 
     per_seed: bool = False
     """Run once per seed, in `name-seed-N`. What starts from it uses the run of its own seed, or of the first."""
 
 
 class OwnPrograms(_Sampled):
-    """A policy's own programs for training and validation problems, executed, as a dataset; `{name}` is its name.
+    """A policy's own programs for training and validation problems, executed, as a dataset; `${name}` is its name.
 
-    A later step learns from it with `data.dataset={name}`: a critic from pairs, a policy from what passed.
+    A later step learns from it with `data: {dataset: "${name}"}`: a critic from pairs, a policy from what passed.
     """
 
     pipeline: Literal["own_programs"]
@@ -101,16 +102,18 @@ StepConfig = Stage | Arm
 class StudyConfig(Section):
     """What is compared."""
 
+    interpolated: ClassVar[bool] = False  # what a name stands for depends on a step's seed: `Step` fills it in
+
     name: str
     """Name of the study, and of its folder."""
     storage: Path = Path("storage")
     """Folder for datasets, runs and evaluations."""
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1)
     """Every arm runs once per seed; stages run with the first, or once per seed."""
-    override: tuple[str, ...] = ()
-    """Options of all training runs, after their own."""
-    stages: dict[str, Stage] = {}  # noqa: RUF012  # pydantic copies it
-    """What the arms start from, in this order; `{name}` in an option is what an earlier stage made."""
+    override: dict[str, Any] = {}  # noqa: RUF012
+    """Options of all training runs, over their own."""
+    stages: dict[str, Stage] = {}  # noqa: RUF012
+    """What the arms start from, in this order; `${name}` in an option is what an earlier stage made."""
     arms: dict[str, Arm]
     """What is compared; the first is the baseline of every difference."""
     benchmark: str = "micro"
@@ -178,30 +181,26 @@ class StudyConfig(Section):
     @model_validator(mode="after")
     def _what_is_named_is_there(self) -> "StudyConfig":
         earlier = [DATASETS_NAME]
-        for name, stage in self.stages.items():
-            self._check_references(name, stage, earlier)
+        for name in self.stages:
+            self._check_references(name, earlier)
             earlier.append(name)
         for name, arm in self.arms.items():
-            self._check_references(name, arm, earlier)
+            self._check_references(name, earlier)
             if arm.against is not None and (arm.against not in self.arms or arm.against == name):
                 raise ValueError(f"arms.{name}.against={arm.against} is no other arm: give one of {[*self.arms]}")
         return self
 
-    def _check_references(self, name: str, step: StepConfig, earlier: Sequence[str]) -> None:
-        for reference in self.references(step):
+    def _check_references(self, name: str, earlier: Sequence[str]) -> None:
+        for option, reference in self.references(name):
             if reference not in earlier:
-                raise ValueError(f"{name}: {{{reference}}} is no stage before it; there are: {', '.join(earlier)}")
+                raise ValueError(f"{option}: ${{{reference}}} is no stage before it; there are: {', '.join(earlier)}")
 
-    def references(self, step: StepConfig) -> Iterator[str]:
-        """The names in braces of a step's options."""
+    def references(self, name: str) -> Iterator[tuple[str, str]]:
+        """(option, what it names) of every `${…}` in the options of the stage or arm `name`."""
+        kind = "stages" if name in self.stages else "arms"
+        step: StepConfig = getattr(self, kind)[name]
+        options: dict[str, Any] = {kind: {name: step.model_dump(include={"override", "checkpoint"})}}
         if isinstance(step, Training):
-            return _references((*step.override, *self.override))
-        return _references(() if step.checkpoint is None else (step.checkpoint,))
-
-
-def _references(options: Sequence[str]) -> Iterator[str]:
-    for option in options:
-        try:
-            yield from (name for _, name, _, _ in Formatter().parse(option) if name is not None)
-        except ValueError as error:
-            raise ValueError(f"{option}: {error}; braces that name no stage are written twice") from error
+            options["override"] = self.override
+        for option, value in leaves(options):
+            yield from ((option, named) for named in _NAMES.findall(str(value)))

@@ -37,7 +37,7 @@ def demo_config(storage: Path, steps: int | None, seeds: Sequence[int]) -> Study
         options.append(f"seeds={[*seeds]}")
     if steps:
         parts.append(f"{steps}-steps")
-        options.append(f"override=[training.max_steps={steps},optim.warmup_steps={min(10, steps // 2)}]")
+        options += [f"override.training.max_steps={steps}", f"override.optim.warmup_steps={min(10, steps // 2)}"]
         few = min(PROBLEMS_PER_STEP * steps, cast(int, load_config(StudyConfig, CONFIG).first))
         options += [f"first={few}", f"stages.own.first={few}"]
     return load_config(StudyConfig, CONFIG, [*options, f"name={'-'.join(parts)}"])
@@ -46,7 +46,7 @@ def demo_config(storage: Path, steps: int | None, seeds: Sequence[int]) -> Study
 def run_demo(config: StudyConfig, jobs: int) -> bool:
     """Run the study and say where everything lies; False if it was stopped."""
     started, console = time.monotonic(), Console()
-    result = run_study(config, CONFIG.parent, jobs=jobs)
+    result = run_study(config, CONFIG, jobs=jobs)
     if result is None:
         return False
     for file in report(config, result):

@@ -6,9 +6,9 @@
     uv run wmtp study --config configs/local/study.yaml --scheduler slurm --override slurm.partition=gpu
 
 Stages (a pretrained policy, a reference, critics, a dataset of the policy's own programs) run once, or once per seed
-(`per_seed: true`); every arm runs once per seed. In their options `{name}` is what the stage of that name made, of the
-same seed: a run's folder (`model.source={policy}`), or a dataset's name (`data.dataset={own}`). What is finished is not
-run again, so the same command resumes wherever it was stopped, step by step.
+(`per_seed: true`); every arm runs once per seed. In their options `${name}` is what the stage of that name made, of the
+same seed: a run's folder (`source: ${policy}`), or a dataset's name (`dataset: ${own}`). What is finished is not run
+again, so the same command resumes wherever it was stopped, step by step.
 """
 
 import json
@@ -47,16 +47,16 @@ class StudyResult:
 
 
 def run_study(
-    config: StudyConfig, folder: Path, scheduler: SchedulerName = "local", jobs: int | None = None
+    config: StudyConfig, file: Path, scheduler: SchedulerName = "local", jobs: int | None = None
 ) -> StudyResult | None:
     """Run what is not finished yet; returns where everything lies, None if it was stopped.
 
-    folder     that `config` paths of steps are relative to
+    file       that holds the study, beside which its `config` files are
     scheduler  runs the steps, at most `jobs` at once; None is one on this machine, elsewhere all that can begin
 
-    Raises `UserError` for whatever a pipeline refuses, naming the stage or arm.
+    Raises `UserError` for whatever a pipeline refuses, naming the file and the stage or arm.
     """
-    steps = steps_of(config, folder)
+    steps = steps_of(config, file)
     most = jobs or (1 if scheduler == "local" else len(steps))
     with scheduling(config, steps, scheduler, most) as submit:
         if not run_steps(steps, submit, most):

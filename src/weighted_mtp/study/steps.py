@@ -2,22 +2,24 @@
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from weighted_mtp.config import load_config
+from weighted_mtp.config import filled, read_options
 from weighted_mtp.configurations import beside
 from weighted_mtp.errors import UserError
-from weighted_mtp.evaluation.own_programs import LEARNED_FROM, LabelOptions
+from weighted_mtp.evaluation.config import LEARNED_FROM, LabelOptions
 from weighted_mtp.files import atomic_file
+from weighted_mtp.pipelines.config import EvaluationConfig
 from weighted_mtp.pipelines.fit import FitConfig, finished
 from weighted_mtp.pipelines.kinds import PIPELINES
 from weighted_mtp.pipelines.label_samples import label
-from weighted_mtp.pipelines.run_evaluation import EvaluationConfig, evaluate, holds_evaluation
+from weighted_mtp.pipelines.run_evaluation import evaluate, holds_evaluation
+from weighted_mtp.section import validated
 from weighted_mtp.study.config import (
     DATASETS_NAME,
     EvaluatedArm,
@@ -32,12 +34,12 @@ from weighted_mtp.study.config import (
 class Step:
     """A stage, or an arm with its evaluations: what is run at once. Any process that sees the storage can run it.
 
-    folder  that `config` paths of the study are relative to
-    name    of the stage or arm
+    file  of the study, beside which its `config` files are
+    name  of the stage or arm
     """
 
     study: StudyConfig
-    folder: Path
+    file: Path
     name: str
     seed: int
 
@@ -65,11 +67,12 @@ class Step:
     @property
     def after(self) -> frozenset[str]:
         """The places of the stages that it starts from."""
-        return frozenset(self._place(name) for name in self.study.references(self.what) if name != DATASETS_NAME)
+        named = {stage for _, stage in self.study.references(self.name)}
+        return frozenset(self._place(name) for name in named - {DATASETS_NAME})
 
     def is_finished(self) -> bool:
         """Whether running it would do nothing, as far as that is known without running it. Raises as `__call__`."""
-        with _named(self.place):
+        with self._named():
             if isinstance(self.what, OwnPrograms):
                 return False
             if isinstance(self.what, Training) and finished(self._training(self.what)) is None:
@@ -82,9 +85,9 @@ class Step:
     def __call__(self) -> bool:
         """Run what is not finished; False if it was stopped.
 
-        Raises `UserError` for whatever the pipeline refuses, naming the place.
+        Raises `UserError` for whatever the pipeline refuses, naming the study's file and the place.
         """
-        with _named(self.place):
+        with self._named():
             self._remember_sources()
             started = time.monotonic()
             try:
@@ -144,13 +147,21 @@ class Step:
         stage = self.study.stages.get(name)
         return name if stage is not None and not stage.per_seed else f"{name}-seed-{self.seed}"
 
-    def _filled(self, option: str) -> str:
-        """An option with what its names in braces stand for."""
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        """Prefix an error with the study and the step that failed."""
+        try:
+            yield
+        except UserError as error:
+            raise UserError(f"{self.file}: {self.place}: {error}") from error
+
+    def _filled(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Options with what each `${name}` stands for."""
         made = {DATASETS_NAME: str(self.study.storage / DATASETS_NAME)}
         for name, stage in self.study.stages.items():
             other = replace(self, name=name)
             made[name] = other._dataset if isinstance(stage, OwnPrograms) else str(other.run)
-        return option.format(**made)
+        return filled(options, made)
 
     @property
     def _dataset(self) -> str:
@@ -158,18 +169,16 @@ class Step:
 
     def _training(self, training: Training) -> FitConfig:
         study = self.study
-        fixed = [
-            f"pipeline={training.pipeline}",
-            f"run.name={study.name}/{self.place}",
-            f"run.root={study.storage / 'runs'}",
-            f"run.seed={self.seed}",
-            f"data.root={study.storage / DATASETS_NAME}",
-            f"mlflow.tracking_uri=sqlite:///{study.storage / 'mlflow.db'}",
-            f"mlflow.study={study.name}",
-        ]
-        own = [self._filled(option) for option in (*training.override, *study.override)]
-        file = beside(self.folder, training.config)
-        config = load_config(PIPELINES[training.pipeline].schema, file, [*fixed, *own])
+        fixed = {
+            "pipeline": training.pipeline,
+            "run": {"name": f"{study.name}/{self.place}", "root": str(study.storage / "runs"), "seed": self.seed},
+            "data": {"root": str(study.storage / DATASETS_NAME)},
+            "mlflow": {"tracking_uri": f"sqlite:///{study.storage / 'mlflow.db'}", "study": study.name},
+        }
+        own = [self._filled(options) for options in (training.override, study.override)]
+        options = read_options(beside(self.file.parent, training.config), [fixed, *own])
+        schema = PIPELINES[training.pipeline].schema
+        config = validated(schema, options, f"{training.config} with the study's options: ")
         if (folder := config.run.root / config.run.name) != self.run:
             raise UserError(
                 f"its run is {folder}, but a study's steps look for {self.run}: leave out run.name and .root"
@@ -209,8 +218,8 @@ class Step:
         """What samples come from: a policy that is named, or the one that this step trained."""
         if what is not None and what.server is not None:
             return {"server": what.server}
-        named = None if what is None else what.checkpoint
-        return {"checkpoint": str(self.run) if named is None else self._filled(named), "engine": self.study.engine}
+        own = {"checkpoint": str(self.run) if what is None else what.checkpoint}
+        return {**self._filled(own), "engine": self.study.engine}
 
     def _evaluations(self) -> list[EvaluationConfig]:
         policy = self._sampled(self.what if isinstance(self.what, EvaluatedArm) else None)
@@ -233,15 +242,15 @@ def _begun(record: Path) -> str | None:
     return json.loads(record.read_text())["begun"] if record.exists() else None
 
 
-def steps_of(study: StudyConfig, folder: Path) -> list[Step]:
-    """All steps, each after those that it starts from: stages that run once; then seed by seed stages and arms, so that
-    a study which is stopped early has a comparison already.
+def steps_of(study: StudyConfig, file: Path) -> list[Step]:
+    """All steps of the study in `file`, each after those that it starts from: stages that run once; then seed by seed
+    stages and arms, so that a study which is stopped early has a comparison already.
     """
     once = [name for name, stage in study.stages.items() if not stage.per_seed]
     per_seed = [name for name in (*study.stages, *study.arms) if name not in once]
     return [
-        *(Step(study, folder, name, study.seeds[0]) for name in once),
-        *(Step(study, folder, name, seed) for seed in study.seeds for name in per_seed),
+        *(Step(study, file, name, study.seeds[0]) for name in once),
+        *(Step(study, file, name, seed) for seed in study.seeds for name in per_seed),
     ]
 
 
@@ -266,12 +275,3 @@ def _evaluated(config: EvaluationConfig) -> Path:
     if not holds_evaluation(config):
         evaluate(config)
     return config.output
-
-
-@contextmanager
-def _named(place: str) -> Iterator[None]:
-    """Prefix an error with the step that failed."""
-    try:
-        yield
-    except UserError as error:
-        raise UserError(f"{place}: {error}") from error

@@ -11,10 +11,10 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from weighted_mtp.config import Section
 from weighted_mtp.data.batches import Batch
 from weighted_mtp.progress import console, progress
 from weighted_mtp.runtime.distributed import any_rank, ranks
+from weighted_mtp.section import Section
 from weighted_mtp.training.state import Checkpoints, TrainState
 from weighted_mtp.training.tracking import Tracker
 from weighted_mtp.training.updates import NonFiniteError, Updates

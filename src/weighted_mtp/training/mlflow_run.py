@@ -12,10 +12,11 @@ from typing import Any
 
 from filelock import FileLock
 
-from weighted_mtp.config import Section, flatten, read_options
+from weighted_mtp.config import read_options
 from weighted_mtp.errors import UserError, first_line
 from weighted_mtp.extras import has
 from weighted_mtp.progress import console
+from weighted_mtp.section import Section, flatten
 from weighted_mtp.training.run_directory import Record, RunDirectory, git_sha
 
 

@@ -9,8 +9,8 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from weighted_mtp.config import Section
 from weighted_mtp.runtime.sharding import whole_tensor
+from weighted_mtp.section import Section
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
 

@@ -11,10 +11,11 @@ from typing import Any
 
 import torch
 
-from weighted_mtp.config import Section, differences, load_config, save_config
+from weighted_mtp.config import load_config, save_config
 from weighted_mtp.errors import UserError
 from weighted_mtp.files import atomic_file
 from weighted_mtp.runtime.distributed import by_first_rank, ranks
+from weighted_mtp.section import Section, differences
 
 Record = dict[str, Any]
 """One line of `metrics.jsonl`: `step`, `split`, and values by their names."""

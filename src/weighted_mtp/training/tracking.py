@@ -8,12 +8,12 @@ from typing import Any, Literal, Protocol, Self
 
 from pydantic import field_validator
 
-from weighted_mtp.config import Section
 from weighted_mtp.errors import UserError
 from weighted_mtp.extras import has, install
 from weighted_mtp.files import atomic_file
 from weighted_mtp.progress import console
 from weighted_mtp.runtime.distributed import agree, is_first
+from weighted_mtp.section import Section
 from weighted_mtp.training.mlflow_run import MLflowConfig, MLflowRun
 from weighted_mtp.training.run_directory import Record, RunDirectory
 from weighted_mtp.training.tensorboard_run import TensorBoardRun

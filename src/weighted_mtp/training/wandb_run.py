@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal
 from uuid import uuid4
 
-from weighted_mtp.config import Section, flatten
 from weighted_mtp.errors import UserError, first_line
+from weighted_mtp.section import Section, flatten
 from weighted_mtp.training.run_directory import Record, RunDirectory, git_sha
 
 

@@ -19,9 +19,9 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from weighted_mtp.config import Section
 from weighted_mtp.data.batches import Batch
 from weighted_mtp.runtime.distributed import all_gather, rank
+from weighted_mtp.section import Section
 from weighted_mtp.value_weighting.base import ObjectiveState
 
 Mode = Literal["signed", "absolute", "difficult"]

@@ -16,10 +16,10 @@ from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional as F
 
-from weighted_mtp.config import Section
 from weighted_mtp.data.batches import Batch
 from weighted_mtp.errors import UserError
 from weighted_mtp.runtime.distributed import all_reduce_sum
+from weighted_mtp.section import Section
 from weighted_mtp.value_weighting.base import ObjectiveState
 from weighted_mtp.value_weighting.moments import Moments, moment_sums
 

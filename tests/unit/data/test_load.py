@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from weighted_mtp.config import validated
 from weighted_mtp.data.index import write_index
 from weighted_mtp.data.load import DataConfig, load_stores
 from weighted_mtp.data.pairs import PairDataConfig, load_pairs
@@ -14,6 +13,7 @@ from weighted_mtp.data.schema import Records
 from weighted_mtp.data.tables import write_split
 from weighted_mtp.data.tokens import FOLDER
 from weighted_mtp.errors import UserError
+from weighted_mtp.section import validated
 
 
 @pytest.fixture

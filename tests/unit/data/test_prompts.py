@@ -12,7 +12,6 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from weighted_mtp.data.prompts import (
-    TEMPLATES,
     Example,
     decode_response,
     encode_example,
@@ -24,6 +23,7 @@ from weighted_mtp.data.prompts import (
 )
 from weighted_mtp.data.schema import Problem, Solution, Span, TestCase, records
 from weighted_mtp.data.sources import humaneval, mbpp
+from weighted_mtp.data.template import TEMPLATES
 from weighted_mtp.errors import UserError
 
 PROBLEM = Problem("p", "micro", "train", "Return the sum of the list.", entry_point="solve")

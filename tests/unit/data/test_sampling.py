@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weighted_mtp.config import validated
 from weighted_mtp.data.index import SolutionIndex
 from weighted_mtp.data.sampling import (
     PairConfig,
@@ -22,6 +21,7 @@ from weighted_mtp.data.sampling import (
     sample_solutions,
 )
 from weighted_mtp.errors import UserError
+from weighted_mtp.section import validated
 
 Problem = tuple[int, list[tuple[bool, int]]]  # difficulty; (is_correct, length) of each solution
 

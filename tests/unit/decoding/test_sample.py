@@ -6,8 +6,9 @@ from pydantic import ValidationError
 from tiny_models import ARCHITECTURES, END, VOCABULARY, byte_tokenizer, letter_tokenizer, tiny_model
 from transformers import PreTrainedModel, TopPLogitsWarper
 
+from weighted_mtp.decoding.config import SamplingConfig
 from weighted_mtp.decoding.rows import Completion, nucleus
-from weighted_mtp.decoding.sample import SamplingConfig, sample, sample_batches
+from weighted_mtp.decoding.sample import sample, sample_batches
 from weighted_mtp.errors import UserError
 from weighted_mtp.models.mtp import MTPForCausalLM
 

@@ -8,9 +8,10 @@ from completions_server import MODEL, CompletionsServer, Fault, Habits, words_of
 from tenacity import wait_none
 
 from weighted_mtp.decoding import server as server_module
+from weighted_mtp.decoding.config import SamplingConfig, ServerConfig
 from weighted_mtp.decoding.engine import Message, Prompt
-from weighted_mtp.decoding.sample import Drawn, SamplingConfig
-from weighted_mtp.decoding.server import ATTEMPTS, ServerConfig, ServerEngine, seed_of
+from weighted_mtp.decoding.sample import Drawn
+from weighted_mtp.decoding.server import ATTEMPTS, ServerEngine, seed_of
 from weighted_mtp.errors import UserError
 
 PROMPTS: list[Prompt] = ["say a", "say b", "say c"]
@@ -245,4 +246,4 @@ def test_a_slow_server_is_given_up_on(server: CompletionsServer, monkeypatch: py
     monkeypatch.setattr(server_module, "ATTEMPTS", 1)
     server.habits.seconds = 1.0
     with pytest.raises(UserError, match=r"no answer in 0.1 s; raise --request-timeout, or lower --batch-size"):
-        drawn(server, GREEDY, ["a"], timeout_seconds=0.1)
+        drawn(server, GREEDY, ["a"], request_timeout=0.1)

@@ -13,10 +13,11 @@ from scipy.stats import chisquare
 from tiny_models import ARCHITECTURES, GROUPED, VOCABULARY, letter_tokenizer, tiny_model
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, PreTrainedModel
 
+from weighted_mtp.decoding.config import SamplingConfig
 from weighted_mtp.decoding.forward import Forward, takes_slots
 from weighted_mtp.decoding.lean import lean
 from weighted_mtp.decoding.rows import Choice, Completion, Row, Text, uniform_draws
-from weighted_mtp.decoding.sample import SamplingConfig, drafts, sample
+from weighted_mtp.decoding.sample import drafts, sample
 from weighted_mtp.decoding.speculative import _Window, decode
 from weighted_mtp.errors import UserError
 from weighted_mtp.models.mtp import MTPForCausalLM

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from weighted_mtp.decoding.sample import SamplingConfig
+from weighted_mtp.decoding.config import SamplingConfig
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.evaluation_folder import EvaluationFolder, Execution, Origin
 from weighted_mtp.evaluation.journal import Journal

@@ -13,7 +13,8 @@ from weighted_mtp.data.preparation.verify import check_dataset
 from weighted_mtp.data.schema import Problem, Solution, Span, TestCase
 from weighted_mtp.data.tables import PROBLEMS_FILE, read_problems, read_solutions, write_split
 from weighted_mtp.errors import UserError
-from weighted_mtp.evaluation.own_programs import LabelOptions, authors_differ, read_evaluation, write_labelled
+from weighted_mtp.evaluation.config import LabelOptions
+from weighted_mtp.evaluation.own_programs import authors_differ, read_evaluation, write_labelled
 from weighted_mtp.files import check_files, sha256
 from weighted_mtp.manifest import Manifest, write_manifest
 from weighted_mtp.pipelines.label_samples import label

@@ -7,7 +7,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from weighted_mtp.config import validated
 from weighted_mtp.errors import UserError
 from weighted_mtp.losses.critic_loss import (
     CriticObjective,
@@ -25,6 +24,7 @@ from weighted_mtp.losses.critic_loss import (
     program_scores,
     valued_tokens,
 )
+from weighted_mtp.section import validated
 
 LENGTHS, STARTS = (9, 6, 7, 3), (3, 1, 5, 2)
 POSITION = torch.arange(9)

@@ -8,7 +8,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_models import byte_tokenizer, padded_batch, tiny_model
 
-from weighted_mtp.config import validated
 from weighted_mtp.errors import UserError
 from weighted_mtp.models.adapters import LoraSettings, has_lora
 from weighted_mtp.models.mtp import MTPForCausalLM
@@ -19,6 +18,7 @@ from weighted_mtp.models.value import (
     load_value_model,
     save_value_model,
 )
+from weighted_mtp.section import validated
 
 HEADS = ["linear", "mlp", "sigmoid"]
 ARCHITECTURES = ["llama_tied", "qwen3", "gemma2", "phi"]

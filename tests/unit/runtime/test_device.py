@@ -5,7 +5,8 @@ import torch
 
 from weighted_mtp.errors import UserError
 from weighted_mtp.runtime import device
-from weighted_mtp.runtime.device import RuntimeConfig, autocast, in_bf16, pick_device, widest
+from weighted_mtp.runtime.config import RuntimeConfig
+from weighted_mtp.runtime.device import autocast, in_bf16, pick_device, widest
 from weighted_mtp.runtime.distributed import process_group
 
 CPU = torch.device("cpu")

@@ -10,7 +10,8 @@ from torch import Tensor
 from weighted_mtp.errors import UserError
 from weighted_mtp.memory.footprint import MemoryCounter
 from weighted_mtp.models.mtp import MTPForCausalLM
-from weighted_mtp.runtime.device import RuntimeConfig, autocast
+from weighted_mtp.runtime.config import RuntimeConfig
+from weighted_mtp.runtime.device import autocast
 from weighted_mtp.runtime.sharding import placed
 
 

@@ -13,7 +13,6 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from weighted_mtp.config import Section
 from weighted_mtp.data.batches import Batch, TokenStore, collate
 from weighted_mtp.data.stream import BatchStream
 from weighted_mtp.errors import UserError
@@ -21,6 +20,7 @@ from weighted_mtp.losses.mtp_loss import LossConfig
 from weighted_mtp.losses.objective import PolicyObjective, Sums
 from weighted_mtp.models.checkpoint import checkpoints_in, newest_model, step_of
 from weighted_mtp.models.mtp import MTPForCausalLM
+from weighted_mtp.section import Section
 from weighted_mtp.training.loop import Trainer, TrainingConfig
 from weighted_mtp.training.optim import Group, OptimConfig, build_optimizer
 from weighted_mtp.training.run_directory import RunDirectory

@@ -16,8 +16,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from wandb.proto import wandb_internal_pb2
 
 from weighted_mtp import extras
-from weighted_mtp.config import Section
 from weighted_mtp.errors import UserError
+from weighted_mtp.section import Section
 from weighted_mtp.training import mlflow_run
 from weighted_mtp.training.mlflow_run import MLflowConfig, finish_study
 from weighted_mtp.training.run_directory import RunDirectory
@@ -30,7 +30,7 @@ RUN = """
 import sys
 from pathlib import Path
 import mlflow.store.tracking.sqlalchemy_store  # it takes seconds: ahead of the start, or the runs would not meet
-from weighted_mtp.config import Section
+from weighted_mtp.section import Section
 from weighted_mtp.training.run_directory import RunDirectory
 from weighted_mtp.training.tracking import MLflowConfig, Tracked, Tracker
 

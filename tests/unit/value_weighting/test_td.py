@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from small_batches import batch_of, by_sample, look_up, splits, table
 from torch import Tensor
 
-from weighted_mtp.config import validated
 from weighted_mtp.data.batches import Batch
 from weighted_mtp.errors import UserError
+from weighted_mtp.section import validated
 from weighted_mtp.value_weighting.base import ObjectiveState
 from weighted_mtp.value_weighting.controls import Uniform
 from weighted_mtp.value_weighting.td import (

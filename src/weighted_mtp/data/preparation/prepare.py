@@ -11,17 +11,17 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock
 
+from weighted_mtp.data.preparation.config import Options
 from weighted_mtp.data.preparation.decontaminate import ContaminationCheck
 from weighted_mtp.data.preparation.registry import DATASETS, MICRO, TRAIN, Dataset, Split, dataset_named, find_files
 from weighted_mtp.data.preparation.shards import (
-    Options,
     ProblemRecord,
     Shard,
     ShardTask,
@@ -90,7 +90,7 @@ def prepare(
     wanted = {
         "dataset": name,
         "version": _VERSION,
-        "options": {**asdict(options or Options()), "languages": list((options or Options()).languages)},
+        "options": (options or Options()).model_dump(mode="json"),
         "only_evaluation": only_evaluation,
         "compared_with": compared,
     }

@@ -16,6 +16,7 @@ from types import TracebackType
 import joblib
 import pyarrow.parquet as pq
 
+from weighted_mtp.data.preparation.config import Options
 from weighted_mtp.data.preparation.decontaminate import ContaminationCheck
 from weighted_mtp.data.preparation.registry import TRAIN, Dataset, Split
 from weighted_mtp.data.schema import PROBLEM_SCHEMA, SOLUTION_SCHEMA, Counts, Entry
@@ -24,22 +25,6 @@ from weighted_mtp.data.tables import COMPRESSION, PROBLEMS_FILE, SOLUTIONS_FILE,
 from weighted_mtp.files import atomic_directory, atomic_file
 
 _ACCOUNT = "account.json"
-
-
-@dataclass(frozen=True)
-class Options:
-    """What is kept of a dataset.
-
-    languages                of CodeContests-like solutions
-    max_problems             only the first of each split, for a quick look; None for all
-    max_solution_characters  longer solutions are dropped
-    keep_contaminated        training problems that overlap an evaluation set are reported, but stay
-    """
-
-    languages: tuple[str, ...] = ("python3",)
-    max_problems: int | None = None
-    max_solution_characters: int = 100_000
-    keep_contaminated: bool = False
 
 
 @dataclass(frozen=True)

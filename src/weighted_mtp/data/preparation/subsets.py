@@ -1,12 +1,12 @@
 """`<dataset>-small`: a slice of a prepared dataset that keeps its shape, for local runs and tests."""
 
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from weighted_mtp.data.index import write_index
+from weighted_mtp.data.preparation.config import SliceOptions
 from weighted_mtp.data.prepared import require_manifest, split_checksums
 from weighted_mtp.data.schema import PROBLEM_SCHEMA, SMALL, Counts
 from weighted_mtp.data.tables import (
@@ -26,15 +26,6 @@ from weighted_mtp.manifest import Manifest, files_present, read_manifest, write_
 _VERSION = 1  # of this code: raise it with any change that changes what a seed gives
 
 
-@dataclass(frozen=True)
-class SliceOptions:
-    """How small: problems of each split, solutions of each problem and label, drawn with `seed`."""
-
-    max_problems: int = 100
-    max_solutions: int = 8
-    seed: int = 0
-
-
 def write_slice(folder: Path, options: SliceOptions, tokenizer: str | None = None) -> tuple[Manifest, bool]:
     """Write the slice of a prepared dataset beside it; returns its manifest, and whether anything had to be done.
 
@@ -50,7 +41,7 @@ def write_slice(folder: Path, options: SliceOptions, tokenizer: str | None = Non
     wanted = {
         "dataset": target.name,
         "version": _VERSION,
-        "options": asdict(options),
+        "options": options.model_dump(mode="json"),
         "tokenizer": tokenizer,
         "source": {split: split_checksums(whole, split) for split in whole["splits"]},
     }

@@ -5,67 +5,21 @@ from typing import Annotated, Literal
 
 import typer
 
-from weighted_mtp.pipelines.command import Debug, Tokenizer, comma_list, user_errors
+from weighted_mtp.pipelines.command import Debug, Tokenizer, user_errors
+from weighted_mtp.pipelines.commands.flags import takes
+from weighted_mtp.pipelines.config import ModelSetupConfig
 
 
-def setup(
-    model: Annotated[
-        str,
-        typer.Option(help="One of meta-llama-mtp, ref-sheared-llama; or a hub id, a model folder or a .gguf file."),
-    ] = "meta-llama-mtp",
-    steps: Annotated[
-        str | None,
-        typer.Option(
-            help="Steps among download, convert, verify; comma-separated, or all. Default: all, but none with "
-            "--create-micro."
-        ),
-    ] = None,
-    kind: Annotated[
-        Literal["mtp", "reference"] | None,
-        typer.Option("--type", help="mtp: a policy with heads; reference: a plain causal LM. Default: as is known."),
-    ] = None,
-    n_future_tokens: Annotated[
-        int | None, typer.Option(help="Heads of the policy. Default: as many as its files have, else 4.", min=1)
-    ] = None,
-    source: Annotated[Path | None, typer.Option(help="Folder with the model's own files, instead of the hub.")] = None,
-    tokenizer: Tokenizer = None,
-    micro: Annotated[
-        bool, typer.Option("--create-micro", help="Also make a micro model for local runs; needs no download.")
-    ] = False,
-    micro_type: Annotated[
-        Literal["mtp", "reference"],
-        typer.Option(help="The micro model: a policy with heads, or a plain causal LM."),
-    ] = "mtp",
-    micro_init: Annotated[
-        Literal["random", "from-base"],
-        typer.Option(help="Weights drawn at random, or selected from those of --model, which must be set up then."),
-    ] = "random",
-    seed: Annotated[int, typer.Option(help="Seed for random weights.", min=0, max=2**32 - 1)] = 0,
-    storage: Annotated[Path, typer.Option(help="Folder for models and downloads.")] = Path("storage"),
-    debug: Debug = False,
-) -> None:
+@takes("models_setup")
+def setup(config: ModelSetupConfig) -> None:
     """Set up a model for training: download, convert to safetensors with prediction heads, verify.
 
     `--model meta-llama-mtp` is Meta's 7B multi-token predictor, `--model ref-sheared-llama` the reference of the same
     vocabulary. Gated models: accept the terms on the model's page, put HF_TOKEN=… into .env.
     """
-    with user_errors(debug):
-        from weighted_mtp.errors import UserError
-        from weighted_mtp.models.catalog import KNOWN
-        from weighted_mtp.pipelines.setup_models import STEPS, ModelRequest, create_micro, download, make, verify
+    from weighted_mtp.pipelines.setup_models import setup
 
-        if not model:
-            raise UserError("--model is empty: give a model of the catalogue, a hub id, a model folder or a .gguf file")
-        known = KNOWN.get(model)
-        request = ModelRequest(
-            model, kind or (known.kind if known else "mtp"), n_future_tokens, source, storage, tokenizer
-        )
-        chosen = comma_list("--steps", steps, STEPS) if steps or not micro else ()
-        for name, step in (("download", download), ("convert", make), ("verify", verify)):
-            if name in chosen:
-                step(request)
-        if micro:
-            create_micro(request, micro_type, micro_init, seed)
+    setup(config)
 
 
 def convert(

@@ -10,8 +10,8 @@ from weighted_mtp.pipelines.command import Debug, user_errors
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from weighted_mtp.config import Section
     from weighted_mtp.options import Part
+    from weighted_mtp.section import Section
 
 PAGE = """# Options
 
@@ -31,7 +31,7 @@ class Format(StrEnum):
 def main(
     pipeline: Annotated[
         str | None,
-        typer.Argument(help="A training pipeline, evaluate, generate or study. Without it: a list of them."),
+        typer.Argument(help="A training pipeline, or a command. Without it: a list of them."),
     ] = None,
     section: Annotated[str | None, typer.Option("--section", help="Only this section, such as training.")] = None,
     form: Annotated[
@@ -70,13 +70,12 @@ def _show(pipeline: str | None, section: str | None, form: Format) -> None:
 
 def schemas() -> "dict[str, type[Section]]":
     """Everything that options are read for: the training pipelines, then the commands with options of their own."""
-    from weighted_mtp.pipelines.generate import GenerateConfig
+    from weighted_mtp.pipelines.config import COMMANDS
     from weighted_mtp.pipelines.kinds import PIPELINES
-    from weighted_mtp.pipelines.run_evaluation import EvaluationConfig
     from weighted_mtp.study.config import StudyConfig
 
     training = {name: pipeline.schema for name, pipeline in PIPELINES.items()}
-    return {**training, "evaluate": EvaluationConfig, "generate": GenerateConfig, "study": StudyConfig}
+    return {**training, **COMMANDS, "study": StudyConfig}
 
 
 def page() -> str:

@@ -29,11 +29,10 @@ def main(
         from weighted_mtp.study.run import report, run_study
 
         file = find(config)
-        study = load_config(StudyConfig, file, override or ())
-        if accept_changes:
-            study = study.model_copy(update={"override": (*study.override, "run.accept_changes=true")})
-        result = run_study(study, file.parent, scheduler, jobs)
+        accepted = ["override.run.accept_changes=true"] if accept_changes else []
+        study = load_config(StudyConfig, file, [*(override or ()), *accepted])
+        result = run_study(study, file, scheduler, jobs)
         if result is None:
             raise typer.Exit(INTERRUPTED)
-        for file in report(study, result):
-            print(file)
+        for written in report(study, result):
+            print(written)

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
+from weighted_mtp.data.preparation.config import Options
 from weighted_mtp.data.preparation.prepare import prepare
 from weighted_mtp.data.preparation.registry import DATASETS, dataset_named, find_files
-from weighted_mtp.data.preparation.shards import Options
 from weighted_mtp.data.tables import read_problems, read_solutions
 from weighted_mtp.errors import UserError
 from weighted_mtp.files import check_files

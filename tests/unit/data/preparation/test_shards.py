@@ -12,8 +12,9 @@ import pytest
 
 from weighted_mtp.data.preparation import prepare as prepare_module
 from weighted_mtp.data.preparation import shards as shards_module
+from weighted_mtp.data.preparation.config import Options
 from weighted_mtp.data.preparation.prepare import prepare
-from weighted_mtp.data.preparation.shards import Options, shards_of
+from weighted_mtp.data.preparation.shards import shards_of
 from weighted_mtp.errors import UserError
 
 

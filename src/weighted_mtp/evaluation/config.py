@@ -1,0 +1,18 @@
+"""What a dataset of a policy's own programs takes over from evaluations."""
+
+from weighted_mtp.section import Names, Section
+
+
+class LabelOptions(Section):
+    """What is taken over."""
+
+    splits: Names = ("train", "validation")
+    """Splits whose programs may be taken, each into the split of its name; an evaluation of another one is refused."""
+    keep_solutions: bool = False
+    """Take the dataset's own correct and incorrect solutions of these problems, too; they come before the policy's."""
+    keep_unfinished: bool = False
+    """Keep programs that were cut at the longest answer allowed: what fails then is the limit, not the policy."""
+
+
+LEARNED_FROM = LabelOptions().splits
+"""Splits whose programs may be learned from, by default."""

@@ -2,10 +2,10 @@
 
 The programs were sampled from the policy and executed, several for each of some problems that it does not train on. One
 pilot has the weights, one has none; both begin from the policy and see the same batches. Weights are predicted to help
-if they make programs that passed likelier, and those that failed less likely, than no weights do:
-`evaluation.pass_rate_change`. The prediction holds for the temperature that the programs were sampled at, since
-sharpening helps at one and not at another; its sign and rank say more than its size, since a run moves farther than a
-pilot. docs/LOG.md says how often it was right.
+if they make programs that passed likelier, and those that failed less likely, than no weights do, and if they do not
+make all of them less likely (`evaluation.pass_rate_change`). The prediction holds for the temperature that the programs
+were sampled at, since sharpening helps at one and not at another; its sign and rank say more than its size, since a run
+moves farther than a pilot. docs/LOG.md says how often it was right.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +27,7 @@ from weighted_mtp.data.tables import read_statements
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.own_programs import Evaluation, executed_programs, labelled_evaluations, read_evaluation
 from weighted_mtp.evaluation.pass_at_k import Estimate
-from weighted_mtp.evaluation.pass_rate_change import pass_rate_changes
+from weighted_mtp.evaluation.pass_rate_change import pass_rate_changes, reweighted_pass_rates
 from weighted_mtp.losses.token_ce import program_log_probs
 from weighted_mtp.models.mtp import MTPForCausalLM
 from weighted_mtp.pipelines.fit import updates_of
@@ -119,7 +119,7 @@ def judges(evaluation: Evaluation, config: PolicyConfig, tokenizer: PreTrainedTo
 def predicted_gains(
     pilots: Sequence[tuple[PolicyConfig, WeightingFactory]], steps: int, evaluation: Evaluation
 ) -> tuple[list[Estimate], Judges]:
-    """First-order gain in pass@1 of each pilot over uniform weights, within `steps`; and the programs that tell it.
+    """Gain in pass@1 of each pilot over uniform weights within `steps`, and the programs that tell it.
 
     pilots  runs that begin from one policy and see the same batches
 
@@ -138,8 +138,16 @@ def predicted_gains(
     with progress("predicting what the weights will do", steps * (1 + len(pilots))) as advance:
         baseline, judged = _piloted(uniform, lambda _policy, _tokenizer: Uniform(), steps, judged_by, advance)
         moved = [_piloted(config, weighting, steps, judged_by, advance)[0] for config, weighting in pilots]
-    changes = [pass_rate_changes(own - baseline, judged.passed, judged.problems) for own in moved]
-    return [over_problems(change) for change in changes], judged
+    return [_gain(own, baseline, judged) for own in moved], judged
+
+
+def _gain(moved: NDArray[np.float64], baseline: NDArray[np.float64], judged: Judges) -> Estimate:
+    """The lower of both estimates of what a pilot gains, by the lower ends of their intervals: both have to say that
+    weights help, since each is blind to a kind of harm."""
+    known = judged.passed, judged.problems
+    rates = [reweighted_pass_rates(log_ratios, *known) for log_ratios in (moved, baseline)]
+    estimates = pass_rate_changes(moved - baseline, *known), rates[0] - rates[1]
+    return min(map(over_problems, estimates), key=lambda gain: gain.low)
 
 
 def best_strength(gains: Mapping[float, Estimate]) -> float:
@@ -150,7 +158,7 @@ def best_strength(gains: Mapping[float, Estimate]) -> float:
 
 def verdict(gain: Estimate) -> str:
     """A predicted gain in words."""
-    numbers = f"first-order gain in pass@1 {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
+    numbers = f"gain in pass@1 {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
     if gain.low > 0:
         return f"will help, {numbers}"
     if gain.high < 0:

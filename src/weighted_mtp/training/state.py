@@ -65,7 +65,8 @@ class TrainState:
 
         group  of all ranks, by which nothing else communicates meanwhile
         """
-        return async_save(self._contents(), checkpoint_id=directory, process_group=group)
+        writing = async_save(self._contents(), checkpoint_id=directory, process_group=group)
+        return cast("Future[Any]", writing)  # it is another type only for a stager that copies in the background as well
 
     def load(self, directory: Path) -> None:
         """Take over a saved state. Raises `UserError` if it is truncated or belongs to another model."""

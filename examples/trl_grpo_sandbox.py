@@ -23,7 +23,7 @@ SCORED = Benchmark("own", stop=("\n```",), time_factor=1.0)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True)
+    parser.add_argument("--model", required=True, help="a plain causal LM, as `wmtp models export` writes")
     parser.add_argument("--split", type=Path, required=True, help="folder of a prepared split, with tests")
     parser.add_argument("--output", type=Path, default=Path("grpo-model"))
     parser.add_argument("--steps", type=int, default=100)

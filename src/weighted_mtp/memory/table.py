@@ -67,7 +67,7 @@ def plan_table(rows: list[PlanRow], batch: Microbatch, gpu_memory: float) -> Tab
         numbers = [_short(getattr(row.bytes, part) / size) for part in _COLUMNS.values()]
         table.add_row(
             row.name,
-            {False: "no", True: "yes"}.get(row.activation_checkpointing, "part"),
+            {False: "no", True: "yes", "selective": "part"}[row.activation_checkpointing],
             *numbers,
             "yes" if row.bytes.peak <= gpu_memory * GB else "no",
         )

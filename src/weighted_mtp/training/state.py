@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from safetensors import SafetensorError
@@ -65,7 +65,8 @@ class TrainState:
 
         group  of all ranks, by which nothing else communicates meanwhile
         """
-        return async_save(self._contents(), checkpoint_id=directory, process_group=group)
+        writing = async_save(self._contents(), checkpoint_id=directory, process_group=group)
+        return cast("Future[Any]", writing)  # another type only if its stager is asynchronous, too
 
     def load(self, directory: Path) -> None:
         """Take over a saved state. Raises `UserError` if it is truncated or belongs to another model."""

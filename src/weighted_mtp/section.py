@@ -74,8 +74,8 @@ Names = Annotated[tuple[str, ...], BeforeValidator(_split)]
 
 
 class Flag:
-    """How an option is typed where `--` and its name would not do: `names` without dashes; in its place if there is
-    none."""
+    """How an option is given on the command line if `--` and its name will not do: by other `names` (without dashes),
+    or by position if there are none."""
 
     def __init__(self, *names: str) -> None:
         self.names = names

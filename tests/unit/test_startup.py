@@ -67,10 +67,9 @@ def test_a_mistyped_command_imports_nothing_large(arguments: list[str]) -> None:
     ("arguments", "expected"),
     [
         (["compare", "a", "b"], "holds no results.jsonl"),
-        (["doctor", "--no-attacks"], "evaluation is"),
         (["weights"], "give either --critic"),
     ],
-    ids=["compare", "doctor", "weights"],
+    ids=["compare", "weights"],
 )
 def test_what_computes_nothing_with_tensors_imports_no_torch(
     tmp_path: Path, arguments: list[str], expected: str

@@ -86,6 +86,8 @@ def _parameter(option: Option, field: FieldInfo, section: str) -> inspect.Parame
         return _keyword(option.name, Annotated[kind | None, typer.Argument(help=says)])
     names = [f"--{name.replace('_', '-')}" for name in flag.names]
     info = typer.Option(*names, help=says, rich_help_panel=section.title() or None)
+    if choices := typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ():
+        kind, info.metavar, info.autocompletion = str, "|".join(choices), lambda: list(choices)
     return _keyword(option.name.replace(".", "_"), Annotated[kind | None, info])
 
 

@@ -56,6 +56,7 @@ STUDY: dict[str, Any] = {
         "training": {"max_steps": 2, "save_every": 2, "validate_every": 2},
         "optim": {"warmup_steps": 1},
         "tracking": "none",
+        "runtime": {"threads": 1},  # as in this process: sums over threads differ in the last bits
     },
     "sampling": {"max_new_tokens": 8, "temperature": 1.0},
 }

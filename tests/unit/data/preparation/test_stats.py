@@ -2,7 +2,6 @@
 
 import random
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -143,7 +142,7 @@ def test_a_slice_is_a_function_of_its_seed_and_made_once(tmp_path: Path) -> None
     write_slice(tmp_path / "d", options)
     first = _bytes(tmp_path / "d-small")
     assert write_slice(tmp_path / "d", options)[1] is False
-    assert write_slice(tmp_path / "d", replace(options, seed=1))[1] is True
+    assert write_slice(tmp_path / "d", options.model_copy(update={"seed": 1}))[1] is True
     assert _bytes(tmp_path / "d-small")["train/problems.parquet"] != first["train/problems.parquet"]
     write_slice(tmp_path / "d", options)
     assert _bytes(tmp_path / "d-small") == first

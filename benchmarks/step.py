@@ -84,7 +84,7 @@ def llama(hidden: int, intermediate: int, layers: int, heads: int, kv_heads: int
 
 SIZES = {
     "micro": Size(llama(192, 512, 4, 6, 6, 512), 31, 66),
-    "smollm2": Size(llama(576, 1536, 30, 9, 3, 49152), 1, 128),
+    "smollm2": Size(llama(576, 1536, 30, 9, 3, 49152), 2, 512),
 }
 
 

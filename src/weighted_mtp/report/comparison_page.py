@@ -68,6 +68,9 @@ def tables(comparison: Comparison) -> Iterator[tuple[str, tuple[str, ...], list[
     yield "problems solved at the first try, by", ("arm", "both", "only it", "only the baseline", "neither"), solved
 
 
+_FEW = 3
+
+
 def finding(comparison: Comparison) -> str:
     """What was found, in words: which arms are above the baseline and which below, and which differ too little to tell.
 
@@ -82,16 +85,21 @@ def finding(comparison: Comparison) -> str:
 
 
 def _told(differences: Mapping[str, Estimate], other: str) -> str:
-    """`a (+0.2 [+0.1, +0.3]) is above uniform; b (…) and c (…) are not told apart from it.`"""
+    """`a (+0.2 [+0.1, +0.3]) is above uniform; b (…) and c (…) are not told apart from it.`
+
+    Of more than a few that are not, only the names: the table has the figures.
+    """
     groups: dict[str, list[str]] = {"above": [], "below": [], "not told apart from": []}
     for name, own in differences.items():
         where = "above" if own.low > 0 else "below" if own.high < 0 else "not told apart from"
-        groups[where].append(f"{name} ({_interval(own, '+')})")
+        groups[where].append(name)
     parts: list[str] = []
     for where, names in groups.items():
         if names:
             verb = "is" if len(names) == 1 else "are"
-            parts.append(f"{_and(names)} {verb} {where} {'it' if parts else other}")
+            bare = where == "not told apart from" and len(names) > _FEW
+            said = names if bare else [f"{name} ({_interval(differences[name], '+')})" for name in names]
+            parts.append(f"{_and(said)} {verb} {where} {'it' if parts else other}")
     return "; ".join(parts) + "."
 
 

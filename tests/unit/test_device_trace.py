@@ -37,8 +37,8 @@ WAITS = {
     # One microbatch each, metrics included.
     "critic, pairwise_ranking": 2,
     "critic, pairwise_ranking by last": 2,
-    "critic, lambda_return": 5,
-    "critic, outcome": 8,
+    "critic, lambda_return": 6,
+    "critic, outcome": 6,
     "critic, implicit": 3,
 }
 SAMPLED = {"sampling, greedy": 11, "sampling, drawn": 29}

@@ -53,7 +53,7 @@ def calibration(probabilities: Tensor, outcomes: Tensor, mask: Tensor, bins: int
     All three add up over batches. Σ |Σ p − Σ y| over the bins, divided by all p, is the expected calibration error: the
     mean over predictions of |mean p − share of successes| of their bin (Guo et al. 2017, arXiv 1706.04599, eq. 3).
     """
-    p, y = widened(probabilities[mask]), widened(outcomes[mask])
+    p, y = (widened(values).masked_fill(~mask, 0.0).flatten() for values in (probabilities, outcomes))
     at = (p * bins).long().clamp(max=bins - 1)
     empty = p.new_zeros(bins)
-    return empty.index_add(0, at, p), empty.index_add(0, at, y), empty.index_add(0, at, torch.ones_like(p))
+    return empty.index_add(0, at, p), empty.index_add(0, at, y), empty.index_add(0, at, widened(mask).flatten())

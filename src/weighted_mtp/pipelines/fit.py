@@ -22,6 +22,7 @@ from weighted_mtp.models.convert import adapter_base
 from weighted_mtp.models.fingerprint import fingerprint
 from weighted_mtp.pipelines.inputs import Inputs, check_inputs, remember_inputs
 from weighted_mtp.progress import console
+from weighted_mtp.report.links import PAGE
 from weighted_mtp.report.run_page import write_run_page
 from weighted_mtp.runtime.config import RuntimeConfig
 from weighted_mtp.runtime.device import autocast, pick_device
@@ -91,6 +92,11 @@ class _Fit(Section):
 
 class FitConfig(Tracked, _Fit):
     """The options that all training runs have; each section is described beside what it configures."""
+
+
+def differing(schema: type[FitConfig], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a run that differ from the defaults of its pipeline, which is named first."""
+    return {"pipeline": options["pipeline"], **changed(schema, options)}
 
 
 def run_options(run: Path) -> dict[str, Any]:
@@ -177,7 +183,8 @@ def fit(config: FitConfig, parts: Parts) -> Path | None:
         if not trainer.run():
             return None
         if is_first():
-            tracker.artifact(write_run_page(run.path, changed(type(config), run_options(run.path)), run.page))
+            options = differing(type(config), config.model_dump(mode="json"))
+            tracker.artifact(write_run_page(run.path, options, run.path / PAGE))
         return run.path
 
 

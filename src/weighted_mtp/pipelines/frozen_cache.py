@@ -23,7 +23,7 @@ from torch import Tensor
 
 from weighted_mtp.data.batches import Batch
 from weighted_mtp.errors import UserError
-from weighted_mtp.progress import console
+from weighted_mtp.progress import say
 from weighted_mtp.runtime.distributed import all_gather_objects, by_first_rank, rank
 from weighted_mtp.section import Section
 from weighted_mtp.value_weighting.td import ValueFunction
@@ -148,19 +148,18 @@ class _Store:
             database.execute("DELETE FROM outputs WHERE rowid <= ?", [first + (last - first) // _DELETED_AT_ONCE])
             if not self.has_deleted:
                 self.has_deleted = True
-                console.print(
+                say(
                     f"{self.file}: full, so its oldest values are deleted; if one run's do not fit, nothing is gained: "
-                    "raise frozen_cache.max_gb",
-                    highlight=False,
+                    "raise frozen_cache.max_gb"
                 )
 
     def _give_up(self, error: sqlite3.DatabaseError) -> None:
         """Start a damaged file over; leave alone one that cannot be used, on a full disk or so."""
         if isinstance(error, sqlite3.OperationalError):
             self.off = True
-            console.print(f"{self.file}: cannot be used any more ({error}); computing without", highlight=False)
+            say(f"{self.file}: cannot be used any more ({error}); computing without")
             return
-        console.print(f"{self.file}: damaged ({error}); started over", highlight=False)
+        say(f"{self.file}: damaged ({error}); started over")
         self.file.unlink(missing_ok=True)
         self.file.with_name(f"{self.file.name}-journal").unlink(missing_ok=True)
 

@@ -8,7 +8,7 @@ from weighted_mtp.errors import UserError
 from weighted_mtp.models.checkpoint import run_of
 from weighted_mtp.pipelines.config import EvaluationConfig, WeightsConfig
 from weighted_mtp.pipelines.doubts import doubts
-from weighted_mtp.pipelines.fit import run_options
+from weighted_mtp.pipelines.fit import differing, run_options
 from weighted_mtp.pipelines.kinds import pipeline_of
 from weighted_mtp.pipelines.token_weights import shown_programs
 from weighted_mtp.pipelines.weight_source import critic_source, run_source, split_of
@@ -84,10 +84,9 @@ def _inside(folder: Path, depth: int = 2) -> Iterator[Path]:
 
 
 def _differing(run: Path) -> dict[str, Any]:
-    """The options of a run that differ from the defaults of its pipeline, which is named first."""
+    """The options of a run that differ from the defaults."""
     options = run_options(run)
-    schema = pipeline_of(options, str(run / "config.yaml")).schema
-    return {"pipeline": options["pipeline"], **changed(schema, options)}
+    return differing(pipeline_of(options, str(run / "config.yaml")).schema, options)
 
 
 def _around(folder: Path, options: Mapping[str, Any]) -> Iterator[tuple[str, Path]]:

@@ -15,9 +15,9 @@ from filelock import FileLock
 from weighted_mtp.config import read_options
 from weighted_mtp.errors import UserError, first_line
 from weighted_mtp.extras import has
-from weighted_mtp.progress import console
+from weighted_mtp.progress import say
 from weighted_mtp.section import Section, flatten
-from weighted_mtp.training.run_directory import Record, RunDirectory, git_sha
+from weighted_mtp.training.run_directory import Record, RunDirectory, git_sha, values_of
 
 
 class MLflowConfig(Section):
@@ -91,10 +91,7 @@ class MLflowRun:
             except Exception as error:
                 self._fall_behind(error)
         elif self._unsent:
-            console.print(
-                f"{len(self._unsent)} records could not be sent to MLflow; they are in {self._run.metrics}",
-                soft_wrap=True,
-            )
+            say(f"{len(self._unsent)} records could not be sent to MLflow; they are in {self._run.metrics}")
 
     def _send(self) -> None:
         if time.monotonic() < self._next_try:
@@ -119,18 +116,16 @@ class MLflowRun:
             self._client.set_tag(self._id, key, self._tags[key])
             del self._tags[key]
         if self._away:
-            console.print("MLflow is back and has all records")
+            say("MLflow is back and has all records")
         if self._is_noted:
             self._run.remember(mlflow_records=None)
         self._is_noted, self._away, self._pause = False, False, _FIRST_PAUSE
 
     def _fall_behind(self, error: Exception) -> None:
         if not self._away:
-            console.print(
+            say(
                 f"MLflow does not answer ({type(error).__name__}: {first_line(error)[:200]}); the run continues, and "
-                "sends it later what is in metrics.jsonl",
-                markup=False,
-                soft_wrap=True,
+                "sends it later what is in metrics.jsonl"
             )
         self._run.remember(mlflow_records=self._sent)
         self._is_noted = True
@@ -194,7 +189,7 @@ def finish_study(runs: Iterable[Sequence[Path]], page: Path) -> None:
         try:
             client.set_terminated(study, "FINISHED")
         except Exception as error:
-            console.print(f"MLflow does not answer ({first_line(error)[:200]})", markup=False, soft_wrap=True)
+            say(f"MLflow does not answer ({first_line(error)[:200]})")
 
 
 def _study_of(run: Path) -> Iterator[tuple[str, str]]:
@@ -209,11 +204,9 @@ def _log_artifact(client: Any, run_id: str, file: Path) -> None:
     try:
         client.log_artifact(run_id, str(file))
     except Exception as error:
-        console.print(
+        say(
             f"MLflow takes no artifacts ({type(error).__name__}: {first_line(error)[:200]}); {file.name} is in "
-            f"{file.parent}",
-            markup=False,
-            soft_wrap=True,
+            f"{file.parent}"
         )
 
 
@@ -234,12 +227,7 @@ def _metrics(records: Sequence[Record]) -> list[Any]:
     from mlflow.entities import Metric
 
     now = int(time.time() * 1000)
-    return [
-        Metric(f"{record['split']}/{name}", value, now, record["step"])
-        for record in records
-        for name, value in record.items()
-        if name not in ("step", "split")
-    ]
+    return [Metric(name, value, now, record["step"]) for record in records for name, value in values_of(record).items()]
 
 
 def _is_away(tracking_uri: str, error: Exception) -> bool:

@@ -20,6 +20,12 @@ from weighted_mtp.section import Section, differences
 Record = dict[str, Any]
 """One line of `metrics.jsonl`: `step`, `split`, and values by their names."""
 
+
+def values_of(record: Record) -> dict[str, float]:
+    """A record's values as trackers name them: `train/loss`."""
+    return {f"{record['split']}/{name}": value for name, value in record.items() if name not in ("step", "split")}
+
+
 PACKAGES = ("torch", "transformers", "peft", "tokenizers", "numpy", "weighted-mtp")
 
 
@@ -48,10 +54,6 @@ class RunDirectory:
     @property
     def metrics(self) -> Path:
         return self.path / "metrics.jsonl"
-
-    @property
-    def page(self) -> Path:
-        return self.path / "page.html"
 
     def manifest(self) -> dict[str, Any]:
         file = self.path / "run.json"

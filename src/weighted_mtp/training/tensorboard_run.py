@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from weighted_mtp.training.run_directory import Record, RunDirectory
+from weighted_mtp.training.run_directory import Record, RunDirectory, values_of
 
 
 class TensorBoardRun:
@@ -22,9 +22,8 @@ class TensorBoardRun:
             self.log(record)
 
     def log(self, record: Record) -> None:
-        for name, value in record.items():
-            if name not in ("step", "split"):
-                self._writer.add_scalar(f"{record['split']}/{name}", value, record["step"])
+        for name, value in values_of(record).items():
+            self._writer.add_scalar(name, value, record["step"])
 
     def tag(self, key: str, value: str) -> None:
         """TensorBoard has curves only."""

@@ -11,7 +11,7 @@ from pydantic import field_validator
 from weighted_mtp.errors import UserError
 from weighted_mtp.extras import has, install
 from weighted_mtp.files import atomic_file
-from weighted_mtp.progress import console
+from weighted_mtp.progress import say
 from weighted_mtp.runtime.distributed import agree, is_first
 from weighted_mtp.section import Section
 from weighted_mtp.training.mlflow_run import MLflowConfig, MLflowRun
@@ -111,11 +111,7 @@ class Tracker:
             return name in config.tracking
         if name != "mlflow":
             raise UserError(f"tracking={name}: {install(name)}, or leave it out")
-        console.print(
-            f"the run is in {self.run.metrics}, not in MLflow: {install(name)}, or set tracking=none",
-            markup=False,
-            soft_wrap=True,
-        )
+        say(f"the run is in {self.run.metrics}, not in MLflow: {install(name)}, or set tracking=none")
         known = self.run.manifest()
         sent = known.get("mlflow_records", len(records) if "mlflow_run_id" in known else 0)
         self.run.remember(mlflow_records=sent)  # a resume with MLflow sends the others

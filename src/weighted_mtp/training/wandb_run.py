@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from weighted_mtp.errors import UserError, first_line
 from weighted_mtp.section import Section, flatten
-from weighted_mtp.training.run_directory import Record, RunDirectory, git_sha
+from weighted_mtp.training.run_directory import Record, RunDirectory, git_sha, values_of
 
 
 class WandbConfig(Section):
@@ -60,8 +60,7 @@ class WandbRun:
             self.log(record)
 
     def log(self, record: Record) -> None:
-        values = {f"{record['split']}/{k}": v for k, v in record.items() if k not in ("step", "split")}
-        self._run.log({"step": record["step"], **values})
+        self._run.log({"step": record["step"], **values_of(record)})
 
     def tag(self, key: str, value: str) -> None:
         self._run.summary[key] = value

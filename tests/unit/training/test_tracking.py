@@ -4,6 +4,7 @@ import json
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -192,9 +193,9 @@ def test_runs_of_a_study_lie_below_one_run_which_gets_the_studys_page(tmp_path: 
 
 def test_a_file_of_the_run_is_an_artifact_in_mlflow(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path / "run", Section())
-    run.page.write_text("<p>")
+    (run.path / "page.html").write_text("<p>")
     with Tracker(run, database(tmp_path), 0) as tracker:
-        tracker.artifact(run.page)
+        tracker.artifact(run.path / "page.html")
     listed = client_of(database(tmp_path)).list_artifacts(run.manifest()["mlflow_run_id"])
     assert {file.path for file in listed} == {"config.yaml", "page.html"}
 
@@ -219,22 +220,38 @@ def test_tensorboard_gets_what_the_file_has_and_repeated_steps_once(tmp_path: Pa
 
 
 def in_wandb(run: RunDirectory) -> list[list[Any]]:
-    """The records of all starts, read off the log that `wandb sync` sends: LevelDB's format, in blocks of 32 KiB."""
+    """The records of all starts, read off the logs that `wandb sync` sends, once W&B's own process has ended them."""
     found = []
     for file in sorted(run.path.glob("wandb/offline-run-*/*.wandb")):
-        data, at, whole = file.read_bytes(), 7, b""
-        while at + 7 <= len(data):
-            if 2**15 - at % 2**15 < 7:  # too little is left of the block for a header
-                at += 2**15 - at % 2**15
-                continue
-            size, kind = struct.unpack("<HB", data[at + 4 : at + 7])
-            whole += data[at + 7 : at + 7 + size]
-            at += 7 + size
-            if kind in (1, 4):  # whole, or the last part
-                record = wandb_internal_pb2.Record()
-                record.ParseFromString(whole)
-                found.append(record)
-                whole = b""
+        end = time.monotonic() + 60
+        while "exit" not in kinds(records := logged(file)) and time.monotonic() < end:
+            time.sleep(0.05)
+        found += records
+    return found
+
+
+def kinds(records: list[Any]) -> list[str]:
+    return [record.WhichOneof("record_type") for record in records]
+
+
+def logged(file: Path) -> list[Any]:
+    """The whole records of a log so far: LevelDB's format, in blocks of 32 KiB."""
+    found = []
+    data, at, whole = file.read_bytes(), 7, b""
+    while at + 7 <= len(data):
+        if 2**15 - at % 2**15 < 7:  # too little is left of the block for a header
+            at += 2**15 - at % 2**15
+            continue
+        size, kind = struct.unpack("<HB", data[at + 4 : at + 7])
+        if at + 7 + size > len(data):
+            break  # still being written
+        whole += data[at + 7 : at + 7 + size]
+        at += 7 + size
+        if kind in (1, 4):  # whole, or the last part
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(whole)
+            found.append(record)
+            whole = b""
     return found
 
 
@@ -246,6 +263,7 @@ def test_weights_and_biases_gets_what_the_file_has_in_its_offline_mode(tmp_path:
             for step in (first, first + 1):
                 tracker.log(step, "train", {"loss": 1 / step})
     records = in_wandb(run)
+    assert kinds(records).count("exit") == 2
     started = [record.run for record in records if record.WhichOneof("record_type") == "run"]
     assert {(start.run_id, start.project) for start in started} == {(run.manifest()["wandb_run_id"], "mine")}
     values = [

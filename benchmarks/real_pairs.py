@@ -242,7 +242,7 @@ def trained(source: Source, fold: Fold, objective: str, options: argparse.Namesp
     run = fit(config, Parts(critic.model, lambda: critic.model, groups, critic.objective, *batches, save))
     if run is None:
         raise KeyboardInterrupt
-    checks = [record for record in read_metrics(run) if record["split"] == "validation"]
+    checks = read_metrics(run, "validation")
     step = best_step(checks)
     chosen = next(path for path in checkpoints_in(run / "checkpoints") if step_of(path) == step)
     for name, best in torch.load(chosen / "model" / "learned.pt").items():

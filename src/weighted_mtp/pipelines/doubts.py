@@ -19,7 +19,7 @@ def doubts(run: Path) -> list[str]:
     lines = []
     if 0 < (learned_from := pairs.get("train", 0)) < FEW_PAIRS:
         lines.append(f"critic {run}: learned from {learned_from} pairs; that is few, so get more of them")
-    held_out = [record["pair_accuracy"] for record in read_metrics(run) if record["split"] == "validation"]
+    held_out = [record["pair_accuracy"] for record in read_metrics(run, "validation")]
     if not held_out:
         return [*lines, f"critic {run}: was never validated, so nothing says that it is better than chance"]
     return lines + _against_chance(run, held_out[-1], pairs.get("validation", 0))

@@ -12,21 +12,30 @@ from weighted_mtp.training.run_directory import Record
 
 Curve = Mapping[int, float]
 """Step → value."""
+Split = Literal["train", "validation"]
+OF_CRITICS = ("pair_accuracy", "localisation_auc", "drift", "brier")
+"""Metrics that say what a critic is worth."""
 
 
-def read_metrics(run: Path) -> list[Record]:
-    """The records of a run's `metrics.jsonl`. Raises `UserError` if there is none."""
+def read_metrics(run: Path, split: Split | None = None) -> list[Record]:
+    """The records of a run's `metrics.jsonl`, of both splits or one. Raises `UserError` if there is none."""
     file = run / "metrics.jsonl"
     if not file.is_file():
         raise UserError(f"{run}: holds no metrics.jsonl; give the folder of a run")
-    return [json.loads(line) for line in file.read_text().splitlines()]
+    records = map(json.loads, file.read_text().splitlines())
+    return [record for record in records if split in (None, record["split"])]
+
+
+def cells(record: Record, metrics: Sequence[str]) -> list[str]:
+    """A record's values of these metrics for a table, – for one that it lacks."""
+    return [f"{record[name]:.3f}" if name in record else "–" for name in metrics]
 
 
 def plot_curves(
     arms: Mapping[str, Sequence[Path]],
     metric: str,
     output: Path,
-    split: Literal["train", "validation"] = "validation",
+    split: Split = "validation",
 ) -> Path:
     """Draw a metric of several runs by step, as `plot_lines`.
 
@@ -69,8 +78,8 @@ def _points(line: Curve) -> tuple[list[int], list[float]]:
     return steps, [line[step] for step in steps]
 
 
-def _line(run: Path, metric: str, split: str) -> dict[int, float]:
-    records = [r for r in read_metrics(run) if r["split"] == split]
+def _line(run: Path, metric: str, split: Split) -> dict[int, float]:
+    records = read_metrics(run, split)
     line = {r["step"]: r[metric] for r in records if metric in r}
     if not line:
         known = sorted({name for r in records for name in r} - {"step", "split"})

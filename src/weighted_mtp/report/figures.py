@@ -17,6 +17,8 @@ WIDTH, MARGIN = 480, 12
 _ROW = 36  # height of an interval with its label above it
 _LEFT, _BOTTOM = 56, 190  # of what curves are drawn in
 _COLOURS = 6
+MOST_LINES = 2 * _COLOURS
+"""Curves that one figure can tell apart: each colour solid and dashed."""
 
 
 @dataclass(frozen=True)

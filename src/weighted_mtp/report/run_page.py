@@ -9,18 +9,17 @@ from typing import Any
 
 from markupsafe import Markup
 
-from weighted_mtp.report.curves import Curve, read_metrics
-from weighted_mtp.report.figures import Bin, calibration, curves
+from weighted_mtp.report.curves import OF_CRITICS, Curve, cells, read_metrics
+from weighted_mtp.report.figures import MOST_LINES, Bin, calibration, curves
 from weighted_mtp.report.links import Link
 from weighted_mtp.report.page import write
 from weighted_mtp.report.token_page import ShownPrograms, section
+from weighted_mtp.training.run_directory import Record
 
 _POINTS = 400  # of a curve; a screen shows no more
 _ROWS = 12  # of a table of validations
 _NO_CURVE = {"step", "split", "seconds", "epoch"}
-_MOST_LINES = 12  # six colours, solid and dashed
 _BINS = "calibration/"  # of metrics that are a figure of their own
-_OF_CRITICS = ("pair_accuracy", "localisation_auc", "drift", "brier", "calibration_error")
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ def panels_of(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Curve
             metric, line = _JOINED.get(key) or _of_head(key)
             found.setdefault(metric, {}).setdefault(f"{line} · {record['split']}", {})[record["step"]] = value
     return {
-        metric: {name: _thinned(line) for name, line in [*lines.items()][:_MOST_LINES]}
+        metric: {name: _thinned(line) for name, line in [*lines.items()][:MOST_LINES]}
         for metric, lines in found.items()
     }
 
@@ -162,16 +161,14 @@ def _bins(record: Mapping[str, Any]) -> list[Bin]:
     ]
 
 
-def _table(validations: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+def _table(validations: Sequence[Record]) -> dict[str, Any] | None:
     """A critic's validations as a table, at most `_ROWS` of them; None of another run."""
-    columns = [name for name in _OF_CRITICS if any(name in record for record in validations)]
+    known = (*OF_CRITICS, "calibration_error")
+    columns = [name for name in known if any(name in record for record in validations)]
     if not columns:
         return None
     kept = {*range(0, len(validations), -(-len(validations) // _ROWS)), len(validations) - 1}
-    rows = [
-        (f"{validations[n]['step']:,}", *(f"{validations[n][c]:.3f}" if c in validations[n] else "–" for c in columns))
-        for n in sorted(kept)
-    ]
+    rows = [(f"{validations[n]['step']:,}", *cells(validations[n], columns)) for n in sorted(kept)]
     return {"header": ["step", *(name.replace("_", " ") for name in columns)], "rows": rows}
 
 

@@ -13,14 +13,13 @@ from pydantic import TypeAdapter, ValidationError
 from weighted_mtp.errors import UserError, first_line
 from weighted_mtp.report.comparison import Comparison
 from weighted_mtp.report.comparison_page import finding, seed_differences, tables
-from weighted_mtp.report.curves import mean_line, read_metrics
-from weighted_mtp.report.figures import Interval, curves, intervals
+from weighted_mtp.report.curves import OF_CRITICS, Split, cells, mean_line, read_metrics
+from weighted_mtp.report.figures import MOST_LINES, Interval, curves, intervals
 from weighted_mtp.report.links import Link, Links
 from weighted_mtp.report.page import write
+from weighted_mtp.training.run_directory import Record
 
 _CURVE = "ce/head1"
-_MOST_ARMS = 12  # six colours, solid and dashed
-_OF_CRITICS = ("pair_accuracy", "localisation_auc", "drift", "brier")
 _OF_EVERY_RUN = ("run.name", "run.root", "run.seed")  # options in which runs differ by what they are
 
 
@@ -43,7 +42,7 @@ def write_study_page(folder: Path, options: Mapping[Path, Mapping[str, Any]], li
         "curve": _curve({name: runs[name] for name in arms if name in runs}),
         "curve_of": _CURVE,
         "critics": [*_critics(runs)],
-        "critics_header": [name.replace("_", " ") for name in _OF_CRITICS],
+        "critics_header": [name.replace("_", " ") for name in OF_CRITICS],
         "times": [*_times(runs)],
         "pages": [*_pages(runs, links)],
         "options_of_arms": _options({name: options.get(runs[name][0], {}) for name in arms if name in runs}),
@@ -115,10 +114,8 @@ def _runs(folder: Path) -> dict[str, list[Path]]:
     return found
 
 
-def _records(run: Path, split: str) -> list[Mapping[str, Any]]:
-    if not (run / "metrics.jsonl").is_file():
-        return []
-    return [record for record in read_metrics(run) if record["split"] == split]
+def _records(run: Path, split: Split) -> list[Record]:
+    return read_metrics(run, split) if (run / "metrics.jsonl").is_file() else []
 
 
 def _curve(arms: Mapping[str, Sequence[Path]]) -> Markup | None:
@@ -128,9 +125,9 @@ def _curve(arms: Mapping[str, Sequence[Path]]) -> Markup | None:
         own = [{r["step"]: r[_CURVE] for r in _records(run, "validation") if _CURVE in r} for run in runs]
         if line := mean_line(own):
             lines[name] = line
-    if not lines or len(lines) > _MOST_ARMS:
+    if not lines or len(lines) > MOST_LINES:
         return None
-    return curves(lines, dashed=frozenset([*lines][_MOST_ARMS // 2 :]))
+    return curves(lines, dashed=frozenset([*lines][MOST_LINES // 2 :]))
 
 
 def _critics(runs: Mapping[str, Sequence[Path]]) -> Iterator[tuple[str, list[str]]]:
@@ -138,7 +135,7 @@ def _critics(runs: Mapping[str, Sequence[Path]]) -> Iterator[tuple[str, list[str
     for run in (run for several in runs.values() for run in several):
         records = [record for record in _records(run, "validation") if "pair_accuracy" in record]
         if records:
-            yield run.name, [f"{records[-1][key]:.3f}" if key in records[-1] else "–" for key in _OF_CRITICS]
+            yield run.name, cells(records[-1], OF_CRITICS)
 
 
 def _times(runs: Mapping[str, Sequence[Path]]) -> Iterator[tuple[str, int, str, str]]:

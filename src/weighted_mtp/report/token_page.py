@@ -11,8 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from weighted_mtp.files import atomic_file
-from weighted_mtp.report.page import render, visible
+from weighted_mtp.report.page import render, visible, write
 
 
 @dataclass(frozen=True)
@@ -76,13 +75,16 @@ class ShownPrograms:
 
 def write_page(path: Path, title: str, shown: ShownPrograms) -> None:
     """Write a page of nothing but these programs."""
-    with atomic_file(path) as partial:
-        partial.write_text(render_page(title, shown), encoding="utf-8")
+    write(path, "weights.html", _values(title, shown), "tokens.js")
 
 
 def render_page(title: str, shown: ShownPrograms) -> str:
     """The page as text."""
-    return render("weights.html", {"title": title, "kind": "token weights", "shown": section(shown)}, "tokens.js")
+    return render("weights.html", _values(title, shown), "tokens.js")
+
+
+def _values(title: str, shown: ShownPrograms) -> dict[str, Any]:
+    return {"title": title, "kind": "token weights", "shown": section(shown)}
 
 
 def section(shown: ShownPrograms) -> dict[str, Any]:

@@ -25,13 +25,12 @@ from weighted_mtp.files import atomic_file
 from weighted_mtp.pipelines.report_page import write_report_page
 from weighted_mtp.report.comparison import Comparison, compare, compare_at_best
 from weighted_mtp.report.comparison_page import comparison_markdown, comparison_table, finding, plot_comparisons
-from weighted_mtp.report.curves import plot_curves, read_metrics
+from weighted_mtp.report.curves import OF_CRITICS, cells, plot_curves, read_metrics
 from weighted_mtp.report.links import PAGE
 from weighted_mtp.study.config import StudyConfig, Training, TrainingStage
 from weighted_mtp.study.schedule import SchedulerName, run_steps, scheduling
 from weighted_mtp.study.steps import Step, all_before, steps_of
 from weighted_mtp.training.mlflow_run import finish_study
-from weighted_mtp.training.run_directory import Record
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ def report(config: StudyConfig, result: StudyResult) -> list[Path]:
         for title, comparison in comparisons.items():
             console.print(f"\n{title}, {finding(comparison)}", highlight=False, markup=False)
         files += _write_comparisons(comparisons, folder)
-    if not all(_validations(run) for runs in result.runs.values() for run in runs):
+    if not all(read_metrics(run, "validation") for runs in result.runs.values() for run in runs):
         console.print("no learning curves: an arm has no validation split")
     elif can_draw():
         files.append(plot_curves(result.runs, "ce/head1", folder / "curves.png"))
@@ -142,20 +141,15 @@ def _write_comparisons(comparisons: Mapping[str, Comparison], folder: Path) -> l
     return [page, data, *([plot_comparisons(comparisons, figure)] if can_draw() else [])]
 
 
-def _validations(run: Path) -> list[Record]:
-    return [record for record in read_metrics(run) if record["split"] == "validation"]
-
-
 def critic_table(result: StudyResult) -> Table:
     """What each critic's last validation says of it."""
     table = Table(title="critics, on problems that training never shows", title_justify="left")
-    names = ("pair_accuracy", "localisation_auc", "drift", "brier")
-    for column in ("critic", *names):
+    for column in ("critic", *OF_CRITICS):
         table.add_column(column.replace("_", " "), justify="left" if column == "critic" else "right")
     for name, run in result.stages.items():
-        records = [record for record in _validations(run) if "pair_accuracy" in record]
+        records = [record for record in read_metrics(run, "validation") if "pair_accuracy" in record]
         if records:
-            table.add_row(name, *(f"{records[-1][key]:.3f}" if key in records[-1] else "–" for key in names))
+            table.add_row(name, *cells(records[-1], OF_CRITICS))
     return table
 
 
@@ -168,8 +162,7 @@ def time_table(result: StudyResult) -> Table:
     for name, seconds in result.seconds.items():
         whole = median(seconds)
         first_whole = first_whole or whole
-        records = [record for run in result.runs.get(name, ()) for record in read_metrics(run)]
-        steps = [record for record in records if record["split"] == "train"]
+        steps = [record for run in result.runs.get(name, ()) for record in read_metrics(run, "train")]
         of_steps = ["–"] * 3
         if steps:
             step = median(record["seconds"] for record in steps)

@@ -18,7 +18,7 @@ from tokenizers.decoders import DecodeStream
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from weighted_mtp.data.batches import Batch, build_store, collate, within
+from weighted_mtp.data.batches import Batch, TokenStore, build_store, collate, within
 from weighted_mtp.data.index import read_index
 from weighted_mtp.data.prompts import MARKS, encode_solutions
 from weighted_mtp.data.schema import Problem, Solution
@@ -71,6 +71,17 @@ def token_texts(tokenizer: PreTrainedTokenizerBase, prompt: Sequence[int], respo
     return texts[len(prompt) :]
 
 
+def batches_of(
+    source: WeightSource, problems: Sequence[Problem], solutions: Sequence[Solution]
+) -> tuple[TokenStore, list[Batch]]:
+    """Programs as the run reads them, one per batch, on its device; those longer than its `data.max_length` are left
+    out."""
+    examples = encode_solutions(source.tokenizer, source.template, problems, solutions, source.day)
+    store = within(build_store(examples), source.max_length)
+    device = pick_device(source.runtime)
+    return store, [collate(store, np.array([row])).to(device) for row in range(len(store))]
+
+
 def shown_programs(source: WeightSource, directory: Path, n_problems: int) -> ShownPrograms:
     """Twins of a split's first problems, with every token's weight (of each head, where heads differ), judgement and
     value, and the scales. Programs longer than the run's `data.max_length` are left out.
@@ -78,10 +89,7 @@ def shown_programs(source: WeightSource, directory: Path, n_problems: int) -> Sh
     Raises UserError as `chosen_programs`.
     """
     problems, solutions = chosen_programs(directory, n_problems)
-    examples = encode_solutions(source.tokenizer, source.template, problems, solutions, source.day)
-    store = within(build_store(examples), source.max_length)
-    device = pick_device(source.runtime)
-    batches = [collate(store, np.array([row])).to(device) for row in range(len(store))]
+    store, batches = batches_of(source, problems, solutions)
     by_id = {solution.solution_id: solution for solution in solutions}
     kept = [by_id[name] for name in store.sample_ids]
     weights = [w.float().cpu() for w in source.weights(batches, [solution.is_correct for solution in kept])]

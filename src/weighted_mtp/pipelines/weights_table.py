@@ -6,19 +6,15 @@ A row is a program: `sample_id`, `is_correct`, `response_start`, and as lists of
 
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from weighted_mtp.data.batches import build_store, collate, within
-from weighted_mtp.data.prompts import encode_solutions
 from weighted_mtp.data.tables import read_problems, read_solutions
 from weighted_mtp.errors import UserError
 from weighted_mtp.files import atomic_file
-from weighted_mtp.pipelines.token_weights import token_texts
+from weighted_mtp.pipelines.token_weights import batches_of, token_texts
 from weighted_mtp.pipelines.weight_source import WeightSource
 from weighted_mtp.progress import say
-from weighted_mtp.runtime.device import pick_device
 
 
 def write_weights_table(source: WeightSource, directory: Path, n_problems: int | None, output: Path) -> int:
@@ -30,14 +26,10 @@ def write_weights_table(source: WeightSource, directory: Path, n_problems: int |
     problems = read_problems(directory)[:n_problems]
     names = {problem.problem_id for problem in problems}
     solutions = [solution for solution in read_solutions(directory) if solution.problem_id in names]
-    examples = encode_solutions(source.tokenizer, source.template, problems, solutions, source.day)
-    store = within(build_store(examples), source.max_length)
+    store, batches = batches_of(source, problems, solutions)
     if store.n_dropped:
         say(f"{store.n_dropped} programs are longer than data.max_length={source.max_length}: left out")
     is_correct = {solution.solution_id: solution.is_correct for solution in solutions}
-    rows = [np.array([row]) for row in range(len(store))]
-    device = pick_device(source.runtime)
-    batches = [collate(store, row).to(device) for row in rows]
     weights = source.weights(batches, [is_correct[name] for name in store.sample_ids])
     if weights[0].ndim == 3:
         raise UserError("--format parquet: this run's weights differ by head (weighting.head_strengths); give --critic")

@@ -176,7 +176,7 @@ class Checkpoints:
         """
         before = self.finish()
         path = self.directory / f"step-{state.step:08d}"
-        with _told(path):
+        with _user_errors(path):
             if self._group is not None:
                 self._pending = self._begin(state, path, validation, self._group)
                 return before
@@ -195,7 +195,7 @@ class Checkpoints:
         if self._pending is None:
             return None
         pending, self._pending = self._pending, None
-        with _told(pending.path), agree(), pending.folder, agree(), _os_errors():
+        with _user_errors(pending.path), agree(), pending.folder, agree(), _os_errors():
             pending.written.result()
         return self._completed(pending.path)
 
@@ -298,7 +298,7 @@ def _describe(checkpoint: Path, step: int, validation: Mapping[str, float] | Non
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _user_errors(path: Path) -> Iterator[None]:
     """`UserError` for a checkpoint that could not be written."""
     try:
         yield

@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 
 from weighted_mtp.options import Option, parts_of
 from weighted_mtp.pipelines.command import Debug, Overrides, user_errors
-from weighted_mtp.pipelines.config import COMMANDS
+from weighted_mtp.pipelines.config import COMMANDS, flag
 from weighted_mtp.section import Flag, sections_in
 
 OptionsFile = Annotated[Path | None, typer.Option("--config", help="YAML file of these options; flags come after it.")]
@@ -75,17 +75,16 @@ def _flags(schema: type[BaseModel], sections: tuple[str, ...]) -> Iterator[tuple
 
 
 def _parameter(option: Option, field: FieldInfo, section: str) -> inspect.Parameter:
-    flag = next((item for item in field.metadata if isinstance(item, Flag)), Flag(option.name.rpartition(".")[2]))
+    spelled = next((item for item in field.metadata if isinstance(item, Flag)), Flag(option.name.rpartition(".")[2]))
     kind = str if _is_comma_list(field.metadata) else _type(field.annotation)
     says = option.description
     if option.default is None:
         says += " Must be given."
     elif option.default not in ("null", "[]", "false"):
         says += f" Default: {option.default.strip('[]').replace(chr(34), '')}."
-    if not flag.names:
+    if not spelled.names:
         return _keyword(option.name, Annotated[kind | None, typer.Argument(help=says)])
-    names = [f"--{name.replace('_', '-')}" for name in flag.names]
-    info = typer.Option(*names, help=says, rich_help_panel=section.title() or None)
+    info = typer.Option(*map(flag, spelled.names), help=says, rich_help_panel=section.title() or None)
     if choices := typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ():
         kind, info.metavar, info.autocompletion = str, "|".join(choices), lambda: list(choices)
     return _keyword(option.name.replace(".", "_"), Annotated[kind | None, info])

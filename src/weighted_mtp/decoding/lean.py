@@ -1,4 +1,4 @@
-"""A decoder's forward pass over slots, in as few operations as its arithmetic takes, of models of up to 1B parameters.
+"""A small decoder's forward pass over slots, in as few operations as its arithmetic takes.
 
 Legend: R rows, n tokens of each, N = R n, S slots, D hidden size, C channels of an attention head, H prediction heads.
 
@@ -7,8 +7,8 @@ token of a micro model 0.3 ms are arithmetic. Here a layer is some fifteen opera
 values of all tokens of a pass, but ask and think only at the last accepted one.
 
 Departure from the modules' arithmetic: products whose inputs are the same are one product, a residual is added in the
-product before it, and normalisation is torch's own; so results differ in rounding. The weights are copied for that,
-transposed, since CPUs multiply few rows by such faster, in fp32 by a third.
+product before it, and normalisation is torch's own; so results differ in rounding. The weights of small models are
+copied for that.
 """
 
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from transformers import PreTrainedModel
 from weighted_mtp.decoding.slots import SlotCache
 from weighted_mtp.models.mtp import MTPForCausalLM, PredictionHeads
 
-_MOST_PARAMETERS = 1_000_000_000  # of larger models the arithmetic takes the time, and a copy of the weights memory
+_MOST_PARAMETERS = 50_000_000  # of larger models the arithmetic takes the time, and a copy of the weights memory
 _FAMILIES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 _FIXED_ROPE = ("default", "linear", "llama3")  # whose angles depend on the position and nothing else
 
@@ -31,14 +31,14 @@ _FIXED_ROPE = ("default", "linear", "llama3")  # whose angles depend on the posi
 class _Layer:
     slot: int  # in the cache
     before_attention: Tensor  # norm's weight
-    into_attention: Tensor  # queries, keys, values; transposed as all products' weights: (D, channels)
+    into_attention: Tensor  # queries, keys, values: (channels, D)
     into_bias: Tensor | None
     per_head: Tensor | None  # norm's weights of queries and keys, (heads, C)
-    out_of_attention: Tensor
+    out_of_attention: Tensor  # transposed
     out_bias: Tensor | None
     before_mlp: Tensor
     into_mlp: Tensor  # gate and up
-    out_of_mlp: Tensor
+    out_of_mlp: Tensor  # transposed
 
     @classmethod
     def of(cls, layer: Any) -> "_Layer":
@@ -53,13 +53,13 @@ class _Layer:
         return cls(
             attention.layer_idx,
             layer.input_layernorm.weight,
-            torch.cat([p.weight.T for p in projections], dim=1),
+            torch.cat([p.weight for p in projections]),
             bias,
             per_head,
             attention.o_proj.weight.T.contiguous(),
             attention.o_proj.bias,
             layer.post_attention_layernorm.weight,
-            torch.cat([mlp.gate_proj.weight.T, mlp.up_proj.weight.T], dim=1),
+            torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]),
             mlp.down_proj.weight.T.contiguous(),
         )
 
@@ -149,9 +149,7 @@ class LeanDecoder:
 
     def _split(self, layer: _Layer, hidden: Tensor, turn: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """A layer's queries, keys (both turned) and values of (N, D), (N, heads, C) each."""
-        into = self._normal(hidden, layer.before_attention) @ layer.into_attention
-        if layer.into_bias is not None:
-            into = into + layer.into_bias
+        into = functional.linear(self._normal(hidden, layer.before_attention), layer.into_attention, layer.into_bias)
         heads = into.view(into.shape[0], -1, self._channels)
         turned, values = heads[:, : -self._n_keys], heads[:, -self._n_keys :]
         if layer.per_head is not None:
@@ -170,7 +168,7 @@ class LeanDecoder:
         hidden = torch.addmm(hidden, found.transpose(1, 2).reshape(hidden.shape[0], -1), layer.out_of_attention)
         if layer.out_bias is not None:
             hidden = hidden + layer.out_bias
-        gate, up = (self._normal(hidden, layer.before_mlp) @ layer.into_mlp).chunk(2, dim=-1)
+        gate, up = functional.linear(self._normal(hidden, layer.before_mlp), layer.into_mlp).chunk(2, dim=-1)
         return torch.addmm(hidden, functional.silu(gate).mul_(up), layer.out_of_mlp)
 
 

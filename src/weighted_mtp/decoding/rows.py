@@ -119,7 +119,8 @@ class Choice:
             probabilities = nucleus(probabilities, self.top_p)
         if logits.shape[-1] <= _ONE_LEVEL:
             ends = probabilities.cumsum(dim=-1, dtype=draws.dtype)
-            drawn, _ = _inverted(ends, draws * ends[:, -1])
+            drawn = torch.searchsorted(ends, draws[:, None] * ends[:, -1:], right=True).squeeze(-1)
+            drawn = drawn.clamp(max=logits.shape[-1] - 1)  # in fp32 the largest draw may round up to the sum
         else:
             blocks = _blocks(probabilities)
             ends = blocks.sum(dim=-1).to(draws.dtype).cumsum(dim=-1)

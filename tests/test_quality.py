@@ -91,6 +91,28 @@ def test_no_file_imports_itself_through_others() -> None:
     TopologicalSorter(graph).prepare()  # raises CycleError, which names the files
 
 
+# Names of several modules: what plays one role in each. A command has its flags; what it calls has the same name.
+ROLES = {
+    "read": "of every module in data/sources",
+    "run": "of the sandbox, and of both guests that it starts",
+    "start": "of the sandbox's confinement, and of both guests",
+    "setup": "of a command, and of each pipeline that it calls",
+}
+
+
+def test_a_public_name_stands_for_one_thing() -> None:
+    places: dict[str, list[str]] = {}
+    for file in sorted(PACKAGE.rglob("*.py")):
+        path = str(file.relative_to(PACKAGE))
+        if not path.startswith("pipelines/commands/"):
+            for node in ast.parse(file.read_text()).body:
+                if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name[0] != "_":
+                    places.setdefault(node.name, []).append(path)
+    twice = {name: files for name, files in places.items() if len(files) > 1 and name not in {"main", *ROLES}}
+    assert twice == {}
+    assert all(len(places[name]) > 1 for name in ROLES)
+
+
 def test_every_part_of_the_package_has_its_layer() -> None:
     parts = {p.name.removesuffix(".py") for p in PACKAGE.iterdir() if not p.name.startswith("__")}
     assert parts == {name for name in FLOOR if "/" not in name}

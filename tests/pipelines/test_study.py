@@ -155,7 +155,10 @@ def test_arms_are_evaluated_and_compared_at_each_temperature(storage: Path) -> N
     assert temperatures == {"evaluation-micro": 0.0, "evaluation-micro-t0.5": 0.5}
     comparison = (storage / "runs" / "s" / "comparison.md").read_text()
     titles = [line for line in comparison.splitlines() if line.startswith("## ")]
+    baseline, *others = STUDY["arms"]
     assert titles == [
+        *(f"## Does {arm} gain over {baseline}?" for arm in others),
+        "## Does weighted gain over shuffled?",
         "## Sampled at temperature 0",
         "## Sampled at temperature 0.5",
         "## Each arm at its best temperature",

@@ -156,7 +156,7 @@ def best_strength(gains: Mapping[float, Estimate]) -> float:
     return max(clear, key=lambda strength: clear[strength]) if clear else 0.0
 
 
-def verdict(gain: Estimate) -> str:
+def prediction(gain: Estimate) -> str:
     """A predicted gain in words."""
     numbers = f"gain in pass@1 {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
     if gain.low > 0:

@@ -246,7 +246,7 @@ def _study(facts: Facts) -> tuple[str, dict[str, Any]]:
     }
 
 
-def write(facts: Facts, target: Path) -> list[Path]:
+def write_recipe(facts: Facts, target: Path) -> list[Path]:
     """Write the configurations to a folder. Raises UserError for a file that is there and was changed."""
     texts = {
         target / f"{name}.yaml": _wrapped(comment) + yaml.safe_dump(options, sort_keys=False)

@@ -28,7 +28,7 @@ from weighted_mtp.evaluation.benchmarks import BENCHMARKS, benchmark
 from weighted_mtp.evaluation.evaluation_folder import EvaluationFolder, Origin, begun_on
 from weighted_mtp.evaluation.problems import ProblemSet
 from weighted_mtp.evaluation.respondents import (
-    find_tokenizer,
+    tokenizer_folder,
 )
 from weighted_mtp.evaluation.score import score
 from weighted_mtp.evaluation.verdicts import Report
@@ -154,7 +154,7 @@ def _origin(config: EvaluationConfig, problems: ProblemSet, model: Path | None) 
 
 def _served(config: EvaluationConfig, server: ServerConfig) -> dict[str, Any]:
     """What a server's samples are samples of. Its address, and how many requests it gets at a time, may change."""
-    tokenizer = None if server.tokenizer is None else find_tokenizer(server.tokenizer) / "tokenizer.json"
+    tokenizer = None if server.tokenizer is None else tokenizer_folder(server.tokenizer) / "tokenizer.json"
     return {
         "served_model": served_model(server),
         "tokenizer_sha256": sha256(tokenizer) if tokenizer is not None and tokenizer.is_file() else None,

@@ -26,7 +26,7 @@ from weighted_mtp.data.tables import read_problems, read_solutions
 from weighted_mtp.errors import UserError
 from weighted_mtp.extras import can_draw
 from weighted_mtp.pipelines.weight_source import Judgement, WeightSource
-from weighted_mtp.report.token_page import ShownProgram, ShownPrograms, Token, View, write_page
+from weighted_mtp.report.token_page import ShownProgram, ShownPrograms, Token, View, write_token_page
 from weighted_mtp.runtime.device import pick_device
 from weighted_mtp.value_weighting.metrics import localisation_auc
 
@@ -182,7 +182,7 @@ def _views(
 def write_weights(source: WeightSource, directory: Path, n_problems: int, output: Path) -> list[Path]:
     """Write the page, and the picture beside it where figures can be drawn; returns the files."""
     shown = shown_programs(source, directory, n_problems)
-    write_page(output, f"Token weights: {directory.parent.name}/{directory.name}", shown)
+    write_token_page(output, f"Token weights: {directory.parent.name}/{directory.name}", shown)
     if not can_draw():
         return [output]
     from weighted_mtp.report.token_picture import draw_programs

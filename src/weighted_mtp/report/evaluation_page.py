@@ -10,9 +10,9 @@ from typing import Any
 from weighted_mtp.data.sources.rows import read_rows
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.pass_at_k import Estimate
-from weighted_mtp.report.figures import Interval, described, intervals
+from weighted_mtp.report.figures import Interval, in_words, intervals
 from weighted_mtp.report.links import Link
-from weighted_mtp.report.page import visible, write
+from weighted_mtp.report.page import visible, write_html
 
 TEXTS = {"completion": "program", "solution": "program", "detail": "detail", "output": "output"}
 """Key of results.jsonl → key in the page's data."""
@@ -46,14 +46,14 @@ def write_evaluation_page(
         "title": f"{config['benchmark']}: {report['problems']:,} problems, {report['samples']:,} programs",
         "kind": "evaluation",
         "options": options,
-        "measures": [(row.label, described(row.estimate)) for row in measured],
+        "measures": [(row.label, in_words(row.estimate)) for row in measured],
         "figure": intervals(measured, 0.0, 1.0),
         "statuses": {name.replace("_", " "): number for name, number in report["statuses"].items()},
         "problems": _solved(programs),
         "programs": programs,
         "links": links,
     }
-    return write(output, "evaluation.html", values, "programs.js")
+    return write_html(output, "evaluation.html", values, "programs.js")
 
 
 def _solved(programs: Sequence[Mapping[str, Any]]) -> dict[str, int]:

@@ -10,9 +10,9 @@ from typing import Any
 from markupsafe import Markup
 
 from weighted_mtp.report.curves import OF_CRITICS, Curve, cells, read_metrics
-from weighted_mtp.report.figures import MOST_LINES, Bin, calibration, curves
+from weighted_mtp.report.figures import MOST_LINES, Bin, curves, reliability_diagram
 from weighted_mtp.report.links import Link
-from weighted_mtp.report.page import write
+from weighted_mtp.report.page import write_html
 from weighted_mtp.report.token_page import ShownPrograms, section
 from weighted_mtp.training.run_directory import Record
 
@@ -92,7 +92,7 @@ def write_run_page(
         "notes": notes,
         "links": links,
     }
-    return write(output, "run.html", values, "tokens.js" if shown else None)
+    return write_html(output, "run.html", values, "tokens.js" if shown else None)
 
 
 def panels_of(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Curve]]:
@@ -150,7 +150,9 @@ def _calibration(validations: Sequence[Mapping[str, Any]]) -> dict[str, Any] | N
     of_pairs = "brier" not in validations[-1]
     return {
         "of_pairs": of_pairs,
-        "figure": calibration({f"step {step}": bins for step, bins in chosen.items()}, 0.5 if of_pairs else 0.0),
+        "figure": reliability_diagram(
+            {f"step {step}": bins for step, bins in chosen.items()}, 0.5 if of_pairs else 0.0
+        ),
     }
 
 

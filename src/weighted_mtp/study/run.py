@@ -27,6 +27,7 @@ from weighted_mtp.report.comparison import Comparison, compare, compare_at_best
 from weighted_mtp.report.comparison_page import comparison_markdown, comparison_table, finding, plot_comparisons
 from weighted_mtp.report.curves import OF_CRITICS, cells, plot_curves, read_metrics
 from weighted_mtp.report.links import PAGE
+from weighted_mtp.report.questions import as_questions
 from weighted_mtp.study.config import StudyConfig, Training, TrainingStage
 from weighted_mtp.study.schedule import SchedulerName, run_steps, scheduling
 from weighted_mtp.study.steps import Step, all_before, steps_of
@@ -131,10 +132,10 @@ def compared(config: StudyConfig, result: StudyResult) -> dict[str, Comparison]:
 
 def _write_comparisons(comparisons: Mapping[str, Comparison], folder: Path) -> list[Path]:
     page, data, figure = (folder / f"comparison.{ending}" for ending in ("md", "json", "png"))
+    picture = f"![Differences to the first arm]({figure.name})\n\n" if can_draw() else ""
     with atomic_file(page) as file:
-        parts = (
-            f"## {t[0].upper()}{t[1:]}\n\n{finding(c)}\n\n{comparison_markdown(c)}" for t, c in comparisons.items()
-        )
+        tables = (f"## {t[0].upper()}{t[1:]}\n\n{comparison_markdown(c)}" for t, c in comparisons.items())
+        parts = (f"# {folder.name}\n\n{picture}{as_questions(comparisons)}", *tables)
         file.write_text("\n".join(parts), encoding="utf-8")
     with atomic_file(data) as file:
         file.write_text(json.dumps({title: asdict(c) for title, c in comparisons.items()}, indent=2), encoding="utf-8")

@@ -17,7 +17,7 @@ from typing import Any
 from weighted_mtp.data.schema import Entry, Problem, Solution
 from weighted_mtp.data.sources.codecontests import hashed_split
 from weighted_mtp.data.sources.own_tests import functions_of, one_entry_point, tests_of
-from weighted_mtp.data.sources.rows import DEFAULT, Reading, Row, read_rows, unix
+from weighted_mtp.data.sources.rows import DEFAULT, Reading, SourceRow, read_rows, unix
 from weighted_mtp.data.sources.syntax import parse_python
 from weighted_mtp.errors import UserError
 
@@ -39,10 +39,10 @@ def read(path: Path, reading: Reading = DEFAULT) -> Iterator[Entry]:
     Raises UserError as `read_rows`, and naming the row for anything that a row gets wrong.
     """
     for row in read_rows(path, dict.fromkeys(FIELDS, object), reading.on_bytes, reading.group):
-        yield entry(row, reading)
+        yield _entry(row, reading)
 
 
-def entry(row: Row, reading: Reading) -> Entry:
+def _entry(row: SourceRow, reading: Reading) -> Entry:
     """What `read` makes of a row. Raises UserError for what is wrong with it."""
     _check_names(row)
     prompt, programs, incorrect = _form(row)
@@ -75,14 +75,14 @@ def entry(row: Row, reading: Reading) -> Entry:
     return Entry(problem, solutions, row.where, dropped)
 
 
-def _check_names(row: Row) -> None:
+def _check_names(row: SourceRow) -> None:
     for name in row.values:
         near = [] if name in FIELDS else difflib.get_close_matches(str(name), FIELDS, n=1, cutoff=0.75)
         if near:
             raise UserError(f"{row.where}: unknown field {name!r}; did you mean {near[0]!r}?")
 
 
-def _form(row: Row) -> tuple[str, list[str], list[str]]:
+def _form(row: SourceRow) -> tuple[str, list[str], list[str]]:
     """Prompt, correct and incorrect programs of a row of any form."""
     forms = {"messages": ("prompt", "completion", "correct", "incorrect"), "completion": ("correct", "incorrect")}
     for form, others in forms.items():
@@ -103,7 +103,7 @@ def _form(row: Row) -> tuple[str, list[str], list[str]]:
     return prompt, correct, incorrect
 
 
-def _conversation(row: Row) -> tuple[str, str]:
+def _conversation(row: SourceRow) -> tuple[str, str]:
     """What one user message asks (after a system message, if any) and what is answered."""
     messages = row["messages"]
     if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
@@ -126,7 +126,7 @@ def _conversation(row: Row) -> tuple[str, str]:
     return "\n\n".join(text.strip() for _, text in asked), answer
 
 
-def _text(row: Row, field: str) -> str:
+def _text(row: SourceRow, field: str) -> str:
     value = row[field]
     if value is None:
         raise UserError(f"{row.where}: no {field!r} (it has {', '.join(map(str, row.values)) or 'nothing'})")
@@ -135,7 +135,7 @@ def _text(row: Row, field: str) -> str:
     return unix(value).strip() if field == "prompt" else unix(value)
 
 
-def _programs(row: Row, field: str) -> list[str]:
+def _programs(row: SourceRow, field: str) -> list[str]:
     value = row[field]
     if value is None:
         return []
@@ -149,7 +149,7 @@ def _programs(row: Row, field: str) -> list[str]:
     return [unix(program) for program in value]
 
 
-def _entry_point(row: Row, programs: Sequence[str], is_code: bool) -> str:
+def _entry_point(row: SourceRow, programs: Sequence[str], is_code: bool) -> str:
     """The function that tests call: the one given, which every correct program must define, or the one that can be
     meant; "" where tests call none."""
     if not is_code:
@@ -166,7 +166,7 @@ def _entry_point(row: Row, programs: Sequence[str], is_code: bool) -> str:
     return given
 
 
-def _name(row: Row) -> str:
+def _name(row: SourceRow) -> str:
     name = row["id"]
     if name is None:
         return str(row.line)
@@ -175,7 +175,7 @@ def _name(row: Row) -> str:
     return str(name).strip()
 
 
-def _split(row: Row, reading: Reading, name: str) -> str:
+def _split(row: SourceRow, reading: Reading, name: str) -> str:
     given = row["split"]
     if given is None:
         return reading.split or hashed_split(name)
@@ -187,7 +187,7 @@ def _split(row: Row, reading: Reading, name: str) -> str:
     return str(split)
 
 
-def _whole(row: Row, field: str, default: int) -> int:
+def _whole(row: SourceRow, field: str, default: int) -> int:
     value = row[field]
     if value is None:
         return default
@@ -196,7 +196,7 @@ def _whole(row: Row, field: str, default: int) -> int:
     return value
 
 
-def _positive(row: Row, field: str) -> float | None:
+def _positive(row: SourceRow, field: str) -> float | None:
     value = row[field]
     if value is None:
         return None
@@ -206,7 +206,7 @@ def _positive(row: Row, field: str) -> float | None:
 
 
 def _solutions(
-    row: Row,
+    row: SourceRow,
     problem: Problem,
     programs: Sequence[str],
     is_correct: bool,

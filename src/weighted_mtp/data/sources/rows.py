@@ -60,7 +60,7 @@ DEFAULT = Reading()
 
 
 @dataclass(frozen=True)
-class Row:
+class SourceRow:
     """One object of a file, the line or row it stands on (1-based), and the words for that place."""
 
     line: int
@@ -83,7 +83,9 @@ def row_groups(path: Path) -> list[int | None]:
             return list(range(table.num_row_groups)) or [None]
 
 
-def read_rows(path: Path, columns: Columns, on_bytes: OnBytes | None = None, group: int | None = None) -> Iterator[Row]:
+def read_rows(
+    path: Path, columns: Columns, on_bytes: OnBytes | None = None, group: int | None = None
+) -> Iterator[SourceRow]:
     """Rows of a file one by one, each with at least `columns` of the given types.
 
     on_bytes  is called with the bytes of the file that were read since the last call
@@ -115,7 +117,7 @@ def _readable(path: Path) -> Iterator[None]:
         raise UserError(f"{path} cannot be read: {error.strerror or error}; give a file that can") from error
 
 
-def _parts(path: Path, file: BinaryIO, columns: Columns, on_bytes: OnBytes, group: int | None) -> Iterator[Row]:
+def _parts(path: Path, file: BinaryIO, columns: Columns, on_bytes: OnBytes, group: int | None) -> Iterator[SourceRow]:
     start = file.peek(4)[:4] if isinstance(file, io.BufferedReader) else b""
     if start == _PARQUET:
         yield from _parquet(path, columns, on_bytes, group)
@@ -128,7 +130,7 @@ def _parts(path: Path, file: BinaryIO, columns: Columns, on_bytes: OnBytes, grou
         told = file.tell()
 
 
-def _parquet(path: Path, columns: Columns, on_bytes: OnBytes, group: int | None) -> Iterator[Row]:
+def _parquet(path: Path, columns: Columns, on_bytes: OnBytes, group: int | None) -> Iterator[SourceRow]:
     with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
         present = [name for name in columns if name in file.schema_arrow.names]
         sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
@@ -137,11 +139,11 @@ def _parquet(path: Path, columns: Columns, on_bytes: OnBytes, group: int | None)
         for batch in file.iter_batches(_BATCH, row_groups=chosen, columns=present):
             for values in batch.to_pylist():
                 line += 1
-                yield Row(line, values, f"{path} row {line}")
+                yield SourceRow(line, values, f"{path} row {line}")
             on_bytes(told * line // total - told * (line - len(batch)) // total)
 
 
-def _json(path: Path, lines: BinaryIO | gzip.GzipFile) -> Iterator[Row]:
+def _json(path: Path, lines: BinaryIO | gzip.GzipFile) -> Iterator[SourceRow]:
     for line, data in enumerate(lines, 1):
         if line == 1:
             data = data.removeprefix(BOM_UTF8)
@@ -151,13 +153,13 @@ def _json(path: Path, lines: BinaryIO | gzip.GzipFile) -> Iterator[Row]:
         where = f"{path} line {line}"
         text = _decode(where, data.rstrip(b"\r\n"))
         if text.strip():
-            yield Row(line, _object(where, _parse(where, text)), where)
+            yield SourceRow(line, _object(where, _parse(where, text)), where)
 
 
-def _array(path: Path, data: bytes) -> Iterator[Row]:
+def _array(path: Path, data: bytes) -> Iterator[SourceRow]:
     for number, value in enumerate(_parse(str(path), _decode(str(path), data)), 1):
         where = f"{path} item {number}"
-        yield Row(number, _object(where, value), where)
+        yield SourceRow(number, _object(where, value), where)
 
 
 def _decode(where: str, data: bytes) -> str:
@@ -188,7 +190,7 @@ def _object(where: str, value: Any) -> dict[str, Any]:
     return value
 
 
-def _check(row: Row, columns: Columns) -> None:
+def _check(row: SourceRow, columns: Columns) -> None:
     for column, kind in columns.items():
         if isinstance(row[column], kind):
             continue

@@ -19,10 +19,10 @@ def main(
 ) -> None:
     """Write configurations that fit a dataset and a model: reference, critic, policy, study; and say what to run."""
     with user_errors(debug):
-        from weighted_mtp.pipelines.recipe import commands, gather, write
+        from weighted_mtp.pipelines.recipe import commands, gather, write_recipe
 
         target = output or Path("configs") / dataset
         facts = gather(dataset, model, storage)
-        for file in write(facts, target):
+        for file in write_recipe(facts, target):
             print(file)
         print("", *commands(facts, target), sep="\n")

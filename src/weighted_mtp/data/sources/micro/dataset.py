@@ -8,7 +8,7 @@ from transformers import PreTrainedTokenizerFast
 
 from weighted_mtp.data.index import write_index
 from weighted_mtp.data.prepared import has_splits
-from weighted_mtp.data.sources.micro.generator import MicroConfig, generate
+from weighted_mtp.data.sources.micro.generator import MicroConfig, generate_micro
 from weighted_mtp.data.sources.micro.tokenizer import train_tokenizer
 from weighted_mtp.data.tables import cannot_write, write_tables
 from weighted_mtp.files import atomic_directory
@@ -29,7 +29,7 @@ def write_micro(root: Path, config: MicroConfig, on_progress: Callable[[int], No
     directory = root / "micro"
     if is_current(directory, config):
         return directory
-    splits = generate(config, on_progress)
+    splits = generate_micro(config, on_progress)
     problems, solutions = splits["train"]
     texts = (*(problem.description for problem in problems), *(solution.code for solution in solutions))
     tokenizer = train_tokenizer(texts, config.vocab_size)

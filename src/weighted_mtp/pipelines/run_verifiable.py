@@ -140,7 +140,7 @@ def _predicted(config: VerifiableConfig, gate: GateConfig, critic: Critic) -> di
     at_once = config.model_copy(update={"weighting": config.weighting.model_copy(update={"anneal_steps": 0})})
     pilots = [(config, weighted_by(at_once, critic, strength)) for strength in strengths]
     gains, judged = predicted_gains(pilots, gate.steps, evaluation)
-    by_strength = dict(zip(strengths, gains, strict=True))
+    by_strength = {strength: gain.lower for strength, gain in zip(strengths, gains, strict=True)}
     for strength, gain in by_strength.items():
         say(f"gate: strength {strength:g}: {prediction(gain)}")
     say(f"gate: {gate.steps} steps each, over uniform weights, on {judged}")

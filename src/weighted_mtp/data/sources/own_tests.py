@@ -73,7 +73,8 @@ def one_entry_point(row: SourceRow, defined: Sequence[set[str]]) -> str:
     if not any(isinstance(test, dict) and _is_call(test) for test in tests):
         return ""
     if len(common) != 1:
-        found = f"`correct` defines {', '.join(sorted(common))}" if common else "`correct` says nothing of it"
+        found = f"`correct` defines {', '.join(sorted(common))}" if common else "no function is in all of `correct`"
+        found = found if defined else "there is no `correct` program that defines it"
         raise UserError(f"{row.where}: tests call a function, and {found}: give its name as `entry_point`")
     return common.pop()
 

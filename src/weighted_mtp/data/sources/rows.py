@@ -33,6 +33,7 @@ TOO_LONG = object()
 
 _BATCH = 16  # Parquet rows in memory: CodeContests has rows of 10 MB
 _GZIP, _PARQUET = b"\x1f\x8b", b"PAR1"
+_MEND = "fix it, so that every line is one whole JSON object, or fetch the file again"
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,15 @@ def row_groups(path: Path) -> list[int | None]:
             return list(range(table.num_row_groups)) or [None]
 
 
+def names_in(path: Path) -> list[str]:
+    """The columns of a Parquet file, also those that nobody reads; none of another file, whose rows say it themselves.
+
+    Raises UserError as `read_rows`.
+    """
+    with _readable(path), path.open("rb") as file:
+        return pq.read_schema(path).names if file.read(4) == _PARQUET else []
+
+
 def read_rows(
     path: Path, columns: Columns, on_bytes: OnBytes | None = None, group: int | None = None
 ) -> Iterator[SourceRow]:
@@ -101,7 +111,7 @@ def read_rows(
             _check(row, columns)
             yield row
     if row is None:
-        raise UserError(f"{path} is empty: fetch it again")
+        raise UserError(f"{path} is empty: write its rows, or fetch it again")
 
 
 @contextmanager
@@ -112,7 +122,7 @@ def _readable(path: Path) -> Iterator[None]:
         raise UserError(f"{path} does not exist: give the path of one that does") from error
     except (EOFError, gzip.BadGzipFile, zlib.error, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         reason = first_line(error)
-        raise UserError(f"{path} is truncated or damaged ({reason}): fetch it again") from error
+        raise UserError(f"{path} is truncated or damaged ({reason}): write it or fetch it again") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}; give a file that can") from error
 
@@ -177,11 +187,11 @@ def _parse(where: str, text: str) -> Any:
         return value
     except json.JSONDecodeError as error:
         place = f"line {error.lineno} column {error.colno}" if error.lineno > 1 else f"column {error.colno}"
-        raise UserError(f"{where}: broken JSON ({error.msg} at {place}); fetch the file again") from error
+        raise UserError(f"{where}: broken JSON ({error.msg} at {place}); {_MEND}") from error
     except UnicodeEncodeError as error:
-        raise UserError(f"{where}: holds half of a surrogate pair, which is no text; fetch the file again") from error
+        raise UserError(f"{where}: holds half of a surrogate pair, which is no text; {_MEND}") from error
     except (ValueError, RecursionError) as error:  # numbers of thousands of digits, thousands of brackets
-        raise UserError(f"{where}: broken JSON ({error}); fetch the file again") from error
+        raise UserError(f"{where}: broken JSON ({error}); {_MEND}") from error
 
 
 def _object(where: str, value: Any) -> dict[str, Any]:

@@ -142,4 +142,4 @@ def test_an_untested_problem_is_not_passed_by_anything(work: Path, monkeypatch: 
     assert wmtp("data", "--import", "prose.jsonl", "--name", "prose", "--steps", "process").exit_code == 0
     done = wmtp("evaluate", "--benchmark", "prose", "--samples", "x", "--output", "y")
     assert done.exit_code == 2
-    assert "1 problems have no tests, such as prose/1" in done.stderr
+    assert "1 problem without tests, such as prose/1" in done.stderr

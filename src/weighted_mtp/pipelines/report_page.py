@@ -19,6 +19,7 @@ from weighted_mtp.report.run_page import write_run_page
 from weighted_mtp.report.study_page import write_study_page
 from weighted_mtp.report.token_page import ShownPrograms
 from weighted_mtp.section import changed
+from weighted_mtp.wording import near_paths
 
 WITH_PROGRAMS = ("critic", "verifiable", "rho1")
 """Pipelines whose runs give tokens weights."""
@@ -66,9 +67,12 @@ def _kind(folder: Path) -> str:
         return "study"
     if (folder / "metrics.jsonl").is_file():
         return "run"
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder{near_paths(folder)}")
+    inside = ", ".join(str(part) for part in _inside(folder, 1))
     raise UserError(
-        f"{folder}: holds no results.jsonl, comparison.json or metrics.jsonl; give the folder of an evaluation "
-        "(`wmtp evaluate --output`), of a finished study or of a training run"
+        f"{folder}: not an evaluation (`wmtp evaluate --output`), a finished study or a training run: "
+        f"{f'give one of {inside}' if inside else 'give the folder of one'}"
     )
 
 

@@ -51,6 +51,7 @@ from weighted_mtp.runtime.device import pick_device
 from weighted_mtp.runtime.distributed import by_first_rank, is_first, ranks
 from weighted_mtp.sandbox.confinement import check_available, offered
 from weighted_mtp.sandbox.packages import installed
+from weighted_mtp.wording import counted, near_paths
 
 RANKS_WAIT = 7 * 24 * 3600  # seconds; ranks that have fewer or shorter programs wait for the others
 
@@ -104,7 +105,7 @@ def _check_tests(config: EvaluationConfig) -> None:
     split = config.data_root / config.benchmark / config.split
     if config.benchmark not in BENCHMARKS and (without := untested(split)):
         raise UserError(
-            f"{split}: {len(without)} problems have no tests, such as {without[0]}: give them `tests`, or put "
+            f"{split}: {counted(len(without), 'problem')} without tests, such as {without[0]}: give `tests`, or put "
             "them into the train split, and import again"
         )
 
@@ -135,7 +136,9 @@ def _origin(config: EvaluationConfig, problems: ProblemSet, model: Path | None) 
     }
     if config.samples is not None:
         if not config.samples.is_file():
-            raise UserError(f"{config.samples}: no such file; give the path of a file of samples")
+            raise UserError(
+                f"{config.samples}: no such file; give the path of a file of samples{near_paths(config.samples)}"
+            )
         return Origin(**of_problems, samples_sha256=sha256(config.samples))
     if config.server is not None:
         return Origin(**of_problems, **_served(config, config.server))
@@ -169,7 +172,7 @@ def _facts(config: EvaluationConfig, problems: ProblemSet, model: Path | None) -
     """What is about to be done, a line each."""
     origin = f"samples: {config.samples}" if config.samples is not None else _sampling_fact(config, model)
     return [
-        f"benchmark: {config.benchmark}/{config.split}, {len(problems.statements):,} problems",
+        f"benchmark: {config.benchmark}/{config.split}, {counted(len(problems.statements), 'problem')}",
         origin,
         *_execution_facts(config),
         f"output: {config.output}",
@@ -214,6 +217,7 @@ def print_report(report: Report, explain: bool = False) -> None:
     for line in explanations(report) if explain else ():
         output.print(line, soft_wrap=True, highlight=False, markup=False)
     output.print(f"every program and its verdict: {report.results}", soft_wrap=True)
+    output.print(f"the same as a page: wmtp report {report.results.parent}", soft_wrap=True)
 
 
 if __name__ == "__main__":

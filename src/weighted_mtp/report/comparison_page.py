@@ -12,6 +12,7 @@ from rich.table import Table
 from weighted_mtp.evaluation.pass_at_k import Estimate
 from weighted_mtp.files import atomic_file
 from weighted_mtp.report.comparison import ONE_SEED, ArmResult, Comparison
+from weighted_mtp.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,7 +47,7 @@ def tables(comparison: Comparison) -> Iterator[tuple[str, tuple[str, ...], list[
     best = comparison.best
     header = ("arm", f"pass@{comparison.k} {interval}", f"difference {interval}", *(("temperature",) if best else ()))
     tests = ", base tests only" if comparison.base else ""
-    title = f"pass@{comparison.k} on {comparison.problems:,} problems{tests}"
+    title = f"pass@{comparison.k} on {counted(comparison.problems, 'problem')}{tests}"
     rows: list[tuple[str, ...]]
     rows = [(_name(arm), _interval(arm.value, ""), _interval(arm.difference, "+")) for arm in comparison.arms]
     if best:

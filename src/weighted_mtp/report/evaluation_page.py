@@ -13,6 +13,7 @@ from weighted_mtp.evaluation.pass_at_k import Estimate
 from weighted_mtp.report.figures import Interval, in_words, intervals
 from weighted_mtp.report.links import Link
 from weighted_mtp.report.page import visible, write_html
+from weighted_mtp.wording import counted
 
 TEXTS = {"completion": "program", "solution": "program", "detail": "detail", "output": "output"}
 """Key of results.jsonl → key in the page's data."""
@@ -42,8 +43,9 @@ def write_evaluation_page(
     config = report["config"]
     measured = _measures(report)
     programs = read_programs(folder)
+    size = f"{counted(report['problems'], 'problem')}, {counted(report['samples'], 'program')}"
     values = {
-        "title": f"{config['benchmark']}: {report['problems']:,} problems, {report['samples']:,} programs",
+        "title": f"{config['benchmark']}: {size}",
         "kind": "evaluation",
         "options": options,
         "measures": [(row.label, in_words(row.estimate)) for row in measured],

@@ -106,7 +106,7 @@ def test_problems_are_matched_by_name_not_by_place() -> None:
     [
         ({"a": [counts(1)]}, "needs at least two arms and was given 1"),
         ({"a": [counts(1)], "b": []}, "b has no evaluation; give at least one folder"),
-        ({"a": [counts(1)], "b": [counts(1, 1)]}, r"b differs from the baseline in 1 problems, first 'p1'"),
+        ({"a": [counts(1)], "b": [counts(1, 1)]}, r"b differs from the baseline in 1 problem, first 'p1'"),
         ({"a": [counts(1)], "b": [counts(1), counts(1, 1)]}, r"b \(evaluation 2\) differs from the baseline"),
     ],
 )

@@ -10,7 +10,12 @@ from weighted_mtp.pipelines.command import Debug, user_errors
 
 def main(
     dataset: Annotated[str, typer.Argument(help="A prepared dataset, such as one of your own.")],
-    model: Annotated[str, typer.Option(help="Model to start from: folder, run, .gguf file or hub id; or micro, a new one that needs no download.")],
+    model: Annotated[
+        str,
+        typer.Option(
+            help="Model to start from: folder, run, .gguf file or hub id; or micro, a new one that needs no download."
+        ),
+    ],
     output: Annotated[
         Path | None, typer.Option(help="Folder for the configurations. Default: configs/DATASET.")
     ] = None,

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "src" / "weighted_mtp"
 # Data flows one way (docs/ARCHITECTURE.md): a layer imports from those before it, never from those after it. A folder
 # that is not named belongs to the layer of the folder around it.
 LAYERS = [
-    ["errors", "files", "progress", "parallel", "manifest", "extras", "hub"],
+    ["errors", "wording", "files", "progress", "parallel", "manifest", "extras", "hub"],
     ["synonyms", "section", "configurations", "config", "options"],
     ["runtime"],
     ["data"],

@@ -168,7 +168,7 @@ def test_twins_agree_before_the_token_that_is_marked_and_differ_in_it(storage: P
         assert incorrect.tokens[place].differs
         assert texts[:place] == others[:place]
         assert texts[place] != others[place]
-        assert any("first wrong token's δ is below" in fact for fact in incorrect.facts)
+        assert any("First wrong token: " in fact for fact in incorrect.facts)
 
 
 def test_a_character_of_several_tokens_belongs_to_the_last(storage: Path) -> None:

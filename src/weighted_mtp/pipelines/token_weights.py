@@ -147,12 +147,12 @@ def _facts(source: WeightSource, batch: Batch, weights: Tensor, judgement: Tenso
         w, inside = weights[batch.response_mask], semantic[batch.response_mask]
         tokens, weight = inside.float().mean(), w[inside].sum() / w.sum()
         facts.append(f"Semantic tokens: {tokens:.0%} of the tokens, {weight:.0%} of the weight.")
-    places = {first: "first difference", int(wrong.int().argmax()) if wrong.any() else None: "first wrong token"}
+    places = {first: "First difference", int(wrong.int().argmax()) if wrong.any() else None: "First wrong token"}
     for place, name in places.items():
         if source.localises and place is not None:
             auc, n = localisation_auc(judgement, batch.response_mask, torch.tensor([place]))
             share = float(auc / n.clamp(min=1))
-            facts.append(f"The {name}'s {source.judgement.title} is below that of {share:.0%} of the others.")
+            facts.append(f"{name}: {share:.0%} of the other tokens have a higher {source.judgement.title}.")
     return facts
 
 

@@ -20,7 +20,7 @@ from weighted_mtp.wording import counted, near_paths
 CountsOrFolder = SampleCounts | Path
 """Counts, or the folder that `wmtp evaluate --output` wrote."""
 
-ONE_SEED = "One seed: its interval holds for other problems, and not for the method, whose other seeds nobody has seen."
+ONE_SEED = "One seed: the interval covers other problems, not other seeds."
 _SOLVED = (
     "Solved at the first try: as pass@1 has it, on average over samples and seeds; both is the arm and the baseline."
 )

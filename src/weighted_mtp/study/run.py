@@ -157,7 +157,14 @@ def critic_table(result: StudyResult) -> Table:
 def time_table(result: StudyResult) -> Table:
     """What each arm takes: seconds of a step, median over its runs; and minutes a seed with all that it starts from."""
     table = Table(title="time", title_justify="left")
-    for column in ("arm", "steps", "seconds per step", "to the first arm's", "minutes in all", "to the first arm's"):
+    for column in (
+        "arm",
+        "steps",
+        "seconds per step",
+        "relative to the first arm",
+        "minutes in all",
+        "relative to the first arm",
+    ):
         table.add_column(column, justify="left" if column == "arm" else "right")
     first_step = first_whole = None
     for name, seconds in result.seconds.items():

@@ -156,14 +156,14 @@ def test_what_was_found_is_said_by_the_intervals() -> None:
     text = finding(found)
     expected = (
         r"pass@1: good \(\+0\.389 \[\+0\.250, \+0\.528\]\) is above uniform; bad \(.*\) is below it; "
-        r"coin \(.*\) is not told apart from it\. good \(.*\) is above coin\. Over 3 seeds\."
+        r"coin \(.*\) is not distinguishable from it\. good \(.*\) is above coin\. Over 3 seeds\."
     )
     assert re.fullmatch(expected, text), text
     assert finding(compare({"a": base[:1], "b": good[:1]})).endswith(ONE_SEED)
     many = compare({"uniform": base, "good": good, **dict.fromkeys("abcd", coin)})
     text = finding(many)
     assert "good (+0.389" in text
-    assert "; a, b, c and d are not told apart from it. " in text, "of many, only the names"
+    assert "; a, b, c and d are not distinguishable from it. " in text, "of many, only the names"
 
 
 def test_the_figure_has_a_panel_a_comparison_and_a_line_an_arm(tmp_path: Path) -> None:

@@ -204,7 +204,7 @@ def test_a_study_shows_its_finding_dots_critics_and_times(tmp_path: Path) -> Non
     check_nothing_outside(page)
     assert page.scripts == []
     assert '<tr><th scope="row">optim.lr</th><td>0.125</td></tr>' in page.text, "the same in every arm"
-    for fact in ("not told apart from", "Over 2 seeds.", "ce/head1 on validation", "0.750", "<td>2.0</td>"):
+    for fact in ("not distinguishable from", "Over 2 seeds.", "ce/head1 on validation", "0.750", "<td>2.0</td>"):
         assert fact in page.text
     classes = [attributes.get("class") for _, attributes in page.elements]
     assert classes.count("dot") == 2 * 2 + 2, "one per seed of both arms, and of the difference"

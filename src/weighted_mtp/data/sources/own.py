@@ -17,7 +17,7 @@ from typing import Any
 from weighted_mtp.data.schema import Entry, Problem, Solution
 from weighted_mtp.data.sources.codecontests import hashed_split
 from weighted_mtp.data.sources.own_tests import functions_of, one_entry_point, tests_of
-from weighted_mtp.data.sources.rows import DEFAULT, Reading, SourceRow, names_in, read_rows, unix
+from weighted_mtp.data.sources.rows import DEFAULT, Reading, SourceRow, columns_of, read_rows, unix
 from weighted_mtp.data.sources.syntax import parse_python
 from weighted_mtp.errors import UserError
 
@@ -58,7 +58,7 @@ def read(path: Path, reading: Reading = DEFAULT) -> Iterator[Entry]:
     """
     mistakes: list[str] = []
     try:
-        _check_names(str(path), names_in(path))
+        _check_names(str(path), columns_of(path))
         for row in read_rows(path, dict.fromkeys(FIELDS, object), reading.on_bytes, reading.group):
             try:
                 entry = _entry(row, reading)

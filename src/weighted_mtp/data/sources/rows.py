@@ -84,7 +84,7 @@ def row_groups(path: Path) -> list[int | None]:
             return list(range(table.num_row_groups)) or [None]
 
 
-def names_in(path: Path) -> list[str]:
+def columns_of(path: Path) -> list[str]:
     """The columns of a Parquet file, also those that nobody reads; none of another file, whose rows say it themselves.
 
     Raises UserError as `read_rows`.

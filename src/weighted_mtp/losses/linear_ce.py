@@ -19,7 +19,7 @@ from torch import Tensor
 from weighted_mtp.models.mtp import Unembedding
 
 LOGITS_BYTES, CPU_FP32_LOGITS_BYTES = 256 << 20, 32 << 20
-"""Memory of one chunk's fp32 logits. In fp32 more than the lower saves little on a CPU, whose caches are smaller anyway;
+"""Memory of one chunk's fp32 logits. In fp32 more than the lower saves little on a CPU, whose caches are smaller;
 in bf16 it does: a CPU adds each chunk's product to the unembedding's whole fp32 gradient in a pass of its own."""
 MIN_CHUNK, MAX_CHUNK = 64, 4096
 

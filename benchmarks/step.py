@@ -1,4 +1,4 @@
-"""Time and memory of a training step: here, the plain way, in bf16, with checkpointing, with a critic; ways in turns.
+"""Time and memory of a training step: here, the plain way, in bf16, checkpointed, compiled, with a critic; in turns.
 
     OMP_NUM_THREADS=1 uv run python benchmarks/step.py [--sizes micro smollm2] [--repeats 5]
 
@@ -180,18 +180,25 @@ def ratio(of: list[float], to: list[float]) -> str:
 def ways(name: str, size: Size, repeats: int) -> list[str]:
     """Tables of one size."""
     batch, model = size.batch(), policy(size)
-    lower, single = copy.deepcopy(model), policy(size, 1)
+    single = policy(size, 1)
+    lower, compiled, lower_compiled = (copy.deepcopy(model) for _ in range(3))
     placed(lower, BF16)
+    placed(compiled, FP32.model_copy(update={"compile": True}))
+    placed(lower_compiled, BF16.model_copy(update={"compile": True}))
     step = here(model, FP32)
     runs = {
         "the plain way, fp32": stepped(model, plainly(model), batch),
         "here, fp32": stepped(model, step, batch),
         "here, fp32, selective checkpointing": stepped(model, checkpointed(model, step, "selective"), batch),
         "here, fp32, full checkpointing": stepped(model, checkpointed(model, step, True), batch),
+        "here, fp32, compiled": stepped(compiled, here(compiled, FP32), batch),
         "here, bf16": stepped(lower, here(lower, BF16), batch),
+        "here, bf16, compiled": stepped(lower_compiled, here(lower_compiled, BF16), batch),
     }
-    owner = {way: lower if "bf16" in way else model for way in runs}
-    peaks = {way: tensors_peak(owner[way], run) for way, run in runs.items()}  # also the passes that warm up
+    for run in runs.values():
+        run()
+    counted = {way: run for way, run in runs.items() if "compiled" not in way}  # a counter of tensors stops compilation
+    peaks = {way: f"{tensors_peak(model, run) / 2**20:,.0f}" for way, run in counted.items()}
     one = tensors_peak(single, stepped(single, here(single, FP32), batch))
     times = in_turns(runs, repeats)
     plain, fp32 = times["the plain way, fp32"], times["here, fp32"]
@@ -205,8 +212,8 @@ def ways(name: str, size: Size, repeats: int) -> list[str]:
     ]
     for way, found in times.items():
         speed = f"{tokens / statistics.median(found):,.0f}"
-        lines.append(f"| {way} | {speed} | {ratio(plain, found)} | {ratio(fp32, found)} | {peaks[way] / 2**20:,.0f} |")
-    four = peaks["here, fp32"]
+        lines.append(f"| {way} | {speed} | {ratio(plain, found)} | {ratio(fp32, found)} | {peaks.get(way, '')} |")
+    four = tensors_peak(model, runs["here, fp32"])
     lines += ["", f"Peak of {HEADS} heads / 1 head: {four / one:.2f} ({four / 2**20:,.0f} / {one / 2**20:,.0f} MiB)."]
     return [*lines, "", *criticised(model, size, repeats)]
 

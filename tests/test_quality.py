@@ -16,7 +16,7 @@ PACKAGE = ROOT / "src" / "weighted_mtp"
 # Data flows one way (docs/ARCHITECTURE.md): a layer imports from those before it, never from those after it. A folder
 # that is not named belongs to the layer of the folder around it.
 LAYERS = [
-    ["errors", "files", "progress", "parallel", "manifest", "extras", "hub"],
+    ["errors", "wording", "files", "progress", "parallel", "manifest", "extras", "hub"],
     ["synonyms", "section", "configurations", "config", "options"],
     ["runtime"],
     ["data"],
@@ -89,6 +89,28 @@ def test_no_file_imports_itself_through_others() -> None:
     for file, module in imports():
         graph.setdefault(file, set()).add(module)
     TopologicalSorter(graph).prepare()  # raises CycleError, which names the files
+
+
+# Names of several modules: what plays one role in each. A command has its flags; what it calls has the same name.
+ROLES = {
+    "read": "of every module in data/sources",
+    "run": "of the sandbox, and of both guests that it starts",
+    "start": "of the sandbox's confinement, and of both guests",
+    "setup": "of a command, and of each pipeline that it calls",
+}
+
+
+def test_a_public_name_stands_for_one_thing() -> None:
+    places: dict[str, list[str]] = {}
+    for file in sorted(PACKAGE.rglob("*.py")):
+        path = str(file.relative_to(PACKAGE))
+        if not path.startswith("pipelines/commands/"):
+            for node in ast.parse(file.read_text()).body:
+                if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name[0] != "_":
+                    places.setdefault(node.name, []).append(path)
+    twice = {name: files for name, files in places.items() if len(files) > 1 and name not in {"main", *ROLES}}
+    assert twice == {}
+    assert all(len(places[name]) > 1 for name in ROLES)
 
 
 def test_every_part_of_the_package_has_its_layer() -> None:

@@ -48,7 +48,7 @@ def beside(parent: Path, path: Path) -> Path:
     return named if not file.exists() and named.is_file() else file
 
 
-def described() -> Iterator[tuple[str, str]]:
+def summaries() -> Iterator[tuple[str, str]]:
     """Name of each, and the first sentence of the comment that it begins with."""
     for name in names():
         lines = (folder() / f"{name}.yaml").read_text(encoding="utf-8").splitlines()

@@ -2,7 +2,8 @@
 
 
 class UserError(ValueError):
-    """Wrong input: the message is one line that names the option or file, its value and the fix.
+    """Wrong input: the message is one line that names the option or file, its value and the fix; of several mistakes
+    in one file, a line for each.
 
     The command line prints only the message and exits with 2; `--debug` shows the traceback.
     """

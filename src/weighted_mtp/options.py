@@ -39,7 +39,7 @@ class Option:
 
 
 @dataclass(frozen=True)
-class Part:
+class OptionSection:
     """A section of a schema: where it is ("" at the top), what it is for, and its own options, not those of sections in
     it. `condition` says when it applies, "" if always."""
 
@@ -49,7 +49,9 @@ class Part:
     options: Sequence[Option]
 
 
-def parts_of(schema: type[BaseModel], name: str = "", condition: str = "", default: object = None) -> Iterator[Part]:
+def parts_of(
+    schema: type[BaseModel], name: str = "", condition: str = "", default: object = None
+) -> Iterator[OptionSection]:
     """The section `schema` at `name`, then all sections in it; a section that may be one of several is each of them.
 
     default  a section that gives its values as defaults, None for those of its class
@@ -63,11 +65,13 @@ def parts_of(schema: type[BaseModel], name: str = "", condition: str = "", defau
             inner += [part for choice in choices for part in _inner(choice, place, field, value, len(choices) > 1)]
         else:
             own.append(_option(place, field, value, _description(schema, key)))
-    yield Part(name, condition, _one_paragraph(schema.__doc__), own)
+    yield OptionSection(name, condition, _one_paragraph(schema.__doc__), own)
     yield from inner
 
 
-def _inner(choice: type[BaseModel], place: str, field: FieldInfo, value: object, several: bool) -> Iterator[Part]:
+def _inner(
+    choice: type[BaseModel], place: str, field: FieldInfo, value: object, several: bool
+) -> Iterator[OptionSection]:
     conditions = []
     if _is_mapping(field.annotation):
         place += ".NAME"
@@ -142,23 +146,23 @@ def _one_paragraph(text: str | None) -> str:
     return " ".join((text or "").split())
 
 
-def within(parts: Sequence[Part], section: str) -> list[Part]:
+def under(parts: Sequence[OptionSection], section: str) -> list[OptionSection]:
     """Those of `parts` that are the section of this name, or in it."""
     return [part for part in parts if part.name == section or part.name.startswith(f"{section}.")]
 
 
-def heading(part: Part) -> str:
+def heading(part: OptionSection) -> str:
     """A section's name and when it applies."""
     name = part.name or "top level"
     return f"{name} ({part.condition})" if part.condition else name
 
 
-def as_markdown(parts: Sequence[Part], level: int) -> str:
+def as_markdown(parts: Sequence[OptionSection], level: int) -> str:
     """One heading of this level and one table per section."""
     return "\n".join(line for part in parts for line in _markdown(part, level))
 
 
-def _markdown(part: Part, level: int) -> Iterator[str]:
+def _markdown(part: OptionSection, level: int) -> Iterator[str]:
     yield f"{'#' * level} {heading(part)}"
     yield from ("", part.description, "")
     if part.options:

@@ -5,7 +5,7 @@ Nothing here reads a file, and nothing large is imported: help is made of sectio
 
 import difflib
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
 
@@ -81,12 +81,15 @@ class Flag:
         self.names = names
 
 
-def validated(schema: type[T], values: Any, prefix: str = "") -> T:
-    """Build a section from plain values; what is wrong with them is one `UserError` line after `prefix`."""
+def validated(schema: type[T], values: Any, prefix: str = "", spell: Callable[[str], str] = "`{}`".format) -> T:
+    """Build a section from plain values; what is wrong with them is one `UserError` line after `prefix`.
+
+    spell  how a missing option is written
+    """
     try:
         return schema.model_validate(values)
     except ValidationError as error:
-        raise UserError(prefix + "; ".join(_explain(schema, error))) from error
+        raise UserError(prefix + "; ".join(_explain(schema, error, spell))) from error
 
 
 def flatten(config: Section) -> dict[str, Any]:
@@ -138,7 +141,7 @@ def leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield f"{prefix}{key}", value
 
 
-def _explain(schema: type[BaseModel], error: ValidationError) -> Iterator[str]:
+def _explain(schema: type[BaseModel], error: ValidationError, spell: Callable[[str], str]) -> Iterator[str]:
     for item in error.errors():
         location = [str(part) for part in item["loc"]]
         name = ".".join(location)
@@ -148,7 +151,7 @@ def _explain(schema: type[BaseModel], error: ValidationError) -> Iterator[str]:
             message = str(item["ctx"]["error"])
             yield f"`{name}`: {message}" if name else message
         elif item["type"] == "missing":
-            yield f"`{name}` must be given"
+            yield f"{spell(name)} must be given"
         else:
             yield f"`{name}`: {item['msg']}, not {item['input']!r}"
 

@@ -257,8 +257,8 @@ def listing(folder: Path) -> list[str]:
 
 @contextmanager
 def calls() -> Iterator[dict[str, list[Any]]]:
-    """Whether each backward added gradients up over ranks, and whether layers were computed a second time."""
-    found: dict[str, list[Any]] = {"reduced": [], "recomputed": []}
+    """Whether each backward added gradients up over ranks, and whether layers were computed twice, or compiled."""
+    found: dict[str, list[Any]] = {"reduced": [], "recomputed": [], "compiled": []}
     recomputing = sharding.recomputing
 
     def recomputed(*given: Any) -> Any:
@@ -268,6 +268,7 @@ def calls() -> Iterator[dict[str, list[Any]]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(updates, "reduce_gradients", lambda _model, now: found["reduced"].append(now))
         patch.setattr(sharding, "recomputing", recomputed)
+        patch.setattr(torch, "compile", lambda forward, **_: found["compiled"].append(1) or forward)
         yield found
 
 

@@ -46,7 +46,7 @@ def test_folders_of_one_arm_are_its_seeds(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("passed", "message"),
-    [("11", "differs from the baseline in 1 problems, first 'micro/2'"), ("1111", "in 1 problems, first 'micro/3'")],
+    [("11", "differs from the baseline in 1 problem, first 'micro/2'"), ("1111", "in 1 problem, first 'micro/3'")],
 )
 def test_other_problems_are_refused_in_one_line(tmp_path: Path, passed: str, message: str) -> None:
     result = wmtp(evaluation(tmp_path / "a", "111"), evaluation(tmp_path / "b", passed))

@@ -164,7 +164,7 @@ def test_an_option_without_effect_on_a_server_is_one_line(
 
 def test_options_of_a_server_need_one(data: Path, model: Path, tmp_path: Path) -> None:
     result = wmtp(*asked(data, model, tmp_path / "out", "--model", "x"))
-    assert "`server.base_url` must be given" in error_of(result)
+    assert "--base-url must be given" in error_of(result)
     assert "is no address" in error_of(from_server(data, "localhost:8000", tmp_path / "out"))
 
 

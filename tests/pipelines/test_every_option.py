@@ -140,6 +140,7 @@ EFFECTS: dict[str, Effect | list[Effect]] = {
     "RuntimeConfig.activation_checkpointing": [
         Effect(POLICY, f"runtime.activation_checkpointing={which}", "recomputed") for which in ("true", "selective")
     ],
+    "RuntimeConfig.compile": Effect(POLICY, "runtime.compile=true", "compiled"),
     "RuntimeConfig.precision": Effect(POLICY, "runtime.precision=bf16", "loss"),
     "RuntimeConfig.threads": Effect(POLICY, "runtime.threads=2", "threads"),
     "RuntimeConfig.cpu_offload": Effect(POLICY, "runtime.cpu_offload=true", "error", names="runtime.cpu_offload=true"),

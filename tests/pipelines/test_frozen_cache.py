@@ -20,7 +20,7 @@ from weighted_mtp.errors import UserError
 from weighted_mtp.models.checkpoint import newest_model
 from weighted_mtp.pipelines import critic as critics
 from weighted_mtp.pipelines import frozen_cache
-from weighted_mtp.pipelines.critic import load_critic, load_critics
+from weighted_mtp.pipelines.critic import critic_of_run, load_critics
 from weighted_mtp.pipelines.frozen_cache import FrozenCacheConfig, kept
 from weighted_mtp.runtime.config import RuntimeConfig
 
@@ -234,7 +234,7 @@ def test_implicit_critics_of_one_reference_evaluate_it_once(storage: Storage, ru
     asked = batch(ROWS)
     mean = both.values(asked)
     assert runs == [4, 4, 4]  # the two that moved and their reference
-    alone = [load_critic(name, CPU).values(asked) for name in names]
+    alone = [critic_of_run(name, CPU).values(asked) for name in names]
     assert torch.equal(mean, torch.stack(alone).mean(0))
     reverse = batch(ROWS[::-1])
     assert torch.equal(both.values(reverse), load_critics(names, CPU).values(reverse))

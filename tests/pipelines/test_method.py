@@ -21,7 +21,7 @@ from weighted_mtp.data.batches import blank_batch
 from weighted_mtp.errors import UserError
 from weighted_mtp.files import describe_files
 from weighted_mtp.models.convert import load_base
-from weighted_mtp.pipelines.critic import load_critic, load_critics
+from weighted_mtp.pipelines.critic import critic_of_run, load_critics
 from weighted_mtp.pipelines.run_baseline import BaselineConfig
 from weighted_mtp.runtime.config import RuntimeConfig
 
@@ -256,7 +256,7 @@ def test_an_ensemble_gives_the_mean_of_its_critics(storage: Storage, foreign: St
 def test_values_regressed_on_outcomes_are_probabilities(storage: Storage) -> None:
     source = f"value.source={storage.run('reference')}"
     run = storage.train("critic", "regressed", "critic.objective=lambda_return", source)
-    assert load_critic(run, RuntimeConfig()).output_kind == "probability"
+    assert critic_of_run(run, RuntimeConfig()).output_kind == "probability"
     message = error_of(storage.command("critic", "x", "critic.objective=lambda_return", "value.base_rate=0.9", source))
     assert "set value.head=sigmoid, or leave base_rate out" in message
 

@@ -70,6 +70,31 @@ def test_own_problems_become_a_dataset_configurations_a_policy_and_pass_at_k(
     assert load_config(StudyConfig, work / "configs" / "mine" / "study.yaml").benchmark == "mine"
 
 
+def test_a_recipe_for_a_micro_model_can_be_planned_before_anything_is_trained(
+    work: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(work)
+    assert wmtp("data", "--import", "examples/own_data/problems.jsonl", "--name", "small").exit_code == 0
+    written = wmtp("recipe", "small", "--model", "micro")
+    assert written.exit_code == 0, written.output
+    assert load_config(PIPELINES["baseline"].schema, Path("configs/small/baseline.yaml")).model.source == "micro"
+    for name in ("reference", "critic", "policy"):  # study.yaml beside them has names that a study fills in
+        planned = wmtp("plan", "--config", f"configs/small/{name}.yaml")
+        assert planned.exit_code == 0, planned.output
+
+
+def test_a_micro_models_tokenizer_is_that_of_the_storage(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(work)
+    elsewhere = Path("elsewhere")
+    (elsewhere / "datasets").mkdir(parents=True)
+    (elsewhere / "datasets" / "micro").symlink_to(work / "storage" / "datasets" / "micro")
+    file = ("--import", "examples/own_data/problems.jsonl", "--name", "small")
+    assert wmtp("data", *file, "--steps", "process", "--storage", "elsewhere").exit_code == 0
+    assert wmtp("recipe", "small", "--model", "micro", "--storage", "elsewhere", "--output", "there").exit_code == 0
+    model = load_config(PIPELINES["ref_tuning"].schema, Path("there/reference.yaml")).model
+    assert model.micro_tokenizer == elsewhere / "datasets" / "micro" / "tokenizer"
+
+
 def test_known_correct_programs_pass_and_known_incorrect_ones_do_not(
     work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -95,7 +120,7 @@ def test_known_correct_programs_pass_and_known_incorrect_ones_do_not(
         (["data", "--import", "x.jsonl"], "give --name NAME, too"),
         (["data", "--name", "x"], "give either --datasets NAMES, or --import FILE"),
         (["data", "--import", "x.jsonl", "--name", "mbpp"], "--name mbpp: is that of another dataset"),
-        (["data", "--import", "nowhere.jsonl", "--name", "x"], "nowhere.jsonl"),
+        (["data", "--import", "nowhere.jsonl", "--name", "x"], "--import nowhere.jsonl: does not exist: give a file"),
         (["data", "--import", "x", "--name", "x", "--source", "y"], "--source y has no effect with --import"),
         (["recipe", "nowhere", "--model", "x"], "wmtp data --import FILE --name nowhere"),
         (["evaluate", "--benchmark", "nowhere", "--samples", "x", "--output", "y"], "a dataset of your own"),
@@ -117,4 +142,4 @@ def test_an_untested_problem_is_not_passed_by_anything(work: Path, monkeypatch: 
     assert wmtp("data", "--import", "prose.jsonl", "--name", "prose", "--steps", "process").exit_code == 0
     done = wmtp("evaluate", "--benchmark", "prose", "--samples", "x", "--output", "y")
     assert done.exit_code == 2
-    assert "1 problems have no tests, such as prose/1" in done.stderr
+    assert "1 problem without tests, such as prose/1" in done.stderr

@@ -16,7 +16,7 @@ from weighted_mtp.data.sources.micro.dataset import write_micro
 from weighted_mtp.data.sources.micro.generator import MicroConfig
 from weighted_mtp.errors import UserError
 from weighted_mtp.memory.configured import Planned, planned
-from weighted_mtp.memory.footprint import Microbatch, Pass, Weights, weights_of
+from weighted_mtp.memory.footprint import Microbatch, PassMemory, Weights, weights_of
 from weighted_mtp.memory.layout import Footprint, Layout, footprint
 from weighted_mtp.memory.plan import Machine, plan
 from weighted_mtp.memory.table import PlanRow, plan_table
@@ -31,7 +31,7 @@ MICRO = [
 ]
 
 WEIGHTS = Weights(total=1000, trained=400, root=100, root_trained=0, part=90, part_trained=40)
-PASSED = Pass(kept=3000, moments={0: 5000, 800: 4000, 1600: 1000})
+PASSED = PassMemory(kept=3000, moments={0: 5000, 800: 4000, 1600: 1000})
 ALONE = Layout(ranks=1, per_node=1, parallel="full", microbatches=1, precision="fp32")
 
 

@@ -15,6 +15,8 @@ from weighted_mtp.cli import app
 from weighted_mtp.data.sources.micro.dataset import write_micro
 from weighted_mtp.data.sources.micro.generator import MicroConfig
 from weighted_mtp.data.tables import read_problems, read_solutions
+from weighted_mtp.pipelines.config import EvaluationConfig
+from weighted_mtp.pipelines.run_evaluation import holds_evaluation
 from weighted_mtp.study.config import StudyConfig
 from weighted_mtp.study.run import StudyResult, compared, run_study, time_table
 from weighted_mtp.study.steps import bottlenecks, steps_of
@@ -144,6 +146,24 @@ def test_the_same_command_again_runs_nothing_and_says_the_same(storage: Path) ->
     assert state(storage) == before
     for fact in ("critic-seed-3", "critic-seed-5", "on-own", "weighted", "s-own-seed-5: up to date"):
         assert fact in result.stdout
+    assert "s: 15 steps over 2 seeds, 1 at a time; those that are finished are not repeated" in result.stderr
+
+
+def test_an_evaluation_that_knows_less_options_is_finished_and_a_damaged_one_is_not(storage: Path) -> None:
+    folder = storage / "runs" / "s" / "weighted-seed-5" / "evaluation-micro"
+    text = (folder / "report.json").read_text()
+    config = EvaluationConfig.model_validate(json.loads(text)["config"])
+    try:
+        older = json.loads(text)
+        del older["config"]["runtime"]["compile"]
+        (folder / "report.json").write_text(json.dumps(older))
+        assert holds_evaluation(config)
+        assert not holds_evaluation(config.model_copy(update={"first": 3}))
+        for damaged in ("", "{}", '{"config": {"bench": "micro"}}'):
+            (folder / "report.json").write_text(damaged)
+            assert not holds_evaluation(config)
+    finally:
+        (folder / "report.json").write_text(text)
 
 
 def test_arms_are_evaluated_and_compared_at_each_temperature(storage: Path) -> None:
@@ -155,7 +175,10 @@ def test_arms_are_evaluated_and_compared_at_each_temperature(storage: Path) -> N
     assert temperatures == {"evaluation-micro": 0.0, "evaluation-micro-t0.5": 0.5}
     comparison = (storage / "runs" / "s" / "comparison.md").read_text()
     titles = [line for line in comparison.splitlines() if line.startswith("## ")]
+    baseline, *others = STUDY["arms"]
     assert titles == [
+        *(f"## Does {arm} gain over {baseline}?" for arm in others),
+        "## Does weighted gain over shuffled?",
         "## Sampled at temperature 0",
         "## Sampled at temperature 0.5",
         "## Each arm at its best temperature",

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from weighted_mtp.cli import app
 from weighted_mtp.config import read_options
-from weighted_mtp.configurations import beside, complete, copy, described, find, folder, names
+from weighted_mtp.configurations import beside, complete, copy, find, folder, names, summaries
 from weighted_mtp.errors import UserError
 
 
@@ -78,7 +78,7 @@ def test_all_of_them_are_copied(tmp_path: Path) -> None:
 
 
 def test_each_says_in_a_sentence_what_it_is() -> None:
-    for name, says in described():
+    for name, says in summaries():
         assert 15 < len(says) < 250, name
         assert "Before" not in says
 

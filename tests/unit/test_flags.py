@@ -55,7 +55,11 @@ def run(monkeypatch: pytest.MonkeyPatch) -> Run:
 
     @flags.takes("sample", "inner")
     def main(config: Options, *, more: Annotated[bool, typer.Option("--more", help="And this.")] = False) -> None:
-        """Do it."""
+        """Do it.
+
+        Lines of a paragraph
+        are joined.
+        """
         given.append(config)
         print(f"more={more}")
 
@@ -101,7 +105,9 @@ def test_values_are_typed_as_the_section_says(run: Run) -> None:
 
 
 def test_help_is_what_the_section_says(run: Run) -> None:
-    said = " ".join(run("--help")[0].stdout.replace("│", " ").split())
+    output = run("--help")[0].stdout
+    assert any("Lines of a paragraph are joined." in line for line in output.splitlines())
+    said = " ".join(output.replace("│", " ").split())
     for text in (
         "Do it.",
         "wmtp options sample",
@@ -122,7 +128,7 @@ def test_help_is_what_the_section_says(run: Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (("--loud",), "`name` must be given"),
+        (("--loud",), "--name must be given"),
         (("--name", "x", "--rate", "0"), "`inner.rate`: Input should be greater than 0"),
         (("--name", "x", "--override", "hiden.depth=1"), "unknown option `hiden`; the nearest known one is `hidden`"),
     ],

@@ -13,13 +13,15 @@ from pathlib import Path
 from weighted_mtp.data.tables import PROBLEMS_FILE, SOLUTIONS_FILE, prepare_command
 from weighted_mtp.errors import UserError
 from weighted_mtp.manifest import Manifest, files_present, read_manifest
+from weighted_mtp.wording import near_paths
 
 
 def require_manifest(folder: Path) -> Manifest:
     """The manifest of a prepared dataset. Raises UserError with what to run if it is not prepared."""
     found = read_manifest(folder)
     if found is None:
-        raise UserError(f"{folder} is not prepared: make it with `{prepare_command(folder.name)}` first")
+        near = near_paths(folder)
+        raise UserError(f"{folder} is not prepared: make it with `{prepare_command(folder.name)}` first{near}")
     return found
 
 

@@ -16,6 +16,7 @@ from weighted_mtp.evaluation.extraction.source import parse
 from weighted_mtp.evaluation.worked_answers import graded
 from weighted_mtp.manifest import read_manifest
 from weighted_mtp.sandbox import Job, Limits, Outcome
+from weighted_mtp.wording import near_names
 
 WALL_PER_CPU = 6.0
 """Least elapsed time per CPU time that a program may take: a busy machine must not decide."""
@@ -136,9 +137,11 @@ def benchmark(name: str, datasets: Path | None = None) -> Benchmark:
     if base in CONTESTS:
         return replace(BENCHMARKS["codecontests"], name=name)
     if not manifest:
+        own = [] if datasets is None else [file.parent.name for file in datasets.glob("*/manifest.json")]
+        near = near_names(name, sorted({*BENCHMARKS, *own}))
         raise UserError(
             f"benchmark {name!r} is unknown: choose one of {', '.join(BENCHMARKS)}, or a dataset of your own, made "
-            f"with `wmtp data --import FILE --name {name}`"
+            f"with `wmtp data --import FILE --name {name}`{near}"
         )
     return Benchmark(name, stop=("\n```",), time_factor=1.0)
 

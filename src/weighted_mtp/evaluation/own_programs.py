@@ -33,6 +33,7 @@ from weighted_mtp.files import atomic_directory, sha256
 from weighted_mtp.manifest import Manifest, files_present, read_manifest, write_manifest
 from weighted_mtp.progress import progress
 from weighted_mtp.sandbox.messages import UNDECIDED
+from weighted_mtp.wording import near_paths
 
 _VERSION = 3  # of this code: raise it with any change that changes what the same results give
 _UNDEFINED = re.compile(r"\b(?:NameError|UnboundLocalError): [^']*'(\w+)'")
@@ -67,7 +68,7 @@ def read_evaluation(folder: Path) -> Evaluation:
     if not file.is_file():
         raise UserError(
             f"{folder} holds no finished evaluation: make one first, with `uv run wmtp evaluate --split {TRAIN} --n 8 "
-            f"--temperature 1 --output {folder} …`"
+            f"--temperature 1 --output {folder} …`{near_paths(folder)}"
         )
     try:
         report = json.loads(file.read_text(encoding="utf-8"))

@@ -11,6 +11,7 @@ from statistics import NormalDist
 import numpy as np
 
 from weighted_mtp.errors import UserError
+from weighted_mtp.wording import counted
 
 SampleCounts = Mapping[str, tuple[int, int]]  # problem → (n samples, c correct)
 
@@ -78,7 +79,9 @@ def paired_difference(
     """
     if baseline.keys() != other.keys():
         odd = sorted(baseline.keys() ^ other.keys())
-        raise UserError(f"the runs differ in {len(odd)} problems, first {odd[0]!r}; compare runs on the same problems")
+        raise UserError(
+            f"the runs differ in {counted(len(odd), 'problem')}, first {odd[0]!r}; compare runs on the same problems"
+        )
     aligned = {problem: other[problem] for problem in baseline}
     return _bootstrap(_values(aligned, k) - _values(baseline, k), -1.0, seed, resamples, confidence)
 

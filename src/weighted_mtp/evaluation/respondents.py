@@ -118,11 +118,11 @@ def served_respondent(config: ServerConfig, template: str | None, day: datetime.
 
     Raises UserError as `ServerEngine`, and for a tokenizer that is not there.
     """
-    tokenizer = None if config.tokenizer is None else load_tokenizer(find_tokenizer(config.tokenizer))
+    tokenizer = None if config.tokenizer is None else load_tokenizer(tokenizer_folder(config.tokenizer))
     return Respondent(ServerEngine(config), template or "chat", tokenizer, day)
 
 
-def find_tokenizer(source: str) -> Path:
+def tokenizer_folder(source: str) -> Path:
     """The folder of a tokenizer, or of a model that has one. Raises UserError as `find_model`."""
     folder = Path(source).expanduser()
     return folder if (folder / "tokenizer_config.json").is_file() else find_model(source)

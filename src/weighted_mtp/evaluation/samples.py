@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from weighted_mtp.data.schema import Problem
-from weighted_mtp.data.sources.rows import Row, read_rows
+from weighted_mtp.data.sources.rows import SourceRow, read_rows
 from weighted_mtp.errors import UserError
 from weighted_mtp.files import atomic_file
 
@@ -48,7 +48,7 @@ def program_key(problem: Problem, program: str) -> dict[str, str]:
     return {"solution": program}
 
 
-def _sample(row: Row, by_id: Mapping[str, Problem]) -> Sample:
+def _sample(row: SourceRow, by_id: Mapping[str, Problem]) -> Sample:
     record, where = row.values, row.where
     if "task_id" not in record:
         raise UserError(f"{where}: no key task_id; it names the problem, as {next(iter(by_id.values())).problem_id!r}")

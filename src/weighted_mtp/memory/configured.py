@@ -144,8 +144,8 @@ class _Sources:
         if (Path(source) / "config.yaml").is_file():
             return read_options(Path(source) / "config.yaml")
         for file in sorted(self.folder.glob("*.yaml")):
-            options = read_options(file)
-            if "run" in options:
+            if "run" in read_options(file, resolve=False):  # a study has none, and names in it that it alone can fill
+                options = read_options(file)
                 run = validated(RunConfig, options["run"], f"{file}: run: ")
                 if run.root / run.name == Path(source):
                     return options

@@ -53,7 +53,7 @@ class Weights:
 
 
 @dataclass(frozen=True)
-class Pass:
+class PassMemory:
     """Bytes of one microbatch's forward and backward, beside the parameters.
 
     kept     what backward needs of the forward, and the states that the loss starts from
@@ -157,7 +157,7 @@ def on_meta(model: PreTrainedModel, parts_dtype: torch.dtype) -> Iterator[PreTra
 
 def training_pass(
     model: PreTrainedModel, batch: Microbatch, context: Callable[[], AbstractContextManager[object]], detach: bool
-) -> Pass:
+) -> PassMemory:
     """One microbatch forward and backward through a `on_meta` model: its loss is a policy's, or a value model's.
 
     detach  `loss.detach_extra_heads`
@@ -180,7 +180,7 @@ def training_pass(
         loss.backward()
     for hook in hooks:
         hook.remove()
-    return Pass(kept, dict(counter.moments))
+    return PassMemory(kept, dict(counter.moments))
 
 
 def inference_pass(

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from weighted_mtp.memory.footprint import FP32, Pass, Weights
+from weighted_mtp.memory.footprint import FP32, PassMemory, Weights
 
 Parallel = Literal["full", "hybrid", "ddp"]
 
@@ -67,7 +67,9 @@ class Footprint:
     host: float
 
 
-def footprint(weights: Weights, passed: Pass, evaluated: Sequence[tuple[Weights, int]], layout: Layout) -> Footprint:
+def footprint(
+    weights: Weights, passed: PassMemory, evaluated: Sequence[tuple[Weights, int]], layout: Layout
+) -> Footprint:
     """One rank's memory. The peak is that of asking or of forward and backward, where gradients are never fewer than in
     the update, which is fused and needs nothing else.
 

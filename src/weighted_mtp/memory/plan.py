@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 
 from weighted_mtp.errors import UserError
 from weighted_mtp.memory.configured import Planned
-from weighted_mtp.memory.footprint import Pass, Weights, inference_pass, on_meta, training_pass, weights_of
+from weighted_mtp.memory.footprint import PassMemory, Weights, inference_pass, on_meta, training_pass, weights_of
 from weighted_mtp.memory.layout import Layout, footprint
 from weighted_mtp.memory.table import PlanRow
 from weighted_mtp.models.mtp import MTPForCausalLM, takes_heads
@@ -95,7 +95,7 @@ def plan(run: Planned, machine: Machine) -> list[PlanRow]:
     return rows
 
 
-def _trained(run: Planned, recompute: bool | Literal["selective"], layout: Layout) -> tuple[Weights, Pass]:
+def _trained(run: Planned, recompute: bool | Literal["selective"], layout: Layout) -> tuple[Weights, PassMemory]:
     with torch.device("meta"):
         model = run.trained()
     if recompute:

@@ -18,6 +18,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from weighted_mtp.errors import UserError, first_line
 from weighted_mtp.models.mtp import MTPConfig, MTPForCausalLM
 from weighted_mtp.progress import say
+from weighted_mtp.wording import near_paths
 
 Model = TypeVar("Model", bound=PreTrainedModel)
 Dtype = str | torch.dtype  # "auto" (as stored), "float32", "bfloat16" …
@@ -177,7 +178,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The `config.json` of a model folder. UserError if the folder or the file is missing or broken."""
     path = folder / "config.json"
     if not folder.is_dir():
-        raise UserError(f"{folder}: there is no such model folder")
+        raise UserError(f"{folder}: there is no such model folder{near_paths(folder)}")
     try:
         return dict(json.loads(path.read_text()))
     except FileNotFoundError as error:

@@ -32,6 +32,7 @@ from weighted_mtp.models.checkpoint import (
 from weighted_mtp.models.meta import convert_meta, is_meta_checkpoint
 from weighted_mtp.models.model_folder import describe_model, model_folder, refuse_existing
 from weighted_mtp.models.mtp import HeadInit, MTPConfig, MTPForCausalLM, PredictionHeads, decoder_layers
+from weighted_mtp.wording import near_paths
 
 Heads = int | Literal["as stored"] | None
 """Prediction heads: a number; as many as a policy has, and `DEFAULT_HEADS` for a plain model; or none, a causal LM."""
@@ -91,7 +92,8 @@ def find_model(source: str) -> Path:
         return path
     if not path.is_dir():
         if len(path.parts) > 2:  # no hub id
-            raise UserError(f"{source}: no such path; make a model with `{setup_command(path.name)}`")
+            near = near_paths(path)
+            raise UserError(f"{source}: no such path{near or f'; make a model with `{setup_command(path.name)}`'}")
         path = fetch(
             source, "model", instead="there is no such path here either: give a model folder or a .gguf file"
         ).folder

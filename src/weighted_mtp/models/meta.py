@@ -38,7 +38,7 @@ from weighted_mtp.models.meta_format import (
     mlp_width,
     read_meta,
 )
-from weighted_mtp.models.meta_tokenizer import find_tokenizer, llama_tokenizer, read_sentencepiece
+from weighted_mtp.models.meta_tokenizer import find_sentencepiece, llama_tokenizer, read_sentencepiece
 from weighted_mtp.models.model_folder import describe_model, model_folder, refuse_existing
 from weighted_mtp.models.mtp import MTPConfig, MTPForCausalLM
 from weighted_mtp.models.weight_files import SHARD_BYTES, write_shards
@@ -78,7 +78,7 @@ def convert_meta(
             f"{source}: has n_future_tokens = {checkpoint.geometry.heads} heads; convert it with these, and export the"
             " plain model of that if you want other heads or none"
         )
-    sentencepiece = find_tokenizer(source, tokenizer)
+    sentencepiece = find_sentencepiece(source, tokenizer)
     fast = llama_tokenizer(sentencepiece, checkpoint.geometry.vocabulary)
     config = _policy_config(checkpoint, fast)
     weights = {weight.policy: weight for weight in expected_weights(checkpoint.geometry)}
@@ -151,7 +151,7 @@ def export_meta(policy: Path, output: Path, *, tokenizer: Path | None = None) ->
         keys=cast(int, base.num_key_value_heads),
         vocabulary=base.vocab_size,
     )
-    sentencepiece = find_tokenizer(policy, tokenizer)
+    sentencepiece = find_sentencepiece(policy, tokenizer)
     read_sentencepiece(sentencepiece, geometry.vocabulary)
     weights, stored = list(expected_weights(geometry)), _map_policy(policy)
     expected = {weight.policy: weight.shape for weight in weights}

@@ -17,7 +17,7 @@ from weighted_mtp.models.checkpoint import SENTENCEPIECE
 _SAMPLE = "  def f(x):\n    if x:\n\treturn  'ﬁ é 中 😀'  # </s> <s>\n\n        deep\r\n "
 
 
-def find_tokenizer(source: Path, given: Path | None) -> Path:
+def find_sentencepiece(source: Path, given: Path | None) -> Path:
     """`given`, or the tokenizer.model of `source` or of the folder above it. UserError if there is none."""
     if given is not None:
         if not given.is_file():

@@ -32,7 +32,7 @@ class SampledModel(Section):
     """How a problem is asked. Default: as the run was trained, else `chat` if the tokenizer can, else `alpaca`."""
     date: datetime.date | None = None
     """What a chat template takes for today, where it names a date. Default: what the run's training took, else the day
-    on which the evaluation started."""
+    on which the command started."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Precision of the checkpoint's weights; bfloat16 is faster, and rarely gives another token."""
     sampling: SamplingConfig = SamplingConfig()

@@ -237,7 +237,7 @@ def critic_config(run: Path) -> CriticConfig:
     return validated(CriticConfig, options, f"{run}: ")
 
 
-def load_critic(
+def critic_of_run(
     run: Path, runtime: RuntimeConfig, accept_changes: bool = False, references: dict[str, Reference] | None = None
 ) -> Critic:
     """The critic that a run trained, frozen, on the device that `runtime` names.
@@ -269,11 +269,11 @@ def load_critic(
 def load_critics(runs: Sequence[Path], runtime: RuntimeConfig, accept_changes: bool = False) -> Critic:
     """One critic, or an ensemble that returns the mean of its members' outputs.
 
-    Raises UserError as `load_critic`, and for members that differ in what they give, in tokens or in the prompts that
+    Raises UserError as `critic_of_run`, and for members that differ in what they give, in tokens or in the prompts that
     they were trained with.
     """
     references: dict[str, Reference] = {}
-    first, *others = critics = [load_critic(run, runtime, accept_changes, references) for run in runs]
+    first, *others = critics = [critic_of_run(run, runtime, accept_changes, references) for run in runs]
     if not others:
         return first
     for run, other in zip(runs[1:], others, strict=True):

@@ -36,6 +36,7 @@ from weighted_mtp.training.state import Best, Checkpoints, SaveModel, TrainState
 from weighted_mtp.training.tracking import Tracked, Tracker
 from weighted_mtp.training.updates import Updates
 from weighted_mtp.training.upload import Uploads
+from weighted_mtp.wording import near_paths
 
 
 class RunConfig(Section):
@@ -106,7 +107,7 @@ def run_options(run: Path) -> dict[str, Any]:
     """
     file = run / "config.yaml"
     if not file.is_file():
-        raise UserError(f"{run}: holds no config.yaml; give the folder of a run")
+        raise UserError(f"{run}: holds no config.yaml; give the folder of a run{near_paths(run)}")
     options = read_options(file)
     if not isinstance(options.get("pipeline"), str):
         raise UserError(f"{file}: does not name its pipeline; add a line such as `pipeline: critic`")

@@ -116,9 +116,23 @@ def judges(evaluation: Evaluation, config: PolicyConfig, tokenizer: PreTrainedTo
     return Judges(store, passed, numbers, temperature)
 
 
+@dataclass(frozen=True)
+class PredictedGain:
+    """Gain of a pilot in pass@1 over uniform weights, by both estimates of `evaluation.pass_rate_change`."""
+
+    first_order: Estimate
+    reweighted: Estimate
+
+    @property
+    def lower(self) -> Estimate:
+        """The one whose interval begins lower: each is blind to a kind of harm, so both have to say that weights
+        help."""
+        return min(self.first_order, self.reweighted, key=lambda gain: gain.low)
+
+
 def predicted_gains(
     pilots: Sequence[tuple[PolicyConfig, WeightingFactory]], steps: int, evaluation: Evaluation
-) -> tuple[list[Estimate], Judges]:
+) -> tuple[list[PredictedGain], Judges]:
     """Gain in pass@1 of each pilot over uniform weights within `steps`, and the programs that tell it.
 
     pilots  runs that begin from one policy and see the same batches
@@ -141,13 +155,10 @@ def predicted_gains(
     return [_gain(own, baseline, judged) for own in moved], judged
 
 
-def _gain(moved: NDArray[np.float64], baseline: NDArray[np.float64], judged: Judges) -> Estimate:
-    """The lower of both estimates of what a pilot gains, by the lower ends of their intervals: both have to say that
-    weights help, since each is blind to a kind of harm."""
+def _gain(moved: NDArray[np.float64], baseline: NDArray[np.float64], judged: Judges) -> PredictedGain:
     known = judged.passed, judged.problems
     rates = [reweighted_pass_rates(log_ratios, *known) for log_ratios in (moved, baseline)]
-    estimates = pass_rate_changes(moved - baseline, *known), rates[0] - rates[1]
-    return min(map(over_problems, estimates), key=lambda gain: gain.low)
+    return PredictedGain(over_problems(pass_rate_changes(moved - baseline, *known)), over_problems(rates[0] - rates[1]))
 
 
 def best_strength(gains: Mapping[float, Estimate]) -> float:
@@ -156,7 +167,7 @@ def best_strength(gains: Mapping[float, Estimate]) -> float:
     return max(clear, key=lambda strength: clear[strength]) if clear else 0.0
 
 
-def verdict(gain: Estimate) -> str:
+def prediction(gain: Estimate) -> str:
     """A predicted gain in words."""
     numbers = f"gain in pass@1 {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
     if gain.low > 0:

@@ -1,7 +1,7 @@
 """From a prepared dataset and a model to configurations that fit them: reference, critic, policy, and a study of all.
 
     uv run wmtp data --import problems.jsonl --name mine
-    uv run wmtp recipe mine --model HuggingFaceTB/SmolLM2-135M-Instruct
+    uv run wmtp recipe mine --model HuggingFaceTB/SmolLM2-135M-Instruct   # or: --model micro
 
 What depends on the data (lengths, steps, whether there are pairs and tests) is measured; the rest is the recipe of
 `configs/`, said in each file. They are a start to be changed, not the best there is.
@@ -18,7 +18,8 @@ import numpy as np
 import yaml
 from transformers import PreTrainedTokenizerBase
 
-from weighted_mtp.data.preparation.registry import TRAIN
+from weighted_mtp.data.preparation.prepare import prepare_embedded
+from weighted_mtp.data.preparation.registry import MICRO, TRAIN
 from weighted_mtp.data.prepared import require_manifest
 from weighted_mtp.data.prompts import encode_solutions
 from weighted_mtp.data.tables import read_problems, read_verdicts, stream_solutions, untested
@@ -26,6 +27,7 @@ from weighted_mtp.data.template import Template
 from weighted_mtp.errors import UserError
 from weighted_mtp.files import atomic_file
 from weighted_mtp.models.adapters import holds_adapters
+from weighted_mtp.models.build import MICRO_SOURCE, ModelConfig
 from weighted_mtp.models.checkpoint import load_tokenizer, read_config
 from weighted_mtp.models.convert import find_model
 
@@ -70,7 +72,7 @@ class Facts:
 
 
 def gather(dataset: str, model: str, storage: Path) -> Facts:
-    """Look at the dataset and at the model's tokenizer and size; a hub's model is fetched.
+    """Look at the dataset and at the model's tokenizer and size; a hub's model is fetched, `micro`'s tokenizer made.
 
     Raises UserError for a dataset that is not prepared or has no correct program to learn from, and for what
     `find_model` refuses.
@@ -80,13 +82,7 @@ def gather(dataset: str, model: str, storage: Path) -> Facts:
     splits = tuple(manifest["splits"])
     if manifest["splits"].get(TRAIN, {}).get("correct", 0) == 0:
         raise UserError(f"{folder}: no correct program in its split {TRAIN}, so there is nothing to learn from")
-    path = find_model(model)
-    if path.is_dir() and read_config(path).get("n_future_tokens", 1) > 1:
-        raise UserError(
-            f"--model {model}: a policy with several heads, and the reference needs a plain causal LM: give the model "
-            f"it was made from, or `wmtp models export {model} OUTPUT`"
-        )
-    tokenizer = load_tokenizer(path.parent, gguf_file=path.name) if path.is_file() else load_tokenizer(path)
+    tokenizer, is_large = _model(model, storage)
     template = _template(tokenizer)
     verdicts = [(problem, is_correct) for problem, is_correct in read_verdicts(folder / TRAIN)]
     lengths = _lengths(folder / TRAIN, tokenizer, template, min(_MEASURED, len(verdicts)))
@@ -95,7 +91,7 @@ def gather(dataset: str, model: str, storage: Path) -> Facts:
         storage,
         model,
         template,
-        holds_adapters(path) or _bytes_of_weights(path) >= _LARGE,
+        is_large,
         splits,
         "test" in splits and not untested(folder / "test"),
         sum(is_correct for _, is_correct in verdicts),
@@ -104,6 +100,26 @@ def gather(dataset: str, model: str, storage: Path) -> Facts:
         int(lengths.max()),
         int(np.median(lengths)),
     )
+
+
+def _model(model: str, storage: Path) -> tuple[PreTrainedTokenizerBase, bool]:
+    """A model's tokenizer, and whether adapters are trained instead of all of it."""
+    if model == MICRO_SOURCE:
+        prepare_embedded(MICRO, root=storage / "datasets")
+        return load_tokenizer(_micro_tokenizer(storage)), False
+    path = find_model(model)
+    if path.is_file():
+        return load_tokenizer(path.parent, gguf_file=path.name), _bytes_of_weights(path) >= _LARGE
+    if read_config(path).get("n_future_tokens", 1) > 1:
+        raise UserError(
+            f"--model {model}: a policy with several heads, and the reference needs a plain causal LM: give the model "
+            f"it was made from, `micro`, or what `wmtp models export {model} OUTPUT` writes"
+        )
+    return load_tokenizer(path), holds_adapters(path) or _bytes_of_weights(path) >= _LARGE
+
+
+def _micro_tokenizer(storage: Path) -> Path:
+    return storage / "datasets" / MICRO / "tokenizer"
 
 
 def _pairs(verdicts: Iterable[tuple[str, bool]]) -> int:
@@ -157,6 +173,15 @@ def _common(facts: Facts, name: str, steps: int) -> dict[str, Any]:
     }
 
 
+def _source(facts: Facts) -> dict[str, Any]:
+    """The model, as options of the `model:` section."""
+    if facts.model != MICRO_SOURCE:
+        return {"source": facts.model}
+    tokenizer = _micro_tokenizer(facts.storage)
+    is_usual = tokenizer == ModelConfig().micro_tokenizer
+    return {"source": MICRO_SOURCE, **({} if is_usual else {"micro_tokenizer": str(tokenizer)})}
+
+
 def _optim(facts: Facts, large: float, small: float, steps: int) -> dict[str, Any]:
     return {"lr": large if facts.is_large else small, "warmup_steps": max(1, min(20, steps // 10))}
 
@@ -167,7 +192,7 @@ def _reference(facts: Facts) -> tuple[str, dict[str, Any]]:
     return "The reference, next token only: critics start from it.", {
         "pipeline": "ref_tuning",
         **_common(facts, "reference", steps),
-        "model": {"source": facts.model, "n_future_tokens": 1, **adapters},
+        "model": {**_source(facts), "n_future_tokens": 1, **adapters},
         "optim": _optim(facts, 2e-4, 1e-3, steps),
     }
 
@@ -178,7 +203,7 @@ def _baseline(facts: Facts) -> tuple[str, dict[str, Any]]:
     return "All tokens weighted equally: what a weighting is compared with. Extra heads leave the trunk alone.", {
         "pipeline": "baseline",
         **_common(facts, "baseline", steps),
-        "model": {"source": facts.model, "n_future_tokens": _HEADS, **adapters},
+        "model": {**_source(facts), "n_future_tokens": _HEADS, **adapters},
         "loss": {"detach_extra_heads": True},
         "optim": _optim(facts, 2e-4, 1e-3, steps),
     }
@@ -246,7 +271,7 @@ def _study(facts: Facts) -> tuple[str, dict[str, Any]]:
     }
 
 
-def write(facts: Facts, target: Path) -> list[Path]:
+def write_recipe(facts: Facts, target: Path) -> list[Path]:
     """Write the configurations to a folder. Raises UserError for a file that is there and was changed."""
     texts = {
         target / f"{name}.yaml": _wrapped(comment) + yaml.safe_dump(options, sort_keys=False)

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from weighted_mtp.data.tables import read_statements
 from weighted_mtp.errors import UserError
 from weighted_mtp.models.checkpoint import run_of
 from weighted_mtp.pipelines.config import EvaluationConfig, WeightsConfig
@@ -19,6 +20,7 @@ from weighted_mtp.report.run_page import write_run_page
 from weighted_mtp.report.study_page import write_study_page
 from weighted_mtp.report.token_page import ShownPrograms
 from weighted_mtp.section import changed
+from weighted_mtp.wording import near_paths
 
 WITH_PROGRAMS = ("critic", "verifiable", "rho1")
 """Pipelines whose runs give tokens weights."""
@@ -47,7 +49,8 @@ def _write(folder: Path, links: Links, problems: int) -> Path:
         case "evaluation":
             report = read_report(folder)
             options = changed(EvaluationConfig, report["config"])
-            return write_evaluation_page(folder, report, options, links.page, links.among(_around(folder, options)))
+            beside = links.among(_around(folder, options))
+            return write_evaluation_page(folder, report, options, links.page, beside, _statements(report["config"]))
         case "study":
             parts = [part for part in _inside(folder) if part != folder]
             options_of = {part: _differing(part) for part in parts if _kind(part) == "run"}
@@ -66,9 +69,12 @@ def _kind(folder: Path) -> str:
         return "study"
     if (folder / "metrics.jsonl").is_file():
         return "run"
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder{near_paths(folder)}")
+    inside = ", ".join(str(part) for part in _inside(folder, 1))
     raise UserError(
-        f"{folder}: holds no results.jsonl, comparison.json or metrics.jsonl; give the folder of an evaluation "
-        "(`wmtp evaluate --output`), of a finished study or of a training run"
+        f"{folder}: not an evaluation (`wmtp evaluate --output`), a finished study or a training run: "
+        f"{f'give one of {inside}' if inside else 'give the folder of one'}"
     )
 
 
@@ -101,6 +107,17 @@ def _around(folder: Path, options: Mapping[str, Any]) -> Iterator[tuple[str, Pat
         for source in options[name] if isinstance(options[name], list) else [options[name]]:
             if isinstance(source, str) and (run := run_of(Path(source))) is not None:
                 yield f"{name}: {run.name}", run
+
+
+def _statements(config: Mapping[str, Any]) -> dict[str, str]:
+    """Problem → what it asks, of the split that was evaluated; {} if that is not there any more."""
+    if not {"data_root", "split"} <= config.keys():
+        return {}
+    split = Path(config["data_root"]) / config["benchmark"] / config["split"]
+    try:
+        return {problem.problem_id: problem.description for problem in read_statements(split)}
+    except UserError:
+        return {}
 
 
 def _programs(run: Path, options: Mapping[str, Any], problems: int) -> tuple[ShownPrograms | None, list[str]]:

@@ -43,6 +43,8 @@ from weighted_mtp.report.evaluation import (
 from weighted_mtp.runtime.distributed import by_first_rank, is_first, ranks
 from weighted_mtp.sandbox.confinement import check_available, offered
 from weighted_mtp.sandbox.packages import installed
+from weighted_mtp.section import validated
+from weighted_mtp.wording import counted, near_paths
 
 RANKS_WAIT = 7 * 24 * 3600  # seconds; ranks that have fewer or shorter programs wait for the others
 
@@ -125,7 +127,7 @@ def _check_tests(config: EvaluationConfig) -> None:
     split = config.data_root / config.benchmark / config.split
     if config.benchmark not in BENCHMARKS and (without := untested(split)):
         raise UserError(
-            f"{split}: {len(without)} problems have no tests, such as {without[0]}: give them `tests`, or put "
+            f"{split}: {counted(len(without), 'problem')} without tests, such as {without[0]}: give `tests`, or put "
             "them into the train split, and import again"
         )
 
@@ -142,9 +144,14 @@ def _write_report(
 
 
 def holds_evaluation(config: EvaluationConfig) -> bool:
-    """Whether `config.output` holds the finished evaluation that `config` describes."""
-    file = config.output / "report.json"
-    return file.is_file() and json.loads(file.read_text())["config"] == config.model_dump(mode="json")
+    """Whether `config.output` holds the finished evaluation that `config` describes.
+
+    Of options that are newer than the evaluation, it has the defaults.
+    """
+    try:
+        return validated(EvaluationConfig, json.loads((config.output / "report.json").read_text())["config"]) == config
+    except (OSError, ValueError, KeyError, TypeError, UserError):
+        return False
 
 
 def _origin(config: EvaluationConfig, problems: ProblemSet, model: Path | None) -> Origin:
@@ -156,7 +163,9 @@ def _origin(config: EvaluationConfig, problems: ProblemSet, model: Path | None) 
     }
     if config.samples is not None:
         if not config.samples.is_file():
-            raise UserError(f"{config.samples}: no such file; give the path of a file of samples")
+            raise UserError(
+                f"{config.samples}: no such file; give the path of a file of samples{near_paths(config.samples)}"
+            )
         return Origin(**of_problems, samples_sha256=sha256(config.samples))
     if config.server is not None:
         return Origin(**of_problems, **_served(config, config.server))
@@ -180,9 +189,9 @@ def _origin(config: EvaluationConfig, problems: ProblemSet, model: Path | None) 
 def _served(config: EvaluationConfig, server: ServerConfig) -> dict[str, Any]:
     """What a server's samples are samples of. Its address, and how many requests it gets at a time, may change."""
     from weighted_mtp.decoding.server import served_model
-    from weighted_mtp.evaluation.respondents import find_tokenizer
+    from weighted_mtp.evaluation.respondents import tokenizer_folder
 
-    tokenizer = None if server.tokenizer is None else find_tokenizer(server.tokenizer) / "tokenizer.json"
+    tokenizer = None if server.tokenizer is None else tokenizer_folder(server.tokenizer) / "tokenizer.json"
     return {
         "served_model": served_model(server),
         "tokenizer_sha256": sha256(tokenizer) if tokenizer is not None and tokenizer.is_file() else None,
@@ -197,7 +206,7 @@ def _facts(config: EvaluationConfig, problems: ProblemSet, model: Path | None) -
     """What is about to be done, a line each."""
     origin = f"samples: {config.samples}" if config.samples is not None else _sampling_fact(config, model)
     return [
-        f"benchmark: {config.benchmark}/{config.split}, {len(problems.statements):,} problems",
+        f"benchmark: {config.benchmark}/{config.split}, {counted(len(problems.statements), 'problem')}",
         origin,
         *_execution_facts(config),
         f"output: {config.output}",
@@ -244,6 +253,7 @@ def print_report(report: Report, explain: bool = False) -> None:
     for line in explanations(report) if explain else ():
         output.print(line, soft_wrap=True, highlight=False, markup=False)
     output.print(f"every program and its verdict: {report.results}", soft_wrap=True)
+    output.print(f"the same as a page: wmtp report {report.results.parent}", soft_wrap=True)
 
 
 if __name__ == "__main__":

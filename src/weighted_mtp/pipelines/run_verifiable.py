@@ -23,7 +23,7 @@ from weighted_mtp.pipelines.critic import Critic, check_same_tokens, critic_conf
 from weighted_mtp.pipelines.doubts import doubts
 from weighted_mtp.pipelines.fit import finished
 from weighted_mtp.pipelines.frozen_cache import FrozenCacheConfig, kept
-from weighted_mtp.pipelines.gate import GateConfig, best_strength, evaluation_of_programs, predicted_gains, verdict
+from weighted_mtp.pipelines.gate import GateConfig, best_strength, evaluation_of_programs, predicted_gains, prediction
 from weighted_mtp.pipelines.policy import PolicyConfig, WeightingFactory, computed_by, train_policy
 from weighted_mtp.progress import say
 from weighted_mtp.runtime.distributed import by_first_rank
@@ -140,9 +140,9 @@ def _predicted(config: VerifiableConfig, gate: GateConfig, critic: Critic) -> di
     at_once = config.model_copy(update={"weighting": config.weighting.model_copy(update={"anneal_steps": 0})})
     pilots = [(config, weighted_by(at_once, critic, strength)) for strength in strengths]
     gains, judged = predicted_gains(pilots, gate.steps, evaluation)
-    by_strength = dict(zip(strengths, gains, strict=True))
+    by_strength = {strength: gain.lower for strength, gain in zip(strengths, gains, strict=True)}
     for strength, gain in by_strength.items():
-        say(f"gate: strength {strength:g}: {verdict(gain)}")
+        say(f"gate: strength {strength:g}: {prediction(gain)}")
     say(f"gate: {gate.steps} steps each, over uniform weights, on {judged}")
     best = best_strength(by_strength) if isinstance(given, str) else given
     predicted = {f"{strength:g}": asdict(gain) for strength, gain in by_strength.items()}

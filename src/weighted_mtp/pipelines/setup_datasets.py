@@ -154,6 +154,8 @@ def tests(name: str, config: DatasetsConfig) -> None:
     for agreement in found.values():
         for line in agreement.disagreements[:EXAMPLES_SHOWN]:
             _say(f"  against its label: {line[:200]}")
+    if name not in NAMES and any(agreement.disagreements for agreement in found.values()):
+        _say("  a critic learns from labels: fix these programs, labels or tests, and import again")
 
 
 def _execute(

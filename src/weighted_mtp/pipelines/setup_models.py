@@ -77,7 +77,7 @@ def setup(config: ModelSetupConfig) -> None:
         create_micro(request)
 
 
-def download(request: ModelRequest) -> None:
+def download_model(request: ModelRequest) -> None:
     """Fetch the model's own files from the hub; nothing to do for a local source."""
     if request.is_local:
         print(f"{request.name}: {request.config.source or request.config.model} is here, nothing to download")
@@ -95,7 +95,7 @@ def download(request: ModelRequest) -> None:
     print(f"{request.name}: downloaded to {fetched.folder}, revision {fetched.revision}")
 
 
-def make(request: ModelRequest) -> None:
+def convert_model(request: ModelRequest) -> None:
     """Write `storage/models/<name>` from the downloaded or given files, unless it is there."""
     if request.output.exists():
         print(f"{request.output}: exists already; remove it to rebuild it")
@@ -129,14 +129,14 @@ def _files_of(request: ModelRequest) -> tuple[str, str]:
     return str(inner if inner.is_dir() else folder), revision
 
 
-def verify(request: ModelRequest) -> None:
+def verify_model(request: ModelRequest) -> None:
     """Check the converted model: checksums, weights against config.json, heads, tokenizer."""
     if not request.output.is_dir():
         raise UserError(f"{request.output}: is not there; make it with --steps download,convert")
     print(f"{request.output}: {check_model(request.output)}; good")
 
 
-STEPS = {"download": download, "convert": make, "verify": verify}
+STEPS = {"download": download_model, "convert": convert_model, "verify": verify_model}
 
 
 def create_micro(request: ModelRequest) -> None:

@@ -26,7 +26,7 @@ from weighted_mtp.data.tables import read_problems, read_solutions
 from weighted_mtp.errors import UserError
 from weighted_mtp.extras import can_draw
 from weighted_mtp.pipelines.weight_source import Judgement, WeightSource
-from weighted_mtp.report.token_page import ShownProgram, ShownPrograms, Token, View, write_page
+from weighted_mtp.report.token_page import ShownProgram, ShownPrograms, Token, View, write_token_page
 from weighted_mtp.runtime.device import pick_device
 from weighted_mtp.value_weighting.metrics import localisation_auc
 
@@ -147,12 +147,12 @@ def _facts(source: WeightSource, batch: Batch, weights: Tensor, judgement: Tenso
         w, inside = weights[batch.response_mask], semantic[batch.response_mask]
         tokens, weight = inside.float().mean(), w[inside].sum() / w.sum()
         facts.append(f"Semantic tokens: {tokens:.0%} of the tokens, {weight:.0%} of the weight.")
-    places = {first: "first difference", int(wrong.int().argmax()) if wrong.any() else None: "first wrong token"}
+    places = {first: "First difference", int(wrong.int().argmax()) if wrong.any() else None: "First wrong token"}
     for place, name in places.items():
         if source.localises and place is not None:
             auc, n = localisation_auc(judgement, batch.response_mask, torch.tensor([place]))
             share = float(auc / n.clamp(min=1))
-            facts.append(f"The {name}'s {source.judgement.title} is below that of {share:.0%} of the others.")
+            facts.append(f"{name}: {share:.0%} of the other tokens have a higher {source.judgement.title}.")
     return facts
 
 
@@ -164,13 +164,7 @@ def _views(
     said = torch.cat([j[m] for j, m in zip(judgements, masks, strict=True)])
     n_heads = all_weights.shape[1]
     views = [
-        View(
-            "weight" if n_heads == 1 else f"weight, head {k + 1}",
-            "How much a token counts in the loss; 1 is an unweighted token.",
-            min(1.0, float(all_weights[:, k].min())),
-            1.0,
-            max(1.0, float(all_weights[:, k].max())),
-        )
+        view_of_weights("weight" if n_heads == 1 else f"weight, head {k + 1}", all_weights[:, k])
         for k in range(n_heads)
     ]
     for judgement, values in zip(judged, said.T, strict=True):
@@ -179,10 +173,19 @@ def _views(
     return views
 
 
+def view_of_weights(title: str, weights: Tensor) -> View:
+    """A scale around 1; around the mean of weights that are all below 1, as confidence makes those of a new policy,
+    since no colour would tell them apart on the other scale."""
+    low, high = float(weights.min()), float(weights.max())
+    centre = 1.0 if high > 1 or low == high else float(weights.mean())
+    explanation = "How much a token counts in the loss; 1 is an unweighted token."
+    return View(title, explanation, min(centre, low), centre, max(centre, high))
+
+
 def write_weights(source: WeightSource, directory: Path, n_problems: int, output: Path) -> list[Path]:
     """Write the page, and the picture beside it where figures can be drawn; returns the files."""
     shown = shown_programs(source, directory, n_problems)
-    write_page(output, f"Token weights: {directory.parent.name}/{directory.name}", shown)
+    write_token_page(output, f"Token weights: {directory.parent.name}/{directory.name}", shown)
     if not can_draw():
         return [output]
     from weighted_mtp.report.token_picture import draw_programs

@@ -33,7 +33,7 @@ REPORT = "verification"
 
 
 @dataclass(frozen=True)
-class Check:
+class FolderCheck:
     """What was found of one folder; `remedy` is the command that rebuilds it, "" if all is well."""
 
     folder: str
@@ -42,7 +42,7 @@ class Check:
     remedy: str = ""
 
 
-def verify(storage: Path, what: Literal["all", "models", "datasets"]) -> list[Check]:
+def check_storage(storage: Path, what: Literal["all", "models", "datasets"]) -> list[FolderCheck]:
     """Check every model and dataset folder, and what was tokenized of datasets.
 
     Raises UserError if there is none to check.
@@ -61,9 +61,9 @@ def verify(storage: Path, what: Literal["all", "models", "datasets"]) -> list[Ch
     with progress("verifying", len(jobs)) as advance:
         for folder, check, remedy in jobs:
             try:
-                checks.append(Check(str(folder), True, check(folder)))
+                checks.append(FolderCheck(str(folder), True, check(folder)))
             except UserError as error:
-                checks.append(Check(str(folder), False, str(error), remedy(folder)))
+                checks.append(FolderCheck(str(folder), False, str(error), remedy(folder)))
             advance(1, folder.name)
     return checks
 
@@ -98,7 +98,7 @@ def _storage(folder: Path) -> str:
     return "" if storage == Path("storage") else f" --storage {storage}"
 
 
-def write_report(storage: Path, checks: list[Check]) -> Path:
+def write_report(storage: Path, checks: list[FolderCheck]) -> Path:
     """Write `verification.md` and `verification.json` under `storage`; returns the first."""
     with atomic_file(storage / f"{REPORT}.json") as file:
         file.write_text(json.dumps([asdict(check) for check in checks], indent=2) + "\n")
@@ -113,7 +113,7 @@ def write_report(storage: Path, checks: list[Check]) -> Path:
 
 def verify_and_say(storage: Path, what: Literal["all", "models", "datasets"], with_report: bool) -> bool:
     """Check, print what was found and how to fix it, write the report if it is wanted; returns whether all is good."""
-    checks = verify(storage, what)
+    checks = check_storage(storage, what)
     table = Table(Column("folder", overflow="fold"), "", "found", box=None)
     for item in checks:
         table.add_row(

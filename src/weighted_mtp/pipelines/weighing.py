@@ -65,7 +65,7 @@ def token_weights(
 
 def load_critic(run: str | Path) -> Critic:
     """The critic of a run, frozen, in the precision in which it was trained. Raises UserError if `run` is none."""
-    return trained.load_critic(Path(run), trained.critic_config(Path(run)).runtime)
+    return trained.critic_of_run(Path(run), trained.critic_config(Path(run)).runtime)
 
 
 @lru_cache(maxsize=1)

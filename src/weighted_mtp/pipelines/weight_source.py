@@ -22,7 +22,7 @@ from weighted_mtp.pipelines.critic import (
     Critic,
     check_same_tokens,
     critic_config,
-    load_critic,
+    critic_of_run,
     load_critics,
     load_reference,
 )
@@ -83,7 +83,7 @@ def critic_source(run: Path) -> WeightSource:
     Those are what a policy learns from; the moments of a training run are theirs.
     """
     config = critic_config(run)
-    data, runtime, critic = config.data, config.runtime, load_critic(run, config.runtime)
+    data, runtime, critic = config.data, config.runtime, critic_of_run(run, config.runtime)
     weighting = TDWeighting(TDConfig(), critic.values, critic.output_kind)
     shown = TDWeighting(_held(TDConfig()), critic.values, critic.output_kind)
 

@@ -15,11 +15,12 @@ from weighted_mtp.data.sources.rows import read_rows
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.pass_at_k import Estimate, SampleCounts, count, pass_at_k
 from weighted_mtp.report.intervals import Values, over_seeds_and_problems
+from weighted_mtp.wording import counted, near_paths
 
 CountsOrFolder = SampleCounts | Path
 """Counts, or the folder that `wmtp evaluate --output` wrote."""
 
-ONE_SEED = "One seed: its interval holds for other problems, and not for the method, whose other seeds nobody has seen."
+ONE_SEED = "One seed: the interval covers other problems, not other seeds."
 _SOLVED = (
     "Solved at the first try: as pass@1 has it, on average over samples and seeds; both is the arm and the baseline."
 )
@@ -224,7 +225,9 @@ def read_counts(folder: Path, base: bool = False) -> dict[str, tuple[int, int]]:
     if not results.is_file() and (folder / "evaluation.json").is_file():
         raise UserError(f"{folder}: its evaluation is not finished; the same `wmtp evaluate` resumes it")
     if not results.is_file():
-        raise UserError(f"{folder}: holds no results.jsonl; give the --output folder of `wmtp evaluate`")
+        raise UserError(
+            f"{folder}: holds no results.jsonl; give the --output folder of `wmtp evaluate`{near_paths(folder)}"
+        )
     rows = [row.values for row in read_rows(results, {"task_id": str | int, "passed": bool})]
     if base and not any("passed_base" in row for row in rows):
         raise UserError(f"{folder}: its benchmark has no tests but its own; leave --base out")
@@ -253,7 +256,7 @@ def _check_same_problems(first: SampleCounts, own: SampleCounts, name: str) -> N
     if first.keys() != own.keys():
         odd = sorted(first.keys() ^ own.keys())
         raise UserError(
-            f"compare: {name} differs from the baseline in {len(odd)} problems, first {odd[0]!r}; "
+            f"compare: {name} differs from the baseline in {counted(len(odd), 'problem')}, first {odd[0]!r}; "
             "compare evaluations of the same problems"
         )
 

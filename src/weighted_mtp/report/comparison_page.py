@@ -12,6 +12,7 @@ from rich.table import Table
 from weighted_mtp.evaluation.pass_at_k import Estimate
 from weighted_mtp.files import atomic_file
 from weighted_mtp.report.comparison import ONE_SEED, ArmResult, Comparison
+from weighted_mtp.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -46,7 +47,7 @@ def tables(comparison: Comparison) -> Iterator[tuple[str, tuple[str, ...], list[
     best = comparison.best
     header = ("arm", f"pass@{comparison.k} {interval}", f"difference {interval}", *(("temperature",) if best else ()))
     tests = ", base tests only" if comparison.base else ""
-    title = f"pass@{comparison.k} on {comparison.problems:,} problems{tests}"
+    title = f"pass@{comparison.k} on {counted(comparison.problems, 'problem')}{tests}"
     rows: list[tuple[str, ...]]
     rows = [(_name(arm), _interval(arm.value, ""), _interval(arm.difference, "+")) for arm in comparison.arms]
     if best:
@@ -85,19 +86,19 @@ def finding(comparison: Comparison) -> str:
 
 
 def _told(differences: Mapping[str, Estimate], other: str) -> str:
-    """`a (+0.2 [+0.1, +0.3]) is above uniform; b (…) and c (…) are not told apart from it.`
+    """`a (+0.2 [+0.1, +0.3]) is above uniform; b (…) and c (…) are not distinguishable from it.`
 
     Of more than a few that are not, only the names: the table has the figures.
     """
-    groups: dict[str, list[str]] = {"above": [], "below": [], "not told apart from": []}
+    groups: dict[str, list[str]] = {"above": [], "below": [], "not distinguishable from": []}
     for name, own in differences.items():
-        where = "above" if own.low > 0 else "below" if own.high < 0 else "not told apart from"
+        where = "above" if own.low > 0 else "below" if own.high < 0 else "not distinguishable from"
         groups[where].append(name)
     parts: list[str] = []
     for where, names in groups.items():
         if names:
             verb = "is" if len(names) == 1 else "are"
-            bare = where == "not told apart from" and len(names) > _FEW
+            bare = where == "not distinguishable from" and len(names) > _FEW
             said = names if bare else [f"{name} ({_interval(differences[name], '+')})" for name in names]
             parts.append(f"{_and(said)} {verb} {where} {'it' if parts else other}")
     return "; ".join(parts) + "."

@@ -13,6 +13,7 @@ from rich.table import Table
 from weighted_mtp.evaluation.pass_at_k import Estimate
 from weighted_mtp.evaluation.verdicts import ProblemResult, Report, shortened
 from weighted_mtp.sandbox.messages import UNDECIDED
+from weighted_mtp.wording import counted
 
 _ON_TERMINAL, _ON_PAGE = 10, 200  # problems that are shown with why they failed
 _SHOWN = 160  # characters of a reason, an input, an output
@@ -125,12 +126,12 @@ def _counts(problem: ProblemResult, has_base: bool) -> dict[str, int]:
 
 
 def _title(report: Report) -> str:
-    return f"{report.benchmark}: {len(report.problems):,} problems"
+    return f"{report.benchmark}: {counted(len(report.problems), 'problem')}"
 
 
 def _failures_title(number: int, most: int) -> str:
     which = f"; the worst {most}" if number > most else ""
-    return f"{number:,} problems with failed samples{which}"
+    return f"{counted(number, 'problem')} with failed samples{which}"
 
 
 def _passed(problem: ProblemResult) -> str:

@@ -10,12 +10,14 @@ from typing import Any
 from weighted_mtp.data.sources.rows import read_rows
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.pass_at_k import Estimate
-from weighted_mtp.report.figures import Interval, described, intervals
+from weighted_mtp.report.figures import Interval, in_words, intervals
 from weighted_mtp.report.links import Link
-from weighted_mtp.report.page import visible, write
+from weighted_mtp.report.page import visible, write_html
+from weighted_mtp.wording import counted
 
 TEXTS = {"completion": "program", "solution": "program", "detail": "detail", "output": "output"}
 """Key of results.jsonl → key in the page's data."""
+_STATEMENT = 2000  # characters of a problem's text
 _COMPARED = re.compile(r"test \d+: (?:AssertionError: )?(returned|printed) (.*), expected .*", re.DOTALL)
 
 
@@ -30,30 +32,42 @@ def read_report(folder: Path) -> dict[str, Any]:
 
 
 def write_evaluation_page(
-    folder: Path, report: Mapping[str, Any], options: Mapping[str, Any], output: Path, links: Sequence[Link] = ()
+    folder: Path,
+    report: Mapping[str, Any],
+    options: Mapping[str, Any],
+    output: Path,
+    links: Sequence[Link] = (),
+    statements: Mapping[str, str] | None = None,
 ) -> Path:
     """Write the page of a finished evaluation.
 
-    report   of `read_report`
-    options  those that differ from their defaults
+    report      of `read_report`
+    options     those that differ from their defaults
+    statements  problem → what is asked, of those that are known
 
     Raises UserError if `results.jsonl` is missing or damaged.
     """
     config = report["config"]
     measured = _measures(report)
     programs = read_programs(folder)
+    size = f"{counted(report['problems'], 'problem')}, {counted(report['samples'], 'program')}"
     values = {
-        "title": f"{config['benchmark']}: {report['problems']:,} problems, {report['samples']:,} programs",
+        "title": f"{config['benchmark']}: {size}",
         "kind": "evaluation",
         "options": options,
-        "measures": [(row.label, described(row.estimate)) for row in measured],
+        "measures": [(row.label, in_words(row.estimate)) for row in measured],
         "figure": intervals(measured, 0.0, 1.0),
         "statuses": {name.replace("_", " "): number for name, number in report["statuses"].items()},
         "problems": _solved(programs),
         "programs": programs,
+        "statements": {visible(task): _shortened(visible(text)) for task, text in (statements or {}).items()},
         "links": links,
     }
-    return write(output, "evaluation.html", values, "programs.js")
+    return write_html(output, "evaluation.html", values, "programs.js")
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _STATEMENT else f"{text[:_STATEMENT]} …"
 
 
 def _solved(programs: Sequence[Mapping[str, Any]]) -> dict[str, int]:

@@ -44,10 +44,10 @@ def intervals(rows: Sequence[Interval], low: float | None = None, high: float | 
     parts.append(_line("zero", axis.at(0), MARGIN, axis.at(0), bottom))
     for number, row in enumerate(rows):
         parts += _interval(row, axis, MARGIN + _ROW * number)
-    return _svg(bottom + 24, parts, "; ".join(f"{row.label}: {described(row.estimate)}" for row in rows))
+    return _svg(bottom + 24, parts, "; ".join(f"{row.label}: {in_words(row.estimate)}" for row in rows))
 
 
-def described(estimate: Estimate) -> str:
+def in_words(estimate: Estimate) -> str:
     """`0.203 [0.162, 0.245]`."""
     return f"{estimate.value:.3f} [{estimate.low:.3f}, {estimate.high:.3f}]"
 
@@ -102,7 +102,7 @@ class Bin:
     share: float
 
 
-def calibration(lines: Mapping[str, Sequence[Bin]], low: float = 0.0) -> Markup:
+def reliability_diagram(lines: Mapping[str, Sequence[Bin]], low: float = 0.0) -> Markup:
     """Predicted probabilities against what happened, each name → bins; on the diagonal they agree.
 
     A circle's area is its share of the predictions. `low` is where the axes begin.

@@ -30,7 +30,7 @@ def visible(text: str) -> str:
     return "".join(shown) if "\t" not in text else visible(text.replace("\t", TAB))
 
 
-def write(path: Path, template: str, values: Mapping[str, Any], script: Script | None = None) -> Path:
+def write_html(path: Path, template: str, values: Mapping[str, Any], script: Script | None = None) -> Path:
     """Render `templates/<template>` with `values` and write it whole; returns the path."""
     with atomic_file(path) as partial:
         partial.write_text(render(template, values, script), encoding="utf-8")

@@ -10,9 +10,9 @@ from typing import Any
 from markupsafe import Markup
 
 from weighted_mtp.report.curves import OF_CRITICS, Curve, cells, read_metrics
-from weighted_mtp.report.figures import MOST_LINES, Bin, calibration, curves
+from weighted_mtp.report.figures import MOST_LINES, Bin, curves, reliability_diagram
 from weighted_mtp.report.links import Link
-from weighted_mtp.report.page import write
+from weighted_mtp.report.page import write_html
 from weighted_mtp.report.token_page import ShownPrograms, section
 from weighted_mtp.training.run_directory import Record
 
@@ -37,16 +37,16 @@ SECTIONS: dict[str, dict[str, Panel]] = {
         "weighted_ce": Panel("cross-entropy with weights, nats per token"),
     },
     "Critic": {
-        "pair_accuracy": Panel("pairs whose correct program is ranked above; a coin: 0.5", 0.5),
+        "pair_accuracy": Panel("pairs whose correct program is ranked above; chance: 0.5", 0.5),
         "localisation_auc": Panel("other tokens with a higher δ than the first wrong one; chance: 0.5", 0.5),
-        "drift": Panel("mean δ of correct programs' tokens; near 0 of a good critic", 0.0),
+        "drift": Panel("mean δ of correct programs' tokens; near 0 for a good critic", 0.0),
         "brier": Panel("squared error of P(success); 0.25 for always saying 0.5", 0.25),
         "calibration_error": Panel("distance of P(success) from what happened"),
     },
     "Weights": {
-        "weight": Panel("mean weight of a target", 1.0),
-        "weight/std": Panel("standard deviation; 0 of uniform weights", 0.0),
-        "weight/effective_share": Panel("share of the targets that count, (Σw)² / n Σw²; 1 of uniform weights", 1.0),
+        "weight": Panel("mean weight of a target, times confidence if that is on", 1.0),
+        "weight/std": Panel("standard deviation; 0 for uniform weights", 0.0),
+        "weight/effective_share": Panel("share of the targets that count, (Σw)² / n Σw²; 1 for uniform weights", 1.0),
         "weight/clipped_share": Panel("weights at their least or greatest value"),
         "weight/semantic": Panel("share of semantic tokens: in the weight, and among the tokens"),
     },
@@ -81,7 +81,7 @@ def write_run_page(
     records = read_metrics(folder)
     validations = [record for record in records if record["split"] == "validation"]
     values = {
-        "title": folder.name,
+        "title": str(options.get("run.name", folder.name)),
         "kind": f"run: {options['pipeline'].replace('_', ' ')}" if "pipeline" in options else "run",
         "options": options,
         "facts": _facts(folder, records),
@@ -92,7 +92,7 @@ def write_run_page(
         "notes": notes,
         "links": links,
     }
-    return write(output, "run.html", values, "tokens.js" if shown else None)
+    return write_html(output, "run.html", values, "tokens.js" if shown else None)
 
 
 def panels_of(records: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Curve]]:
@@ -150,7 +150,9 @@ def _calibration(validations: Sequence[Mapping[str, Any]]) -> dict[str, Any] | N
     of_pairs = "brier" not in validations[-1]
     return {
         "of_pairs": of_pairs,
-        "figure": calibration({f"step {step}": bins for step, bins in chosen.items()}, 0.5 if of_pairs else 0.0),
+        "figure": reliability_diagram(
+            {f"step {step}": bins for step, bins in chosen.items()}, 0.5 if of_pairs else 0.0
+        ),
     }
 
 

@@ -16,7 +16,7 @@ from weighted_mtp.report.comparison_page import finding, seed_differences, table
 from weighted_mtp.report.curves import OF_CRITICS, Split, cells, mean_line, read_metrics
 from weighted_mtp.report.figures import MOST_LINES, Interval, curves, intervals
 from weighted_mtp.report.links import Link, Links
-from weighted_mtp.report.page import write
+from weighted_mtp.report.page import write_html
 from weighted_mtp.training.run_directory import Record
 
 _CURVE = "ce/head1"
@@ -47,7 +47,7 @@ def write_study_page(folder: Path, options: Mapping[Path, Mapping[str, Any]], li
         "pages": [*_pages(runs, links)],
         "options_of_arms": _options({name: options.get(runs[name][0], {}) for name in arms if name in runs}),
     }
-    return write(links.page, "study.html", values)
+    return write_html(links.page, "study.html", values)
 
 
 def _pages(runs: Mapping[str, Sequence[Path]], links: Links) -> Iterator[tuple[str, list[Link]]]:

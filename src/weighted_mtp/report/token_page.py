@@ -11,7 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from weighted_mtp.report.page import render, visible, write
+from weighted_mtp.report.page import render, visible, write_html
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,9 @@ class ShownPrograms:
     programs: Sequence[ShownProgram]
 
 
-def write_page(path: Path, title: str, shown: ShownPrograms) -> None:
+def write_token_page(path: Path, title: str, shown: ShownPrograms) -> None:
     """Write a page of nothing but these programs."""
-    write(path, "weights.html", _values(title, shown), "tokens.js")
+    write_html(path, "weights.html", _values(title, shown), "tokens.js")
 
 
 def render_page(title: str, shown: ShownPrograms) -> str:
@@ -112,7 +112,7 @@ def _legend(view: View) -> Markup:
         Markup('<span class="t" style="--a:{:.2f}">&nbsp;</span>').format(shade)  # of its own, whichever view is chosen
         for shade in view.shades(8)
     )
-    return Markup("<span>{:.3g}</span>{}<span>{:.3g}</span> no colour: {:g}").format(
+    return Markup("<span>{:.3g}</span>{}<span>{:.3g}</span> no colour: {:.3g}").format(
         view.low, Markup("").join(steps), view.high, view.centre
     )
 

@@ -28,6 +28,9 @@ class RuntimeConfig(Section):
     activation_checkpointing: bool | Literal["selective"] = False
     """Keep only the layers' inputs and compute the rest again in backward: less memory, a third more computation.
     `selective` also keeps what matrix products and fused attention return, and computes again what is cheap."""
+    compile: bool = False
+    """Compile layers and heads with `torch.compile`, also those of critics and references: faster steps once the
+    first ones, a minute or more, are over. Needs a C++ compiler; results differ by rounding."""
     cpu_offload: bool = False
     """Keep a GPU's share of parameters, gradients and optimizer states in main memory; with several ranks."""
     reduce_every_microbatch: bool = False

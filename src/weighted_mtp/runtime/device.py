@@ -125,8 +125,13 @@ def recomputing(again: AbstractContextManager[object], checkpointing: bool | Lit
     """
     if checkpointing != "selective":
         return contextlib.nullcontext(), again
-    keeping, kept = create_selective_checkpoint_contexts(_what_to_keep)
+    keeping, kept = selectively()
     return keeping, _both(again, kept)
+
+
+def selectively() -> Contexts:
+    """The same for a compiled layer, whose second forward is compiled with the precision of the first."""
+    return create_selective_checkpoint_contexts(_what_to_keep)
 
 
 def _what_to_keep(_: object, operation: Any, *_args: object, **_kwargs: object) -> CheckpointPolicy:

@@ -13,6 +13,7 @@ group.
 
 import copy
 import os
+import shutil
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from typing import Any, ClassVar, Protocol, TypeVar, cast
@@ -35,7 +36,7 @@ from transformers import PreTrainedModel
 
 from weighted_mtp.errors import UserError
 from weighted_mtp.runtime.config import RuntimeConfig
-from weighted_mtp.runtime.device import autocast, in_bf16, pick_device, recomputing
+from weighted_mtp.runtime.device import autocast, in_bf16, pick_device, recomputing, selectively
 from weighted_mtp.runtime.distributed import by_first_rank, is_first, ranks
 from weighted_mtp.runtime.precision import compute_in
 
@@ -88,19 +89,16 @@ def placed(model: PreTrainedModel, config: RuntimeConfig) -> WholeModel:
             "it empties the memory of several GPUs; leave it out"
         )
     if config.activation_checkpointing and any(p.requires_grad for p in model.parameters()):
-        checkpointing = config.activation_checkpointing
-        recompute = {
-            "use_reentrant": False,
-            "context_fn": lambda: recomputing(autocast(device, config), checkpointing),
-        }
-        model.activation_checkpointing_enable(activation_checkpointing_kwargs=recompute)
+        model.activation_checkpointing_enable(activation_checkpointing_kwargs=_recompute(device, config))
     if ranks() == 1:
         model.to(device)  # type: ignore[arg-type]
         if (dtype := _in_parts(device, config)) is not None:
             compute_in(cast(Shardable, model).parts_to_gather(), dtype)
+        _compile(model, config)
         return lambda: model
     empty = _without_weights(model) if is_first() else None
     shard(model, _mesh(device, config.parallel), config, CPUOffloadPolicy() if config.cpu_offload else OffloadPolicy())
+    _compile(model, config)
 
     def whole() -> PreTrainedModel | None:
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -130,8 +128,40 @@ def placed_frozen(model: PreTrainedModel, config: RuntimeConfig) -> None:
             for parameter in (p for part in parts for p in part.parameters()):
                 parameter.data = parameter.data.to(dtype)
             compute_in(parts, dtype)
+        _compile(model, config)
     else:
         placed(model, config)
+
+
+def _recompute(device: torch.device, config: RuntimeConfig) -> dict[str, Any]:
+    """Arguments of `torch.utils.checkpoint`. UserError for what does not work together."""
+    which = config.activation_checkpointing
+    if config.compile and which == "selective" and device.type == "cpu" and in_bf16(device, config):
+        raise UserError(
+            "runtime.activation_checkpointing=selective does not work with runtime.compile=true in bf16 on a CPU, "
+            "whose attention is another one in backward: set it to true, or runtime.precision=fp32"
+        )
+    contexts = (
+        {"context_fn": lambda: recomputing(autocast(device, config), which)}
+        if not config.compile
+        else {"context_fn": selectively}
+        if which == "selective"
+        else {}
+    )
+    return {"use_reentrant": False, **contexts}
+
+
+def _compile(model: PreTrainedModel, config: RuntimeConfig) -> None:
+    """Compile what each part computes, its casts included. Hooks, such as FSDP2's, stay outside; parts of one class
+    share what was compiled. UserError if there is no compiler."""
+    if not config.compile:
+        return
+    if not any(map(shutil.which, (os.environ.get("CXX", "g++"), "clang++"))):
+        raise UserError(
+            "runtime.compile=true needs a C++ compiler and finds no g++ or clang++: install one, or leave it out"
+        )
+    for part in cast(Shardable, model).parts_to_gather():
+        part.forward = torch.compile(part.forward, dynamic=True)
 
 
 def shard(model: Any, mesh: DeviceMesh, config: RuntimeConfig, offload: OffloadPolicy) -> None:

@@ -23,14 +23,17 @@ from rich.table import Table
 from weighted_mtp.extras import can_draw
 from weighted_mtp.files import atomic_file
 from weighted_mtp.pipelines.report_page import write_report_page
+from weighted_mtp.progress import say
 from weighted_mtp.report.comparison import Comparison, compare, compare_at_best
 from weighted_mtp.report.comparison_page import comparison_markdown, comparison_table, finding, plot_comparisons
 from weighted_mtp.report.curves import OF_CRITICS, cells, plot_curves, read_metrics
 from weighted_mtp.report.links import PAGE
+from weighted_mtp.report.questions import as_questions
 from weighted_mtp.study.config import StudyConfig, Training, TrainingStage
 from weighted_mtp.study.schedule import SchedulerName, run_steps, scheduling
 from weighted_mtp.study.steps import Step, all_before, steps_of
 from weighted_mtp.training.mlflow_run import finish_study
+from weighted_mtp.wording import counted
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,8 @@ def run_study(
     """
     steps = steps_of(config, file)
     most = jobs or (1 if scheduler == "local" else len(steps))
+    size = f"{counted(len(steps), 'step')} over {counted(len(config.seeds), 'seed')}, {min(most, len(steps))} at a time"
+    say(f"{config.name}: {size}; those that are finished are not repeated")
     with scheduling(config, steps, scheduler, most) as submit:
         if not run_steps(steps, submit, most):
             return None
@@ -131,10 +136,10 @@ def compared(config: StudyConfig, result: StudyResult) -> dict[str, Comparison]:
 
 def _write_comparisons(comparisons: Mapping[str, Comparison], folder: Path) -> list[Path]:
     page, data, figure = (folder / f"comparison.{ending}" for ending in ("md", "json", "png"))
+    picture = f"![Differences to the first arm]({figure.name})\n\n" if can_draw() else ""
     with atomic_file(page) as file:
-        parts = (
-            f"## {t[0].upper()}{t[1:]}\n\n{finding(c)}\n\n{comparison_markdown(c)}" for t, c in comparisons.items()
-        )
+        tables = (f"## {t[0].upper()}{t[1:]}\n\n{comparison_markdown(c)}" for t, c in comparisons.items())
+        parts = (f"# {folder.name}\n\n{picture}{as_questions(comparisons)}", *tables)
         file.write_text("\n".join(parts), encoding="utf-8")
     with atomic_file(data) as file:
         file.write_text(json.dumps({title: asdict(c) for title, c in comparisons.items()}, indent=2), encoding="utf-8")
@@ -156,7 +161,14 @@ def critic_table(result: StudyResult) -> Table:
 def time_table(result: StudyResult) -> Table:
     """What each arm takes: seconds of a step, median over its runs; and minutes a seed with all that it starts from."""
     table = Table(title="time", title_justify="left")
-    for column in ("arm", "steps", "seconds per step", "to the first arm's", "minutes in all", "to the first arm's"):
+    for column in (
+        "arm",
+        "steps",
+        "seconds per step",
+        "relative to the first arm",
+        "minutes in all",
+        "relative to the first arm",
+    ):
         table.add_column(column, justify="left" if column == "arm" else "right")
     first_step = first_whole = None
     for name, seconds in result.seconds.items():

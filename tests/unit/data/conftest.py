@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from transformers import LlamaTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from weighted_mtp.data.schema import Records
-from weighted_mtp.data.sources.micro import MicroConfig, generate, train_tokenizer
+from weighted_mtp.data.sources.micro import MicroConfig, generate_micro, train_tokenizer
 
 TEXTS = [
     "Below is an instruction that describes a task. Write a response that appropriately completes the request.",
@@ -89,4 +89,4 @@ SMALL = MicroConfig(n_train=120, n_validation=20, n_test=40, n_test_pairs=40, ma
 @pytest.fixture(scope="session")
 def small_micro() -> dict[str, Records]:
     """A small micro benchmark with every structure in it."""
-    return generate(SMALL)
+    return generate_micro(SMALL)

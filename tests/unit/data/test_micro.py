@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from weighted_mtp.data.schema import Problem, Records, Solution, Span, TestCase
-from weighted_mtp.data.sources.micro import MicroConfig, generate, train_tokenizer, write_micro
+from weighted_mtp.data.sources.micro import MicroConfig, generate_micro, train_tokenizer, write_micro
 from weighted_mtp.data.sources.micro.composition import Composition, change_one_part, draw, is_worth_asking
 from weighted_mtp.data.sources.micro.generator import (
     SPLITS,
@@ -29,7 +29,7 @@ from weighted_mtp.data.sources.micro.generator import (
 )
 from weighted_mtp.data.sources.micro.parts import KINDS, PARTS, Part
 from weighted_mtp.data.sources.micro.phrasing import phrase
-from weighted_mtp.data.sources.micro.programs import draw_choices, render
+from weighted_mtp.data.sources.micro.programs import draw_choices, render_program
 from weighted_mtp.data.tables import read_problems, read_solutions
 from weighted_mtp.errors import UserError
 
@@ -124,7 +124,7 @@ def _tests_of(composition: Composition) -> tuple[TestCase, ...]:
 @settings(max_examples=200, deadline=None)
 def test_programs_compute_what_their_composition_means(seed: int) -> None:
     rng, composition = _draw(seed)
-    solve = _run(render(composition, draw_choices(rng)).code)
+    solve = _run(render_program(composition, draw_choices(rng)).code)
     for length in (0, 1, 4, 12):
         xs = [rng.randint(-30, 30) for _ in range(length)]
         assert solve(list(xs)) == composition(xs)
@@ -136,7 +136,7 @@ def test_every_part_means_what_its_code_does(part: Part) -> None:
     slots = {"slice": None, "filter": (), "map": (), "reducer": identity}
     slots[part.kind.slot] = part if part.kind.slot in ("slice", "reducer") else (part,)
     composition = Composition(slots["slice"], slots["filter"], slots["map"], slots["reducer"])  # type: ignore[arg-type]
-    solve = _run(render(composition, draw_choices(random.Random(1))).code)
+    solve = _run(render_program(composition, draw_choices(random.Random(1))).code)
     xs = list(range(-15, 16))
     assert all(solve(xs[:end]) == composition(xs[:end]) for end in range(len(xs) + 1))
 
@@ -212,7 +212,7 @@ def test_there_are_at_least_twenty_thousand_compositions() -> None:
 
 def test_asking_for_more_compositions_than_there_are_is_refused() -> None:
     with pytest.raises(UserError, match=r"hardly more than [0-9]+: lower them, or raise max_filters or max_maps"):
-        generate(MicroConfig(n_train=100_000, max_filters=0, max_maps=0))
+        generate_micro(MicroConfig(n_train=100_000, max_filters=0, max_maps=0))
 
 
 def test_difficulty_is_the_number_of_parts(small_micro: dict[str, Records]) -> None:
@@ -222,15 +222,15 @@ def test_difficulty_is_the_number_of_parts(small_micro: dict[str, Records]) -> N
 
 
 def test_equal_configurations_give_equal_records() -> None:
-    assert generate(TINY) == generate(TINY)
+    assert generate_micro(TINY) == generate_micro(TINY)
 
 
 def test_records_do_not_depend_on_the_process() -> None:
     program = (
-        "from weighted_mtp.data.sources.micro import MicroConfig, generate; "
+        "from weighted_mtp.data.sources.micro import MicroConfig, generate_micro; "
         "config = MicroConfig(n_train=30, n_validation=3, n_test=3, n_test_pairs=3); "
-        "print([(p.description, p.tests) for ps, _ in generate(config).values() for p in ps]); "
-        "print([s.code for _, ss in generate(config).values() for s in ss])"
+        "print([(p.description, p.tests) for ps, _ in generate_micro(config).values() for p in ps]); "
+        "print([s.code for _, ss in generate_micro(config).values() for s in ss])"
     )
 
     def printed(hash_seed: str) -> bytes:
@@ -240,14 +240,14 @@ def test_records_do_not_depend_on_the_process() -> None:
 
 
 def test_another_seed_gives_other_problems() -> None:
-    other = generate(TINY.model_copy(update={"seed": 1}))
-    mine = {problem.description for problem in generate(TINY)["train"][0]}
+    other = generate_micro(TINY.model_copy(update={"seed": 1}))
+    mine = {problem.description for problem in generate_micro(TINY)["train"][0]}
     assert len(mine & {problem.description for problem in other["train"][0]}) < 3
 
 
 def test_progress_tells_of_every_problem() -> None:
     told: list[int] = []
-    generate(TINY, told.append)
+    generate_micro(TINY, told.append)
     assert sum(told) == 22
 
 
@@ -267,7 +267,7 @@ def test_one_seed_gives_the_same_bytes_on_disk(tmp_path: Path) -> None:
 def test_what_is_written_is_what_is_generated(tmp_path: Path) -> None:
     directory = write_micro(tmp_path, TINY)
     found = {split: (read_problems(directory / split), read_solutions(directory / split)) for split in SPLITS}
-    assert found == generate(TINY)
+    assert found == generate_micro(TINY)
 
 
 def test_the_same_configuration_is_not_generated_again(tmp_path: Path) -> None:
@@ -315,7 +315,7 @@ def test_a_damaged_manifest_is_one_line(tmp_path: Path) -> None:
 
 def test_the_written_tokenizer_is_the_trained_one(tmp_path: Path, small_micro: dict[str, Records]) -> None:
     directory = write_micro(tmp_path, TINY)
-    problems, solutions = generate(TINY)["train"]
+    problems, solutions = generate_micro(TINY)["train"]
     trained = train_tokenizer([*(p.description for p in problems), *(s.code for s in solutions)], TINY.vocab_size)
     loaded = AutoTokenizer.from_pretrained(directory / "tokenizer")
     codes = [solution.code for _, solution in _all_solutions(small_micro)]

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from weighted_mtp.data.preparation.config import Options
 from weighted_mtp.data.preparation.prepare import prepare
 from weighted_mtp.data.preparation.registry import own_dataset
 from weighted_mtp.data.schema import Entry, TestCase
@@ -108,6 +109,18 @@ MISTAKES = {
     "broken JSON": ('{"id": "a",', "broken JSON"),
     "no object": ("[1, 2]", "every row must be one JSON object"),
     "a misspelt field": ({**ROW, "test": []}, "unknown field 'test'; did you mean 'tests'"),
+    "another format's rows": (
+        {"instruction": "Add.", "output": "x"},
+        "unknown fields 'instruction', 'output'; did you mean 'prompt', 'completion'?",
+    ),
+    "programs under another name": (
+        {"id": "a", "prompt": "Write add.", "tests": ROW["tests"], "solutions": [ADD]},
+        "unknown field 'solutions'; did you mean 'correct'?",
+    ),
+    "calls without a program": (
+        {"id": "a", "prompt": "Write add.", "tests": ROW["tests"]},
+        "there is no `correct` program that defines it: give its name as `entry_point`",
+    ),
     "no prompt": ({"id": "a", "correct": [ADD]}, "no 'prompt' (it has id, correct)"),
     "an empty prompt": ({**ROW, "prompt": " "}, "'prompt' is ' ': give a text"),
     "nothing to learn": ({"id": "a", "prompt": "p"}, "nothing to learn from"),
@@ -152,6 +165,37 @@ def test_every_mistake_is_one_line_with_its_row(tmp_path: Path, row: Any, expect
     assert str(error.value).startswith(f"{tmp_path / 'mine.jsonl'} line 2: ")
     assert expected in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_field_that_a_row_does_without_may_be_called_anything(tmp_path: Path) -> None:
+    complete = {**ROW, "instruction": "x", "solutions": [], "output": "x"}
+    (first, second) = entries(tmp_path, complete, {"prompt": "p", "completion": "c", "solution": "s", "answer": "a"})
+    assert [len(first.solutions), len(second.solutions)] == [2, 1]
+
+
+def test_all_mistakes_of_a_file_are_one_error_with_a_line_for_each(tmp_path: Path) -> None:
+    rows = [ROW, {**ROW, "correct": ADD}, {**ROW, "id": "c"}, {**ROW, "tests": [3]}, '{"id": ']
+    with pytest.raises(UserError) as error:
+        entries(tmp_path, *rows)
+    heading, *lines = str(error.value).splitlines()
+    assert heading == f"{tmp_path / 'mine.jsonl'}: 3 mistakes, so nothing is imported:"
+    assert [line.split("mine.jsonl ")[1].split(":")[0] for line in lines] == ["line 2", "line 4", "line 5"]
+    with pytest.raises(UserError) as error:
+        entries(tmp_path, *[{**ROW, "correct": ADD}] * 30)
+    assert str(error.value).splitlines()[-1] == "  and 10 more"
+
+
+def test_a_mistake_after_the_last_problem_that_is_kept_is_still_one(tmp_path: Path) -> None:
+    rows = [{**ROW, "id": name, "split": "test"} for name in "ab"]
+    file = written(tmp_path, {**rows[0], "tests": [3]}, *rows)
+    with pytest.raises(UserError, match="line 1: test 1"):
+        prepare(own_dataset("mine"), tmp_path, file, Options(max_problems=1))
+
+
+def test_a_misspelt_column_of_parquet_is_told_like_a_field(tmp_path: Path) -> None:
+    pq.write_table(pa.Table.from_pylist([{"prompt": "Write add.", "solution": ADD}]), tmp_path / "mine.parquet")
+    with pytest.raises(UserError, match=r"mine\.parquet: unknown field 'solution'; did you mean 'correct'\?"):
+        list(read(tmp_path / "mine.parquet", Reading("mine")))
 
 
 def test_a_dataset_of_ones_own_is_prepared_like_any_other(tmp_path: Path) -> None:

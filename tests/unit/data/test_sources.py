@@ -92,14 +92,14 @@ def test_columns_that_may_be_null_may_also_be_absent(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("second", "message"),
     [
-        ('{"id": 2, "text": ', r"line 2: broken JSON \(.* at column 19\); fetch the file again"),
-        ("[" * 100_000, r"line 2: broken JSON \(.*\); fetch the file again"),
-        ('{"id": ' + "1" * 5_000 + "}", r"line 2: broken JSON \(.*\); fetch the file again"),
+        ('{"id": 2, "text": ', r"line 2: broken JSON \(.* at column 19\); fix it, .*, or fetch the file again"),
+        ("[" * 100_000, r"line 2: broken JSON \(.*\); fix it, .*, or fetch the file again"),
+        ('{"id": ' + "1" * 5_000 + "}", r"line 2: broken JSON \(.*\); fix it, .*, or fetch the file again"),
         ("[1]", "line 2: a JSON list; every row must be one JSON object"),
         ({"id": 2}, r"line 2: no column 'text' \(it has id\); give the file in its upstream form"),
         ({"id": 2, "text": None}, "line 2: column 'text' is null, which is not a string; give"),
         ({"id": "2", "text": "b"}, "line 2: column 'id' is \"2\", which is not an integer; give"),
-        ('{"id": 2, "text": "\\ud800"}', "line 2: holds half of a surrogate pair, which is no text; fetch"),
+        ('{"id": 2, "text": "\\ud800"}', "line 2: holds half of a surrogate pair, which is no text; fix it"),
     ],
     ids=str,
 )
@@ -115,7 +115,10 @@ def test_a_bad_line_is_one_message_with_file_line_and_remedy(
     ("content", "message"),
     [
         (b'[{"id": 1, "text": "a"},\n 2]', "item 2: a JSON int; every row must be one JSON object"),
-        (b'[{"id": 1, "text": "a"},\n {"id": 2', r"broken JSON \(.* at line 2 column 10\); fetch the file again"),
+        (
+            b'[{"id": 1, "text": "a"},\n {"id": 2',
+            r"broken JSON \(.* at line 2 column 10\); fix it",
+        ),
     ],
 )
 def test_a_bad_array_is_one_message(tmp_path: Path, content: bytes, message: str) -> None:
@@ -160,7 +163,7 @@ def test_a_truncated_file_is_refused(tmp_path: Path, form: str, kept: float) -> 
     path = tmp_path / "a"
     data = FORMS[form](LINES)
     path.write_bytes(data[: int(kept * len(data))])
-    with pytest.raises(UserError, match=r"^[^\n]*/a is truncated or damaged \([^\n]*\): fetch it again$"):
+    with pytest.raises(UserError, match=r"^[^\n]*/a is truncated or damaged \([^\n]*\): write it or fetch it again$"):
         list(read_rows(path, COLUMNS))
 
 

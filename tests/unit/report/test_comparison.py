@@ -106,7 +106,7 @@ def test_problems_are_matched_by_name_not_by_place() -> None:
     [
         ({"a": [counts(1)]}, "needs at least two arms and was given 1"),
         ({"a": [counts(1)], "b": []}, "b has no evaluation; give at least one folder"),
-        ({"a": [counts(1)], "b": [counts(1, 1)]}, r"b differs from the baseline in 1 problems, first 'p1'"),
+        ({"a": [counts(1)], "b": [counts(1, 1)]}, r"b differs from the baseline in 1 problem, first 'p1'"),
         ({"a": [counts(1)], "b": [counts(1), counts(1, 1)]}, r"b \(evaluation 2\) differs from the baseline"),
     ],
 )
@@ -156,14 +156,14 @@ def test_what_was_found_is_said_by_the_intervals() -> None:
     text = finding(found)
     expected = (
         r"pass@1: good \(\+0\.389 \[\+0\.250, \+0\.528\]\) is above uniform; bad \(.*\) is below it; "
-        r"coin \(.*\) is not told apart from it\. good \(.*\) is above coin\. Over 3 seeds\."
+        r"coin \(.*\) is not distinguishable from it\. good \(.*\) is above coin\. Over 3 seeds\."
     )
     assert re.fullmatch(expected, text), text
     assert finding(compare({"a": base[:1], "b": good[:1]})).endswith(ONE_SEED)
     many = compare({"uniform": base, "good": good, **dict.fromkeys("abcd", coin)})
     text = finding(many)
     assert "good (+0.389" in text
-    assert "; a, b, c and d are not told apart from it. " in text, "of many, only the names"
+    assert "; a, b, c and d are not distinguishable from it. " in text, "of many, only the names"
 
 
 def test_the_figure_has_a_panel_a_comparison_and_a_line_an_arm(tmp_path: Path) -> None:

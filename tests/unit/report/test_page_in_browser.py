@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from weighted_mtp.pipelines.report_page import write_report_page
-from weighted_mtp.report.token_page import ShownProgram, ShownPrograms, Token, View, write_page
+from weighted_mtp.report.token_page import ShownProgram, ShownPrograms, Token, View, write_token_page
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
@@ -62,5 +62,5 @@ def test_programs_are_searched_and_paged(evaluation: Path, fragment: str, where:
 
 def test_the_script_of_shaded_programs_runs(tmp_path: Path) -> None:
     program = ShownProgram("p", "t", True, (Token("a", (2.0,)), Token("b", (0.5,))))
-    write_page(tmp_path / "page.html", "t", ShownPrograms([], [View("weight", "", 0.1, 1.0, 3.0)], [program]))
+    write_token_page(tmp_path / "page.html", "t", ShownPrograms([], [View("weight", "", 0.1, 1.0, 3.0)], [program]))
     assert '<pre class="tokens"' in opened(tmp_path / "page.html")

@@ -160,8 +160,11 @@ def find_files(dataset: Dataset, source: Path) -> dict[Split, list[Path]]:
             found = {split: files for split, names in layout.items() if (files := _first_match(folder, names))}
             if found:
                 return found
+    flag, wanted = "--source", f"a folder with {dataset.file_names()} (or .gz of them)"
+    if dataset.name not in NAMES:
+        flag, wanted = "--import", "a file of JSON lines or Parquet, or a folder with one for each split"
     missing = "does not exist" if not source.exists() else f"has none of {dataset.name}'s files"
-    raise UserError(f"--source {source}: {missing}: give a folder with {dataset.file_names()} (or .gz of them)")
+    raise UserError(f"{flag} {source}: {missing}: give {wanted}")
 
 
 def _first_match(folder: Path, patterns: tuple[str, ...]) -> list[Path]:

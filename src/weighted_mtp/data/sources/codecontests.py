@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from weighted_mtp.data.schema import Entry, Problem, Solution, TestCase, Visibility
-from weighted_mtp.data.sources.rows import DEFAULT, Columns, Reading, Row, read_rows, unix
+from weighted_mtp.data.sources.rows import DEFAULT, Columns, Reading, SourceRow, read_rows, unix
 from weighted_mtp.errors import UserError
 
 LANGUAGES = ("unknown", "python2", "cpp", "python3", "java")
@@ -59,10 +59,10 @@ def read(path: Path, reading: Reading = DEFAULT, origin: str = "human") -> Itera
     Raises UserError as `read_rows`, or for lists of tests or solutions that do not match.
     """
     for row in read_rows(path, _COLUMNS, reading.on_bytes, reading.group):
-        yield entry(row, reading, origin)
+        yield _entry(row, reading, origin)
 
 
-def entry(row: Row, reading: Reading, origin: str = "human") -> Entry:
+def _entry(row: SourceRow, reading: Reading, origin: str = "human") -> Entry:
     """What `read` makes of a row. Raises UserError for lists of tests or solutions that do not match."""
     problem = _problem(row, reading)
     left_out = "problem that reads or writes a named file" if row["input_file"] or row["output_file"] else ""
@@ -75,7 +75,7 @@ def entry(row: Row, reading: Reading, origin: str = "human") -> Entry:
     return Entry(problem, _consistent(found, dropped), row.where, dropped, left_out)
 
 
-def _problem(row: Row, reading: Reading) -> Problem:
+def _problem(row: SourceRow, reading: Reading) -> Problem:
     platform = _PLATFORMS[row["source"]] if row["source"] in range(len(_PLATFORMS)) else _PLATFORMS[0]
     name = row["name"]
     description = unix(row["description"] or "").strip()
@@ -101,20 +101,20 @@ def hashed_split(name: str) -> str:
     return "test" if percent < 10 else "validation" if percent < 20 else "train"
 
 
-def _difficulty(row: Row) -> int:
+def _difficulty(row: SourceRow) -> int:
     if row["apps_difficulty"] in _APPS_DIFFICULTIES:
         return _APPS_DIFFICULTIES.index(row["apps_difficulty"])
     return row["difficulty"] or -1
 
 
-def _tests(row: Row, visibility: Visibility) -> Iterator[TestCase]:
+def _tests(row: SourceRow, visibility: Visibility) -> Iterator[TestCase]:
     tests = row[f"{visibility}_tests"] or {"input": [], "output": []}
     for given, expected in _matched(row, f"{visibility}_tests", tests, {"input": str, "output": str}):
         yield TestCase("stdio", unix(given), unix(expected), visibility)
 
 
 def _solutions(
-    row: Row, label: str, problem: Problem, reading: Reading, origin: str, dropped: Counter[str]
+    row: SourceRow, label: str, problem: Problem, reading: Reading, origin: str, dropped: Counter[str]
 ) -> Iterator[Solution]:
     """Solutions of one label that are not too long and in a chosen language, each program once."""
     is_correct = label == "solutions"
@@ -136,7 +136,7 @@ def _solutions(
             yield Solution(solution_id, problem.problem_id, code, is_correct, name, of)
 
 
-def _matched(row: Row, column: str, values: dict[str, Any], kinds: dict[str, type]) -> Iterator[tuple[Any, ...]]:
+def _matched(row: SourceRow, column: str, values: dict[str, Any], kinds: dict[str, type]) -> Iterator[tuple[Any, ...]]:
     """The items of parallel lists, side by side."""
     lists: list[Any] = [values.get(name) for name in kinds]
     if not all(isinstance(items, list) for items in lists) or len({len(items or ()) for items in lists}) > 1:

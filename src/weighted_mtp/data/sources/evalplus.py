@@ -11,7 +11,7 @@ from typing import Any
 
 from weighted_mtp.data.schema import Entry, Problem, Solution, Suite, TestCase
 from weighted_mtp.data.sources.humaneval import docstring
-from weighted_mtp.data.sources.rows import DEFAULT, TOO_LONG, Columns, Reading, Row, read_rows
+from weighted_mtp.data.sources.rows import DEFAULT, TOO_LONG, Columns, Reading, SourceRow, read_rows
 from weighted_mtp.data.sources.syntax import literal
 from weighted_mtp.errors import UserError
 
@@ -80,7 +80,7 @@ def read_mbpp(path: Path, reading: Reading = DEFAULT) -> Iterator[Entry]:
         yield _entry(row, reading, "mbpp+", row["prompt"].strip().strip('"').strip(), inputs)
 
 
-def _entry(row: Row, reading: Reading, source: str, description: str, inputs: _Inputs) -> Entry:
+def _entry(row: SourceRow, reading: Reading, source: str, description: str, inputs: _Inputs) -> Entry:
     name = f"{source}/{row['task_id'].rpartition('/')[2]}"
     reference = row["prompt"] + row["canonical_solution"]
     dropped: Counter[str] = Counter()
@@ -100,7 +100,9 @@ def _entry(row: Row, reading: Reading, source: str, description: str, inputs: _I
     return Entry(problem, [Solution(f"{name}/reference", name, reference, True)], row.where, dropped)
 
 
-def _tests(row: Row, reading: Reading, reference: str, inputs: _Inputs, dropped: Counter[str]) -> Iterator[TestCase]:
+def _tests(
+    row: SourceRow, reading: Reading, reference: str, inputs: _Inputs, dropped: Counter[str]
+) -> Iterator[TestCase]:
     """Raises UserError if the reference cannot be run, ValueError for what is no literal."""
     if reading.answers is None:
         raise UserError(f"{row.where}: what {row['task_id']} expects comes from executing its reference")
@@ -126,7 +128,7 @@ def _is_floats(value: Any) -> bool:
     return isinstance(value, float)
 
 
-def _oracle(row: Row, arguments: list[Any], given: str, value: Any) -> str:
+def _oracle(row: SourceRow, arguments: list[Any], given: str, value: Any) -> str:
     """Test code for a task with several right answers; "" for all others."""
     task, call = row["task_id"], f"{row['entry_point']}{given}"
     if task in _ROOTS:  # the prompt defines poly
@@ -191,7 +193,7 @@ _TYPES: dict[tuple[Callable[[Any], Any], ...], str] = {
 _TYPES_OF = {f"Mbpp/{number}": types for types, numbers in _TYPES.items() for number in numbers.split()}
 
 
-def _typed(row: Row, column: str) -> list[list[Any]]:
+def _typed(row: SourceRow, column: str) -> list[list[Any]]:
     types = _TYPES_OF.get(row["task_id"], (_same,))
     try:
         return [

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from weighted_mtp.data.schema import Entry, Problem, Solution, TestCase
-from weighted_mtp.data.sources.rows import DEFAULT, Reading, Row, read_rows, unix
+from weighted_mtp.data.sources.rows import DEFAULT, Reading, SourceRow, read_rows, unix
 from weighted_mtp.errors import UserError
 
 _COLUMNS = {"question": str, "answer": str}
@@ -36,7 +36,7 @@ def read(path: Path, reading: Reading = DEFAULT) -> Iterator[Entry]:
         yield Entry(problem, [Solution(f"{name}/reference", name, text, True, language="text")], row.where)
 
 
-def _number(row: Row) -> str:
+def _number(row: SourceRow) -> str:
     found = _FINAL.search(row["answer"])
     if found is None:
         raise UserError(

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from weighted_mtp.data.schema import Entry, Problem, Solution, TestCase
-from weighted_mtp.data.sources.rows import DEFAULT, Reading, Row, read_rows
+from weighted_mtp.data.sources.rows import DEFAULT, Reading, SourceRow, read_rows
 from weighted_mtp.data.sources.syntax import parse_python
 from weighted_mtp.errors import UserError
 
@@ -35,7 +35,7 @@ def read(path: Path, reading: Reading = DEFAULT) -> Iterator[Entry]:
         yield Entry(problem, [canonical], row.where)
 
 
-def docstring(row: Row) -> str:
+def docstring(row: SourceRow) -> str:
     """The first text that is a statement of its own in the entry point's body, as written; one task has an import
     before it.
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from weighted_mtp.data.schema import Entry, Problem, Solution, TestCase
-from weighted_mtp.data.sources.rows import DEFAULT, Reading, Row, read_rows, unix
+from weighted_mtp.data.sources.rows import DEFAULT, Reading, SourceRow, read_rows, unix
 from weighted_mtp.data.sources.syntax import parse_python
 from weighted_mtp.errors import UserError
 
@@ -43,7 +43,7 @@ def read(path: Path, reading: Reading = DEFAULT) -> Iterator[Entry]:
         yield Entry(problem, [Solution(f"{problem_id}/reference", problem_id, code, True)], row.where)
 
 
-def _tests(row: Row) -> Iterator[TestCase]:
+def _tests(row: SourceRow) -> Iterator[TestCase]:
     set_up = unix(row["test_setup_code"])
     for text in row["test_list"]:
         yield TestCase("code", set_up, unix(text), "public")
@@ -51,7 +51,7 @@ def _tests(row: Row) -> Iterator[TestCase]:
         yield TestCase("code", set_up, unix(text), "generated")
 
 
-def _split(row: Row) -> str:
+def _split(row: SourceRow) -> str:
     for split, task_ids in TASK_RANGES.items():
         if row["task_id"] in task_ids:
             return split

@@ -10,14 +10,14 @@ Rows of the last two forms have nothing to execute: the reference and the baseli
 
 import difflib
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from weighted_mtp.data.schema import Entry, Problem, Solution
 from weighted_mtp.data.sources.codecontests import hashed_split
 from weighted_mtp.data.sources.own_tests import functions_of, one_entry_point, tests_of
-from weighted_mtp.data.sources.rows import DEFAULT, Reading, Row, read_rows, unix
+from weighted_mtp.data.sources.rows import DEFAULT, Reading, SourceRow, columns_of, read_rows, unix
 from weighted_mtp.data.sources.syntax import parse_python
 from weighted_mtp.errors import UserError
 
@@ -28,6 +28,23 @@ FIELDS = (
 SPLITS = ("train", "validation", "test")
 _CALLED_SO = {"valid": "validation", "val": "validation", "dev": "validation"}
 _ROLES = ("system", "user", "assistant")
+_ALSO_CALLED = {
+    "prompt": ("instruction", "question", "problem", "description", "task", "text"),
+    "tests": ("test_list", "test_cases", "unit_tests", "asserts", "assertions"),
+    "correct": ("solution", "solutions", "correct_solutions", "canonical_solution", "programs"),
+    "incorrect": ("incorrect_solutions", "wrong", "wrong_solutions"),
+    "completion": ("output", "response", "answer"),
+}
+"""Field → what other files call it."""
+_NEEDLESS = {
+    "prompt": {"messages"},
+    "tests": {"public_tests", "completion", "messages"},
+    "correct": {"completion", "messages"},
+    "incorrect": {"completion", "messages"},
+    "completion": {"tests", "public_tests", "correct", "incorrect", "messages"},
+}
+"""Field → those beside which a row does without it."""
+_LISTED = 20  # mistakes
 
 
 def read(path: Path, reading: Reading = DEFAULT) -> Iterator[Entry]:
@@ -36,15 +53,36 @@ def read(path: Path, reading: Reading = DEFAULT) -> Iterator[Entry]:
     A problem without an id is named by its row. One without a split gets that of its id's hash: 80 % train, 10 %
     validation, 10 % test. Programs that are repeated or too long are dropped, and counted.
 
-    Raises UserError as `read_rows`, and naming the row for anything that a row gets wrong.
+    Raises UserError as `read_rows`, and naming the row for anything that a row gets wrong. From the first mistake on
+    nothing is yielded, but all rows are read, so that one error lists all mistakes.
     """
-    for row in read_rows(path, dict.fromkeys(FIELDS, object), reading.on_bytes, reading.group):
-        yield entry(row, reading)
+    mistakes: list[str] = []
+    try:
+        _check_names(str(path), columns_of(path))
+        for row in read_rows(path, dict.fromkeys(FIELDS, object), reading.on_bytes, reading.group):
+            try:
+                entry = _entry(row, reading)
+            except UserError as error:
+                mistakes.append(str(error))
+                continue
+            if not mistakes:
+                yield entry
+    except UserError as error:
+        mistakes.append(str(error))
+    if mistakes:
+        raise UserError(_listed(path, mistakes))
 
 
-def entry(row: Row, reading: Reading) -> Entry:
+def _listed(path: Path, mistakes: Sequence[str]) -> str:
+    if len(mistakes) == 1:
+        return mistakes[0]
+    more = [f"and {len(mistakes) - _LISTED:,} more"] if len(mistakes) > _LISTED else []
+    return "\n  ".join([f"{path}: {len(mistakes):,} mistakes, so nothing is imported:", *mistakes[:_LISTED], *more])
+
+
+def _entry(row: SourceRow, reading: Reading) -> Entry:
     """What `read` makes of a row. Raises UserError for what is wrong with it."""
-    _check_names(row)
+    _check_names(row.where, row.values)
     prompt, programs, incorrect = _form(row)
     tests = tests_of(row)
     is_code = bool(tests or incorrect or row["correct"])
@@ -75,14 +113,21 @@ def entry(row: Row, reading: Reading) -> Entry:
     return Entry(problem, solutions, row.where, dropped)
 
 
-def _check_names(row: Row) -> None:
-    for name in row.values:
-        near = [] if name in FIELDS else difflib.get_close_matches(str(name), FIELDS, n=1, cutoff=0.75)
-        if near:
-            raise UserError(f"{row.where}: unknown field {name!r}; did you mean {near[0]!r}?")
+def _check_names(where: str, names: Collection[str]) -> None:
+    """Raises UserError for fields that are misspelt, or called as another file's format calls one that is missing."""
+    if meant := {name: field for name in names if name not in FIELDS and (field := _meant(str(name), names))}:
+        fields, known = (", ".join(map(repr, each)) for each in (meant, meant.values()))
+        raise UserError(f"{where}: unknown field{'s' if len(meant) > 1 else ''} {fields}; did you mean {known}?")
 
 
-def _form(row: Row) -> tuple[str, list[str], list[str]]:
+def _meant(name: str, names: Collection[str]) -> str | None:
+    field = next((field for field, others in _ALSO_CALLED.items() if name.lower() in others), None)
+    if field is not None:
+        return None if {field, *_NEEDLESS[field]} & set(names) else field
+    return next(iter(difflib.get_close_matches(name, FIELDS, n=1, cutoff=0.75)), None)
+
+
+def _form(row: SourceRow) -> tuple[str, list[str], list[str]]:
     """Prompt, correct and incorrect programs of a row of any form."""
     forms = {"messages": ("prompt", "completion", "correct", "incorrect"), "completion": ("correct", "incorrect")}
     for form, others in forms.items():
@@ -103,7 +148,7 @@ def _form(row: Row) -> tuple[str, list[str], list[str]]:
     return prompt, correct, incorrect
 
 
-def _conversation(row: Row) -> tuple[str, str]:
+def _conversation(row: SourceRow) -> tuple[str, str]:
     """What one user message asks (after a system message, if any) and what is answered."""
     messages = row["messages"]
     if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
@@ -126,7 +171,7 @@ def _conversation(row: Row) -> tuple[str, str]:
     return "\n\n".join(text.strip() for _, text in asked), answer
 
 
-def _text(row: Row, field: str) -> str:
+def _text(row: SourceRow, field: str) -> str:
     value = row[field]
     if value is None:
         raise UserError(f"{row.where}: no {field!r} (it has {', '.join(map(str, row.values)) or 'nothing'})")
@@ -135,7 +180,7 @@ def _text(row: Row, field: str) -> str:
     return unix(value).strip() if field == "prompt" else unix(value)
 
 
-def _programs(row: Row, field: str) -> list[str]:
+def _programs(row: SourceRow, field: str) -> list[str]:
     value = row[field]
     if value is None:
         return []
@@ -149,7 +194,7 @@ def _programs(row: Row, field: str) -> list[str]:
     return [unix(program) for program in value]
 
 
-def _entry_point(row: Row, programs: Sequence[str], is_code: bool) -> str:
+def _entry_point(row: SourceRow, programs: Sequence[str], is_code: bool) -> str:
     """The function that tests call: the one given, which every correct program must define, or the one that can be
     meant; "" where tests call none."""
     if not is_code:
@@ -166,7 +211,7 @@ def _entry_point(row: Row, programs: Sequence[str], is_code: bool) -> str:
     return given
 
 
-def _name(row: Row) -> str:
+def _name(row: SourceRow) -> str:
     name = row["id"]
     if name is None:
         return str(row.line)
@@ -175,7 +220,7 @@ def _name(row: Row) -> str:
     return str(name).strip()
 
 
-def _split(row: Row, reading: Reading, name: str) -> str:
+def _split(row: SourceRow, reading: Reading, name: str) -> str:
     given = row["split"]
     if given is None:
         return reading.split or hashed_split(name)
@@ -187,7 +232,7 @@ def _split(row: Row, reading: Reading, name: str) -> str:
     return str(split)
 
 
-def _whole(row: Row, field: str, default: int) -> int:
+def _whole(row: SourceRow, field: str, default: int) -> int:
     value = row[field]
     if value is None:
         return default
@@ -196,7 +241,7 @@ def _whole(row: Row, field: str, default: int) -> int:
     return value
 
 
-def _positive(row: Row, field: str) -> float | None:
+def _positive(row: SourceRow, field: str) -> float | None:
     value = row[field]
     if value is None:
         return None
@@ -206,7 +251,7 @@ def _positive(row: Row, field: str) -> float | None:
 
 
 def _solutions(
-    row: Row,
+    row: SourceRow,
     problem: Problem,
     programs: Sequence[str],
     is_correct: bool,

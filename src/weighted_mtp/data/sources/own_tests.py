@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from weighted_mtp.data.schema import TestCase, Visibility
-from weighted_mtp.data.sources.rows import Row, unix
+from weighted_mtp.data.sources.rows import SourceRow, unix
 from weighted_mtp.data.sources.syntax import literal, parse_python
 from weighted_mtp.errors import UserError
 
@@ -19,7 +19,7 @@ _FORMS = '{"args": […], "returns": …}, {"stdin": "…", "stdout": "…"} or 
 _PAIRS = (("args", "returns"), ("stdin", "stdout"), ("input", "output"))
 
 
-def tests_of(row: Row) -> tuple[TestCase, ...]:
+def tests_of(row: SourceRow) -> tuple[TestCase, ...]:
     """The row's tests; those in `public_tests` come first and, where they are assertions, are shown to models.
 
     Raises UserError naming row and test for what is none, and for tests of several kinds.
@@ -36,7 +36,7 @@ def tests_of(row: Row) -> tuple[TestCase, ...]:
     return tests
 
 
-def functions_of(row: Row, program: str, number: int) -> set[str]:
+def functions_of(row: SourceRow, program: str, number: int) -> set[str]:
     """Names that a correct program defines at its top. Raises UserError where it is no Python."""
     try:
         tree = parse_python(program)
@@ -52,7 +52,7 @@ def functions_of(row: Row, program: str, number: int) -> set[str]:
     return names | {target.id for target in targets if isinstance(target, ast.Name)}
 
 
-def one_entry_point(row: Row, defined: Sequence[set[str]]) -> str:
+def one_entry_point(row: SourceRow, defined: Sequence[set[str]]) -> str:
     """The one function that all correct programs define and tests call; "" for assertions that leave a choice.
 
     Raises UserError where calls need a name and there is none, or where assertions call nothing that is defined.
@@ -73,12 +73,13 @@ def one_entry_point(row: Row, defined: Sequence[set[str]]) -> str:
     if not any(isinstance(test, dict) and _is_call(test) for test in tests):
         return ""
     if len(common) != 1:
-        found = f"`correct` defines {', '.join(sorted(common))}" if common else "`correct` says nothing of it"
+        found = f"`correct` defines {', '.join(sorted(common))}" if common else "no function is in all of `correct`"
+        found = found if defined else "there is no `correct` program that defines it"
         raise UserError(f"{row.where}: tests call a function, and {found}: give its name as `entry_point`")
     return common.pop()
 
 
-def _tests(row: Row, field: str, visibility: Visibility) -> Iterator[TestCase]:
+def _tests(row: SourceRow, field: str, visibility: Visibility) -> Iterator[TestCase]:
     value = row[field]
     if value is None:
         return

@@ -33,6 +33,7 @@ TOO_LONG = object()
 
 _BATCH = 16  # Parquet rows in memory: CodeContests has rows of 10 MB
 _GZIP, _PARQUET = b"\x1f\x8b", b"PAR1"
+_MEND = "fix it, so that every line is one whole JSON object, or fetch the file again"
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ DEFAULT = Reading()
 
 
 @dataclass(frozen=True)
-class Row:
+class SourceRow:
     """One object of a file, the line or row it stands on (1-based), and the words for that place."""
 
     line: int
@@ -83,7 +84,18 @@ def row_groups(path: Path) -> list[int | None]:
             return list(range(table.num_row_groups)) or [None]
 
 
-def read_rows(path: Path, columns: Columns, on_bytes: OnBytes | None = None, group: int | None = None) -> Iterator[Row]:
+def columns_of(path: Path) -> list[str]:
+    """The columns of a Parquet file, also those that nobody reads; none of another file, whose rows say it themselves.
+
+    Raises UserError as `read_rows`.
+    """
+    with _readable(path), path.open("rb") as file:
+        return pq.read_schema(path).names if file.read(4) == _PARQUET else []
+
+
+def read_rows(
+    path: Path, columns: Columns, on_bytes: OnBytes | None = None, group: int | None = None
+) -> Iterator[SourceRow]:
     """Rows of a file one by one, each with at least `columns` of the given types.
 
     on_bytes  is called with the bytes of the file that were read since the last call
@@ -99,7 +111,7 @@ def read_rows(path: Path, columns: Columns, on_bytes: OnBytes | None = None, gro
             _check(row, columns)
             yield row
     if row is None:
-        raise UserError(f"{path} is empty: fetch it again")
+        raise UserError(f"{path} is empty: write its rows, or fetch it again")
 
 
 @contextmanager
@@ -110,12 +122,12 @@ def _readable(path: Path) -> Iterator[None]:
         raise UserError(f"{path} does not exist: give the path of one that does") from error
     except (EOFError, gzip.BadGzipFile, zlib.error, pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         reason = first_line(error)
-        raise UserError(f"{path} is truncated or damaged ({reason}): fetch it again") from error
+        raise UserError(f"{path} is truncated or damaged ({reason}): write it or fetch it again") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}; give a file that can") from error
 
 
-def _parts(path: Path, file: BinaryIO, columns: Columns, on_bytes: OnBytes, group: int | None) -> Iterator[Row]:
+def _parts(path: Path, file: BinaryIO, columns: Columns, on_bytes: OnBytes, group: int | None) -> Iterator[SourceRow]:
     start = file.peek(4)[:4] if isinstance(file, io.BufferedReader) else b""
     if start == _PARQUET:
         yield from _parquet(path, columns, on_bytes, group)
@@ -128,7 +140,7 @@ def _parts(path: Path, file: BinaryIO, columns: Columns, on_bytes: OnBytes, grou
         told = file.tell()
 
 
-def _parquet(path: Path, columns: Columns, on_bytes: OnBytes, group: int | None) -> Iterator[Row]:
+def _parquet(path: Path, columns: Columns, on_bytes: OnBytes, group: int | None) -> Iterator[SourceRow]:
     with pq.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False) as file:
         present = [name for name in columns if name in file.schema_arrow.names]
         sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
@@ -137,11 +149,11 @@ def _parquet(path: Path, columns: Columns, on_bytes: OnBytes, group: int | None)
         for batch in file.iter_batches(_BATCH, row_groups=chosen, columns=present):
             for values in batch.to_pylist():
                 line += 1
-                yield Row(line, values, f"{path} row {line}")
+                yield SourceRow(line, values, f"{path} row {line}")
             on_bytes(told * line // total - told * (line - len(batch)) // total)
 
 
-def _json(path: Path, lines: BinaryIO | gzip.GzipFile) -> Iterator[Row]:
+def _json(path: Path, lines: BinaryIO | gzip.GzipFile) -> Iterator[SourceRow]:
     for line, data in enumerate(lines, 1):
         if line == 1:
             data = data.removeprefix(BOM_UTF8)
@@ -151,13 +163,13 @@ def _json(path: Path, lines: BinaryIO | gzip.GzipFile) -> Iterator[Row]:
         where = f"{path} line {line}"
         text = _decode(where, data.rstrip(b"\r\n"))
         if text.strip():
-            yield Row(line, _object(where, _parse(where, text)), where)
+            yield SourceRow(line, _object(where, _parse(where, text)), where)
 
 
-def _array(path: Path, data: bytes) -> Iterator[Row]:
+def _array(path: Path, data: bytes) -> Iterator[SourceRow]:
     for number, value in enumerate(_parse(str(path), _decode(str(path), data)), 1):
         where = f"{path} item {number}"
-        yield Row(number, _object(where, value), where)
+        yield SourceRow(number, _object(where, value), where)
 
 
 def _decode(where: str, data: bytes) -> str:
@@ -175,11 +187,11 @@ def _parse(where: str, text: str) -> Any:
         return value
     except json.JSONDecodeError as error:
         place = f"line {error.lineno} column {error.colno}" if error.lineno > 1 else f"column {error.colno}"
-        raise UserError(f"{where}: broken JSON ({error.msg} at {place}); fetch the file again") from error
+        raise UserError(f"{where}: broken JSON ({error.msg} at {place}); {_MEND}") from error
     except UnicodeEncodeError as error:
-        raise UserError(f"{where}: holds half of a surrogate pair, which is no text; fetch the file again") from error
+        raise UserError(f"{where}: holds half of a surrogate pair, which is no text; {_MEND}") from error
     except (ValueError, RecursionError) as error:  # numbers of thousands of digits, thousands of brackets
-        raise UserError(f"{where}: broken JSON ({error}); fetch the file again") from error
+        raise UserError(f"{where}: broken JSON ({error}); {_MEND}") from error
 
 
 def _object(where: str, value: Any) -> dict[str, Any]:
@@ -188,7 +200,7 @@ def _object(where: str, value: Any) -> dict[str, Any]:
     return value
 
 
-def _check(row: Row, columns: Columns) -> None:
+def _check(row: SourceRow, columns: Columns) -> None:
     for column, kind in columns.items():
         if isinstance(row[column], kind):
             continue

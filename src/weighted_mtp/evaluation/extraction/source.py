@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
-from weighted_mtp.evaluation.extraction.statements import Statement, evaluated, reached, statements, using, words
+from weighted_mtp.evaluation.extraction.statements import Statement, evaluated, names_in, reached, statements, using
 
 _READS = frozenset(["input", "raw_input", "stdin", "__stdin__", "fileinput", "open", "read", "readline", "readlines"])
 _PRINTS = frozenset(["print", "stdout", "__stdout__", "write", "writelines"])
@@ -99,7 +99,7 @@ class Source:
         """Whether it acts, and has both standard input and standard output in it."""
         if not self.acts:
             return False
-        words = frozenset(word for statement in self.statements for word in statement.words)
+        words = frozenset(word for statement in self.statements for word in statement.names)
         return bool(words & _READS and words & _PRINTS)
 
     @cached_property
@@ -109,7 +109,7 @@ class Source:
         `sys.stdin = io.StringIO(sys.stdin.read())` only reads sooner.
         """
         return bool(_TESTS & self.imported) or any(
-            words(value) & _BUFFERS and not words(value) & _READS
+            names_in(value) & _BUFFERS and not names_in(value) & _READS
             for node in ast.walk(self.tree)
             if (value := _put_in_place(node)) is not None
         )
@@ -183,7 +183,7 @@ class Source:
         All of it if they come from the input: that text continues this one.
         """
         serving = [s for s in reached(wanted, self.statements) if not s.is_definition and not s.is_import]
-        if any(statement.words & _READS for statement in serving):
+        if any(statement.names & _READS for statement in serving):
             return self
         return self._without(_harmful(self.statements, self.statements, wanted, _READS | _PRINTS | _ENDS))
 
@@ -266,11 +266,11 @@ def _harmful(
     bind; never a definition, an import, or what the names in `serving` rest on."""
     kept = {id(statement) for statement in reached(serving, every)}
     definitions = [statement for statement in every if statement.is_definition and id(statement) not in kept]
-    avoided = using([name for s in definitions if s.words & words for name in s.defines], definitions)
+    avoided = using([name for s in definitions if s.names & words for name in s.defines], definitions)
     found: list[Statement] = []
     for statement in looked_at:
         is_free = not statement.is_definition and not statement.is_import and id(statement) not in kept
-        if is_free and (statement.words & words or statement.uses & avoided):
+        if is_free and (statement.names & words or statement.uses & avoided):
             found.append(statement)
             avoided |= statement.defines
     return found
@@ -279,11 +279,15 @@ def _harmful(
 def _put_in_place(node: ast.AST) -> ast.expr | None:
     """What a node puts in the place of standard input; None if it does not."""
     match node:
-        case ast.Assign(targets=targets, value=value) if any("stdin" in words(target) for target in targets):
+        case ast.Assign(targets=targets, value=value) if any("stdin" in names_in(target) for target in targets):
             return value
-        case ast.Call(func=function, args=[ast.Constant(value="sys.stdin"), value, *_]) if "patch" in words(function):
+        case ast.Call(func=function, args=[ast.Constant(value="sys.stdin"), value, *_]) if "patch" in names_in(
+            function
+        ):
             return value
-        case ast.Call(func=function, args=[_, ast.Constant(value="stdin"), value, *_]) if "setattr" in words(function):
+        case ast.Call(func=function, args=[_, ast.Constant(value="stdin"), value, *_]) if "setattr" in names_in(
+            function
+        ):
             return value
     return None
 

@@ -35,7 +35,7 @@ class Statement:
     @property
     def is_main_guard(self) -> bool:
         """Whether it is `if __name__ == …:`."""
-        return isinstance(self.node, ast.If) and "__name__" in words(self.node.test)
+        return isinstance(self.node, ast.If) and "__name__" in names_in(self.node.test)
 
     @cached_property
     def _nodes(self) -> list[ast.AST]:
@@ -79,9 +79,9 @@ class Statement:
         return frozenset({*self.uses_at_once, *in_functions})
 
     @cached_property
-    def words(self) -> frozenset[str]:
+    def names(self) -> frozenset[str]:
         """Every name, attribute and imported name in it, and "assert" if it asserts something."""
-        return words(self.node)
+        return names_in(self.node)
 
 
 def statements(tree: ast.Module, text: str) -> list[Statement]:
@@ -94,7 +94,7 @@ def statements(tree: ast.Module, text: str) -> list[Statement]:
     return [Statement(*found) for found in zip(tree.body, places, scopes, strict=True)]
 
 
-def words(node: ast.AST) -> frozenset[str]:
+def names_in(node: ast.AST) -> frozenset[str]:
     """Every name, attribute and imported name below a node, and "assert" if anything is asserted."""
     found: set[str] = set()
     for inner in ast.walk(node):

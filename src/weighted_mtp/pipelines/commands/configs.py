@@ -12,7 +12,7 @@ from weighted_mtp.pipelines.command import Debug, user_errors
 def show(debug: Debug = False) -> None:
     """List the configurations that come with the package, by the names that `--config` takes."""
     with user_errors(debug):
-        known = dict(configurations.described())
+        known = dict(configurations.summaries())
         width = max(map(len, known))
         for name, says in known.items():
             print(f"{name:{width}}  {says}")

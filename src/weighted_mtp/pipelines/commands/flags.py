@@ -31,6 +31,9 @@ def takes(name: str, *sections: str) -> Callable[[Callable[..., None]], Callable
     schema = COMMANDS[name]
     flags = dict(_flags(schema, sections))
 
+    def spell(place: str) -> str:
+        return _spelled(flags[place]) if place in flags else f"`{place}`"
+
     def command_of(main: Callable[..., None]) -> Callable[..., None]:
         @functools.wraps(main)
         def command(config: Path | None, override: list[str] | None, debug: bool, **given: Any) -> None:
@@ -45,17 +48,25 @@ def takes(name: str, *sections: str) -> Callable[[Callable[..., None]], Callable
                 for place, value in typed.items():
                     if value is not None and value != []:
                         _set(options, place, value)
-                main(validated(schema, options, f"{file}: " if file else ""), **given)
+                main(validated(schema, options, f"{file}: " if file else "", spell), **given)
 
         own = [*inspect.signature(main).parameters.values()][1:]
         common = [_keyword("config", OptionsFile), _keyword("override", Overrides), _keyword("debug", Debug, False)]
         parameters = [*flags.values(), *own, *common]
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-        command.__doc__ = f"{inspect.getdoc(main)}\n\nAll options: `wmtp options {name}`."
+        paragraphs = [" ".join(text.split()) for text in (inspect.getdoc(main) or "").split("\n\n")]
+        command.__doc__ = "\n\n".join([*paragraphs, f"All options: `wmtp options {name}`."])
         return command
 
     return command_of
+
+
+def _spelled(parameter: inspect.Parameter) -> str:
+    """A flag as it is typed, an argument as help shows it."""
+    info = typing.get_args(parameter.annotation)[1]
+    names = (info.default, *(info.param_decls or ()))  # typer takes the first name of an annotation for a default
+    return next((name for name in names if isinstance(name, str) and name.startswith("--")), parameter.name.upper())
 
 
 def _set(options: dict[str, Any], place: str, value: object) -> None:
@@ -79,7 +90,7 @@ def _parameter(option: Option, field: FieldInfo, section: str) -> inspect.Parame
     kind = str if _is_comma_list(field.metadata) else _type(field.annotation)
     says = option.description
     if option.default is None:
-        says += " Must be given."
+        says += "" if section else " Must be given."  # a section as a whole may be left out
     elif option.default not in ("null", "[]", "false"):
         says += f" Default: {option.default.strip('[]').replace(chr(34), '')}."
     if not spelled.names:

@@ -10,7 +10,7 @@ from weighted_mtp.pipelines.command import Debug, user_errors
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from weighted_mtp.options import Part
+    from weighted_mtp.options import OptionSection
     from weighted_mtp.section import Section
 
 PAGE = """# Options
@@ -107,14 +107,14 @@ def _named(pipeline: str) -> "tuple[str, type[Section]]":
     return name, known[name]
 
 
-def _section(parts: "Sequence[Part]", section: str, pipeline: str) -> "list[Part]":
+def _section(parts: "Sequence[OptionSection]", section: str, pipeline: str) -> "list[OptionSection]":
     from weighted_mtp.errors import UserError
-    from weighted_mtp.options import within
+    from weighted_mtp.options import under
 
     names = list(dict.fromkeys(part.name for part in parts if part.name))
     if section not in names:
         raise UserError(f"--section {section}: {pipeline} has no such section; {_near(section, names)}")
-    return within(parts, section)
+    return under(parts, section)
 
 
 def _near(name: str, known: "Sequence[str]") -> str:
@@ -132,7 +132,7 @@ def _list() -> None:
     print("\n`wmtp options NAME` shows the options of one")
 
 
-def _tables(parts: "Sequence[Part]") -> None:
+def _tables(parts: "Sequence[OptionSection]") -> None:
     """A table per section, as wide as the terminal."""
     from rich.console import Console
     from rich.table import Table

@@ -10,7 +10,12 @@ from weighted_mtp.pipelines.command import Debug, user_errors
 
 def main(
     dataset: Annotated[str, typer.Argument(help="A prepared dataset, such as one of your own.")],
-    model: Annotated[str, typer.Option(help="Model to start from: folder, run, .gguf file or hub id.")],
+    model: Annotated[
+        str,
+        typer.Option(
+            help="Model to start from: folder, run, .gguf file or hub id; or micro, a new one that needs no download."
+        ),
+    ],
     output: Annotated[
         Path | None, typer.Option(help="Folder for the configurations. Default: configs/DATASET.")
     ] = None,
@@ -19,10 +24,10 @@ def main(
 ) -> None:
     """Write configurations that fit a dataset and a model: reference, critic, policy, study; and say what to run."""
     with user_errors(debug):
-        from weighted_mtp.pipelines.recipe import commands, gather, write
+        from weighted_mtp.pipelines.recipe import commands, gather, write_recipe
 
         target = output or Path("configs") / dataset
         facts = gather(dataset, model, storage)
-        for file in write(facts, target):
+        for file in write_recipe(facts, target):
             print(file)
         print("", *commands(facts, target), sep="\n")

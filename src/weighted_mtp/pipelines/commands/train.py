@@ -26,7 +26,8 @@ def _train(kind: str, config: Path, override: Sequence[str] | None, accept_chang
     from weighted_mtp.config import load_config
     from weighted_mtp.configurations import find
     from weighted_mtp.pipelines.kinds import PIPELINES
-    from weighted_mtp.progress import console
+    from weighted_mtp.progress import console, say
+    from weighted_mtp.report.links import PAGE
     from weighted_mtp.runtime.distributed import process_group
 
     schema, run = PIPELINES[kind]
@@ -38,6 +39,8 @@ def _train(kind: str, config: Path, override: Sequence[str] | None, accept_chang
         raise typer.Exit(INTERRUPTED)
     if not console.quiet:
         print(folder)
+        if (folder / PAGE).is_file():
+            say(f"its curves: {folder / PAGE}")
 
 
 ref_tuning = _command("ref_tuning", "Fine-tune the reference model on correct programs.")

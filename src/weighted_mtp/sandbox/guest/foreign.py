@@ -47,7 +47,7 @@ class Handle:
 
     __slots__ = ("_own", "_plain", "_program", "_text")
 
-    def __init__(self, program: "Program", plain: list[Any], own: frozenset[str], text: str) -> None:
+    def __init__(self, program: "RemoteProgram", plain: list[Any], own: frozenset[str], text: str) -> None:
         for name, value in (("_program", program), ("_plain", plain), ("_own", own), ("_text", text)):
             object.__setattr__(self, name, value)
 
@@ -206,7 +206,7 @@ _REDUCED = (date, datetime, time, timedelta)  # which take no value of their own
 _DERIVED: dict[type, type] = {kind: type(kind.__name__, (Derived, kind), {}) for kind in (*_COPIED, *_REDUCED)}
 
 
-class Program:
+class RemoteProgram:
     """The other side of the wall.
 
     undecided  what a test did that only the program could decide, if it did; whatever the test made of that
@@ -323,7 +323,7 @@ class Program:
         return found
 
 
-class RecordedProgram(Program):
+class RecordedProgram(RemoteProgram):
     """A program that has answered all calls of a test beforehand, up to its end.
 
     calls    the argument tuples that were planned, in the codec's plain form
@@ -357,7 +357,7 @@ def _sent_derived(value: Any, base: Any) -> Any:
     return value.program_handle._plain if isinstance(value, Derived) else base
 
 
-class EndedProgram(Program):
+class EndedProgram(RemoteProgram):
     """A program that cannot be called any more: its answers are there."""
 
     def __init__(self) -> None:

@@ -14,7 +14,7 @@ import traceback
 from typing import Any
 
 from .codec import CodecError, unpack
-from .foreign import EndedProgram, Incomparable, Program, ProgramGone, RecordedProgram, Unanswered, Unplanned
+from .foreign import EndedProgram, Incomparable, ProgramGone, RecordedProgram, RemoteProgram, Unanswered, Unplanned
 from .server import Wire, describe, rehearse, reply, serve, take_channels
 
 _STATUS_OF = {"MemoryError": "out_of_memory", "PermissionError": "refused"}
@@ -28,7 +28,7 @@ class Namespace(dict):
     In this order a program cannot replace `all`, `set` or `math` under the test; the entry point is set explicitly.
     """
 
-    def __init__(self, program: Program, names: list[str], entry_point: str) -> None:
+    def __init__(self, program: RemoteProgram, names: list[str], entry_point: str) -> None:
         super().__init__(__name__="test")
         self._program = program
         self._names = set(names)
@@ -48,7 +48,7 @@ class Namespace(dict):
         return self._program.ask("name", name)
 
 
-def _run_test(job: Any, program: Program, setup: str, test: str) -> None:
+def _run_test(job: Any, program: RemoteProgram, setup: str, test: str) -> None:
     namespace = Namespace(program, job["names"], job["entry_point"])
     exec(_compiled(job["context"], "<context>"), namespace)
     namespace.bind_entry_point()
@@ -73,7 +73,7 @@ def _verdict(error: BaseException, test: str) -> dict[str, str]:
 
 def run(job: Any, wire: Wire) -> int:
     """`code` tests, {"context", "entry_point", "names", "tests"} → a {"verdict", "test"} message; in a child."""
-    program = Program(wire)
+    program = RemoteProgram(wire)
     for number, (setup, test) in enumerate(job["tests"]):
         try:
             _run_test(job, program, setup, test)

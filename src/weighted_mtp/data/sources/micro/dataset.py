@@ -2,17 +2,18 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-from transformers import PreTrainedTokenizerFast
+from typing import TYPE_CHECKING, Any
 
 from weighted_mtp.data.index import write_index
 from weighted_mtp.data.prepared import has_splits
-from weighted_mtp.data.sources.micro.generator import MicroConfig, generate
+from weighted_mtp.data.sources.micro.generator import MicroConfig, generate_micro
 from weighted_mtp.data.sources.micro.tokenizer import train_tokenizer
 from weighted_mtp.data.tables import cannot_write, write_tables
 from weighted_mtp.files import atomic_directory
 from weighted_mtp.manifest import files_present, read_manifest, write_manifest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 _VERSION = 1  # of the generator: raise it with any change that changes what a seed gives
 
@@ -29,7 +30,7 @@ def write_micro(root: Path, config: MicroConfig, on_progress: Callable[[int], No
     directory = root / "micro"
     if is_current(directory, config):
         return directory
-    splits = generate(config, on_progress)
+    splits = generate_micro(config, on_progress)
     problems, solutions = splits["train"]
     texts = (*(problem.description for problem in problems), *(solution.code for solution in solutions))
     tokenizer = train_tokenizer(texts, config.vocab_size)
@@ -53,7 +54,7 @@ def write_micro(root: Path, config: MicroConfig, on_progress: Callable[[int], No
     return directory
 
 
-def _save(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+def _save(tokenizer: "PreTrainedTokenizerFast", folder: Path) -> None:
     try:
         tokenizer.save_pretrained(folder)
     except Exception as error:

@@ -10,7 +10,7 @@ from weighted_mtp.data.schema import Problem, Records, Solution, Span, TestCase
 from weighted_mtp.data.sources.micro.composition import Composition, change_one_part, draw, is_worth_asking
 from weighted_mtp.data.sources.micro.parts import KINDS, Kind
 from weighted_mtp.data.sources.micro.phrasing import phrase
-from weighted_mtp.data.sources.micro.programs import ENTRY_POINT, Choices, MicroProgram, draw_choices, render
+from weighted_mtp.data.sources.micro.programs import ENTRY_POINT, Choices, MicroProgram, draw_choices, render_program
 from weighted_mtp.errors import UserError
 
 SPLITS = ("train", "validation", "test", "test_pairs")
@@ -46,7 +46,7 @@ class Mistake:
     part: int  # index of the changed part
 
 
-def generate(config: MicroConfig, on_progress: Callable[[int], None] | None = None) -> dict[str, Records]:
+def generate_micro(config: MicroConfig, on_progress: Callable[[int], None] | None = None) -> dict[str, Records]:
     """Problems and solutions of each split: train, validation, test, test_pairs.
 
     No composition is in two splits. Pairs of kinds drawn for `test_pairs` occur together in no other split.
@@ -132,7 +132,7 @@ def draw_mistake(
     for _ in range(_MUTATIONS):
         changed, part = change_one_part(rng, composition)
         if any(repr(changed(xs)) != output for xs, output in zip(inputs, expected, strict=True)):
-            return Mistake(render(changed, choices), render(composition, choices), part)
+            return Mistake(render_program(changed, choices), render_program(composition, choices), part)
     raise AssertionError(f"the tests see no mistake in {composition}")
 
 
@@ -178,7 +178,7 @@ def _solutions(
     rng: random.Random, composition: Composition, problem: Problem, config: MicroConfig
 ) -> Iterator[Solution]:
     for number in range(config.n_correct):
-        program = render(composition, draw_choices(rng))
+        program = render_program(composition, draw_choices(rng))
         yield Solution(
             solution_id=f"{problem.problem_id}/correct/{number}",
             problem_id=problem.problem_id,

@@ -80,7 +80,7 @@ def draw_choices(rng: random.Random) -> Choices:
     )
 
 
-def render(composition: Composition, choices: Choices) -> MicroProgram:
+def render_program(composition: Composition, choices: Choices) -> MicroProgram:
     """The program of a composition under the given choices."""
     writer = _Writer(composition.difficulty).write(f"def {ENTRY_POINT}({choices.argument}):\n")
     if choices.comment:

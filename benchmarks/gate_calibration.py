@@ -195,6 +195,8 @@ def main(
     study = load_config(StudyConfig, config, override or [])
     settings = Settings(steps, problems, samples)
     arms = [s for s in steps_of(study, config) if isinstance(s.what, TrainedArm) and s.is_finished()]
+    if not arms:
+        raise typer.BadParameter(f"{config}: no trained arm has been run; `wmtp study --config {config}` runs them")
     lines = ["# The gate: predicted against measured gains", ""]
     for temperature in temperatures:
         found = [

@@ -15,6 +15,8 @@ from weighted_mtp.cli import app
 from weighted_mtp.data.sources.micro.dataset import write_micro
 from weighted_mtp.data.sources.micro.generator import MicroConfig
 from weighted_mtp.data.tables import read_problems, read_solutions
+from weighted_mtp.pipelines.config import EvaluationConfig
+from weighted_mtp.pipelines.run_evaluation import holds_evaluation
 from weighted_mtp.study.config import StudyConfig
 from weighted_mtp.study.run import StudyResult, compared, run_study, time_table
 from weighted_mtp.study.steps import bottlenecks, steps_of
@@ -144,6 +146,23 @@ def test_the_same_command_again_runs_nothing_and_says_the_same(storage: Path) ->
     assert state(storage) == before
     for fact in ("critic-seed-3", "critic-seed-5", "on-own", "weighted", "s-own-seed-5: up to date"):
         assert fact in result.stdout
+
+
+def test_an_evaluation_that_knows_less_options_is_finished_and_a_damaged_one_is_not(storage: Path) -> None:
+    folder = storage / "runs" / "s" / "weighted-seed-5" / "evaluation-micro"
+    text = (folder / "report.json").read_text()
+    config = EvaluationConfig.model_validate(json.loads(text)["config"])
+    try:
+        older = json.loads(text)
+        del older["config"]["runtime"]["compile"]
+        (folder / "report.json").write_text(json.dumps(older))
+        assert holds_evaluation(config)
+        assert not holds_evaluation(config.model_copy(update={"first": 3}))
+        for damaged in ("", "{}", '{"config": {"bench": "micro"}}'):
+            (folder / "report.json").write_text(damaged)
+            assert not holds_evaluation(config)
+    finally:
+        (folder / "report.json").write_text(text)
 
 
 def test_arms_are_evaluated_and_compared_at_each_temperature(storage: Path) -> None:

@@ -23,6 +23,7 @@ from weighted_mtp.pipelines.token_weights import (
     chosen_programs,
     shown_programs,
     token_texts,
+    view_of_weights,
 )
 from weighted_mtp.pipelines.weight_source import critic_source, run_source
 from weighted_mtp.value_weighting.moments import Moments
@@ -206,3 +207,19 @@ def test_mistakes_are_one_line(storage: Path, arguments: tuple[str, ...], messag
 def test_a_critics_weights_need_a_correct_program_for_their_scale(storage: Path) -> None:
     with pytest.raises(UserError, match=r"no correct program of the problems shown is within its data.max_length"):
         critic_source(storage / "runs" / "critic").weights([], [])
+
+
+@pytest.mark.parametrize(
+    ("weights", "low", "centre", "high"),
+    [
+        ([0.5, 1.0, 3.0], 0.5, 1.0, 3.0),
+        ([1.0, 3.0], 1.0, 1.0, 3.0),
+        ([1.0, 1.0], 1.0, 1.0, 1.0),
+        ([0.0, 0.25, 0.5], 0.0, 0.25, 0.5),
+    ],
+)
+def test_colours_of_weights_are_around_one_or_around_the_mean_of_those_below_it(
+    weights: list[float], low: float, centre: float, high: float
+) -> None:
+    view = view_of_weights("weight", torch.tensor(weights))
+    assert (view.low, view.centre, view.high) == (low, centre, high)

@@ -68,8 +68,9 @@ def test_a_mistyped_command_imports_nothing_large(arguments: list[str]) -> None:
     [
         (["compare", "a", "b"], "holds no results.jsonl"),
         (["weights"], "give either --critic"),
+        (["data", "--import", "a", "--name", "b"], "--import a: does not exist"),
     ],
-    ids=["compare", "weights"],
+    ids=["compare", "weights", "data"],
 )
 def test_what_computes_nothing_with_tensors_imports_no_torch(
     tmp_path: Path, arguments: list[str], expected: str

@@ -9,19 +9,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from weighted_mtp.data.schema import PROBLEM_SCHEMA, SMALL, SOLUTION_SCHEMA
 from weighted_mtp.data.tables import PROBLEMS_FILE, SOLUTIONS_FILE, cannot_write, opened_table, prepare_command
 from weighted_mtp.errors import UserError, first_line
 from weighted_mtp.files import atomic_file
 from weighted_mtp.hub import fetch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 INDEX_FILE = "index.parquet"
 UNKNOWN = -1
@@ -135,7 +138,9 @@ def _fingerprint(split_dir: Path) -> dict[str, int]:
     return {name: (split_dir / name).stat().st_size for name in (PROBLEMS_FILE, SOLUTIONS_FILE)}
 
 
-def _load(tokenizer: str | Path) -> PreTrainedTokenizerBase:
+def _load(tokenizer: str | Path) -> "PreTrainedTokenizerBase":
+    from transformers import AutoTokenizer  # seconds, which an index in characters does without
+
     folder = Path(tokenizer)
     if not folder.is_dir():
         instead = "there is no such folder here either: give --tokenizer DIR"
@@ -147,7 +152,7 @@ def _load(tokenizer: str | Path) -> PreTrainedTokenizerBase:
         raise UserError(f"{tokenizer}: no readable tokenizer: {reason}") from error
 
 
-def _lengths_by(tokenizer: PreTrainedTokenizerBase) -> Callable[[pa.Array], pa.Array]:
+def _lengths_by(tokenizer: "PreTrainedTokenizerBase") -> Callable[[pa.Array], pa.Array]:
     def lengths(programs: pa.Array) -> pa.Array:
         encoded = tokenizer(programs.to_pylist(), add_special_tokens=False, return_attention_mask=False, verbose=False)
         return pa.array([len(ids) for ids in encoded["input_ids"]], pa.int32())

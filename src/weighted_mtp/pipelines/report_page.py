@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from weighted_mtp.data.tables import read_statements
 from weighted_mtp.errors import UserError
 from weighted_mtp.models.checkpoint import run_of
 from weighted_mtp.pipelines.config import EvaluationConfig, WeightsConfig
@@ -48,7 +49,8 @@ def _write(folder: Path, links: Links, problems: int) -> Path:
         case "evaluation":
             report = read_report(folder)
             options = changed(EvaluationConfig, report["config"])
-            return write_evaluation_page(folder, report, options, links.page, links.among(_around(folder, options)))
+            beside = links.among(_around(folder, options))
+            return write_evaluation_page(folder, report, options, links.page, beside, _statements(report["config"]))
         case "study":
             parts = [part for part in _inside(folder) if part != folder]
             options_of = {part: _differing(part) for part in parts if _kind(part) == "run"}
@@ -105,6 +107,17 @@ def _around(folder: Path, options: Mapping[str, Any]) -> Iterator[tuple[str, Pat
         for source in options[name] if isinstance(options[name], list) else [options[name]]:
             if isinstance(source, str) and (run := run_of(Path(source))) is not None:
                 yield f"{name}: {run.name}", run
+
+
+def _statements(config: Mapping[str, Any]) -> dict[str, str]:
+    """Problem → what it asks, of the split that was evaluated; {} if that is not there any more."""
+    if not {"data_root", "split"} <= config.keys():
+        return {}
+    split = Path(config["data_root"]) / config["benchmark"] / config["split"]
+    try:
+        return {problem.problem_id: problem.description for problem in read_statements(split)}
+    except UserError:
+        return {}
 
 
 def _programs(run: Path, options: Mapping[str, Any], problems: int) -> tuple[ShownPrograms | None, list[str]]:

@@ -51,6 +51,7 @@ from weighted_mtp.runtime.device import pick_device
 from weighted_mtp.runtime.distributed import by_first_rank, is_first, ranks
 from weighted_mtp.sandbox.confinement import check_available, offered
 from weighted_mtp.sandbox.packages import installed
+from weighted_mtp.section import validated
 from weighted_mtp.wording import counted, near_paths
 
 RANKS_WAIT = 7 * 24 * 3600  # seconds; ranks that have fewer or shorter programs wait for the others
@@ -122,9 +123,14 @@ def _write_report(
 
 
 def holds_evaluation(config: EvaluationConfig) -> bool:
-    """Whether `config.output` holds the finished evaluation that `config` describes."""
-    file = config.output / "report.json"
-    return file.is_file() and json.loads(file.read_text())["config"] == config.model_dump(mode="json")
+    """Whether `config.output` holds the finished evaluation that `config` describes.
+
+    Of options that are newer than the evaluation, it has the defaults.
+    """
+    try:
+        return validated(EvaluationConfig, json.loads((config.output / "report.json").read_text())["config"]) == config
+    except (OSError, ValueError, KeyError, TypeError, UserError):
+        return False
 
 
 def _origin(config: EvaluationConfig, problems: ProblemSet, model: Path | None) -> Origin:

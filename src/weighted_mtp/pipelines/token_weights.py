@@ -164,19 +164,22 @@ def _views(
     said = torch.cat([j[m] for j, m in zip(judgements, masks, strict=True)])
     n_heads = all_weights.shape[1]
     views = [
-        View(
-            "weight" if n_heads == 1 else f"weight, head {k + 1}",
-            "How much a token counts in the loss; 1 is an unweighted token.",
-            min(1.0, float(all_weights[:, k].min())),
-            1.0,
-            max(1.0, float(all_weights[:, k].max())),
-        )
+        view_of_weights("weight" if n_heads == 1 else f"weight, head {k + 1}", all_weights[:, k])
         for k in range(n_heads)
     ]
     for judgement, values in zip(judged, said.T, strict=True):
         strong, centre = float((values - judgement.centre).abs().quantile(_STRONG)), judgement.centre
         views.append(View(judgement.title, judgement.explanation, centre - strong, centre, centre + strong))
     return views
+
+
+def view_of_weights(title: str, weights: Tensor) -> View:
+    """A scale around 1; around the mean of weights that are all below 1, as confidence makes those of a new policy,
+    since no colour would tell them apart on the other scale."""
+    low, high = float(weights.min()), float(weights.max())
+    centre = 1.0 if high > 1 or low == high else float(weights.mean())
+    explanation = "How much a token counts in the loss; 1 is an unweighted token."
+    return View(title, explanation, min(centre, low), centre, max(centre, high))
 
 
 def write_weights(source: WeightSource, directory: Path, n_problems: int, output: Path) -> list[Path]:

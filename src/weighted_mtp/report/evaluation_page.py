@@ -17,6 +17,7 @@ from weighted_mtp.wording import counted
 
 TEXTS = {"completion": "program", "solution": "program", "detail": "detail", "output": "output"}
 """Key of results.jsonl → key in the page's data."""
+_STATEMENT = 2000  # characters of a problem's text
 _COMPARED = re.compile(r"test \d+: (?:AssertionError: )?(returned|printed) (.*), expected .*", re.DOTALL)
 
 
@@ -31,12 +32,18 @@ def read_report(folder: Path) -> dict[str, Any]:
 
 
 def write_evaluation_page(
-    folder: Path, report: Mapping[str, Any], options: Mapping[str, Any], output: Path, links: Sequence[Link] = ()
+    folder: Path,
+    report: Mapping[str, Any],
+    options: Mapping[str, Any],
+    output: Path,
+    links: Sequence[Link] = (),
+    statements: Mapping[str, str] | None = None,
 ) -> Path:
     """Write the page of a finished evaluation.
 
-    report   of `read_report`
-    options  those that differ from their defaults
+    report      of `read_report`
+    options     those that differ from their defaults
+    statements  problem → what is asked, of those that are known
 
     Raises UserError if `results.jsonl` is missing or damaged.
     """
@@ -53,9 +60,14 @@ def write_evaluation_page(
         "statuses": {name.replace("_", " "): number for name, number in report["statuses"].items()},
         "problems": _solved(programs),
         "programs": programs,
+        "statements": {visible(task): _shortened(visible(text)) for task, text in (statements or {}).items()},
         "links": links,
     }
     return write_html(output, "evaluation.html", values, "programs.js")
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _STATEMENT else f"{text[:_STATEMENT]} …"
 
 
 def _solved(programs: Sequence[Mapping[str, Any]]) -> dict[str, int]:

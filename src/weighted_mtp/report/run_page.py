@@ -81,7 +81,7 @@ def write_run_page(
     records = read_metrics(folder)
     validations = [record for record in records if record["split"] == "validation"]
     values = {
-        "title": folder.name,
+        "title": str(options.get("run.name", folder.name)),
         "kind": f"run: {options['pipeline'].replace('_', ' ')}" if "pipeline" in options else "run",
         "options": options,
         "facts": _facts(folder, records),

@@ -112,7 +112,7 @@ def _legend(view: View) -> Markup:
         Markup('<span class="t" style="--a:{:.2f}">&nbsp;</span>').format(shade)  # of its own, whichever view is chosen
         for shade in view.shades(8)
     )
-    return Markup("<span>{:.3g}</span>{}<span>{:.3g}</span> no colour: {:g}").format(
+    return Markup("<span>{:.3g}</span>{}<span>{:.3g}</span> no colour: {:.3g}").format(
         view.low, Markup("").join(steps), view.high, view.centre
     )
 

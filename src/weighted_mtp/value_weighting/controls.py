@@ -5,7 +5,9 @@ Shapes: B batch, T time, H heads.
 A weighting helps only if it beats `uniform` and its own `Shuffled` (the same weights on other tokens of the sample).
 """
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import final
 
 import numpy as np
 import torch
@@ -18,6 +20,12 @@ from weighted_mtp.value_weighting.base import ObjectiveState, TokenWeighting, bo
 
 _INNER = "inner."  # before the names of the wrapped weighting's state
 
+Rows = Sequence[tuple[np.random.Generator, int]]
+"""Of each of a batch's samples: its random numbers, and how many response tokens it has."""
+Places = NDArray[np.int64]
+Picked = Callable[[Tensor, Rows], tuple[Tensor, list[Places]]]
+"""Weights of a batch's response tokens (N,) or (N, H), rows → weights to take from, and the places to take per row."""
+
 
 class Uniform:
     """Every token counts 1: the plain multi-token cross-entropy."""
@@ -29,11 +37,11 @@ class Uniform:
         return [torch.ones_like(batch.response_mask, dtype=torch.float32) for batch in batches], state
 
 
-class Shuffled:
-    """Another weighting's weights, each sample's own permuted over its response tokens, never over the prompt.
+class _Control(ABC):
+    """Other weights for every response token, made from those of another weighting.
 
-    All heads of a token move together. Which permutation is a function of (seed, step, sample id), so that it is the
-    same however a batch is split. State: the step, and the wrapped weighting's state under `inner.`.
+    All heads of a token move together. What is drawn is a function of (seed, step, sample id), so that it is the same
+    however a batch is split. State: the step, and the wrapped weighting's state under `inner.`.
     """
 
     def __init__(self, inner: TokenWeighting, seed: int) -> None:
@@ -45,76 +53,61 @@ class Shuffled:
     def __call__(self, batches: Sequence[Batch], state: ObjectiveState) -> tuple[list[Tensor], ObjectiveState]:
         step, inner_state = _unwrapped(state)
         weights, inner_state = self.inner(batches, inner_state)
-        moved = [w.clone() for w in weights]
-        for batch, old, new in zip(batches, weights, moved, strict=True):
+        picked = self._picked(batches, weights)
+        replaced = [w.clone() for w in weights]
+        for batch, old, new in zip(batches, weights, replaced, strict=True):
             if batch.is_blank:
                 continue
-            order = [_generator(self.seed, step, s.sample_id).permutation(s.end - s.start) for s in batch.spans]
-            width = batch.response_mask.shape[1]
-            sources = [row * width + s.start + o for row, (s, o) in enumerate(zip(batch.spans, order, strict=True))]
-            moved_from = torch.from_numpy(np.concatenate(sources)).to(old.device)
-            new.flatten(0, 1)[batch.response_at] = old.flatten(0, 1)[moved_from]
-        return moved, _wrapped(step + 1, inner_state)
+            rows = [(_generator(self.seed, step, s.sample_id), s.end - s.start) for s in batch.spans]
+            pool, places = picked(batch.at_response(old), rows)
+            new.flatten(0, 1)[batch.response_at] = pool[torch.from_numpy(np.concatenate(places)).to(pool.device)]
+        return replaced, _wrapped(step + 1, inner_state)
+
+    @abstractmethod
+    def _picked(self, batches: Sequence[Batch], weights: Sequence[Tensor]) -> Picked:
+        """How the tokens of one of the batches get theirs."""
 
 
-class RandomMatched:
-    """Weights drawn, with replacement, from all response tokens' weights of another weighting in the step's batch.
+@final
+class Shuffled(_Control):
+    """Another weighting's weights, each sample's own permuted over its response tokens, never over the prompt."""
 
-    A token draws the weights of all heads of one other token. What is drawn is a function of (seed, step, sample id)
-    and of the batch's weights on all ranks, whose order is made independent of the split. State: as `Shuffled`.
-    """
+    def _picked(self, batches: Sequence[Batch], weights: Sequence[Tensor]) -> Picked:
+        def own(pool: Tensor, rows: Rows) -> tuple[Tensor, list[Places]]:
+            starts = np.cumsum([0, *(n for _, n in rows)])
+            return pool, [start + rng.permutation(n) for start, (rng, n) in zip(starts, rows, strict=False)]
 
-    def __init__(self, inner: TokenWeighting, seed: int) -> None:
-        self.inner, self.seed, self.bounds = inner, seed, bounds_of(inner)
+        return own
 
-    def initial_state(self) -> ObjectiveState:
-        return _wrapped(torch.tensor(0), self.inner.initial_state())
 
-    def __call__(self, batches: Sequence[Batch], state: ObjectiveState) -> tuple[list[Tensor], ObjectiveState]:
-        step, inner_state = _unwrapped(state)
-        weights, inner_state = self.inner(batches, inner_state)
+@final
+class RandomMatched(_Control):
+    """Weights drawn, with replacement, from all response tokens' weights of another weighting in the step's batch, on
+    all ranks, whose order is made independent of the split."""
+
+    def _picked(self, batches: Sequence[Batch], weights: Sequence[Tensor]) -> Picked:
         pool = _pool(batches, weights)
-        drawn = [w.clone() for w in weights]
-        for batch, new in zip(batches, drawn, strict=True):
-            if batch.is_blank:
-                continue
-            size = max(1, len(pool))
-            picks = [_generator(self.seed, step, s.sample_id).integers(0, size, s.end - s.start) for s in batch.spans]
-            new.flatten(0, 1)[batch.response_at] = pool[torch.from_numpy(np.concatenate(picks)).to(pool.device)]
-        return drawn, _wrapped(step + 1, inner_state)
+        return lambda _, rows: (pool, [rng.integers(0, max(1, len(pool)), n) for rng, n in rows])
 
 
-class PositionMatched:
-    """Weights drawn from the tokens at the same relative position of other samples of the step.
+@final
+class PositionMatched(_Control):
+    """Weights drawn from the tokens at the same relative position of other samples of the step, on all ranks.
 
     Keeps what a weighting says of beginnings and ends of programs and nothing else. Token i of a response of n tokens
-    draws one of the step's samples, of length m, and takes all heads' weights of its token ⌊(i + ½) m / n⌋. What is
-    drawn is a function of (seed, step, sample id) and of the step's weights, as in `RandomMatched`. State: as
-    `Shuffled`.
+    draws one of the step's samples, of length m, and takes all heads' weights of its token ⌊(i + ½) m / n⌋.
     """
 
-    def __init__(self, inner: TokenWeighting, seed: int) -> None:
-        self.inner, self.seed, self.bounds = inner, seed, bounds_of(inner)
-
-    def initial_state(self) -> ObjectiveState:
-        return _wrapped(torch.tensor(0), self.inner.initial_state())
-
-    def __call__(self, batches: Sequence[Batch], state: ObjectiveState) -> tuple[list[Tensor], ObjectiveState]:
-        step, inner_state = _unwrapped(state)
-        weights, inner_state = self.inner(batches, inner_state)
+    def _picked(self, batches: Sequence[Batch], weights: Sequence[Tensor]) -> Picked:
         pool, lengths = _pool(batches, weights), _lengths(batches)
         starts = np.cumsum(lengths) - lengths
-        drawn = [w.clone() for w in weights]
-        for batch, new in zip(batches, drawn, strict=True):
-            if batch.is_blank:
-                continue
-            picks = []
-            for sample_id, start, end in batch.spans:
-                donors = _generator(self.seed, step, sample_id).integers(0, max(1, len(lengths)), end - start)
-                relative = (np.arange(end - start) + 0.5) / max(1, end - start)
-                picks.append(starts[donors] + (relative * lengths[donors]).astype(np.int64))
-            new.flatten(0, 1)[batch.response_at] = pool[torch.from_numpy(np.concatenate(picks)).to(pool.device)]
-        return drawn, _wrapped(step + 1, inner_state)
+
+        def alike(rng: np.random.Generator, n: int) -> Places:
+            donors = rng.integers(0, max(1, len(lengths)), n)
+            relative = (np.arange(n) + 0.5) / max(1, n)
+            return starts[donors] + (relative * lengths[donors]).astype(np.int64)
+
+        return lambda _, rows: (pool, [alike(*row) for row in rows])
 
 
 def _lengths(batches: Sequence[Batch]) -> NDArray[np.int64]:

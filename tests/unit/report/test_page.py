@@ -15,6 +15,8 @@ from urllib.parse import unquote
 
 import pytest
 
+from weighted_mtp.data.preparation.prepare import prepare
+from weighted_mtp.data.preparation.registry import own_dataset
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.pass_at_k import Estimate
 from weighted_mtp.pipelines.report_page import write_report_page
@@ -67,7 +69,7 @@ def check_nothing_outside(page: Page) -> None:
     assert {tag for tag, _ in page.elements} & {"link", "iframe", "img", "object", "embed", "base"} == set()
     policy = next(a["content"] or "" for tag, a in page.elements if a.get("http-equiv") == "Content-Security-Policy")
     assert "default-src 'none'" in policy
-    for script in page.scripts[1:]:
+    for script in page.scripts[-1:]:
         assert base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() in policy
 
 
@@ -91,12 +93,28 @@ def evaluation(folder: Path, texts: Sequence[str], passed: int = 0) -> Path:
 def test_a_programs_text_cannot_run(tmp_path: Path) -> None:
     page = Page(write_report_page(evaluation(tmp_path / "e", [HOSTILE]), tmp_path / "page.html"))
     check_nothing_outside(page)
-    assert len(page.scripts) == 2, "the data, and the page's own script"
-    assert "alert(" not in page.scripts[1]
+    assert len(page.scripts) == 3, "the programs, what is asked, and the page's own script"
+    assert "alert(" not in page.scripts[2]
     assert "\u202e" not in page.text
     [program] = page.data
     assert program["program"].startswith("</script><script>alert(1)</script><img src=x onerror=alert(2)>'\"&<!--")
     assert program["program"].endswith(r"\u202e\x00\u2028"), "spelled out"
+
+
+def test_what_a_problem_asks_is_on_the_page_where_its_dataset_is_there(tmp_path: Path) -> None:
+    row = {"id": "p", "prompt": HOSTILE.replace("\x00", ""), "completion": "x", "split": "test"}
+    (tmp_path / "mine.jsonl").write_text(json.dumps(row) + "\n")
+    prepare(own_dataset("mine"), tmp_path, tmp_path / "mine.jsonl")
+    folder = evaluation(tmp_path / "e", ["x"])
+    report = json.loads((folder / "report.json").read_text())
+    for root, asked in ((tmp_path / "datasets", ["mine/p"]), (tmp_path / "gone", [])):
+        report["config"] |= {"benchmark": "mine", "data_root": str(root)}
+        (folder / "report.json").write_text(json.dumps(report))
+        page = Page(write_report_page(folder, tmp_path / "page.html"))
+        check_nothing_outside(page)
+        statements = json.loads(page.scripts[1])
+        assert [*statements] == asked
+        assert all(text.startswith("</script><script>alert(1)") for text in statements.values())
 
 
 def test_two_thousand_programs_parse_back(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 // Every text is set as textContent: what a program says is shown, never read as HTML.
 const PER_PAGE = 20;
 const programs = JSON.parse(document.getElementById("data").textContent);
+const statements = JSON.parse(document.getElementById("statements").textContent);
 const searched = programs.map((p) => Object.values(p).join("\n").toLowerCase());
 const find = (id) => document.getElementById(id);
 let page = 0;
@@ -19,6 +20,11 @@ function card(program) {
   const title = element("h3", `${program.task}, sample ${program.sample} `);
   title.prepend(element("b", `${passed ? "✓" : "✗"} ${program.status}`, passed ? "passed" : "failed"), " ");
   article.append(title);
+  if (statements[program.task]) {
+    const asked = element("details");
+    asked.append(element("summary", "problem"), element("pre", statements[program.task], "asked"));
+    article.append(asked);
+  }
   if (program.detail) article.append(element("p", program.detail, "detail"));
   const code = element("pre", program.program || "");
   Object.assign(code, { tabIndex: 0, role: "group", ariaLabel: "program" }); // so that the keyboard scrolls it, too

@@ -2,9 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-from transformers import PreTrainedTokenizerFast
+from typing import TYPE_CHECKING, Any
 
 from weighted_mtp.data.index import write_index
 from weighted_mtp.data.prepared import has_splits
@@ -13,6 +11,9 @@ from weighted_mtp.data.sources.micro.tokenizer import train_tokenizer
 from weighted_mtp.data.tables import cannot_write, write_tables
 from weighted_mtp.files import atomic_directory
 from weighted_mtp.manifest import files_present, read_manifest, write_manifest
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
 
 _VERSION = 1  # of the generator: raise it with any change that changes what a seed gives
 
@@ -53,7 +54,7 @@ def write_micro(root: Path, config: MicroConfig, on_progress: Callable[[int], No
     return directory
 
 
-def _save(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+def _save(tokenizer: "PreTrainedTokenizerFast", folder: Path) -> None:
     try:
         tokenizer.save_pretrained(folder)
     except Exception as error:

@@ -71,6 +71,11 @@ def config_of(step: Step) -> PolicyConfig:
     return cast(PolicyConfig, step._training(cast(TrainedArm, step.what)))
 
 
+def is_settled_by_gate(config: PolicyConfig) -> bool:
+    """Whether a run's strength is what its own gate predicted to be best, so that it is no weighting to predict."""
+    return isinstance(config, VerifiableConfig) and config.weighting.strength == "auto"
+
+
 def weighting_of(config: PolicyConfig) -> WeightingFactory:
     """How a run's tokens are weighted."""
     if isinstance(config, VerifiableConfig):
@@ -119,7 +124,7 @@ def triples(baseline: Step, arms: Sequence[Step], temperature: float, settings: 
     kept = baseline.run / f"gate-t{temperature:g}-{settings.steps}.json"
     if not kept.is_file():
         first = config_of(baseline)
-        all_arms = [(step, config_of(step)) for step in arms]
+        all_arms = [(step, config) for step in arms if not is_settled_by_gate(config := config_of(step))]
         alike = [(s, c) for s, c in all_arms if (c.data, c.training) == (first.data, first.training)]
         programs = programs_of(baseline, first.model.source, temperature, settings)
         gains, _ = predicted_gains([(c, weighting_of(c)) for _, c in alike], settings.steps, programs)

@@ -18,9 +18,9 @@ from torch import Tensor
 
 from weighted_mtp.models.mtp import Unembedding
 
-LOGITS_BYTES = {"cpu": 32 << 20}
-"""Memory of one chunk's fp32 logits, by device type. More saves nothing on a CPU, whose caches are smaller anyway."""
-DEFAULT_LOGITS_BYTES = 256 << 20
+LOGITS_BYTES, CPU_FP32_LOGITS_BYTES = 256 << 20, 32 << 20
+"""Memory of one chunk's fp32 logits. In fp32 more than the lower saves little on a CPU, whose caches are smaller;
+in bf16 it does: a CPU adds each chunk's product to the unembedding's whole fp32 gradient in a pass of its own."""
 MIN_CHUNK, MAX_CHUNK = 64, 4096
 
 
@@ -49,10 +49,16 @@ class WeightedSum:
     confidence: Tensor
 
 
-def chunk_size(vocabulary: int, device: torch.device) -> int:
-    """Tokens whose logits exist at once."""
-    budget = LOGITS_BYTES.get(device.type, DEFAULT_LOGITS_BYTES)
+def chunk_size(vocabulary: int, device: torch.device, dtype: torch.dtype) -> int:
+    """Tokens whose logits exist at once, if their products are in `dtype`."""
+    wide_on_cpu = device.type == "cpu" and dtype.itemsize >= 4
+    budget = CPU_FP32_LOGITS_BYTES if wide_on_cpu else LOGITS_BYTES
     return min(MAX_CHUNK, max(MIN_CHUNK, budget // (4 * vocabulary)))
+
+
+def _dtype_of_products(states: Tensor) -> torch.dtype:
+    kind = states.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else states.dtype
 
 
 def weighted_linear_cross_entropy(
@@ -75,7 +81,7 @@ def weighted_linear_cross_entropy(
 
     An empty N gives zero and zero gradients, never NaN.
     """
-    chunk = chunk or chunk_size(len(unembedding.weight), states.device)
+    chunk = chunk or chunk_size(len(unembedding.weight), states.device, _dtype_of_products(states))
     if torch.is_grad_enabled() and (states.requires_grad or unembedding.is_trained):
         weight, bias = unembedding.weight, unembedding.bias
         arguments = (rows, targets, weights, unembedding.cap, confidence, chunk)
@@ -90,14 +96,14 @@ def linear_cross_entropy(
 
     Differentiable: backward computes each chunk's logits again, now knowing the weight of every token.
     """
-    chunk = chunk or chunk_size(len(unembedding.weight), states.device)
+    chunk = chunk or chunk_size(len(unembedding.weight), states.device, _dtype_of_products(states))
     arguments = (rows, targets, unembedding.cap, chunk)
     return _CrossEntropies.apply(states, unembedding.weight, unembedding.bias, *arguments)
 
 
 def greedy_tokens(states: Tensor, rows: Tensor, unembedding: Unembedding, chunk: int | None = None) -> Tensor:
     """The likeliest token of each row, (N,) int64; arguments as above."""
-    chunk = chunk or chunk_size(len(unembedding.weight), states.device)
+    chunk = chunk or chunk_size(len(unembedding.weight), states.device, _dtype_of_products(states))
     product = _Product.of(states, unembedding)
     parts = [product.logits(_picked(states, part, product)).argmax(-1) for part in rows.split(chunk)]
     return torch.cat([rows.new_empty(0), *parts])
@@ -142,9 +148,8 @@ class _Product:
 
     @staticmethod
     def of(states: Tensor, unembedding: Unembedding) -> "_Product":
-        kind = states.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else states.dtype
-        return _Product(unembedding.weight.detach().to(dtype), unembedding.bias, unembedding.cap)
+        weight = unembedding.weight.detach().to(_dtype_of_products(states))
+        return _Product(weight, unembedding.bias, unembedding.cap)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """hidden (n, D) → (n, V) in fp32, a fresh tensor that may be overwritten."""

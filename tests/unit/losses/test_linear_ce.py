@@ -143,7 +143,9 @@ def test_greedy_tokens_are_the_likeliest() -> None:
 
 def test_chunks_keep_to_a_fixed_memory_within_bounds() -> None:
     cpu, gpu = torch.device("cpu"), torch.device("cuda")
-    assert chunk_size(32_000, gpu) == 2097
-    assert chunk_size(128_256, gpu) == 523
-    assert chunk_size(700, gpu) == 4096
-    assert chunk_size(10**7, cpu) == 64
+    assert chunk_size(32_000, gpu, torch.bfloat16) == 2097
+    assert chunk_size(128_256, gpu, torch.bfloat16) == 523
+    assert chunk_size(700, gpu, torch.bfloat16) == 4096
+    assert chunk_size(10**7, cpu, torch.float32) == 64
+    assert chunk_size(32_000, cpu, torch.bfloat16) == 2097
+    assert chunk_size(32_000, cpu, torch.float32) == 262

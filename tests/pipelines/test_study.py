@@ -146,6 +146,7 @@ def test_the_same_command_again_runs_nothing_and_says_the_same(storage: Path) ->
     assert state(storage) == before
     for fact in ("critic-seed-3", "critic-seed-5", "on-own", "weighted", "s-own-seed-5: up to date"):
         assert fact in result.stdout
+    assert "s: 15 steps over 2 seeds, 1 at a time; those that are finished are not repeated" in result.stderr
 
 
 def test_an_evaluation_that_knows_less_options_is_finished_and_a_damaged_one_is_not(storage: Path) -> None:

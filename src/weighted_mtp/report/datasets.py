@@ -1,8 +1,8 @@
 """What a prepared dataset holds: tables, lines of account, and one picture."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from rich.table import Table
@@ -15,6 +15,7 @@ from weighted_mtp.manifest import Manifest
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+T = TypeVar("T")
 PICTURE = "stats.png"
 EXAMPLES_SHOWN = 3
 """Examples that are printed; files have the others."""
@@ -28,12 +29,17 @@ _ABOVE: dict[str, Any] = {
 }  # fmt: skip  # where a legend hides no bar
 
 
+def _in_order(splits: Mapping[str, T]) -> dict[str, T]:
+    """Training, validation and test split, then any other."""
+    return dict(sorted(splits.items(), key=lambda item: _ORDER.get(item[0], len(_ORDER))))
+
+
 def counts_table(splits: dict[str, Counts]) -> Table:
     """Problems and solutions of every split."""
     table = Table("split")
     for column in ("problems", "correct", "incorrect"):
         table.add_column(column, justify="right")
-    for split, counts in splits.items():
+    for split, counts in _in_order(splits).items():
         table.add_row(split, *(f"{n:,}" for n in counts.values()))
     return table
 
@@ -61,7 +67,7 @@ def agreement_table(name: str, found: dict[str, Agreement]) -> Table:
     for column in ("correct that pass", "incorrect that fail"):
         table.add_column(column, justify="right")
     table.add_column("not run")
-    for split, a in found.items():
+    for split, a in _in_order(found).items():
         not_run = ", ".join(f"{n:,} {reason}" for reason, n in a.not_run.items())
         table.add_row(split, f"{a.passed:,} of {a.correct:,}", f"{a.failed:,} of {a.incorrect:,}", not_run)
     return table
@@ -69,7 +75,7 @@ def agreement_table(name: str, found: dict[str, Agreement]) -> Table:
 
 def plot_stats(folder: Path, stats: dict[str, SplitStats]) -> Path:
     """Draw label balance, program lengths by label, difficulties and tests of a dataset; returns `stats.png`."""
-    stats = dict(sorted(stats.items(), key=lambda item: _ORDER.get(item[0], len(_ORDER))))
+    stats = _in_order(stats)
     from matplotlib.figure import Figure  # an extra; tables need none of it
 
     figure = Figure(figsize=(11, 7), layout="constrained")
@@ -86,7 +92,7 @@ def plot_stats(folder: Path, stats: dict[str, SplitStats]) -> Path:
 
 def stats_table(name: str, stats: dict[str, SplitStats]) -> Table:
     """Counts, label balance, tests and median lengths: one column per split."""
-    table = Table(name)
+    table, stats = Table(name), _in_order(stats)
     for split in stats:
         table.add_column(split, justify="right")
     rows: dict[str, Callable[[SplitStats], str]] = {

@@ -23,6 +23,7 @@ from rich.table import Table
 from weighted_mtp.extras import can_draw
 from weighted_mtp.files import atomic_file
 from weighted_mtp.pipelines.report_page import write_report_page
+from weighted_mtp.progress import say
 from weighted_mtp.report.comparison import Comparison, compare, compare_at_best
 from weighted_mtp.report.comparison_page import comparison_markdown, comparison_table, finding, plot_comparisons
 from weighted_mtp.report.curves import OF_CRITICS, cells, plot_curves, read_metrics
@@ -32,6 +33,7 @@ from weighted_mtp.study.config import StudyConfig, Training, TrainingStage
 from weighted_mtp.study.schedule import SchedulerName, run_steps, scheduling
 from weighted_mtp.study.steps import Step, all_before, steps_of
 from weighted_mtp.training.mlflow_run import finish_study
+from weighted_mtp.wording import counted
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,8 @@ def run_study(
     """
     steps = steps_of(config, file)
     most = jobs or (1 if scheduler == "local" else len(steps))
+    size = f"{counted(len(steps), 'step')} over {counted(len(config.seeds), 'seed')}, {min(most, len(steps))} at a time"
+    say(f"{config.name}: {size}; those that are finished are not repeated")
     with scheduling(config, steps, scheduler, most) as submit:
         if not run_steps(steps, submit, most):
             return None

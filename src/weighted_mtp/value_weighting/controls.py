@@ -21,7 +21,7 @@ from weighted_mtp.value_weighting.base import ObjectiveState, TokenWeighting, bo
 _INNER = "inner."  # before the names of the wrapped weighting's state
 
 Rows = Sequence[tuple[np.random.Generator, int]]
-"""For each sample of a batch, its random numbers and how many response tokens it has."""
+"""For each sample of a batch its random numbers, and how many response tokens it has."""
 Places = NDArray[np.int64]
 Picked = Callable[[Tensor, Rows], tuple[Tensor, list[Places]]]
 """Weights of a batch's response tokens (N,) or (N, H), rows → weights to take from, and the places to take per row."""

@@ -23,13 +23,14 @@ class SplitsConfig(Section):
     root: Path = Path("storage/datasets")
     """Folder of all datasets."""
     dataset: str | tuple[str, ...] = "micro"
-    """Its name, or several, [mbpp, codecontests_pairs], learned from together: all samples of each, once per epoch."""
+    """Name of the dataset, or several, [mbpp, codecontests_pairs], learned from together: all samples of each per
+    epoch."""
     train: str = "train"
     """Split to train on."""
     validation: str | None = "validation"
     """Split to validate on, whose problems training never shows; null for none."""
     template: Template = "alpaca"
-    """The form of a prompt; `docs/SETUP.md` shows each."""
+    """The form of a prompt; `docs/DATA.md` shows each."""
     date: datetime.date | None = None
     """The date that a chat template takes for today, if it names one; the day on which the run started if not given."""
     tokens: Path | None = None

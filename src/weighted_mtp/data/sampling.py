@@ -29,7 +29,8 @@ class ProblemMix(Section):
     portion: tuple[float, float] = (0.0, 1.0)
     """From where to where in the split's problems, as shares of them: (0, 0.5) and (0.5, 1) have none in common."""
     difficulty_bins: tuple[int, ...] = ()
-    """Rising edges on the source's own scale. Edges (7, 11) make four bins: unknown, below 7, 7 to 10, 11 and above."""
+    """Rising edges of difficulty, on the source's own scale. Edges (7, 11) make four bins: unknown, below 7, 7 to
+    10, 11 and above."""
     bin_weights: tuple[float, ...] = ()
     """Share of each bin, in that order, the unknown first; only their ratios count. A bin with share 0 is left out."""
 
@@ -95,7 +96,8 @@ class PairConfig(ProblemMix):
     n_pairs: int | None = Field(None, ge=1)
     """At most this many; null for all that there are (and that the shares of the difficulty bins allow)."""
     max_pairs_per_problem: int | None = Field(16, ge=1)
-    """Without a limit a few popular problems with thousands of solutions would be most of what a critic sees."""
+    """Pairs of one problem, at most; null for no limit. Without one, a few popular problems with thousands of solutions
+    would be most of what a critic sees."""
     length_balanced: bool = True
     """Pair programs of about one length, the incorrect one as often the longer as the shorter. Lengths are the index's:
     of tokens, but of characters for micro and for datasets of a policy's own programs."""

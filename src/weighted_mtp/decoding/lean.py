@@ -4,7 +4,7 @@ Legend: R rows, n tokens of each, N = R n, S slots, D hidden size, C channels of
 
 A pass of a model of a few million parameters is over before Python has walked through its modules: of 1.2 ms for one
 token of a micro model 0.3 ms are arithmetic. Here a layer is some fifteen operations. Heads that draft read keys and
-values of all tokens of a pass, but ask and think only at the last accepted one.
+values of all tokens of a pass, but attend, and apply their MLP, only at the last accepted one.
 
 Departure from the modules' arithmetic: products whose inputs are the same are one product, a residual is added in the
 product before it, and normalisation is torch's own; so results differ in rounding. The weights of small models are

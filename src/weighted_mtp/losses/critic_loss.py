@@ -30,7 +30,7 @@ class PairwiseRankingConfig(Section):
     pooling: Pooling = "mean"
     """A program's value: the mean over its response tokens, or that of its last token."""
     margin: float | None = Field(None, gt=0)
-    """Hinge loss with this margin; Bradley–Terry where not given."""
+    """Hinge loss with this margin; Bradley–Terry if not given."""
 
 
 class LambdaReturnConfig(Section):
@@ -42,11 +42,11 @@ class LambdaReturnConfig(Section):
     lam: float = Field(0.95, ge=0, le=1)
     """1 is Monte Carlo: every token is regressed on the outcome itself, discounted."""
     lam_start: float | None = Field(None, ge=0, le=1)
-    """λ at the first step (1, while V is too poor to learn from itself); it moves linearly to `lam`."""
+    """λ at the first step, such as 1 while V is too poor to learn from itself; it moves linearly to `lam`."""
     lam_steps: int = Field(0, ge=0)
-    """Steps until λ is `lam`; to be given with `lam_start`."""
+    """Steps until λ is `lam`; must be given with `lam_start`."""
     huber_delta: float | None = Field(None, gt=0)
-    """Huber loss, linear beyond this error; squared error where not given."""
+    """Huber loss, linear beyond this error; squared error if not given."""
 
     @model_validator(mode="after")
     def _schedule_is_whole(self) -> "LambdaReturnConfig":
@@ -77,8 +77,8 @@ class ImplicitConfig(Section):
     beta: float = Field(0.1, gt=0)
     """Scale of the log-ratios; the smaller, the farther the copy moves from the reference."""
     form: Literal["relative", "absolute"] = "relative"
-    """`relative`: rank the correct program of a pair above the incorrect one (DPO). `absolute`: tell for each program
-    on its own whether it is correct."""
+    """`relative`: rank the correct program of a pair above the incorrect one (DPO). `absolute`: judge for each program
+    by itself whether it is correct."""
     anchor: float = Field(1.0, ge=0)
     """α, how much the copy also learns to write the correct program. Without it (0) both programs may become unlikely,
     and log-ratios drift even if nothing is learned."""

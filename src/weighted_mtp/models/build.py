@@ -30,7 +30,7 @@ class ModelConfig(Section):
     head_init: HeadInit = "copy"
     """Extra heads of a causal LM: copies of its last layer, or fresh."""
     heads_lr: float | None = Field(None, gt=0)
-    """Learning rate of heads 2 … H; `optim.lr` where not given."""
+    """Learning rate of heads 2 … H; `optim.lr` if not given."""
     head_warmup_steps: int = Field(0, ge=0)
     """First steps in which only heads 2 … H learn."""
     lora: LoraSettings | None = None
@@ -38,7 +38,7 @@ class ModelConfig(Section):
     micro: MicroSize = MicroSize()
     """Size of the new model, for `source: micro`."""
     micro_tokenizer: Path = Path("storage/datasets/micro/tokenizer")
-    """Its tokenizer."""
+    """Tokenizer of `source: micro`."""
 
     @model_validator(mode="after")
     def _options_of_extra_heads_have_some(self) -> "ModelConfig":

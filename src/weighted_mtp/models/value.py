@@ -58,7 +58,7 @@ class ValueConfig(Section):
     lora: LoraSettings | None = None
     """Adapters of `backbone: lora`; their defaults where not given."""
     head_lr: float | None = Field(None, gt=0)
-    """Learning rate of the value head; `optim.lr` where not given."""
+    """Learning rate of the value head; `optim.lr` if not given."""
 
     @model_validator(mode="after")
     def _lora_fits(self) -> "ValueConfig":

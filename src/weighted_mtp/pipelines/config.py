@@ -29,7 +29,8 @@ class SampledModel(Section):
     server: ServerConfig | None = None
     """Or an OpenAI-compatible server to sample from."""
     template: Template | None = None
-    """How a problem is asked. Default: as the run was trained, else `chat` if the tokenizer can, else `alpaca`."""
+    """How a problem is put to the model. Default: as the run was trained, else `chat` if the tokenizer can, else
+    `alpaca`."""
     date: datetime.date | None = None
     """What a chat template takes for today, where it names a date. Default: what the run's training took, else the day
     on which the command started."""
@@ -91,7 +92,8 @@ class EvaluationConfig(SampledModel):
     memory_mb: int | None = Field(None, ge=64, le=2**24)
     """Memory of one program, MiB. Default: the problem's own limit, else the benchmark's."""
     time_factor: float | None = Field(None, gt=0, le=1000)
-    """How many times a problem's own time limit Python has. Default: 5 for limits meant for C++, 1 for your own."""
+    """Python may take this many times a problem's own time limit. Default: 5 for limits meant for C++, 1
+    for your own."""
     packages: Names = ()
     """Packages of this environment that programs may import beside the standard library, such as numpy."""
     unsafe_execution: bool = False

@@ -1,8 +1,8 @@
-"""A token weighting of another package, found by its entry point; `value_weighting/plugins.py` shows how to offer one.
+"""A token weighting of your own, by import path, or another package's, by entry point (`value_weighting/plugins.py`).
 
     PYTHONPATH=src python src/weighted_mtp/pipelines/run_third_party.py --config FILE
     torchrun --nproc_per_node=8 -m weighted_mtp.pipelines.run_third_party --config FILE
-    … --override token_weighting=my_weighting --override options.temperature=0.5
+    … --override token_weighting=my_package.module:MyWeighting --override options.temperature=0.5
 
 Stopped by Ctrl-C, SIGTERM or a crash, the same command resumes from the newest checkpoint.
 """
@@ -21,21 +21,21 @@ from weighted_mtp.value_weighting.plugins import weighting_named
 
 
 class ThirdPartyConfig(PolicyConfig):
-    """All options of a run with another package's token weighting."""
+    """All options of a run with a token weighting of your own or of another package."""
 
     pipeline: Literal["third_party"] = "third_party"
     token_weighting: str
-    """Where it is: an import path `module:Class`, or a name that an installed package gives it (entry point of
-    `weighted_mtp.token_weightings`)."""
+    """The weighting: an import path `module:Class`, of a file in the current folder or of a package, or a name that an
+    installed package gives it (entry point of `weighted_mtp.token_weightings`)."""
     options: dict[str, Any] = {}  # noqa: RUF012  # pydantic copies it
-    """Handed to it as keyword arguments."""
+    """Keyword arguments of the weighting, after the policy."""
     gives_credit: ClassVar[bool] = True
 
 
 def run_third_party(config: ThirdPartyConfig) -> Path | None:
     """Train with the weighting that `config` names; returns the run's folder, None if it was stopped.
 
-    Raises UserError for a name that no installed package offers, and for options that the weighting does not take.
+    Raises UserError for a weighting that is not found, and for options that it does not take.
     """
     factory = weighting_named(config.token_weighting)
 

@@ -21,28 +21,29 @@ from weighted_mtp.training.updates import NonFiniteError, Updates
 
 
 class TrainingConfig(Section):
-    """How long, in what portions, and how often to look and save."""
+    """How long to train, in what portions, and how often to validate and save."""
 
     max_steps: int = Field(1000, ge=1)
     """Optimizer steps."""
     gradient_accumulation: int = Field(1, ge=1)
-    """Microbatches an optimizer step, over all ranks; the gradient is divided once, over all of them. A step is the
-    same on any number of ranks, of which this must be a multiple."""
+    """Microbatches per optimizer step, over all ranks; the gradient is divided once, for all of them. A step is
+    the same on any number of ranks; this must be a multiple of that number."""
     validate_every: int = Field(100, ge=1)
     """Steps between validations; there is always one before the first step and one after the last."""
     validation_batches: int | None = Field(None, ge=1)
-    """Batches a validation; the whole split where not given."""
+    """Batches per validation; the whole split if not given."""
     save_every: int = Field(500, ge=1)
     """Steps between checkpoints."""
     save_total_limit: int = Field(2, ge=1)
-    """Newest checkpoints that are kept; the best one is kept beside them."""
+    """How many checkpoints are kept, the newest ones; the best one is kept as well."""
     save_lora_only: bool = False
     """Checkpoints hold adapters (and what else is trained) instead of a whole model, in PEFT's form."""
     save_in_background: bool = False
-    """Copy to main memory what a checkpoint holds, and write it while training continues: for several ranks. One that
-    is still being written when the next is due is waited for."""
+    """Copy to main memory what a checkpoint holds, and write it while training continues: for several ranks. If one is
+    still being written when the next is due, the run waits."""
     upload_to: str | None = None
-    """Folder of runs on another file system, such as `s3://bucket/runs`: checkpoints are copied there meanwhile."""
+    """Folder of runs on another file system, such as `s3://bucket/runs`: checkpoints are copied there in the
+    background."""
     best_metric: str | None = None
     """A validation metric, such as `loss`: the checkpoint with the best value is kept, as `checkpoints/best`."""
     best_mode: Literal["min", "max"] = "min"

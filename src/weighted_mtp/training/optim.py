@@ -21,7 +21,7 @@ class OptimConfig(Section):
     lr: float = Field(3e-4, gt=0)
     """Learning rate after the warm-up, the highest of the run."""
     weight_decay: float = Field(0.1, ge=0)
-    """On matrices only: norms and biases do not decay."""
+    """Decay of matrices; norms and biases do not decay."""
     betas: tuple[Beta, Beta] = (0.9, 0.95)
     """Decay of AdamW's running means of the gradient and of its square."""
     eps: float = Field(1e-8, gt=0)

@@ -1,13 +1,12 @@
-"""Token weightings of others, found by import path or entry point: adding one touches no file of this package.
+"""Token weightings from outside, found by import path or entry point: adding one touches no file of this package.
 
-`token_weighting: my_package.module:MyWeighting` names a class, also of a file in the current folder. Or a distribution
-declares, in its own pyproject.toml,
+`token_weighting: my_package.module:MyWeighting` names a class, in a package or in a file in the current folder. Or a
+distribution declares, in its own pyproject.toml,
 
     [project.entry-points."weighted_mtp.token_weightings"]
     my_weighting = "my_package:MyWeighting"
 
-and what the name stands for is called with the policy in training and the user's options, and gives a
-`TokenWeighting`:
+Either is called with the policy in training and the user's options, and returns a `TokenWeighting`:
 
     class MyWeighting:
         def __init__(self, policy, *, temperature=1.0): ...
@@ -29,7 +28,7 @@ PluginFactory = Callable[..., TokenWeighting]
 
 
 def weighting_named(name: str) -> PluginFactory:
-    """The factory at an import path `module:Class`, or that an installed distribution gives the name.
+    """The factory at an import path `module:Class`, or the one that an installed distribution offers under this name.
 
     Raises UserError for a name that no distribution gives (with the nearest that one does) or several give, and for
     one that cannot be imported.

@@ -56,7 +56,7 @@ class TDConfig(Section):
     momentum: float = Field(0.1, gt=0, le=1)
     """Share of a step in the running moments."""
     warmup_steps: int = Field(10, ge=0)
-    """First steps, in which the moments are cumulative."""
+    """Number of first steps in which the moments are cumulative."""
     space: Literal["value", "probability", "log_odds"] = "value"
     """Where δ is taken: the critic's output as it is, the probability it stands for, or that one's log-odds."""
     terminal_reward: float | None = None
@@ -65,7 +65,7 @@ class TDConfig(Section):
     """How far weights go from uniform, w → 1 + strength (w − 1): 0 is uniform, and below 1 no token starves. `auto`:
     ½ or 1, what a run's `gate` predicts to be best if its interval is clear of zero, else 0."""
     anneal_steps: int = Field(0, ge=0)
-    """First steps, in which the weights move linearly from uniform to their own."""
+    """Number of first steps in which the weights move linearly from uniform to their own."""
     head_strengths: tuple[float, ...] | None = None
     """s_k in [0, 1], one per head: head k is weighted by 1 + s_k (w − 1). All heads alike if not given."""
 

@@ -94,7 +94,9 @@ def page() -> str:
             else:
                 seen[table] = name
                 written.append(table)
-        written += [f"As of [{other}](#{other}): {', '.join(dict.fromkeys(names))}.\n" for other, names in same.items()]
+        written += [
+            f"Same as in [{other}](#{other}): {', '.join(dict.fromkeys(names))}.\n" for other, names in same.items()
+        ]
     return "\n".join(written)
 
 

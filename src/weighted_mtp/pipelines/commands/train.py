@@ -48,4 +48,4 @@ critic = _command("critic", "Train a critic on pairs of correct and incorrect pr
 baseline = _command("baseline", "Train a policy with all tokens weighted equally.")
 verifiable = _command("verifiable", "Train a policy whose tokens a critic weights.")
 rho1 = _command("rho1", "Train a policy on the tokens that Rho-1 selects.")
-third_party = _command("third_party", "Train a policy with a token weighting that another installed package offers.")
+third_party = _command("third_party", "Train a policy with a token weighting of your own, or of another package.")

@@ -22,6 +22,7 @@ from weighted_mtp.decoding import sample
 from weighted_mtp.decoding import server as server_module
 from weighted_mtp.decoding.engine import TorchEngine
 from weighted_mtp.errors import UserError
+from weighted_mtp.evaluation import answers
 from weighted_mtp.evaluation.samples import write_jsonl
 from weighted_mtp.models.checkpoint import newest_model
 from weighted_mtp.pipelines import run_evaluation
@@ -285,7 +286,7 @@ def tracked(folder: Path, run: str | None) -> tuple[str, str] | None:
 def respondents() -> Iterator[list[str]]:
     """In what precision models were asked."""
     found: list[str] = []
-    draw = run_evaluation.draw_samples
+    draw = answers.draw_samples
 
     def drawn(respondent: Any, *given: Any) -> None:
         if isinstance(respondent.engine, TorchEngine):
@@ -293,7 +294,7 @@ def respondents() -> Iterator[list[str]]:
         draw(respondent, *given)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_evaluation, "draw_samples", drawn)
+        patch.setattr(answers, "draw_samples", drawn)
         yield found
 
 

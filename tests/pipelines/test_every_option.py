@@ -5,6 +5,7 @@ a changed value changes.
 """
 
 import datetime
+import sys
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -439,8 +440,8 @@ def test_ranks_wait_as_long_as_they_are_told(monkeypatch: pytest.MonkeyPatch) ->
 
     for name, value in {"RANK": 0, "LOCAL_RANK": 0, "WORLD_SIZE": 2}.items():
         monkeypatch.setenv(name, str(value))
-    monkeypatch.setattr(distributed, "rendezvous", lambda _: iter([(None, 0, 2)]))
-    monkeypatch.setattr(distributed.dist, "init_process_group", join)
+    monkeypatch.setattr(sys.modules["torch.distributed.rendezvous"], "rendezvous", lambda _: iter([(None, 0, 2)]))
+    monkeypatch.setattr(torch.distributed, "init_process_group", join)
     for config, expected in ((RuntimeConfig(), 600), (RuntimeConfig(timeout_seconds=7), 7)):
         with pytest.raises(Joined, match=str(expected)), distributed.process_group(config):
             pass

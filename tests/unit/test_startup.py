@@ -68,13 +68,15 @@ def test_a_mistyped_command_imports_nothing_large(arguments: list[str]) -> None:
     [
         (["compare", "a", "b"], "holds no results.jsonl"),
         (["weights"], "give either --critic"),
+        (["evaluate", "--samples", "x", "--benchmark", "humaneval", "--data-root", ".", "--output", "y"], "error:"),
         (["data", "--import", "a", "--name", "b"], "--import a: does not exist"),
     ],
-    ids=["compare", "weights", "data"],
+    ids=["compare", "weights", "evaluate --samples", "data"],
 )
 def test_what_computes_nothing_with_tensors_imports_no_torch(
     tmp_path: Path, arguments: list[str], expected: str
 ) -> None:
+    (tmp_path / "humaneval").mkdir()
     said, loaded = run(*arguments, cwd=tmp_path)
     assert expected in said
     assert "torch" not in loaded

@@ -10,13 +10,15 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from weighted_mtp.errors import UserError
-from weighted_mtp.runtime.device import widest
 
 Finished = Literal["eos", "stop", "length"]
 NOT_FINITE = -1  # in place of a token
+_BLOCK, _ONE_LEVEL = 256, 4096  # of the vocabulary: summed up by blocks if it is larger than the second
+_IN_CACHE = 2**18  # numbers of fp32 that a core keeps near; larger tensors cost it their way to memory and back
 PROMPT_TAIL = 4  # prompt tokens that are decoded with a completion: SentencePiece drops the first token's space
 
 
@@ -97,17 +99,55 @@ class Choice:
         `NOT_FINITE` where the largest logit is not finite, which NaN counts as: to find that costs no wait of its own
         for the device, and no number that is no token gets to the embedding.
         """
-        largest, likeliest = logits.max(dim=-1)
         if self.temperature == 0:
+            largest, likeliest = logits.max(dim=-1)
             return likeliest.masked_fill(~largest.isfinite(), NOT_FINITE)
         assert draws is not None
-        probabilities = torch.softmax(logits.float() / self.temperature, dim=-1)
+        each, numbers = logits.flatten(0, -2), draws.flatten()
+        at_once = max(1, _IN_CACHE // logits.shape[-1]) if logits.device.type == "cpu" else len(each)
+        parts = zip(each.split(at_once), numbers.split(at_once), strict=True)
+        return torch.cat([self._drawn(part, number) for part, number in parts]).view(draws.shape)
+
+    def _drawn(self, logits: Tensor, draws: Tensor) -> Tensor:
+        """Tokens (N,) of logits (N, V): first the block of the vocabulary, then the token in it.
+
+        So only the sums of blocks and one block of each row are summed up one by one, and in the widest type.
+        """
+        scaled = logits / torch.full((1,), self.temperature, device=logits.device)  # in fp32, whatever logits are
+        probabilities = torch.softmax(scaled, dim=-1)
         if self.top_p < 1:
             probabilities = nucleus(probabilities, self.top_p)
-        cumulative = probabilities.cumsum(dim=-1, dtype=widest(probabilities.device))
-        drawn = torch.searchsorted(cumulative, draws[..., None] * cumulative[..., -1:], right=True).squeeze(-1)
-        drawn = drawn.clamp(max=logits.shape[-1] - 1)  # in fp32 the largest draw may round up to the sum
-        return drawn.masked_fill(~largest.isfinite(), NOT_FINITE)
+        if logits.shape[-1] <= _ONE_LEVEL:
+            ends = probabilities.cumsum(dim=-1, dtype=draws.dtype)
+            drawn = torch.searchsorted(ends, draws[:, None] * ends[:, -1:], right=True).squeeze(-1)
+            drawn = drawn.clamp(max=logits.shape[-1] - 1)  # in fp32 the largest draw may round up to the sum
+        else:
+            blocks = _blocks(probabilities)
+            ends = blocks.sum(dim=-1).to(draws.dtype).cumsum(dim=-1)
+            block, left = _inverted(ends, draws * ends[:, -1])
+            rows = torch.arange(len(logits), device=logits.device)
+            within, _ = _inverted(blocks[rows, block].cumsum(dim=-1, dtype=draws.dtype), left)
+            drawn = block * _BLOCK + within
+        return drawn.masked_fill(~ends[:, -1].isfinite(), NOT_FINITE)
+
+
+def _blocks(probabilities: Tensor) -> Tensor:
+    """(N, V) → (N, V / 256, 256), with zeros at the end where V is no multiple."""
+    missing = -probabilities.shape[-1] % _BLOCK
+    return (pad(probabilities, (0, missing)) if missing else probabilities).unflatten(-1, (-1, _BLOCK))
+
+
+def _inverted(ends: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+    """Which interval of each row (N, K) holds `at` (N,), and how far behind the interval's start it lies.
+
+    ends  where intervals end, ascending; the first begins at 0. A number at or beyond the last end, as rounding makes
+    one, lies in the last interval that is not empty.
+    """
+    last = torch.searchsorted(ends, ends[:, -1:].contiguous())
+    place = torch.minimum(torch.searchsorted(ends, at[:, None], right=True), last).squeeze(-1)
+    place = place.clamp(max=ends.shape[-1] - 1)  # where ends are NaN
+    starts = pad(ends, (1, 0))
+    return place, at - starts[torch.arange(len(ends), device=ends.device), place]
 
 
 def nucleus(probabilities: Tensor, top_p: float) -> Tensor:

@@ -18,25 +18,18 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from weighted_mtp.data.preparation.prepare import prepare_benchmark
+from weighted_mtp.data.preparation.registry import MICRO
 from weighted_mtp.data.tables import untested
 from weighted_mtp.decoding.config import SamplingConfig, ServerConfig
-from weighted_mtp.decoding.server import served_model
 from weighted_mtp.errors import UserError
-from weighted_mtp.evaluation.answers import draw_samples, model_checksum
-from weighted_mtp.evaluation.benchmarks import BENCHMARKS, benchmark
+from weighted_mtp.evaluation.benchmarks import BENCHMARKS, Benchmark, benchmark
 from weighted_mtp.evaluation.evaluation_folder import EvaluationFolder, Origin, begun_on
 from weighted_mtp.evaluation.problems import ProblemSet
-from weighted_mtp.evaluation.respondents import (
-    tokenizer_folder,
-)
 from weighted_mtp.evaluation.score import score
 from weighted_mtp.evaluation.verdicts import Report
 from weighted_mtp.files import atomic_file, sha256
 from weighted_mtp.parallel import cores
 from weighted_mtp.pipelines.config import EvaluationConfig
-from weighted_mtp.pipelines.inputs import trained_day
-from weighted_mtp.pipelines.sampled_model import described, respondent_of, sampled_folder
 from weighted_mtp.progress import say
 from weighted_mtp.report.evaluation import (
     explanations,
@@ -47,7 +40,6 @@ from weighted_mtp.report.evaluation import (
     summary,
     undecided,
 )
-from weighted_mtp.runtime.device import pick_device
 from weighted_mtp.runtime.distributed import by_first_rank, is_first, ranks
 from weighted_mtp.sandbox.confinement import check_available, offered
 from weighted_mtp.sandbox.packages import installed
@@ -69,19 +61,17 @@ def evaluate(config: EvaluationConfig) -> Report:
         installed(config.packages)
     elif config.packages:
         raise UserError(f"--packages has no effect with {chosen.name}, which executes nothing: leave it out")
-    by_first_rank(lambda: prepare_benchmark(config.benchmark, config.data_root))
+    by_first_rank(lambda: _prepare(config))
     by_first_rank(lambda: _check_tests(config))
     problems = ProblemSet(config.data_root / config.benchmark / config.split, config.first)
-    model = sampled_folder(config)
+    model = _sampled_folder(config)
     origin = by_first_rank(lambda: _origin(config, problems, model))
     with EvaluationFolder(config.output, origin) as folder:
         facts = _facts(config, problems, model)
         for fact in facts:
             say(fact)
         if config.samples is None and not by_first_rank(lambda: folder.has_samples):
-            with respondent_of(config, model, origin.day, config.output) as respondent:
-                draw_samples(respondent, chosen, problems, config.sampling, folder, config.data_root)
-            del respondent
+            _draw(config, chosen, problems, model, folder, origin)
         report = score(
             chosen,
             problems,
@@ -99,6 +89,37 @@ def evaluate(config: EvaluationConfig) -> Report:
         if is_first():
             _write_report(config, origin, folder, report, facts)
     return report
+
+
+def _prepare(config: EvaluationConfig) -> None:
+    if config.benchmark != MICRO and (config.data_root / config.benchmark).exists():
+        return  # what is there is left alone
+    from weighted_mtp.data.preparation.prepare import prepare_benchmark  # transformers is for what is not
+
+    prepare_benchmark(config.benchmark, config.data_root)
+
+
+def _sampled_folder(config: EvaluationConfig) -> Path | None:
+    if config.samples is not None:
+        return None
+    from weighted_mtp.pipelines.sampled_model import sampled_folder  # torch is for what samples
+
+    return sampled_folder(config)
+
+
+def _draw(
+    config: EvaluationConfig,
+    chosen: Benchmark,
+    problems: ProblemSet,
+    model: Path | None,
+    folder: EvaluationFolder,
+    origin: Origin,
+) -> None:
+    from weighted_mtp.evaluation.answers import draw_samples
+    from weighted_mtp.pipelines.sampled_model import respondent_of
+
+    with respondent_of(config, model, origin.day, config.output) as respondent:
+        draw_samples(respondent, chosen, problems, config.sampling, folder, config.data_root)
 
 
 def _check_tests(config: EvaluationConfig) -> None:
@@ -149,6 +170,10 @@ def _origin(config: EvaluationConfig, problems: ProblemSet, model: Path | None) 
     if config.server is not None:
         return Origin(**of_problems, **_served(config, config.server))
     assert model is not None
+    from weighted_mtp.evaluation.answers import model_checksum
+    from weighted_mtp.pipelines.inputs import trained_day
+    from weighted_mtp.runtime.device import pick_device
+
     return Origin(
         **of_problems,
         model_sha256=model_checksum(model),
@@ -163,6 +188,9 @@ def _origin(config: EvaluationConfig, problems: ProblemSet, model: Path | None) 
 
 def _served(config: EvaluationConfig, server: ServerConfig) -> dict[str, Any]:
     """What a server's samples are samples of. Its address, and how many requests it gets at a time, may change."""
+    from weighted_mtp.decoding.server import served_model
+    from weighted_mtp.evaluation.respondents import tokenizer_folder
+
     tokenizer = None if server.tokenizer is None else tokenizer_folder(server.tokenizer) / "tokenizer.json"
     return {
         "served_model": served_model(server),
@@ -186,6 +214,8 @@ def _facts(config: EvaluationConfig, problems: ProblemSet, model: Path | None) -
 
 
 def _sampling_fact(config: EvaluationConfig, model: Path | None) -> str:
+    from weighted_mtp.pipelines.sampled_model import described
+
     sampling, server = config.sampling, config.server
     how = f"asked as {config.template}" if config.template else "asked as the model was trained"
     if server is not None:

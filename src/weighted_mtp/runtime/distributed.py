@@ -1,25 +1,23 @@
 """The ranks of a run, as `torchrun` starts them: what they sum and agree on, and who prints.
 
-In one process without `torchrun`, or with one rank, every function here gives back what it was given, and nothing of
-torch.distributed is touched.
+In one process without `torchrun`, or with one rank, every function here gives back what it was given, and torch is not
+imported.
 """
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import Any, TypeVar
-
-import torch
-from torch import Tensor
-from torch import distributed as dist
-from torch.distributed.rendezvous import rendezvous
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from weighted_mtp.errors import UserError
 from weighted_mtp.progress import console
 from weighted_mtp.runtime.config import RuntimeConfig
-from weighted_mtp.runtime.device import pick_device
 from weighted_mtp.runtime.speaker import AnotherRankError, count_errors_in
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 T = TypeVar("T")
 
@@ -27,14 +25,20 @@ T = TypeVar("T")
 _LOST = ("gloo/transport", "Connection closed by peer", "Connection reset by peer", "NCCL", "Timed out waiting")
 
 
+def _joined() -> bool:
+    """Whether this process has joined a group; it has not where nothing has imported what joins it."""
+    found = sys.modules.get("torch.distributed")
+    return found is not None and found.is_initialized()
+
+
 def rank() -> int:
     """This process among the run's, from 0."""
-    return dist.get_rank() if dist.is_initialized() else 0
+    return sys.modules["torch.distributed"].get_rank() if _joined() else 0
 
 
 def ranks() -> int:
     """How many processes the run has."""
-    return dist.get_world_size() if dist.is_initialized() else 1
+    return sys.modules["torch.distributed"].get_world_size() if _joined() else 1
 
 
 def of_ranks() -> str:
@@ -54,9 +58,15 @@ def process_group(config: RuntimeConfig) -> Iterator[None]:
     CPU tensors travel by gloo, CUDA tensors by nccl. Only the first rank's console speaks. Raises UserError if a
     rank has no GPU of its own, and, whatever an operation between ranks raised, if another rank is lost.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or _joined():
         yield
         return
+    import torch
+    from torch import distributed as dist
+    from torch.distributed.rendezvous import rendezvous
+
+    from weighted_mtp.runtime.device import pick_device
+
     device, local = pick_device(config), int(os.environ["LOCAL_RANK"])
     if device.type == "cuda":
         if local >= torch.cuda.device_count():
@@ -93,19 +103,24 @@ def process_group(config: RuntimeConfig) -> Iterator[None]:
     dist.destroy_process_group()
 
 
-def all_reduce_sum(x: Tensor) -> Tensor:
+def all_reduce_sum(x: "Tensor") -> "Tensor":
     """The sum of all ranks' tensors of one shape, on every rank and where `x` is."""
     if ranks() == 1:
         return x
+    from torch import distributed as dist
+
     total = x.detach().to("cpu", copy=True)
     dist.all_reduce(total)
     return total.to(x.device)
 
 
-def all_gather(x: Tensor) -> list[Tensor]:
+def all_gather(x: "Tensor") -> "list[Tensor]":
     """All ranks' tensors (n, …), in the order of ranks, where `x` is; n may differ between ranks."""
     if ranks() == 1:
         return [x]
+    import torch
+    from torch import distributed as dist
+
     counts = all_reduce_sum(torch.eye(ranks(), dtype=torch.int64)[rank()] * len(x)).tolist()
     padded = torch.zeros((max(counts), *x.shape[1:]), dtype=x.dtype)
     padded[: len(x)] = x.detach().cpu()
@@ -118,6 +133,8 @@ def all_gather_objects(x: T) -> list[T]:
     """All ranks' objects, in the order of ranks."""
     if ranks() == 1:
         return [x]
+    from torch import distributed as dist
+
     found: list[Any] = [None] * ranks()
     dist.all_gather_object(found, x)
     return found
@@ -125,6 +142,10 @@ def all_gather_objects(x: T) -> list[T]:
 
 def any_rank(flag: bool) -> bool:
     """Whether the flag is set on any rank: the same answer on all."""
+    if ranks() == 1:
+        return flag
+    import torch
+
     return bool(all_reduce_sum(torch.tensor(int(flag))))
 
 
@@ -152,6 +173,8 @@ def by_first_rank(work: Callable[[], T]) -> T:
     """What the first rank's `work()` returns, on every rank; if it fails, it fails on every rank."""
     if ranks() == 1:
         return work()
+    from torch import distributed as dist
+
     result: list[Any] = [None]
     with agree():
         if is_first():
@@ -161,6 +184,8 @@ def by_first_rank(work: Callable[[], T]) -> T:
 
 
 def _is_loss(error: BaseException) -> bool:
+    from torch import distributed as dist
+
     return isinstance(error, dist.DistError) or (
         not isinstance(error, UserError) and any(sign in str(error) for sign in _LOST)
     )

@@ -7,7 +7,7 @@ from tiny_models import ARCHITECTURES, END, VOCABULARY, byte_tokenizer, letter_t
 from transformers import PreTrainedModel, TopPLogitsWarper
 
 from weighted_mtp.decoding.config import SamplingConfig
-from weighted_mtp.decoding.rows import Completion, nucleus
+from weighted_mtp.decoding.rows import NOT_FINITE, Choice, Completion, nucleus
 from weighted_mtp.decoding.sample import sample, sample_batches
 from weighted_mtp.errors import UserError
 from weighted_mtp.models.mtp import MTPForCausalLM
@@ -137,6 +137,29 @@ def test_the_nucleus_is_transformers_own(scale: float) -> None:
     logits = torch.randn(4, 3000, generator=torch.Generator().manual_seed(0)) * scale + torch.arange(3000) * 1e-6
     expected = TopPLogitsWarper(0.9)(None, logits) > -torch.inf
     assert torch.equal(nucleus(torch.softmax(logits, -1), 0.9) > 0, expected)
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+@pytest.mark.parametrize("vocabulary", [4097, 8192])
+def test_a_large_vocabulary_is_drawn_from_as_by_one_cumulative_sum(vocabulary: int, top_p: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = 4 * torch.randn(64, 2, vocabulary, generator=generator)
+    logits[:, :, :300], logits[:, :, -300:] = -torch.inf, -torch.inf  # whole blocks at either end
+    draws = torch.rand(64, 2, generator=generator, dtype=torch.float64)
+    draws[0], draws[1] = 0.0, 1 - 2**-53
+    probabilities = torch.softmax(logits / 0.8, -1)
+    ends = (probabilities if top_p == 1 else nucleus(probabilities, top_p)).double().cumsum(-1)
+    expected = torch.searchsorted(ends, draws[..., None] * ends[..., -1:], right=True).squeeze(-1)
+    found = Choice(0.8, top_p)(logits, draws)
+    assert (found == expected).float().mean() > 0.98  # sums of blocks are rounded to fp32
+    assert probabilities.gather(-1, found[..., None]).all()
+
+
+def test_a_large_vocabulary_with_a_logit_that_is_not_finite_gives_no_token() -> None:
+    logits = torch.zeros(3, 5000)
+    logits[0, 7], logits[2, 4999] = torch.nan, torch.inf
+    found = Choice(1.0, 1.0)(logits, torch.full((3,), 0.5001, dtype=torch.float64))
+    assert found.tolist() == [NOT_FINITE, 2500, NOT_FINITE]
 
 
 def test_the_end_token_ends_and_is_not_in_the_text() -> None:

@@ -4,9 +4,9 @@ The programs were sampled from the policy and executed, several for each of some
 pilot has the weights, one has none; both begin from the policy and see the same batches. Weights are predicted to help
 if they make programs that passed likelier, and those that failed less likely, than no weights do, and if they do not
 make all of them less likely (`evaluation.pass_rate_change`). The prediction holds for the temperature that the programs
-were sampled at, since sharpening helps at one and not at another. Its order says more than its size or its zero: a run moves
-farther than a pilot, and programs that a pilot moves away to, which nobody executed, count as failures, so that weights
-that help are often predicted to help little or not at all. docs/LOG.md says how often it was right.
+were sampled at, since sharpening helps at one and not at another. Its order says more than its size or its zero: a run
+moves farther than a pilot, and programs that a pilot moves away to, which nobody executed, count as failures, so that
+weights that help are often predicted to help little or not at all. docs/LOG.md says how often it was right.
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -4,8 +4,9 @@ The programs were sampled from the policy and executed, several for each of some
 pilot has the weights, one has none; both begin from the policy and see the same batches. Weights are predicted to help
 if they make programs that passed likelier, and those that failed less likely, than no weights do, and if they do not
 make all of them less likely (`evaluation.pass_rate_change`). The prediction holds for the temperature that the programs
-were sampled at, since sharpening helps at one and not at another; its sign and rank say more than its size, since a run
-moves farther than a pilot. docs/LOG.md says how often it was right.
+were sampled at, since sharpening helps at one and not at another. Its order says more than its size or its zero: a run
+moves farther than a pilot, and programs that a pilot moves away to, which nobody executed, count as failures, so that
+weights that help are often predicted to help little or not at all. docs/LOG.md says how often it was right.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -171,10 +172,10 @@ def prediction(gain: Estimate) -> str:
     """A predicted gain in words."""
     numbers = f"gain in pass@1 {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
     if gain.low > 0:
-        return f"will help, {numbers}"
+        return f"predicted to help, {numbers}"
     if gain.high < 0:
-        return f"WILL HURT, {numbers}: set a smaller weighting.strength, or strength=auto"
-    return f"may help or hurt, {numbers}"
+        return f"PREDICTED TO HURT, {numbers}: a smaller weighting.strength, or strength=auto, is safer"
+    return f"no clear prediction, {numbers}"
 
 
 def _piloted(

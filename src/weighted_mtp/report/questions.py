@@ -46,14 +46,15 @@ def _differences(comparison: Comparison) -> Iterator[tuple[str, str, Estimate]]:
 
 
 def _answer(rows: Sequence[Row]) -> str:
-    """`**Yes** at temperature 1. **Not shown** at temperature 0.2.`"""
+    """`**Yes**: at temperature 1. Otherwise **not shown**.`"""
     answers: dict[str, list[str]] = {"Yes": [], "No, it loses": [], "Not shown": []}
     for evaluated, _, _, gain in rows:
         answers["Yes" if gain.low > 0 else "No, it loses" if gain.high < 0 else "Not shown"].append(evaluated)
-    given = {answer: places for answer, places in answers.items() if places}
-    if len(given) == 1:
-        return f"**{next(iter(given))}**{', in every comparison' if len(rows) > 1 else ''}."
-    return " ".join(f"**{answer}**: {'; '.join(places)}." for answer, places in given.items())
+    *given, last = [(answer, places) for answer, places in answers.items() if places]
+    if not given:
+        return f"**{last[0]}**{', in every comparison' if len(rows) > 1 else ''}."
+    told = " ".join(f"**{answer}**: {'; '.join(places)}." for answer, places in given)
+    return f"{told} Otherwise **{last[0][0].lower()}{last[0][1:]}**."
 
 
 def _line(row: Row) -> str:

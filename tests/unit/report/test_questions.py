@@ -43,7 +43,7 @@ def test_answers_that_differ_say_where_each_holds() -> None:
     hot, cold, both = comparison(3), comparison(3, better=10), comparison(3, better=2)
     page = as_questions({"sampled at temperature 1": hot, "sampled at temperature 0": cold, "each at its best": both})
     assert section(page, "better")[0] == (
-        "**Yes**: at temperature 1. **No, it loses**: each at its best. **Not shown**: at temperature 0."
+        "**Yes**: at temperature 1. **No, it loses**: each at its best. Otherwise **not shown**."
     )
     assert section(page, "worse")[0] == "**No, it loses**, in every comparison."
 

@@ -302,7 +302,9 @@ def commands(facts: Facts, target: Path) -> list[str]:
             f"wmtp study --config {target}/study.yaml   # instead: all arms, over seeds, compared",
         ]
     else:
-        lines += ["# no evaluation: give problems of the split `test` their `tests`, and import again"]
+        lines += [
+            '# no evaluation, no study: no problem has `"split": "test"` and `tests`; give some both, import again'
+        ]
     return lines if facts.pairs else [*lines, "# no critic: no problem of the split `train` has `incorrect` programs"]
 
 

@@ -10,7 +10,7 @@ tells the sign; and writes it all to `benchmarks/results/gate_calibration.md`. D
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -22,7 +22,6 @@ from rich.table import Table
 from scipy.stats import spearmanr
 
 from weighted_mtp.config import load_config
-from weighted_mtp.data.load import SplitsConfig
 from weighted_mtp.evaluation.own_programs import Evaluation, read_evaluation
 from weighted_mtp.evaluation.pass_at_k import Estimate, pass_at_k
 from weighted_mtp.files import atomic_file
@@ -93,8 +92,8 @@ def programs_of(step: Step, source: str, temperature: float, settings: Settings)
     study = step.study
     for name, stage in study.stages.items():
         if isinstance(stage, OwnPrograms) and stage.temperature == temperature:
-            dataset = f"{study.name}-{name}" + (f"-seed-{step.seed}" if stage.per_seed else "")
-            return evaluation_of_programs(None, SplitsConfig(root=study.storage / "datasets", dataset=dataset))
+            dataset = study.storage / "datasets" / replace(step, name=name)._dataset
+            return evaluation_of_programs(dataset, config_of(step).data)
     drawn = {"temperature": temperature, "n_samples": settings.samples}
     config = EvaluationConfig(
         benchmark=study.benchmark,
@@ -170,7 +169,7 @@ def summaries(found: Sequence[Triple]) -> list[tuple[str, ...]]:
     for title, name in ESTIMATES.items():
         gains: list[Estimate] = [getattr(t.predicted, name) for t in found]
         values = np.array([gain.value for gain in gains])
-        clear = np.array([gain.low > 0 or gain.high < 0 for gain in gains])
+        clear = np.array([gain.sign != 0 for gain in gains])
         right = ((values > 0) == (measured > 0))[clear].sum()
         area, rank = area_under_curve(values, measured > 0), spearmanr(values, measured).statistic
         counts = (len(found), (measured > 0).sum(), f"{area:.3f}", f"{rank:.2f}", clear.sum(), right)

@@ -199,7 +199,8 @@ def ways(name: str, size: Size, repeats: int) -> list[str]:
         for run in runs.values():
             run()
     counted = {way: run for way, run in runs.items() if "compiled" not in way}  # a counter of tensors stops compilation
-    peaks = {way: f"{tensors_peak(model, run) / 2**20:,.0f}" for way, run in counted.items()}
+    peaks = {way: tensors_peak(lower if "bf16" in way else model, run) for way, run in counted.items()}
+    shown = {way: f"{peak / 2**20:,.0f}" for way, peak in peaks.items()}
     one = tensors_peak(single, stepped(single, here(single, FP32), batch))
     times = in_turns(runs, repeats)
     plain, fp32 = times["the plain way, fp32"], times["here, fp32"]
@@ -213,8 +214,8 @@ def ways(name: str, size: Size, repeats: int) -> list[str]:
     ]
     for way, found in times.items():
         speed = f"{tokens / statistics.median(found):,.0f}"
-        lines.append(f"| {way} | {speed} | {ratio(plain, found)} | {ratio(fp32, found)} | {peaks.get(way, '')} |")
-    four = tensors_peak(model, runs["here, fp32"])
+        lines.append(f"| {way} | {speed} | {ratio(plain, found)} | {ratio(fp32, found)} | {shown.get(way, '')} |")
+    four = peaks["here, fp32"]
     lines += ["", f"Peak of {HEADS} heads / 1 head: {four / one:.2f} ({four / 2**20:,.0f} / {one / 2**20:,.0f} MiB)."]
     return [*lines, "", *criticised(model, size, repeats)]
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Literal
 
 import numpy as np
 
@@ -26,6 +27,11 @@ class Estimate:
     low: float
     high: float
     confidence: float = 0.95
+
+    @property
+    def sign(self) -> Literal[-1, 0, 1]:
+        """Of the whole interval; 0 if it is on both sides of zero, or touches it."""
+        return 1 if self.low > 0 else -1 if self.high < 0 else 0
 
 
 def pass_at_k(n: int, c: int, k: int) -> float:

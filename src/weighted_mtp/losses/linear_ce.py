@@ -56,6 +56,10 @@ def chunk_size(vocabulary: int, device: torch.device, dtype: torch.dtype) -> int
     return min(MAX_CHUNK, max(MIN_CHUNK, budget // (4 * vocabulary)))
 
 
+def _chunk_for(states: Tensor, unembedding: Unembedding) -> int:
+    return chunk_size(len(unembedding.weight), states.device, _dtype_of_products(states))
+
+
 def _dtype_of_products(states: Tensor) -> torch.dtype:
     kind = states.device.type
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else states.dtype
@@ -81,7 +85,7 @@ def weighted_linear_cross_entropy(
 
     An empty N gives zero and zero gradients, never NaN.
     """
-    chunk = chunk or chunk_size(len(unembedding.weight), states.device, _dtype_of_products(states))
+    chunk = chunk or _chunk_for(states, unembedding)
     if torch.is_grad_enabled() and (states.requires_grad or unembedding.is_trained):
         weight, bias = unembedding.weight, unembedding.bias
         arguments = (rows, targets, weights, unembedding.cap, confidence, chunk)
@@ -96,14 +100,14 @@ def linear_cross_entropy(
 
     Differentiable: backward computes each chunk's logits again, now knowing the weight of every token.
     """
-    chunk = chunk or chunk_size(len(unembedding.weight), states.device, _dtype_of_products(states))
+    chunk = chunk or _chunk_for(states, unembedding)
     arguments = (rows, targets, unembedding.cap, chunk)
     return _CrossEntropies.apply(states, unembedding.weight, unembedding.bias, *arguments)
 
 
 def greedy_tokens(states: Tensor, rows: Tensor, unembedding: Unembedding, chunk: int | None = None) -> Tensor:
     """The likeliest token of each row, (N,) int64; arguments as above."""
-    chunk = chunk or chunk_size(len(unembedding.weight), states.device, _dtype_of_products(states))
+    chunk = chunk or _chunk_for(states, unembedding)
     product = _Product.of(states, unembedding)
     parts = [product.logits(_picked(states, part, product)).argmax(-1) for part in rows.split(chunk)]
     return torch.cat([rows.new_empty(0), *parts])

@@ -164,16 +164,16 @@ def _gain(moved: NDArray[np.float64], baseline: NDArray[np.float64], judged: Jud
 
 def best_strength(gains: Mapping[float, Estimate]) -> float:
     """The strength with the highest predicted gain of those whose interval is clear of zero; 0, uniform, if none is."""
-    clear = {strength: gain.value for strength, gain in gains.items() if gain.low > 0}
+    clear = {strength: gain.value for strength, gain in gains.items() if gain.sign > 0}
     return max(clear, key=lambda strength: clear[strength]) if clear else 0.0
 
 
 def prediction(gain: Estimate) -> str:
     """A predicted gain in words."""
     numbers = f"gain in pass@1 {gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}]"
-    if gain.low > 0:
+    if gain.sign > 0:
         return f"predicted to help, {numbers}"
-    if gain.high < 0:
+    if gain.sign < 0:
         return f"PREDICTED TO HURT, {numbers}: a smaller weighting.strength, or strength=auto, is safer"
     return f"no clear prediction, {numbers}"
 

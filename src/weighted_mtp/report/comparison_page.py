@@ -90,15 +90,15 @@ def _told(differences: Mapping[str, Estimate], other: str) -> str:
 
     Of more than a few that are not, only the names: the table has the figures.
     """
-    groups: dict[str, list[str]] = {"above": [], "below": [], "not distinguishable from": []}
+    places = {1: "above", -1: "below", 0: "not distinguishable from"}
+    groups: dict[str, list[str]] = {where: [] for where in places.values()}
     for name, own in differences.items():
-        where = "above" if own.low > 0 else "below" if own.high < 0 else "not distinguishable from"
-        groups[where].append(name)
+        groups[places[own.sign]].append(name)
     parts: list[str] = []
     for where, names in groups.items():
         if names:
             verb = "is" if len(names) == 1 else "are"
-            bare = where == "not distinguishable from" and len(names) > _FEW
+            bare = where == places[0] and len(names) > _FEW
             said = names if bare else [f"{name} ({_interval(differences[name], '+')})" for name in names]
             parts.append(f"{_and(said)} {verb} {where} {'it' if parts else other}")
     return "; ".join(parts) + "."

@@ -47,10 +47,9 @@ def _differences(comparison: Comparison) -> Iterator[tuple[str, str, Estimate]]:
 
 def _answer(rows: Sequence[Row]) -> str:
     """`**Yes**: at temperature 1. Otherwise **not shown**.`"""
-    answers: dict[str, list[str]] = {"Yes": [], "No, it loses": [], "Not shown": []}
-    for evaluated, _, _, gain in rows:
-        answers["Yes" if gain.low > 0 else "No, it loses" if gain.high < 0 else "Not shown"].append(evaluated)
-    *given, last = [(answer, places) for answer, places in answers.items() if places]
+    answers = {1: "Yes", -1: "No, it loses", 0: "Not shown"}
+    where = {answer: [evaluated for evaluated, _, _, gain in rows if gain.sign == s] for s, answer in answers.items()}
+    *given, last = [(answer, places) for answer, places in where.items() if places]
     if not given:
         return f"**{last[0]}**{', in every comparison' if len(rows) > 1 else ''}."
     told = " ".join(f"**{answer}**: {'; '.join(places)}." for answer, places in given)
@@ -59,6 +58,6 @@ def _answer(rows: Sequence[Row]) -> str:
 
 def _line(row: Row) -> str:
     evaluated, other, own, gain = row
-    mark = "**" if gain.low > 0 or gain.high < 0 else ""
+    mark = "**" if gain.sign else ""
     interval = f"{gain.low:+.3f} to {gain.high:+.3f}"
     return f"| {evaluated} | {other.value:.3f} | {own.value:.3f} | {mark}{gain.value:+.3f}{mark} | {interval} |"

@@ -141,14 +141,12 @@ def _recompute(device: torch.device, config: RuntimeConfig) -> dict[str, Any]:
             "runtime.activation_checkpointing=selective does not work with runtime.compile=true in bf16 on a CPU, "
             "whose attention is another one in backward: set it to true, or runtime.precision=fp32"
         )
-    contexts = (
-        {"context_fn": lambda: recomputing(autocast(device, config), which)}
-        if not config.compile
-        else {"context_fn": selectively}
-        if which == "selective"
-        else {}
-    )
-    return {"use_reentrant": False, **contexts}
+    arguments: dict[str, Any] = {"use_reentrant": False}
+    if not config.compile:
+        arguments["context_fn"] = lambda: recomputing(autocast(device, config), which)
+    elif which == "selective":
+        arguments["context_fn"] = selectively
+    return arguments
 
 
 def _compile(model: PreTrainedModel, config: RuntimeConfig) -> None:

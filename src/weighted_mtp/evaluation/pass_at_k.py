@@ -30,7 +30,7 @@ class Estimate:
 
     @property
     def sign(self) -> Literal[-1, 0, 1]:
-        """Of the whole interval; 0 if it is on both sides of zero, or touches it."""
+        """1 if the whole interval is above zero, −1 if it is below, else 0."""
         return 1 if self.low > 0 else -1 if self.high < 0 else 0
 
 

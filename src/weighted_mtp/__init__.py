@@ -49,7 +49,7 @@ def _register_on_first_use(module: ModuleType) -> None:
 
 
 class _Registering:
-    """Waits until transformers' AutoConfig is imported: a finder and a loader, without `importlib.abc`, which is large."""
+    """Waits until transformers' AutoConfig is imported. A finder and a loader, without `importlib.abc`: it is large."""
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
         if name != _AUTO_CONFIG:

@@ -59,7 +59,7 @@ module.start(order)
 """
 _MODULES: dict[Role, tuple[str, ...]] = {
     "player": ("codec", "emptying", "lockdown", "server", "objects", "surroundings", "ending", "imports", "player"),
-    "judge": ("codec", "emptying", "lockdown", "server", "objects", "foreign", "judge"),
+    "judge": ("codec", "emptying", "lockdown", "server", "objects", "foreign", "recorded", "judge"),
 }
 
 

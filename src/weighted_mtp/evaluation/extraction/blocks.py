@@ -85,7 +85,7 @@ def read_blocks(text: str) -> list[Block]:
 
 @functools.cache
 def _reader(rules: tuple[str, ...], kind: str = "block") -> "MarkdownIt":
-    """Of Markdown, only what these rules find: blocks, or what stands inside of a line."""
+    """A parser that knows only these rules: for blocks, or for what stands inside a line."""
     from markdown_it import MarkdownIt  # not for who scores programs, in which there is none
 
     reader = MarkdownIt("zero").enable(list(rules))
@@ -108,7 +108,8 @@ def sources(block: Block, depth: int = 0) -> list[Source]:
 
 def inline_sources(text: str) -> list[Source]:
     """What of an answer's code among words, `like_this()`, is Python."""
-    spans = [span for token in _reader(("backticks",), "inline").parse(text) for span in token.children or () if span.type == "code_inline"]
+    tokens = _reader(("backticks",), "inline").parse(text)
+    spans = [span for token in tokens for span in token.children or () if span.type == "code_inline"]
     codes = (re.sub(r"^(?:python3?|py)\s+(?=\S)", "", span.content) for span in spans)
     return [source for code in codes if (source := parse(code))]
 

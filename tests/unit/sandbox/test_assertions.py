@@ -128,8 +128,8 @@ def check(candidate):
 check(f)
 """
 SAME = "def f(x): return x"
-EXPECTED_ERROR = "try:\n    f(-1)\nexcept ValueError:\n    pass\nelse:\n    assert False\nfor x in [1]:\n    assert f(x) == x"
-    "try:\n    f(-1)\nexcept ValueError:\n    pass\nelse:\n    assert False\nfor x in [1, 2]:\n    assert f(x) == x"
+EXPECTED_ERROR = (
+    "try:\n    f(-1)\nexcept ValueError:\n    pass\nelse:\n    assert False\nfor x in [1]:\n    assert f(x) == x"
 )
 CLOCK = "import time\nfor _ in [1]:\n    x = time.perf_counter_ns()\n    assert f(x) == x"
 

@@ -352,33 +352,3 @@ def _no_pairs(index: SolutionIndex, config: PairConfig) -> str:
     fixes = ["raise length_ratio or set length_balanced=false"] if config.length_balanced else []
     fixes += config.fixes()
     return f"{head}; {', or '.join(fixes)}"
-
-
-@dataclass(frozen=True)
-class LengthBias:
-    """What only the lengths give away about pairs."""
-
-    n_pairs: int
-    mean_correct: float
-    mean_incorrect: float
-    longer_incorrect: float  # share of pairs whose incorrect program is the longer; equal lengths count 1/2
-
-    @property
-    def shorter_is_right(self) -> bool:
-        """Whether to call the shorter program right is better, on these pairs, than to call the longer one right."""
-        return self.longer_incorrect >= 0.5
-
-    def accuracy(self, shorter_is_right: bool) -> float:
-        """Accuracy of the ranker that calls the shorter (or else the longer) program right; ties count 1/2."""
-        return self.longer_incorrect if shorter_is_right else 1 - self.longer_incorrect
-
-
-def length_bias(index: SolutionIndex, pairs: Pairs) -> LengthBias:
-    """How lengths are spread over pairs, and so what a length-only ranker gets right.
-
-    `held_out.accuracy(train.shorter_is_right)` is the accuracy of the best one: its direction is chosen on the pairs
-    of training problems and measured on those of others.
-    """
-    correct, incorrect = index.length[pairs.correct], index.length[pairs.incorrect]
-    longer = (np.sign(incorrect - correct).mean() + 1) / 2
-    return LengthBias(len(pairs), float(correct.mean()), float(incorrect.mean()), float(longer))

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from weighted_mtp.errors import UserError
+from weighted_mtp.errors import UserError, first_line
 
 FileDescriptions = dict[str, dict[str, str | int]]
 """Relative name → `{"sha256": …, "bytes": …}`, as manifests keep it."""
@@ -38,6 +38,16 @@ def atomic_directory(path: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+@contextmanager
+def writing_to(path: Path) -> Iterator[None]:
+    """One line, a UserError, for a place that cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else first_line(error)  # Arrow words it at length
+        raise UserError(f"cannot write {path}: {reason}; make room or give a folder that can be written") from error
 
 
 def partial_name(path: Path) -> Path:

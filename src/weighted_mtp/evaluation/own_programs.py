@@ -20,7 +20,6 @@ from weighted_mtp.data.prepared import require_manifest, split_checksums
 from weighted_mtp.data.schema import SMALL, Counts, Problem, Solution, Span
 from weighted_mtp.data.tables import (
     SplitWriter,
-    cannot_write,
     read_statements,
     read_verdicts,
     stream_problems,
@@ -29,7 +28,7 @@ from weighted_mtp.data.tables import (
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.config import LabelOptions
 from weighted_mtp.evaluation.samples import Sample, read_samples
-from weighted_mtp.files import atomic_directory, sha256
+from weighted_mtp.files import atomic_directory, sha256, writing_to
 from weighted_mtp.manifest import Manifest, files_present, read_manifest, write_manifest
 from weighted_mtp.progress import progress
 from weighted_mtp.sandbox.messages import UNDECIDED
@@ -122,19 +121,16 @@ def write_labelled(folder: Path, evaluations: Sequence[Evaluation], options: Lab
     }
     if all(there.get(key) == value for key, value in wanted.items()) and files_present(folder, there, there["files"]):
         return there, False
-    try:
-        with atomic_directory(folder) as partial:
-            copying = _Copying(options)
-            counts = {
-                split: copying.copy(source / split, partial / split, [e.results for e in group])
-                for split, group in by_split.items()
-            }
-            for split in counts:
-                write_index(partial / split)
-            made = {"rows_in": copying.rows, "dropped": copying.account(), "splits": counts}
-            return write_manifest(partial, {**wanted, **made, "index": {"tokenizer": None}}), True
-    except OSError as error:
-        raise cannot_write(folder, error) from error
+    with writing_to(folder), atomic_directory(folder) as partial:
+        copying = _Copying(options)
+        counts = {
+            split: copying.copy(source / split, partial / split, [e.results for e in group])
+            for split, group in by_split.items()
+        }
+        for split in counts:
+            write_index(partial / split)
+        made = {"rows_in": copying.rows, "dropped": copying.account(), "splits": counts}
+        return write_manifest(partial, {**wanted, **made, "index": {"tokenizer": None}}), True
 
 
 def _one_dataset(evaluations: Sequence[Evaluation]) -> Path:

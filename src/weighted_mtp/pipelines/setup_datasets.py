@@ -24,11 +24,10 @@ from weighted_mtp.data.preparation.subsets import write_slice
 from weighted_mtp.data.prepared import require_manifest, split_checksums
 from weighted_mtp.data.schema import SMALL
 from weighted_mtp.data.sources.codecontests import LANGUAGES
-from weighted_mtp.data.tables import cannot_write
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.check_labels import Agreement, check_verdicts
 from weighted_mtp.extras import can_draw
-from weighted_mtp.files import atomic_file
+from weighted_mtp.files import atomic_file, writing_to
 from weighted_mtp.manifest import Manifest, files_present, write_manifest
 from weighted_mtp.parallel import cores
 from weighted_mtp.pipelines.command import chosen
@@ -195,10 +194,10 @@ def setup(config: DatasetsConfig) -> list[str]:
         if name in failures:
             continue
         try:
-            STEPS[step](name, config)
-        except (UserError, OSError) as error:
-            told = cannot_write(config.folder(name), error) if isinstance(error, OSError) else error
-            failures[name] = f"{name}, {step}: {told}"
+            with writing_to(config.folder(name)):
+                STEPS[step](name, config)
+        except UserError as error:
+            failures[name] = f"{name}, {step}: {error}"
             if len(names) == 1:
                 raise UserError(failures[name]) from error
             _say(f"  {failures[name]}")

@@ -5,9 +5,9 @@ import json
 from dataclasses import replace
 
 import pytest
+from splits import write_split
 
 from weighted_mtp.data.schema import Problem, TestCase
-from weighted_mtp.data.tables import write_split
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation import score as scoring
 from weighted_mtp.evaluation.benchmarks import BENCHMARKS, Benchmark

@@ -76,7 +76,11 @@ def _sync(file: Path) -> None:
 def describe_files(folder: Path, leave_out: frozenset[str] = frozenset()) -> FileDescriptions:
     """Size and SHA-256 of every file in a folder and below, by its name relative to the folder, sorted."""
     names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
-    return {name: _describe(folder / name) for name in names if name not in leave_out}
+    return {
+        name: {"sha256": sha256(folder / name), "bytes": (folder / name).stat().st_size}
+        for name in names
+        if name not in leave_out
+    }
 
 
 def check_files(folder: Path, described: Mapping[str, Mapping[str, str | int]]) -> None:
@@ -95,7 +99,3 @@ def sha256(file: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with file.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def _describe(file: Path) -> dict[str, str | int]:
-    return {"sha256": sha256(file), "bytes": file.stat().st_size}

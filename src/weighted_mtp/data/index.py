@@ -112,7 +112,8 @@ def read_index(split_dir: Path) -> SolutionIndex:
     Raises UserError naming the command that makes it if it is missing, damaged, or of another version of the split.
     """
     path = split_dir / INDEX_FILE
-    remedy = _command(split_dir.parent.name)
+    dataset = split_dir.parent.name
+    remedy = prepare_command(dataset, "small" if dataset.endswith(SMALL) else "metadata")
     with opened_table(path, _SCHEMA, remedy) as file:
         described = json.loads((file.schema_arrow.metadata or {}).get(_METADATA, b"{}"))
         if described.get("made_of") != _fingerprint(split_dir):
@@ -155,8 +156,3 @@ def _lengths_by(tokenizer: "PreTrainedTokenizerBase") -> Callable[[pa.Array], pa
         return pa.array([len(ids) for ids in encoded["input_ids"]], pa.int32())
 
     return lengths
-
-
-def _command(dataset: str) -> str:
-    """What makes an index: of a slice, what makes the slice."""
-    return prepare_command(dataset, "small" if dataset.endswith(SMALL) else "metadata")

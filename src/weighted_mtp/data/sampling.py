@@ -301,9 +301,10 @@ def _permuted(position: Ints, size: Ints, group: Ints, rng: np.random.Generator)
 
     A keyed bijection of the next power of two, repeated until it lands inside (cycle walking; Black & Rogaway 2002,
     "Ciphers with arbitrary finite domains", section 4), then a random rotation, which makes every item exactly as
-    likely as any other. Unlike a shuffle it costs nothing for what is not drawn.
+    likely as any other. It costs nothing for what is not drawn: numpy has no permutation of many groups at once, and
+    to shuffle all of 3.6 million solutions by problem took ten times as long.
     """
-    turn, key = (_scrambled(group.astype(np.uint64) + rng.integers(2**63, dtype=np.uint64)) for _ in range(2))
+    turn, key = (scrambled(group.astype(np.uint64) + rng.integers(2**63, dtype=np.uint64)) for _ in range(2))
     # Less than half of 0 … mask lies outside range(size), so the loop about halves what is left in each round.
     mask, n = _ones(size), size.astype(np.uint64)
     item, outside = position.astype(np.uint64), np.arange(len(position))
@@ -319,7 +320,7 @@ def _stirred(x: NDArray[np.uint64], mask: NDArray[np.uint64], key: NDArray[np.ui
     for _ in range(_ROUNDS):
         x = (x * (key | np.uint64(1)) + (key >> np.uint64(32))) & mask
         x ^= x >> fold
-        key = _scrambled(key)
+        key = scrambled(key)
     return x
 
 
@@ -329,7 +330,7 @@ def _ones(size: Ints) -> NDArray[np.uint64]:
     return (np.uint64(1) << bits) - np.uint64(1)
 
 
-def _scrambled(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def scrambled(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """(M,) 64-bit mixing of Steele et al. 2014 (SplitMix): neighbouring numbers become unrelated ones."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

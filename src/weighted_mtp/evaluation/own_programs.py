@@ -29,7 +29,7 @@ from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.config import LabelOptions
 from weighted_mtp.evaluation.samples import Sample, read_samples
 from weighted_mtp.files import atomic_directory, sha256, writing_to
-from weighted_mtp.manifest import Manifest, files_present, read_manifest, write_manifest
+from weighted_mtp.manifest import Manifest, files_present, made_from, read_manifest, write_manifest
 from weighted_mtp.progress import progress
 from weighted_mtp.sandbox.messages import UNDECIDED
 from weighted_mtp.wording import near_paths
@@ -119,7 +119,7 @@ def write_labelled(folder: Path, evaluations: Sequence[Evaluation], options: Lab
         "source": checksums,
         "evaluations": {split: [_described(e) for e in group] for split, group in by_split.items()},
     }
-    if all(there.get(key) == value for key, value in wanted.items()) and files_present(folder, there, there["files"]):
+    if made_from(there, wanted) and files_present(folder, there, there["files"]):
         return there, False
     with writing_to(folder), atomic_directory(folder) as partial:
         copying = _Copying(options)

@@ -169,7 +169,10 @@ def _read(
     """Counts of every arm's evaluations, and notes on what is unlike in them."""
     if len(arms) < 2:
         raise UserError(f"compare: needs at least two arms and was given {len(arms)}; the first is the baseline")
-    counts = {name: [_counts(evaluation, base) for evaluation in arm] for name, arm in arms.items()}
+    counts = {
+        name: [read_counts(evaluation, base) if isinstance(evaluation, Path) else evaluation for evaluation in arm]
+        for name, arm in arms.items()
+    }
     options = {e: _options(e) for arm in arms.values() for e in arm if isinstance(e, Path)}
     _check_same_benchmark(options)
     return counts, (*_unlike(counts), *_evaluated_differently([*options.values()]))
@@ -233,10 +236,6 @@ def read_counts(folder: Path, base: bool = False) -> dict[str, tuple[int, int]]:
         raise UserError(f"{folder}: its benchmark has no tests but its own; leave --base out")
     key = "passed_base" if base else "passed"
     return count([(str(row["task_id"]).lower(), row.get(key, row["passed"])) for row in rows])
-
-
-def _counts(evaluation: CountsOrFolder, base: bool) -> SampleCounts:
-    return read_counts(evaluation, base) if isinstance(evaluation, Path) else evaluation
 
 
 def _values(counts: Mapping[str, Sequence[SampleCounts]], k: int) -> dict[str, Values]:

@@ -39,7 +39,7 @@ from weighted_mtp.data.sources.rows import Answers
 from weighted_mtp.errors import UserError
 from weighted_mtp.files import atomic_directory, atomic_file, sha256, writing_to
 from weighted_mtp.hub import fetch
-from weighted_mtp.manifest import Manifest, read_manifest, write_manifest
+from weighted_mtp.manifest import Manifest, made_from, read_manifest, write_manifest
 from weighted_mtp.parallel import cores, in_order
 from weighted_mtp.progress import progress
 
@@ -100,11 +100,11 @@ def prepare(
         there = {}
     if only_evaluation and there.get("only_evaluation") is False:
         return there, False
-    if source is None and _holds(there, wanted):
+    if source is None and made_from(there, wanted):
         return there, False
     upstream = _from_folder(dataset, source) if source else _from_hub(dataset, storage, only_evaluation)
     wanted["source"] = upstream.description
-    if _holds(there, wanted):
+    if made_from(there, wanted):
         return there, False
     return _write(dataset, root, upstream, options or Options(), wanted, answers, workers or cores()), True
 
@@ -146,10 +146,6 @@ def prepare_benchmark(name: str, root: Path) -> None:
             prepare(name, root.parent, only_evaluation=True)
         except UserError as error:
             raise UserError(f"{error}, to `wmtp data --datasets {name}`") from error
-
-
-def _holds(manifest: Manifest, wanted: Manifest) -> bool:
-    return all(manifest.get(key) == value for key, value in wanted.items())
 
 
 def _evaluation_sets(root: Path, dataset: Dataset) -> dict[str, list[str]]:

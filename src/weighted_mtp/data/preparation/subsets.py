@@ -20,7 +20,7 @@ from weighted_mtp.data.tables import (
 )
 from weighted_mtp.errors import UserError
 from weighted_mtp.files import atomic_directory, writing_to
-from weighted_mtp.manifest import Manifest, files_present, read_manifest, write_manifest
+from weighted_mtp.manifest import Manifest, files_present, made_from, read_manifest, write_manifest
 
 _VERSION = 1  # of this code: raise it with any change that changes what a seed gives
 
@@ -45,8 +45,7 @@ def write_slice(folder: Path, options: SliceOptions, tokenizer: str | None = Non
         "source": {split: split_checksums(whole, split) for split in whole["splits"]},
     }
     there = read_manifest(target) or {}
-    same = all(there.get(key) == value for key, value in wanted.items())
-    if same and files_present(target, there, there["files"]):
+    if made_from(there, wanted) and files_present(target, there, there["files"]):
         return there, False
     with writing_to(target), atomic_directory(target) as partial:
         counts = {split: _copy(folder / split, partial / split, options) for split in whole["splits"]}

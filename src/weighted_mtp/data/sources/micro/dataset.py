@@ -10,7 +10,7 @@ from weighted_mtp.data.sources.micro.generator import MicroConfig, generate_micr
 from weighted_mtp.data.sources.micro.tokenizer import train_tokenizer
 from weighted_mtp.data.tables import write_tables
 from weighted_mtp.files import atomic_directory, writing_to
-from weighted_mtp.manifest import files_present, read_manifest, write_manifest
+from weighted_mtp.manifest import files_present, made_from, read_manifest, write_manifest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -64,8 +64,8 @@ def is_current(directory: Path, config: MicroConfig) -> bool:
     """Whether all of the benchmark with this configuration is there. Raises UserError for a damaged manifest."""
     found = read_manifest(directory) or {}
     tokenizer = [name for name in found.get("files", ()) if name.startswith("tokenizer/")]
-    same = all(found.get(key) == value for key, value in _identity(config).items())
-    return same and has_splits(directory, found) and files_present(directory, found, tokenizer)
+    whole = has_splits(directory, found) and files_present(directory, found, tokenizer)
+    return whole and made_from(found, _identity(config))
 
 
 def _identity(config: MicroConfig) -> dict[str, Any]:

@@ -109,9 +109,9 @@ def prepare(
     return _write(dataset, root, upstream, options or Options(), wanted, answers, workers or cores()), True
 
 
-def prepare_micro(root: Path, config: MicroConfig | None = None) -> Path:
+def prepare_micro(root: Path) -> Path:
     """Generate the micro benchmark, unless it is there with the same configuration already."""
-    config = config or MicroConfig()
+    config = MicroConfig()
     total = config.n_train + config.n_validation + config.n_test + config.n_test_pairs
     with progress("generating the micro benchmark", total) as advance:
         return write_micro(root, config, advance)

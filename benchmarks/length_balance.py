@@ -9,15 +9,37 @@ correct). 0.5 is chance. The splits need their index: `wmtp data … --steps met
 """
 
 import argparse
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from weighted_mtp.data.index import SolutionIndex, read_index
-from weighted_mtp.data.sampling import PairConfig, Pairs, length_bias, sample_pairs
+from weighted_mtp.data.sampling import PairConfig, Pairs, sample_pairs
 from weighted_mtp.errors import UserError
+
+
+@dataclass(frozen=True)
+class LengthBias:
+    """What only the lengths give away about pairs."""
+
+    n_pairs: int
+    mean_correct: float
+    mean_incorrect: float
+    longer_incorrect: float  # share of pairs whose incorrect program is the longer; equal lengths count 1/2
+
+    @property
+    def shorter_is_right(self) -> bool:
+        """Whether to call the shorter program right is better, on these pairs, than to call the longer one right."""
+        return self.longer_incorrect >= 0.5
+
+
+def length_bias(index: SolutionIndex, pairs: Pairs) -> LengthBias:
+    """How lengths are spread over pairs, and so what a length-only ranker gets right."""
+    correct, incorrect = index.length[pairs.correct], index.length[pairs.incorrect]
+    longer = (np.sign(incorrect - correct).mean() + 1) / 2
+    return LengthBias(len(pairs), float(correct.mean()), float(incorrect.mean()), float(longer))
 
 
 def some_problems(index: SolutionIndex, wanted: NDArray[np.bool_]) -> SolutionIndex:
@@ -52,7 +74,8 @@ def measure(index: SolutionIndex, config: PairConfig, repeats: int) -> tuple[flo
             )
         except UserError:  # so few problems that one half has no pair
             continue
-        simple.append(length_bias(*held_out).accuracy(length_bias(*train).shorter_is_right))
+        longer = length_bias(*held_out).longer_incorrect
+        simple.append(longer if length_bias(*train).shorter_is_right else 1 - longer)
         free.append(by_any_function(train, held_out))
     return float(np.mean(simple)), float(np.mean(free))
 

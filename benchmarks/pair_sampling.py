@@ -11,9 +11,10 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+from length_balance import length_bias
 
 from weighted_mtp.data.index import SolutionIndex
-from weighted_mtp.data.sampling import PairConfig, SampleConfig, length_bias, sample_pairs, sample_solutions
+from weighted_mtp.data.sampling import PairConfig, SampleConfig, sample_pairs, sample_solutions
 
 MIX = {"difficulty_bins": (7, 9, 12), "bin_weights": (0.0, 0.4, 0.3, 0.2, 0.1)}
 

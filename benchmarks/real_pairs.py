@@ -39,6 +39,8 @@ from typing import Any
 import numpy as np
 import torch
 from frozen_states import frozen_scores
+from length_balance import length_bias
+from numpy.typing import NDArray
 from pydantic import Field
 from real_programs import MAX_TOKENS, PADDING, SEED, SOURCES, Fold, Pairs, Source, asked, make_fold
 from torch import Tensor, nn
@@ -47,10 +49,10 @@ from transformers import PreTrainedModel
 from weighted_mtp.data.batches import Batch, TokenStore
 from weighted_mtp.data.index import read_index
 from weighted_mtp.data.pairs import PairDataConfig, PairStore, load_pairs
-from weighted_mtp.data.sampling import PairConfig, length_bias, sample_pairs
+from weighted_mtp.data.sampling import PairConfig, sample_pairs
 from weighted_mtp.data.stream import BatchStream
 from weighted_mtp.errors import UserError
-from weighted_mtp.evaluation.pass_at_k import SampleCounts, estimate, paired_difference
+from weighted_mtp.evaluation.pass_at_k import SampleCounts, estimate
 from weighted_mtp.files import atomic_file
 from weighted_mtp.losses.critic_loss import CriticObjective, ImplicitConfig, implicit_advantages, program_scores
 from weighted_mtp.losses.critic_objective import ImplicitObjective, ValueObjective
@@ -64,6 +66,7 @@ from weighted_mtp.pipelines.command import chosen, user_errors
 from weighted_mtp.pipelines.fit import FitConfig, Parts, fit
 from weighted_mtp.progress import console
 from weighted_mtp.report.curves import read_metrics
+from weighted_mtp.report.intervals import over_seeds_and_problems
 from weighted_mtp.section import validated
 from weighted_mtp.training.optim import Group
 
@@ -324,14 +327,20 @@ def table(found: Mapping[str, Rankers]) -> str:
     lines = [f"| source | ranker | {' | '.join(kinds)} | all, over length |", "|---" * (len(kinds) + 3) + "|"]
     for source, rankers in found.items():
         any_ranker = next(iter(rankers.values()))
+        names = list(any_ranker["all"])
         sizes = [_size(any_ranker[kind]) if kind in any_ranker else "–" for kind in kinds]
         lines.append(f"| {source} | *problems, pairs* | {' | '.join(sizes)} | – |")
         for ranker, of in rankers.items():
             cells = [_cell(of[kind]) if kind in of else "–" for kind in kinds]
-            over = paired_difference(rankers[LENGTH]["all"], of["all"], 1)
+            over = over_seeds_and_problems(_shares(of["all"], names), _shares(rankers[LENGTH]["all"], names))
             cells.append(f"{over.value:+.3f} ({over.low:+.3f} to {over.high:+.3f})")
             lines.append(f"| | {ranker} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _shares(counts: SampleCounts, problems: Sequence[str]) -> NDArray[np.float64]:
+    """(1, P) accuracy in each problem."""
+    return np.array([[counts[problem][1] / counts[problem][0] for problem in problems]])
 
 
 def _size(counts: SampleCounts) -> str:

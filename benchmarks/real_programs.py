@@ -19,7 +19,7 @@ from weighted_mtp.data.prompts import encode_solutions
 from weighted_mtp.data.sampling import PairConfig, sample_pairs
 from weighted_mtp.data.schema import Problem, Solution
 from weighted_mtp.data.sources.rows import read_rows
-from weighted_mtp.data.tables import read_problems, read_solutions, write_split
+from weighted_mtp.data.tables import read_problems, read_solutions, write_tables
 from weighted_mtp.models.checkpoint import load_tokenizer
 from weighted_mtp.progress import progress
 
@@ -136,7 +136,7 @@ def make_fold(source: Source, number: int, options: argparse.Namespace) -> Fold:
     }
     root, dataset = options.output / "datasets", f"{source.name}-fold-{number}"
     for split, part in parts.items():
-        write_split(root / dataset / split, [t.problem for t in part], [s for t in part for s in t.solutions])
+        write_tables(root / dataset / split, [t.problem for t in part], [s for t in part for s in t.solutions])
         write_index(root / dataset / split, options.output / "model")
     held_out = parts["test"]
     pairs = {"all": all_pairs(held_out, options.pairs_per_problem), "balanced": balanced_pairs(root / dataset / "test")}

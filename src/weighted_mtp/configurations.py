@@ -3,13 +3,13 @@
 In a wheel they lie inside the package; in a checkout they are its `configs/` folder, where readers expect them.
 """
 
-import difflib
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from weighted_mtp.errors import UserError
 from weighted_mtp.files import atomic_file
+from weighted_mtp.wording import near_names
 
 _REFERENCE = re.compile(r"^\s*(?:extends|config):\s*(\S+)", re.MULTILINE)
 
@@ -37,9 +37,8 @@ def find(path: Path) -> Path:
     name = _name(path)
     if not path.is_absolute() and (file := folder() / f"{name}.yaml").is_file():
         return file
-    near = difflib.get_close_matches(name, names(), n=3, cutoff=0.5) or _same_word(name)
-    hint = f"near ones: {', '.join(near)}; " if near else ""
-    raise UserError(f"{path}: no such configuration file or name; {hint}`wmtp configs list` shows all")
+    near = near_names(name, names())
+    raise UserError(f"{path}: no such configuration file or name{near}; `wmtp configs list` shows all")
 
 
 def beside(parent: Path, path: Path) -> Path:
@@ -83,11 +82,6 @@ def complete(incomplete: str) -> list[str]:
 
 def _name(path: Path) -> str:
     return path.as_posix().removeprefix("configs/").removesuffix(".yaml")
-
-
-def _same_word(name: str) -> list[str]:
-    word = name.rpartition("/")[2]
-    return [known for known in names() if word and word in known][:3]
 
 
 def _leading(lines: list[str]) -> Iterator[str]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from weighted_mtp.errors import UserError
+from weighted_mtp.errors import UserError, first_line
 
 FileDescriptions = dict[str, dict[str, str | int]]
 """Relative name → `{"sha256": …, "bytes": …}`, as manifests keep it."""
@@ -40,6 +40,16 @@ def atomic_directory(path: Path) -> Iterator[Path]:
         raise
 
 
+@contextmanager
+def writing_to(path: Path) -> Iterator[None]:
+    """One line, a UserError, for a place that cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else first_line(error)  # Arrow words it at length
+        raise UserError(f"cannot write {path}: {reason}; make room or give a folder that can be written") from error
+
+
 def partial_name(path: Path) -> Path:
     """Where a file or folder is while it is being written."""
     return path.with_name(f".{path.name}.partial")
@@ -66,7 +76,11 @@ def _sync(file: Path) -> None:
 def describe_files(folder: Path, leave_out: frozenset[str] = frozenset()) -> FileDescriptions:
     """Size and SHA-256 of every file in a folder and below, by its name relative to the folder, sorted."""
     names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
-    return {name: _describe(folder / name) for name in names if name not in leave_out}
+    return {
+        name: {"sha256": sha256(folder / name), "bytes": (folder / name).stat().st_size}
+        for name in names
+        if name not in leave_out
+    }
 
 
 def check_files(folder: Path, described: Mapping[str, Mapping[str, str | int]]) -> None:
@@ -85,7 +99,3 @@ def sha256(file: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with file.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def _describe(file: Path) -> dict[str, str | int]:
-    return {"sha256": sha256(file), "bytes": file.stat().st_size}

@@ -44,6 +44,11 @@ def files_present(folder: Path, manifest: Manifest, names: Iterable[str]) -> boo
     )
 
 
+def made_from(manifest: Manifest, wanted: Manifest) -> bool:
+    """Whether what the manifest describes was made from all that is `wanted`."""
+    return all(manifest.get(key) == value for key, value in wanted.items())
+
+
 def write_manifest(folder: Path, manifest: Manifest) -> Manifest:
     """Write a folder's manifest with the checksums of the files that are there now; returns it."""
     described = {**manifest, "files": describe_files(folder, leave_out=frozenset({MANIFEST}))}

@@ -73,7 +73,7 @@ def _inner(
     choice: type[BaseModel], place: str, field: FieldInfo, value: object, several: bool
 ) -> Iterator[OptionSection]:
     conditions = []
-    if _is_mapping(field.annotation):
+    if typing.get_origin(field.annotation) is dict:
         place += ".NAME"
     if several:
         tag = next(key for key, f in choice.model_fields.items() if typing.get_origin(f.annotation) is typing.Literal)
@@ -83,10 +83,6 @@ def _inner(
     elif isinstance(value, choice) and several:
         conditions.append("the default")
     yield from parts_of(choice, place, "; ".join(conditions), value)
-
-
-def _is_mapping(annotation: Any) -> bool:
-    return typing.get_origin(annotation) is dict
 
 
 def _description(schema: type[BaseModel], key: str) -> str:
@@ -171,13 +167,10 @@ def _markdown(part: OptionSection, level: int) -> Iterator[str]:
         kind = ", ".join(text for text in (option.type, option.bounds) if text)
         default = "must be given" if option.default is None else f"`{option.default}`"
         cells = (f"`{option.name}`", kind, default, option.description)
-        yield f"| {' | '.join(_escaped(cell) for cell in cells)} |"
+        escaped = (cell.replace("|", r"\|") for cell in cells)
+        yield f"| {' | '.join(escaped)} |"
     if part.options:
         yield ""
-
-
-def _escaped(cell: str) -> str:
-    return cell.replace("|", r"\|")
 
 
 def json_schema(schema: type[BaseModel], title: str) -> dict[str, Any]:

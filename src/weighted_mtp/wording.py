@@ -11,8 +11,9 @@ def counted(number: int, noun: str) -> str:
 
 
 def near_names(name: str, known: Iterable[str]) -> str:
-    """`; near it: a, b`, to end a message about an unknown name with; "" if none is like it."""
-    near = difflib.get_close_matches(name, [*known], n=3)
+    """`; near it: a, b`, to end a message about an unknown name with; "" if none is like it or holds its last part."""
+    names, word = [*known], name.rpartition("/")[2]
+    near = difflib.get_close_matches(name, names, n=3) or [other for other in names if word and word in other][:3]
     return f"; near it: {', '.join(near)}" if near else ""
 
 

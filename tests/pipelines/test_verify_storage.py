@@ -5,13 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from splits import write_split
 from tiny_models import byte_tokenizer
 from typer.testing import CliRunner
 
 from weighted_mtp.cli import app
 from weighted_mtp.data.index import write_index
 from weighted_mtp.data.schema import Problem, Solution, TestCase
-from weighted_mtp.data.tables import write_split
 from weighted_mtp.data.tokens import split_tokens
 from weighted_mtp.manifest import write_manifest
 

@@ -33,7 +33,7 @@ def test_a_file_goes_ahead_of_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyP
     [("local/basline_local", "local/baseline_local"), ("demo", "local/demo"), ("smollm2", "local/study_smollm2")],
 )
 def test_an_unknown_name_lists_near_ones(name: str, near: str) -> None:
-    with pytest.raises(UserError, match=f"near ones: .*{near}.*wmtp configs list"):
+    with pytest.raises(UserError, match=f"near it: .*{near}.*wmtp configs list"):
         find(Path(name))
 
 
@@ -89,6 +89,6 @@ def test_the_commands_list_copy_complete_and_refuse_in_one_line(tmp_path: Path) 
     assert CliRunner().invoke(app, ["configs", "copy", "local/demo", "--to", str(tmp_path)]).exit_code == 0
     wrong = CliRunner().invoke(app, ["train", "baseline", "--config", "local/baselin_local"])
     assert wrong.exit_code == 2
-    assert "near ones: local/baseline_local" in wrong.stderr
+    assert "near it: local/baseline_local" in wrong.stderr
     assert complete("local/de") == ["local/demo"]
     assert CliRunner().invoke(app, ["--version"]).stdout.startswith("wmtp 0.")

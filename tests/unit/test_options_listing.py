@@ -106,9 +106,9 @@ def test_one_section_is_shown_by_itself() -> None:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["verifible"], "near ones: verifiable"),
+        (["verifible"], "near it: verifiable"),
         (["xyz"], "there are: ref_tuning, critic"),
-        (["critic", "--section", "trainin"], "near ones: training"),
+        (["critic", "--section", "trainin"], "near it: training"),
         (["--section", "training"], "needs a pipeline"),
         (["critic", "--section", "training", "--format", "json-schema"], "no effect"),
     ],

@@ -13,6 +13,7 @@ def test_a_number_agrees_with_its_noun() -> None:
 
 def test_near_names_end_a_message() -> None:
     assert near_names("evalute", ["evaluate", "study"]) == "; near it: evaluate"
+    assert near_names("mine/pairs", ["llm_pairs", "study"]) == "; near it: llm_pairs"
     assert near_names("zzz", ["evaluate"]) == ""
 
 

@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from weighted_mtp.data.schema import PROBLEM_SCHEMA, SMALL, SOLUTION_SCHEMA
-from weighted_mtp.data.tables import PROBLEMS_FILE, SOLUTIONS_FILE, cannot_write, opened_table, prepare_command
+from weighted_mtp.data.tables import PROBLEMS_FILE, SOLUTIONS_FILE, opened_table, prepare_command
 from weighted_mtp.errors import UserError, first_line
-from weighted_mtp.files import atomic_file
+from weighted_mtp.files import atomic_file, writing_to
 from weighted_mtp.hub import fetch
 
 if TYPE_CHECKING:
@@ -91,11 +91,8 @@ def write_index(
     unit = "characters" if tokenizer is None else f"tokens of {tokenizer}"
     metadata = {_METADATA: json.dumps({"unit": unit, "made_of": _fingerprint(split_dir)})}
     path = split_dir / INDEX_FILE
-    try:
-        with atomic_file(path) as partial:
-            pq.write_table(index.replace_schema_metadata(metadata), partial)
-    except OSError as error:
-        raise cannot_write(path, error) from error
+    with writing_to(path), atomic_file(path) as partial:
+        pq.write_table(index.replace_schema_metadata(metadata), partial)
     return path
 
 
@@ -115,7 +112,8 @@ def read_index(split_dir: Path) -> SolutionIndex:
     Raises UserError naming the command that makes it if it is missing, damaged, or of another version of the split.
     """
     path = split_dir / INDEX_FILE
-    remedy = _command(split_dir.parent.name)
+    dataset = split_dir.parent.name
+    remedy = prepare_command(dataset, "small" if dataset.endswith(SMALL) else "metadata")
     with opened_table(path, _SCHEMA, remedy) as file:
         described = json.loads((file.schema_arrow.metadata or {}).get(_METADATA, b"{}"))
         if described.get("made_of") != _fingerprint(split_dir):
@@ -158,8 +156,3 @@ def _lengths_by(tokenizer: "PreTrainedTokenizerBase") -> Callable[[pa.Array], pa
         return pa.array([len(ids) for ids in encoded["input_ids"]], pa.int32())
 
     return lengths
-
-
-def _command(dataset: str) -> str:
-    """What makes an index: of a slice, what makes the slice."""
-    return prepare_command(dataset, "small" if dataset.endswith(SMALL) else "metadata")

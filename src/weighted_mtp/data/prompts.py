@@ -124,7 +124,6 @@ def encode_prompt(
     tokenizer: PreTrainedTokenizerBase,
     prompt: str,
     *,
-    max_length: int | None = None,
     name: str = "a prompt",
     special_tokens: bool = True,
 ) -> list[int]:
@@ -135,7 +134,7 @@ def encode_prompt(
 
     A chat template writes BOS as text: then the tokenizer does not add a second one.
 
-    Raises UserError if the prompt is empty, or longer than `max_length` tokens (`name` says whose prompt it is).
+    Raises UserError if the prompt is empty (`name` says whose prompt it is).
     """
     bos = tokenizer.bos_token if special_tokens else None
     add_bos = not (bos and prompt.startswith(bos))
@@ -145,8 +144,6 @@ def encode_prompt(
         ids = ids[:-1]  # some tokenizers close every text that they are given
     if not ids or not prompt:
         raise UserError(f"{name} is empty: a model needs at least one token to continue")
-    if max_length is not None and len(ids) > max_length:
-        raise UserError(f"{name} has {len(ids)} tokens, more than max_length {max_length}: raise max_length")
     return ids
 
 

@@ -301,9 +301,10 @@ def _permuted(position: Ints, size: Ints, group: Ints, rng: np.random.Generator)
 
     A keyed bijection of the next power of two, repeated until it lands inside (cycle walking; Black & Rogaway 2002,
     "Ciphers with arbitrary finite domains", section 4), then a random rotation, which makes every item exactly as
-    likely as any other. Unlike a shuffle it costs nothing for what is not drawn.
+    likely as any other. It costs nothing for what is not drawn: numpy has no permutation of many groups at once, and
+    to shuffle all of 3.6 million solutions by problem took ten times as long.
     """
-    turn, key = (_scrambled(group.astype(np.uint64) + rng.integers(2**63, dtype=np.uint64)) for _ in range(2))
+    turn, key = (scrambled(group.astype(np.uint64) + rng.integers(2**63, dtype=np.uint64)) for _ in range(2))
     # Less than half of 0 … mask lies outside range(size), so the loop about halves what is left in each round.
     mask, n = _ones(size), size.astype(np.uint64)
     item, outside = position.astype(np.uint64), np.arange(len(position))
@@ -319,7 +320,7 @@ def _stirred(x: NDArray[np.uint64], mask: NDArray[np.uint64], key: NDArray[np.ui
     for _ in range(_ROUNDS):
         x = (x * (key | np.uint64(1)) + (key >> np.uint64(32))) & mask
         x ^= x >> fold
-        key = _scrambled(key)
+        key = scrambled(key)
     return x
 
 
@@ -329,7 +330,7 @@ def _ones(size: Ints) -> NDArray[np.uint64]:
     return (np.uint64(1) << bits) - np.uint64(1)
 
 
-def _scrambled(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def scrambled(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """(M,) 64-bit mixing of Steele et al. 2014 (SplitMix): neighbouring numbers become unrelated ones."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -352,33 +353,3 @@ def _no_pairs(index: SolutionIndex, config: PairConfig) -> str:
     fixes = ["raise length_ratio or set length_balanced=false"] if config.length_balanced else []
     fixes += config.fixes()
     return f"{head}; {', or '.join(fixes)}"
-
-
-@dataclass(frozen=True)
-class LengthBias:
-    """What only the lengths give away about pairs."""
-
-    n_pairs: int
-    mean_correct: float
-    mean_incorrect: float
-    longer_incorrect: float  # share of pairs whose incorrect program is the longer; equal lengths count 1/2
-
-    @property
-    def shorter_is_right(self) -> bool:
-        """Whether to call the shorter program right is better, on these pairs, than to call the longer one right."""
-        return self.longer_incorrect >= 0.5
-
-    def accuracy(self, shorter_is_right: bool) -> float:
-        """Accuracy of the ranker that calls the shorter (or else the longer) program right; ties count 1/2."""
-        return self.longer_incorrect if shorter_is_right else 1 - self.longer_incorrect
-
-
-def length_bias(index: SolutionIndex, pairs: Pairs) -> LengthBias:
-    """How lengths are spread over pairs, and so what a length-only ranker gets right.
-
-    `held_out.accuracy(train.shorter_is_right)` is the accuracy of the best one: its direction is chosen on the pairs
-    of training problems and measured on those of others.
-    """
-    correct, incorrect = index.length[pairs.correct], index.length[pairs.incorrect]
-    longer = (np.sign(incorrect - correct).mean() + 1) / 2
-    return LengthBias(len(pairs), float(correct.mean()), float(incorrect.mean()), float(longer))

@@ -4,7 +4,6 @@ Solutions are many and long, problems are few, and listing a split reads only th
 memory, and so is what is read of a few rows.
 """
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
@@ -21,7 +20,6 @@ from numpy.typing import NDArray
 from weighted_mtp.data.preparation.registry import NAMES
 from weighted_mtp.data.schema import PROBLEM_SCHEMA, SMALL, SOLUTION_SCHEMA, Counts, Problem, Solution, Span, TestCase
 from weighted_mtp.errors import UserError, first_line
-from weighted_mtp.files import atomic_directory
 
 Rows = Sequence[int] | NDArray[np.int64]
 """Numbers of rows of a file."""
@@ -105,20 +103,6 @@ def prepare_command(dataset: str, steps: str = "") -> str:
     return f"uv run wmtp data --datasets {name}" + (f" --steps {steps}" if steps else "")
 
 
-def write_split(directory: Path, problems: Iterable[Problem], solutions: Iterable[Solution]) -> None:
-    """Write one split's two files; an earlier version is replaced as a whole.
-
-    A full disk, a kill or an exception leaves the earlier version (or nothing), never half a split.
-
-    Raises UserError when the place cannot be written (full disk, no permission, a file in the way).
-    """
-    try:
-        with atomic_directory(directory) as partial:
-            write_tables(partial, problems, solutions)
-    except OSError as error:
-        raise cannot_write(directory, error) from error
-
-
 def write_tables(folder: Path, problems: Iterable[Problem], solutions: Iterable[Solution]) -> Counts:
     """Write a split's two files for a caller that makes them atomic; returns what they hold. Raises OSError."""
     with SplitWriter(folder) as writer:
@@ -127,12 +111,6 @@ def write_tables(folder: Path, problems: Iterable[Problem], solutions: Iterable[
         for solution in solutions:
             writer.add_solution(solution)
     return writer.counts
-
-
-def cannot_write(directory: Path, error: OSError) -> UserError:
-    """One line for a place that cannot be written."""
-    reason = os.strerror(error.errno) if error.errno else first_line(error)  # Arrow words it at length
-    return UserError(f"cannot write {directory}: {reason}; make room or give a folder that can be written")
 
 
 def read_problems(directory: Path, rows: Rows | None = None) -> list[Problem]:

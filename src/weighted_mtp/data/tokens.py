@@ -29,9 +29,9 @@ from weighted_mtp.data.batches import TokenStore
 from weighted_mtp.data.prepared import split_checksums, split_files
 from weighted_mtp.data.prompts import encode_problem, encode_responses, names_a_date, require_white_space
 from weighted_mtp.data.schema import PROBLEM_SCHEMA, SOLUTION_SCHEMA, Span
-from weighted_mtp.data.tables import PROBLEMS_FILE, SOLUTIONS_FILE, cannot_write, opened_table, read_statements
+from weighted_mtp.data.tables import PROBLEMS_FILE, SOLUTIONS_FILE, opened_table, read_statements
 from weighted_mtp.errors import UserError
-from weighted_mtp.files import atomic_file, check_files, sha256
+from weighted_mtp.files import atomic_file, check_files, sha256, writing_to
 from weighted_mtp.manifest import Manifest, files_present, named_files, read_manifest, write_manifest
 from weighted_mtp.progress import progress, say
 
@@ -104,14 +104,12 @@ def split_tokens(
     root = root or dataset.parent / FOLDER
     name = "-".join(part for part in (template, identity[:16], date) if part is not None)
     folder = root / dataset.name / split_dir.name / name
-    try:
+    with writing_to(folder):
         if not _is_whole(folder, wanted):
             folder.parent.mkdir(parents=True, exist_ok=True)
             with _alone(folder):
                 if not _is_whole(folder, wanted, loudly=True):  # it may have been made while we waited
                     _make(folder, split_dir, tokenizer, wanted)
-    except OSError as error:
-        raise cannot_write(folder, error) from error
     return _open(folder)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from weighted_mtp.decoding.lean import lean
 from weighted_mtp.decoding.slots import Prefix, SlotCache
@@ -118,9 +118,10 @@ def takes_slots(forward: Forward) -> bool:
     Models whose state is no list of keys and values, or whose positions are none of `position_ids`, do not.
     """
     model = forward.model
-    if _kernel(model.config) not in _KERNELS:
+    config = model.config.get_text_config(decoder=True)
+    if config._attn_implementation not in _KERNELS:
         return False
-    prompts = [[i % _vocabulary(model.config) for i in row] for row in ((2, 3, 4), (5, 6, 7))]
+    prompts = [[i % config.vocab_size for i in row] for row in ((2, 3, 4), (5, 6, 7))]
     ids = torch.tensor(prompts, device=model.device)
     try:
         expected = model(input_ids=ids, use_cache=False).logits.float()
@@ -139,14 +140,6 @@ def takes_slots(forward: Forward) -> bool:
     tolerance = 1e-3 if model.dtype == torch.float32 else 0.1
     close = [((a.float() - b).abs() <= tolerance * (b.abs().max() + b.abs())).all() for a, b in pairs]
     return bool(torch.stack(close).all())  # one wait for the device
-
-
-def _kernel(config: PreTrainedConfig) -> str | None:
-    return config.get_text_config(decoder=True)._attn_implementation
-
-
-def _vocabulary(config: PreTrainedConfig) -> int:
-    return int(config.get_text_config(decoder=True).vocab_size)
 
 
 def over_slots(model: PreTrainedModel, drafts: bool) -> Forward | None:

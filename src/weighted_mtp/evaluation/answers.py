@@ -95,16 +95,13 @@ def draw_samples(
 
 def _missing_units(records: Iterable[dict[str, Any]], sizes: Sequence[int]) -> list[int]:
     """Numbers of the units of which not every sample is recorded."""
-    found = Counter(unit for unit, _, _ in {_key(record) for record in records})
+    drawn = {(r.get("unit"), r["task_id"], r["sample"]) for r in records}  # an earlier version's records have no unit
+    found = Counter(unit for unit, _, _ in drawn)
     return [number for number, size in enumerate(sizes) if found[number] < size]
 
 
 def _unit_sizes(total: int, size: int) -> list[int]:
     return [min(size, total - start) for start in range(0, total, size)]
-
-
-def _key(record: dict[str, Any]) -> tuple[int | None, str, int]:
-    return record.get("unit"), record["task_id"], record["sample"]  # an earlier version's records have no unit
 
 
 _OF_JOURNAL = ("unit", "seconds", "passes")  # not samples' own, so that samples.jsonl is the same on any machine

@@ -20,7 +20,6 @@ from weighted_mtp.data.prepared import require_manifest, split_checksums
 from weighted_mtp.data.schema import SMALL, Counts, Problem, Solution, Span
 from weighted_mtp.data.tables import (
     SplitWriter,
-    cannot_write,
     read_statements,
     read_verdicts,
     stream_problems,
@@ -29,8 +28,8 @@ from weighted_mtp.data.tables import (
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.config import LabelOptions
 from weighted_mtp.evaluation.samples import Sample, read_samples
-from weighted_mtp.files import atomic_directory, sha256
-from weighted_mtp.manifest import Manifest, files_present, read_manifest, write_manifest
+from weighted_mtp.files import atomic_directory, sha256, writing_to
+from weighted_mtp.manifest import Manifest, files_present, made_from, read_manifest, write_manifest
 from weighted_mtp.progress import progress
 from weighted_mtp.sandbox.messages import UNDECIDED
 from weighted_mtp.wording import near_paths
@@ -120,21 +119,18 @@ def write_labelled(folder: Path, evaluations: Sequence[Evaluation], options: Lab
         "source": checksums,
         "evaluations": {split: [_described(e) for e in group] for split, group in by_split.items()},
     }
-    if all(there.get(key) == value for key, value in wanted.items()) and files_present(folder, there, there["files"]):
+    if made_from(there, wanted) and files_present(folder, there, there["files"]):
         return there, False
-    try:
-        with atomic_directory(folder) as partial:
-            copying = _Copying(options)
-            counts = {
-                split: copying.copy(source / split, partial / split, [e.results for e in group])
-                for split, group in by_split.items()
-            }
-            for split in counts:
-                write_index(partial / split)
-            made = {"rows_in": copying.rows, "dropped": copying.account(), "splits": counts}
-            return write_manifest(partial, {**wanted, **made, "index": {"tokenizer": None}}), True
-    except OSError as error:
-        raise cannot_write(folder, error) from error
+    with writing_to(folder), atomic_directory(folder) as partial:
+        copying = _Copying(options)
+        counts = {
+            split: copying.copy(source / split, partial / split, [e.results for e in group])
+            for split, group in by_split.items()
+        }
+        for split in counts:
+            write_index(partial / split)
+        made = {"rows_in": copying.rows, "dropped": copying.account(), "splits": counts}
+        return write_manifest(partial, {**wanted, **made, "index": {"tokenizer": None}}), True
 
 
 def _one_dataset(evaluations: Sequence[Evaluation]) -> Path:

@@ -1,4 +1,4 @@
-"""pass@k, its interval over problems, and the paired difference of two runs.
+"""pass@k and its interval over problems.
 
 Legend: P problems, n samples of a problem, c of them correct.
 """
@@ -12,7 +12,6 @@ from typing import Literal
 import numpy as np
 
 from weighted_mtp.errors import UserError
-from weighted_mtp.wording import counted
 
 SampleCounts = Mapping[str, tuple[int, int]]  # problem → (n samples, c correct)
 
@@ -67,29 +66,7 @@ def estimate(
 
     Samples of one problem are not independent evidence, so they are never resampled across problems.
     """
-    return {k: _bootstrap(_values(counts, k), 0.0, seed, resamples, confidence) for k in ks}
-
-
-def paired_difference(
-    baseline: SampleCounts,
-    other: SampleCounts,
-    k: int,
-    *,
-    seed: int = 0,
-    resamples: int = 10_000,
-    confidence: float = 0.95,
-) -> Estimate:
-    """Mean over problems of `other − baseline` in pass@k; pairing removes how hard each problem is.
-
-    Raises UserError unless both runs have the same problems.
-    """
-    if baseline.keys() != other.keys():
-        odd = sorted(baseline.keys() ^ other.keys())
-        raise UserError(
-            f"the runs differ in {counted(len(odd), 'problem')}, first {odd[0]!r}; compare runs on the same problems"
-        )
-    aligned = {problem: other[problem] for problem in baseline}
-    return _bootstrap(_values(aligned, k) - _values(baseline, k), -1.0, seed, resamples, confidence)
+    return {k: _bootstrap(_values(counts, k), seed, resamples, confidence) for k in ks}
 
 
 def without_spread(value: float, problems: int, least: float, confidence: float) -> Estimate:
@@ -119,9 +96,9 @@ def _values(counts: SampleCounts, k: int) -> np.ndarray:
     return np.array([pass_at_k(n, c, k) for n, c in counts.values()])
 
 
-def _bootstrap(values: np.ndarray, least: float, seed: int, resamples: int, confidence: float) -> Estimate:
+def _bootstrap(values: np.ndarray, seed: int, resamples: int, confidence: float) -> Estimate:
     if np.ptp(values) == 0:
-        return without_spread(float(values[0]), len(values), least, confidence)
+        return without_spread(float(values[0]), len(values), 0.0, confidence)
     generator, size = np.random.default_rng(seed), len(values)
     means = []
     for start in range(0, resamples, _RESAMPLES_AT_ONCE):

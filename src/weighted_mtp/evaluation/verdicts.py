@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from weighted_mtp.data.schema import TestCase
-from weighted_mtp.evaluation.pass_at_k import Estimate, SampleCounts, estimate
+from weighted_mtp.evaluation.pass_at_k import Estimate, estimate
 from weighted_mtp.evaluation.problems import ProblemSet
 from weighted_mtp.evaluation.samples import Sample, read_samples
 from weighted_mtp.sandbox import Outcome
@@ -65,11 +65,6 @@ class Report:
     problems: dict[str, ProblemResult]
     statuses: dict[str, int]
     results: Path
-
-    @property
-    def counts(self) -> SampleCounts:
-        """Problem → (samples, passed)."""
-        return {name: (problem.samples, problem.passed) for name, problem in self.problems.items()}
 
 
 def verdict(outcome: Outcome, tests: Sequence[TestCase]) -> Verdict:

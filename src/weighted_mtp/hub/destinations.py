@@ -118,7 +118,11 @@ class Folder:
 
 @final
 class Cache:
-    """The hub's own cache, in its documented layout: `snapshots/<revision>/<name>` → `blobs/<digest>`, `refs/main`."""
+    """The hub's own cache, in its documented layout: `snapshots/<revision>/<name>` → `blobs/<digest>`, `refs/main`.
+
+    huggingface_hub finds what is there but takes no file in that it did not download itself. So that a model fetched
+    here is one for `from_pretrained` and the `hf` command, and theirs is not fetched again, the layout is kept here.
+    """
 
     def __init__(self, repository: Repository) -> None:
         self.id, self.kind = repository.id, repository.kind

@@ -9,7 +9,6 @@ token weights are known before it or follow from the token's own cross-entropy, 
 logits exist. (The usual ways keep all N × V logits until backward, or compute them twice.)
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -178,7 +177,7 @@ def _one_pass(
     ce = torch.empty(len(rows), device=states.device, dtype=torch.promote_types(product.weight.dtype, torch.float32))
     factor = torch.ones_like(ce)
     with torch.no_grad(), torch.autocast(states.device.type, enabled=False):
-        for part in _parts(len(rows), chunk):
+        for part in (slice(start, start + chunk) for start in range(0, len(rows), chunk)):
             hidden = _picked(states, rows[part], product)
             z, target = product.logits(hidden), targets[part, None]
             slope = None if product.cap is None else 1 - (z / product.cap) ** 2
@@ -192,10 +191,6 @@ def _one_pass(
                 z.mul_(scale / total).scatter_add_(1, target, -scale)  # w (p − onehot)
                 gradients.add(rows[part], hidden, z if slope is None else z.mul_(slope), product)
     return (weights * factor * ce).sum(), ce, factor
-
-
-def _parts(n: int, chunk: int) -> Iterator[slice]:
-    return (slice(start, start + chunk) for start in range(0, n, chunk))
 
 
 def _picked(states: Tensor, rows: Tensor, product: _Product) -> Tensor:

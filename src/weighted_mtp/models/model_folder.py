@@ -4,6 +4,7 @@ A folder is good if its files are the ones that were written, and if the weights
 config.json calls for. Both are found out without building the model: a 7B policy is checked in the time of reading it.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -62,7 +63,7 @@ def describe_model(
         write_modelling(folder)
     facts = {
         "n_future_tokens": config.get("n_future_tokens"),
-        "parameters": sum(_count(shape) for shape in _stored_shapes(folder).values()),
+        "parameters": sum(math.prod(shape) for shape in _stored_shapes(folder).values()),
         "dtype": config.get("dtype"),
     }
     with atomic_file(folder / CARD) as file:
@@ -120,7 +121,3 @@ def _wanted_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
             raise UserError(f"{folder / 'config.json'}: describes no model ({first_line(error)})") from error
     tied = model.all_tied_weights_keys if config.get_text_config().tie_word_embeddings else {}
     return {name: tuple(value.shape) for name, value in model.state_dict().items() if name not in tied}
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    return int(torch.Size(shape).numel())

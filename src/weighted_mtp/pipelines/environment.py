@@ -104,16 +104,14 @@ def _storage(storage: Path) -> Check:
     place = _existing(storage)
     if not (place.is_dir() and os.access(place, os.W_OK)):
         return Check("storage", "bad", f"{place} cannot be written", "choose another folder: --storage, run.root")
-    made = {kind: _made(storage / kind) for kind in ("datasets", "models")}
+    made = {
+        kind: sorted(file.parent.name for file in (storage / kind).glob(f"*/{MANIFEST}"))
+        for kind in ("datasets", "models")
+    }
     runs = len([*(storage / "runs").glob("**/run.json")])
     found = f"{', '.join(made['datasets']) or 'no dataset'}; {len(made['models'])} models, {runs} runs in {storage}"
     fix = "" if made["datasets"] else "`wmtp data` prepares datasets; `micro` needs no network"
     return Check("storage", "good" if made["datasets"] else "limited", found, fix)
-
-
-def _made(folder: Path) -> list[str]:
-    """What lies complete in a folder of storage."""
-    return sorted(file.parent.name for file in folder.glob(f"*/{MANIFEST}"))
 
 
 def _token() -> Check:

@@ -117,7 +117,7 @@ def _converse(config: GenerateConfig, respondent: Respondent) -> None:
         try:
             _show(_complete(config, respondent, [text]), respondent.tokenizer if config.show_drafts else None)
         except UserError as error:
-            console.print(f"error: {error}", markup=False, highlight=False, soft_wrap=True)
+            print(f"error: {error}")
 
 
 def _typed() -> Iterator[str]:

@@ -11,8 +11,6 @@ The dataset is written to `storage/datasets/NAME`, with index and statistics lik
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from weighted_mtp.evaluation.config import LabelOptions
 from weighted_mtp.evaluation.own_programs import authors_differ, read_evaluation, write_labelled
 from weighted_mtp.pipelines.setup_datasets import describe_dataset
@@ -29,10 +27,9 @@ def label(evaluations: Sequence[Path], folder: Path, options: LabelOptions) -> N
     Raises UserError as `read_evaluation` and `write_labelled`.
     """
     manifest, is_new = write_labelled(folder, [read_evaluation(place) for place in evaluations], options)
-    console = Console()
     state = f"{manifest['rows_in']:,} samples in" if is_new else "up to date"
     for line in (f"{folder}: {state}", *(f"  {line}" for line in account(manifest))):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        print(line)
     describe_dataset(folder)
     for split in manifest["splits"]:
         if (share := authors_differ(folder / split)) > MOSTLY:
@@ -40,4 +37,4 @@ def label(evaluations: Sequence[Path], folder: Path, options: LabelOptions) -> N
                 f"{share:.0%} of its pairs are of a policy's program and another's: a critic may learn who wrote them"
             )
             remedy = "sample more programs per problem, or from a policy that passes more often, for pairs of its own"
-            console.print(f"{split}: {note}; {remedy}", markup=False, highlight=False, soft_wrap=True)
+            print(f"{split}: {note}; {remedy}")

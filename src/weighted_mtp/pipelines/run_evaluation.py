@@ -245,11 +245,11 @@ def print_report(report: Report, explain: bool = False) -> None:
     output = Console()
     output.print(report_table(report))
     if undecided(report):
-        output.print(undecided(report), soft_wrap=True, highlight=False, markup=False)
+        print(undecided(report))
     if failures(report):
         output.print(failures_table(report))
     for line in explanations(report) if explain else ():
-        output.print(line, soft_wrap=True, highlight=False, markup=False)
+        print(line)
     output.print(f"every program and its verdict: {report.results}", soft_wrap=True)
     output.print(f"the same as a page: wmtp report {report.results.parent}", soft_wrap=True)
 

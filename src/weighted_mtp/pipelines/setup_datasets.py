@@ -24,11 +24,10 @@ from weighted_mtp.data.preparation.subsets import write_slice
 from weighted_mtp.data.prepared import require_manifest, split_checksums
 from weighted_mtp.data.schema import SMALL
 from weighted_mtp.data.sources.codecontests import LANGUAGES
-from weighted_mtp.data.tables import cannot_write
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.check_labels import Agreement, check_verdicts
 from weighted_mtp.extras import can_draw
-from weighted_mtp.files import atomic_file
+from weighted_mtp.files import atomic_file, writing_to
 from weighted_mtp.manifest import Manifest, files_present, write_manifest
 from weighted_mtp.parallel import cores
 from weighted_mtp.pipelines.command import chosen
@@ -72,15 +71,15 @@ def _prepare(name: str, config: DatasetsConfig, only_evaluation: bool) -> None:
             config.workers,
         )
     if not is_new:
-        _say(f"{config.folder(name)}: up to date ({', '.join(manifest['splits'])})")
+        print(f"{config.folder(name)}: up to date ({', '.join(manifest['splits'])})")
         return
     what = f"{name}, evaluation splits" if only_evaluation else name
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
     seconds = time.monotonic() - start
-    _say(f"{what}: {manifest['rows_in']:,} rows in, {seconds:.1f} s, at most {peak:,} MB of memory in this process")
+    print(f"{what}: {manifest['rows_in']:,} rows in, {seconds:.1f} s, at most {peak:,} MB of memory in this process")
     Console().print(counts_table(manifest["splits"]))
     for line in account(manifest):
-        _say(f"  {line}")
+        print(f"  {line}")
 
 
 def metadata(name: str, config: DatasetsConfig) -> None:
@@ -91,14 +90,14 @@ def metadata(name: str, config: DatasetsConfig) -> None:
     if manifest.get("index") == wanted and files_present(
         folder, manifest, [f"{split}/{INDEX_FILE}" for split in splits]
     ):
-        _say(f"{folder}: index up to date")
+        print(f"{folder}: index up to date")
         return
     total = sum(counts["correct"] + counts["incorrect"] for counts in splits.values())
     with progress(f"indexing {name}", total) as advance:
         for split in splits:
             write_index(folder / split, config.tokenizer, advance)
     write_manifest(folder, {**manifest, "index": wanted})
-    _say(f"{folder}: index of {total:,} solutions, lengths in {config.tokenizer or 'characters'}")
+    print(f"{folder}: index of {total:,} solutions, lengths in {config.tokenizer or 'characters'}")
 
 
 def small(name: str, config: DatasetsConfig) -> None:
@@ -110,7 +109,7 @@ def small(name: str, config: DatasetsConfig) -> None:
         for split, n in manifest["splits"].items()
     )
     state = f"written in {time.monotonic() - start:.1f} s" if is_new else "up to date"
-    _say(f"{config.folder(manifest['dataset'])}: {state}: {counts}")
+    print(f"{config.folder(manifest['dataset'])}: {state}: {counts}")
 
 
 def stats(name: str, config: DatasetsConfig) -> None:
@@ -127,7 +126,7 @@ def describe_dataset(folder: Path) -> None:
         write_manifest(folder, require_manifest(folder))
     Console().print(stats_table(folder.name, numbers))
     if (folder / PICTURE).is_file():
-        _say(f"{folder / PICTURE}")
+        print(f"{folder / PICTURE}")
 
 
 def tests(name: str, config: DatasetsConfig) -> None:
@@ -153,9 +152,9 @@ def tests(name: str, config: DatasetsConfig) -> None:
     Console().print(agreement_table(name, found))
     for agreement in found.values():
         for line in agreement.disagreements[:EXAMPLES_SHOWN]:
-            _say(f"  against its label: {line[:200]}")
+            print(f"  against its label: {line[:200]}")
     if name not in NAMES and any(agreement.disagreements for agreement in found.values()):
-        _say("  a critic learns from labels: fix these programs, labels or tests, and import again")
+        print("  a critic learns from labels: fix these programs, labels or tests, and import again")
 
 
 def _execute(
@@ -195,13 +194,13 @@ def setup(config: DatasetsConfig) -> list[str]:
         if name in failures:
             continue
         try:
-            STEPS[step](name, config)
-        except (UserError, OSError) as error:
-            told = cannot_write(config.folder(name), error) if isinstance(error, OSError) else error
-            failures[name] = f"{name}, {step}: {told}"
+            with writing_to(config.folder(name)):
+                STEPS[step](name, config)
+        except UserError as error:
+            failures[name] = f"{name}, {step}: {error}"
             if len(names) == 1:
                 raise UserError(failures[name]) from error
-            _say(f"  {failures[name]}")
+            print(f"  {failures[name]}")
     return list(failures.values())
 
 
@@ -231,7 +230,3 @@ def _kept(config: DatasetsConfig) -> Options:
 def _is_compared(name: str) -> bool:
     """Whether a dataset is both: others are compared with it, and it is compared with others."""
     return name in DATASETS and DATASETS[name].is_benchmark and DATASETS[name].has_training
-
-
-def _say(line: str) -> None:
-    Console().print(line, markup=False, highlight=False, soft_wrap=True)

@@ -52,7 +52,8 @@ def check_storage(storage: Path, what: Literal["all", "models", "datasets"]) -> 
         jobs += [(folder, check_model, _model_remedy) for folder in _folders(storage / "models")]
     if what in ("all", "datasets"):
         jobs += [(folder, check_dataset, _dataset_remedy) for folder in _folders(storage / "datasets")]
-        jobs += [(folder, check_tokens, _tokens_remedy) for folder in _token_folders(storage / "datasets")]
+        made = sorted((storage / "datasets" / TOKENS).glob(f"*/*/*/{MANIFEST}"))  # not those in the making
+        jobs += [(manifest.parent, check_tokens, _tokens_remedy) for manifest in made]
     if not jobs:
         raise UserError(
             f"--storage {storage}: holds nothing to check; fill it with `uv run wmtp models setup`, `uv run wmtp data`"
@@ -71,11 +72,6 @@ def check_storage(storage: Path, what: Literal["all", "models", "datasets"]) -> 
 def _folders(root: Path) -> Iterator[Path]:
     if root.is_dir():
         yield from sorted(folder for folder in root.iterdir() if folder.is_dir() and not folder.name.startswith("."))
-
-
-def _token_folders(datasets: Path) -> Iterator[Path]:
-    """Datasets as tokens, `<dataset>/<split>/<template>-<tokenizer>`; not those in the making."""
-    yield from sorted(manifest.parent for manifest in (datasets / TOKENS).glob(f"*/*/*/{MANIFEST}"))
 
 
 def _model_remedy(folder: Path) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 from weighted_mtp.data.sources.rows import read_rows
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.pass_at_k import Estimate, SampleCounts, count, pass_at_k
-from weighted_mtp.report.intervals import Values, over_seeds_and_problems
+from weighted_mtp.report.intervals import CONFIDENCE, Values, over_seeds_and_problems
 from weighted_mtp.wording import counted, near_paths
 
 CountsOrFolder = SampleCounts | Path
@@ -111,7 +111,6 @@ def compare(
     against: Mapping[str, str] | None = None,
     k: int = 1,
     base: bool = False,
-    confidence: float = 0.95,
 ) -> Comparison:
     """Compare arms on the same problems, each with one evaluation a seed, to the first of them.
 
@@ -125,7 +124,7 @@ def compare(
     evaluation than in the first, fewer than k samples of a problem, or a folder that is no evaluation.
     """
     counts, notes = _read(arms, base)
-    return _compared(_values(counts, k), _values(counts, 1), against or {}, k, base, confidence, notes)
+    return _compared(_values(counts, k), _values(counts, 1), against or {}, k, base, notes)
 
 
 def compare_at_best(
@@ -133,8 +132,6 @@ def compare_at_best(
     *,
     against: Mapping[str, str] | None = None,
     k: int = 1,
-    base: bool = False,
-    confidence: float = 0.95,
 ) -> Comparison:
     """Compare arms each at the temperature that suits it best, so that an arm that is only sharper gains nothing.
 
@@ -145,7 +142,7 @@ def compare_at_best(
 
     Raises UserError as `compare`.
     """
-    read = {t: _read(arms, base) for t, arms in temperatures.items()}
+    read = {t: _read(arms, False) for t, arms in temperatures.items()}
     values, first_try = ({t: _values(counts, of) for t, (counts, _) in read.items()} for of in (k, 1))
     chosen, chosen_first_try, best = {}, {}, {}
     for name in next(iter(values.values())):
@@ -159,7 +156,7 @@ def compare_at_best(
             found.append(best_t)
         chosen_first_try[name], best[name] = first, tuple(dict.fromkeys(found))
     notes = next(iter(read.values()))[1]
-    comparison = _compared(chosen, chosen_first_try, against or {}, k, base, confidence, notes)
+    comparison = _compared(chosen, chosen_first_try, against or {}, k, False, notes)
     return replace(comparison, best=best)
 
 
@@ -169,7 +166,10 @@ def _read(
     """Counts of every arm's evaluations, and notes on what is unlike in them."""
     if len(arms) < 2:
         raise UserError(f"compare: needs at least two arms and was given {len(arms)}; the first is the baseline")
-    counts = {name: [_counts(evaluation, base) for evaluation in arm] for name, arm in arms.items()}
+    counts = {
+        name: [read_counts(evaluation, base) if isinstance(evaluation, Path) else evaluation for evaluation in arm]
+        for name, arm in arms.items()
+    }
     options = {e: _options(e) for arm in arms.values() for e in arm if isinstance(e, Path)}
     _check_same_benchmark(options)
     return counts, (*_unlike(counts), *_evaluated_differently([*options.values()]))
@@ -181,27 +181,25 @@ def _compared(
     against: Mapping[str, str],
     k: int,
     base: bool,
-    confidence: float,
     unlike: Sequence[str],
 ) -> Comparison:
     (baseline, first), *others = values.items()
-    found = [ArmResult(baseline, over_seeds_and_problems(first, None, confidence), _by_seed(first))]
+    found = [ArmResult(baseline, over_seeds_and_problems(first), _by_seed(first))]
     for name, own in others:
         found.append(
             ArmResult(
                 name,
-                value=over_seeds_and_problems(own, None, confidence),
+                value=over_seeds_and_problems(own),
                 by_seed=_by_seed(own),
-                difference=over_seeds_and_problems(own, first, confidence),
+                difference=over_seeds_and_problems(own, first),
                 paired=len(own) == len(first),
                 solved=_solved(first_try[name], first_try[baseline]),
             )
         )
     further = tuple(
-        Further(name, other, over_seeds_and_problems(values[name], values[other], confidence))
-        for name, other in against.items()
+        Further(name, other, over_seeds_and_problems(values[name], values[other])) for name, other in against.items()
     )
-    return Comparison(k, base, first.shape[1], confidence, tuple(found), (*_notes(found), *unlike), further)
+    return Comparison(k, base, first.shape[1], CONFIDENCE, tuple(found), (*_notes(found), *unlike), further)
 
 
 def _by_seed(values: Values) -> tuple[float, ...]:
@@ -233,10 +231,6 @@ def read_counts(folder: Path, base: bool = False) -> dict[str, tuple[int, int]]:
         raise UserError(f"{folder}: its benchmark has no tests but its own; leave --base out")
     key = "passed_base" if base else "passed"
     return count([(str(row["task_id"]).lower(), row.get(key, row["passed"])) for row in rows])
-
-
-def _counts(evaluation: CountsOrFolder, base: bool) -> SampleCounts:
-    return read_counts(evaluation, base) if isinstance(evaluation, Path) else evaluation
 
 
 def _values(counts: Mapping[str, Sequence[SampleCounts]], k: int) -> dict[str, Values]:

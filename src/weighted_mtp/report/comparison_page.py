@@ -51,7 +51,8 @@ def tables(comparison: Comparison) -> Iterator[tuple[str, tuple[str, ...], list[
     rows: list[tuple[str, ...]]
     rows = [(_name(arm), _interval(arm.value, ""), _interval(arm.difference, "+")) for arm in comparison.arms]
     if best:
-        rows = [(*row, _temperatures(best[arm.name])) for row, arm in zip(rows, comparison.arms, strict=True)]
+        chosen = (" or ".join(f"{temperature:g}" for temperature in sorted(best[arm.name])) for arm in comparison.arms)
+        rows = [(*row, temperatures) for row, temperatures in zip(rows, chosen, strict=True)]
     yield title, header, rows
     most = max(arm.seeds for arm in comparison.arms)
     if most > 1:
@@ -149,10 +150,6 @@ def _draw_differences(axes: "Axes", title: str, comparison: Comparison) -> None:
     axes.set_title(title, fontsize="medium")
     axes.set_xlabel(f"pass@{comparison.k} above {baseline.name} ({baseline.value.value:.3f})")
     axes.grid(axis="x", alpha=0.3)
-
-
-def _temperatures(best: Sequence[float]) -> str:
-    return " or ".join(f"{temperature:g}" for temperature in sorted(best))
 
 
 def _name(arm: ArmResult) -> str:

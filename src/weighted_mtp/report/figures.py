@@ -129,10 +129,10 @@ class _Axis:
         return self.start + (value - self.low) / self.span * (self.end - self.start)
 
 
-def _ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """At most `most` + 1 multiples of 1, 2 or 5 times a power of ten between low and high."""
-    power = 10.0 ** floor(log10((high - low) / most))
-    step = next(power * factor for factor in (1, 2, 5, 10) if (high - low) / (power * factor) <= most)
+def _ticks(low: float, high: float) -> list[float]:
+    """At most six multiples of 1, 2 or 5 times a power of ten between low and high."""
+    power = 10.0 ** floor(log10((high - low) / 5))
+    step = next(power * factor for factor in (1, 2, 5, 10) if (high - low) / (power * factor) <= 5)
     numbers = range(ceil(low / step - 1e-9), floor(high / step + 1e-9) + 1)
     return [float(f"{number * step:.10g}") for number in numbers]
 

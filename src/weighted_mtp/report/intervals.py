@@ -13,8 +13,10 @@ from weighted_mtp.evaluation.pass_at_k import Estimate, without_spread
 
 Values = NDArray[np.float64]
 
+CONFIDENCE = 0.95
 
-def over_seeds_and_problems(values: Values, baseline: Values | None = None, confidence: float = 0.95) -> Estimate:
+
+def over_seeds_and_problems(values: Values, baseline: Values | None = None) -> Estimate:
     """Mean of `values`, or of `values − baseline`, with an interval that holds for other seeds and other problems.
 
     values    (S, P)
@@ -38,27 +40,27 @@ def over_seeds_and_problems(values: Values, baseline: Values | None = None, conf
     mean = float(sum(part.mean() for part in parts))
     of_problems = np.sum([part.mean(axis=0) for part in parts], axis=0)
     if all(np.ptp(part) == 0 for part in parts):
-        return without_spread(mean, len(of_problems), lowest, confidence)
+        return without_spread(mean, len(of_problems), lowest, CONFIDENCE)
     if len(of_problems) == 1:
-        return Estimate(mean, lowest, 1.0, confidence)
+        return Estimate(mean, lowest, 1.0, CONFIDENCE)
     several = [part for part in parts if len(part) > 1]
-    over_problems = _t(len(of_problems), confidence) ** 2 * _of_mean(of_problems)
-    twice = _t(len(of_problems), confidence) ** 2 * sum(map(_interaction, several))
-    over_seeds = sum(_t(len(part), confidence) ** 2 * _of_mean(part.mean(axis=1)) for part in several)
+    over_problems = _t(len(of_problems)) ** 2 * _of_mean(of_problems)
+    twice = _t(len(of_problems)) ** 2 * sum(map(_interaction, several))
+    over_seeds = sum(_t(len(part)) ** 2 * _of_mean(part.mean(axis=1)) for part in several)
     margin = math.sqrt(max(over_problems, over_seeds, over_problems + over_seeds - twice))
-    return Estimate(mean, max(mean - margin, lowest), min(mean + margin, 1.0), confidence)
+    return Estimate(mean, max(mean - margin, lowest), min(mean + margin, 1.0), CONFIDENCE)
 
 
-def over_problems(values: NDArray[np.float64], confidence: float = 0.95) -> Estimate:
+def over_problems(values: NDArray[np.float64]) -> Estimate:
     """Mean of values (P,) that need be no probabilities, with Student's t interval."""
     mean = float(values.mean())
-    margin = _t(len(values), confidence) * math.sqrt(_of_mean(values))
-    return Estimate(mean, mean - margin, mean + margin, confidence)
+    margin = _t(len(values)) * math.sqrt(_of_mean(values))
+    return Estimate(mean, mean - margin, mean + margin, CONFIDENCE)
 
 
-def _t(size: int, confidence: float) -> float:
+def _t(size: int) -> float:
     """Student's t quantile of `size` values."""
-    return float(stats.t.ppf((1 + confidence) / 2, size - 1))
+    return float(stats.t.ppf((1 + CONFIDENCE) / 2, size - 1))
 
 
 def _of_mean(values: Values) -> float:

@@ -11,7 +11,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from weighted_mtp.report.page import render, visible, write_html
+from weighted_mtp.report.page import visible, write_html
 
 
 @dataclass(frozen=True)
@@ -75,16 +75,8 @@ class ShownPrograms:
 
 def write_token_page(path: Path, title: str, shown: ShownPrograms) -> None:
     """Write a page of nothing but these programs."""
-    write_html(path, "weights.html", _values(title, shown), "tokens.js")
-
-
-def render_page(title: str, shown: ShownPrograms) -> str:
-    """The page as text."""
-    return render("weights.html", _values(title, shown), "tokens.js")
-
-
-def _values(title: str, shown: ShownPrograms) -> dict[str, Any]:
-    return {"title": title, "kind": "token weights", "shown": section(shown)}
+    values = {"title": title, "kind": "token weights", "shown": section(shown)}
+    write_html(path, "weights.html", values, "tokens.js")
 
 
 def section(shown: ShownPrograms) -> dict[str, Any]:

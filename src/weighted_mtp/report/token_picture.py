@@ -1,7 +1,10 @@
-"""Token weights as a picture, for those who look at files: each program once a view, side by side."""
+"""Token weights as a picture, for those who look at files: each program once a view, side by side.
+
+The page shows one view at a time and needs a browser; rich exports only SVG, without underlines in colour.
+"""
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -119,12 +122,8 @@ def _draw_code(axes: Axes, layout: Sequence[TextRun], view: View, number: int, c
 
 def _write(axes: Axes, x: float, y: float, text: str, **style: Any) -> None:
     """Text with its left edge at a character's column. `$` is a character of programs, not the start of a formula."""
-    drawable = "".join(_drawable(text))
+    drawable = "".join(c if ord(c) in _glyphs() else "\N{REPLACEMENT CHARACTER}" for c in text)
     axes.text(x, y, drawable, family=_FONT, size=_SIZE, va="center_baseline", parse_math=False, **style)
-
-
-def _drawable(text: str) -> Iterator[str]:
-    return (c if ord(c) in _glyphs() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 @cache

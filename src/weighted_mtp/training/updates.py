@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from weighted_mtp.data.batches import Batch
 from weighted_mtp.data.stream import BatchStream
@@ -106,9 +106,10 @@ class Updates:
 
     def _divide_gradients(self, count: float) -> None:
         """The one division: by the count of all microbatches of the step. A step without targets leaves zeros."""
-        for parameter in _parameters(self.state.optimizer):
-            if parameter.grad is not None:
-                parameter.grad /= max(count, torch.finfo(torch.float32).tiny)
+        for group in self.state.optimizer.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.grad /= max(count, torch.finfo(torch.float32).tiny)
 
     def _refuse(self, loss: float, norm: float, own: Sequence[Sums], batches: Sequence[Batch]) -> None:
         """Stop all ranks before the update, with the samples of the step; first those whose own loss is not finite."""
@@ -128,10 +129,6 @@ class Updates:
             f"step {self.state.step}: loss {loss}, gradient norm {norm}; stopped before the update. "
             f"{file} names the {len(samples)} samples; try a lower optim.lr or runtime.precision=fp32"
         )
-
-
-def _parameters(optimizer: torch.optim.Optimizer) -> list[nn.Parameter]:
-    return [p for group in optimizer.param_groups for p in group["params"]]
 
 
 @dataclass(frozen=True)

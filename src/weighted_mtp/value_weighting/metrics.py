@@ -42,18 +42,18 @@ def localisation_auc(delta: Tensor, response_mask: Tensor, wrong: Tensor) -> tup
     return auc[counted].sum(), counted.sum()
 
 
-def calibration(probabilities: Tensor, outcomes: Tensor, mask: Tensor, bins: int = 10) -> tuple[Tensor, Tensor, Tensor]:
-    """Predicted probabilities against what happened, in bins of equal width: Σ p, Σ y and the number of p of each.
+def calibration(probabilities: Tensor, outcomes: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Predicted probabilities against what happened, in ten bins of equal width: Σ p, Σ y and the number of p of each.
 
     probabilities  any shape, in [0, 1]
     outcomes       the same shape, 1 or 0
     mask           the same shape, bool: which of them count
-    returns        (bins,) as `widened`, three times
+    returns        (10,) as `widened`, three times
 
     All three add up over batches. Σ |Σ p − Σ y| over the bins, divided by all p, is the expected calibration error: the
     mean over predictions of |mean p − share of successes| of their bin (Guo et al. 2017, arXiv 1706.04599, eq. 3).
     """
     p, y = (widened(values).masked_fill(~mask, 0.0).flatten() for values in (probabilities, outcomes))
-    at = (p * bins).long().clamp(max=bins - 1)
-    empty = p.new_zeros(bins)
+    at = (p * 10).long().clamp(max=9)
+    empty = p.new_zeros(10)
     return empty.index_add(0, at, p), empty.index_add(0, at, y), empty.index_add(0, at, widened(mask).flatten())

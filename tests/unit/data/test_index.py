@@ -5,12 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from splits import write_split
 from transformers import PreTrainedTokenizerFast
 
 from weighted_mtp.data import index as index_module
 from weighted_mtp.data.index import INDEX_FILE, read_index, write_index
 from weighted_mtp.data.schema import Problem, Solution
-from weighted_mtp.data.tables import PROBLEMS_FILE, SOLUTIONS_FILE, write_split
+from weighted_mtp.data.tables import PROBLEMS_FILE, SOLUTIONS_FILE
 from weighted_mtp.errors import UserError
 
 PROBLEMS = [

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from splits import write_split
 from transformers import PreTrainedTokenizerFast
 
 from weighted_mtp.data.index import write_index
@@ -10,7 +11,6 @@ from weighted_mtp.data.load import DataConfig, load_stores
 from weighted_mtp.data.pairs import PairDataConfig, load_pairs
 from weighted_mtp.data.sampling import SampleConfig
 from weighted_mtp.data.schema import Records
-from weighted_mtp.data.tables import write_split
 from weighted_mtp.data.tokens import FOLDER
 from weighted_mtp.errors import UserError
 from weighted_mtp.section import validated

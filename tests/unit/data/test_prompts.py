@@ -105,13 +105,6 @@ def test_an_empty_prompt_is_refused(tokenizer: PreTrainedTokenizerBase) -> None:
         encode_prompt(tokenizer, "", name="the prompt of p")
 
 
-def test_a_prompt_longer_than_max_length_is_named(micro_tokenizer: PreTrainedTokenizerFast) -> None:
-    n_tokens = len(encode_prompt(micro_tokenizer, "a b c d e"))
-    assert len(encode_prompt(micro_tokenizer, "a b c d e", max_length=n_tokens)) == n_tokens
-    with pytest.raises(UserError, match=rf"the prompt of p has {n_tokens} tokens, more than max_length {n_tokens - 1}"):
-        encode_prompt(micro_tokenizer, "a b c d e", max_length=n_tokens - 1, name="the prompt of p")
-
-
 def test_alpaca_has_its_headings_and_ends_where_the_response_begins(micro_tokenizer: PreTrainedTokenizerFast) -> None:
     text = render_prompt("alpaca", PROBLEM, micro_tokenizer)
     assert text.startswith("Below is an instruction that describes a task.")

@@ -13,11 +13,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from splits import write_split
 
 from weighted_mtp.data.schema import Entry, Records, TestCase, records
 from weighted_mtp.data.sources import codecontests, gsm8k, humaneval, mbpp
 from weighted_mtp.data.sources.rows import Reading, read_rows
-from weighted_mtp.data.tables import read_problems, read_solutions, write_split
+from weighted_mtp.data.tables import read_problems, read_solutions
 from weighted_mtp.errors import UserError
 
 COLUMNS = {"id": int, "text": str}

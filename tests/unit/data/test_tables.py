@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from splits import write_split
 
 from weighted_mtp.data import tables
 from weighted_mtp.data.schema import Entry, Problem, Solution, Span, TestCase, records
@@ -21,7 +22,6 @@ from weighted_mtp.data.tables import (
     read_verdicts,
     stream_problems,
     stream_solutions,
-    write_split,
 )
 from weighted_mtp.errors import UserError
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from splits import write_split
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from weighted_mtp.data import tokens as tokens_module
 from weighted_mtp.data.batches import collate
 from weighted_mtp.data.prompts import encode_solutions
 from weighted_mtp.data.schema import Records, Span
-from weighted_mtp.data.tables import write_split
 from weighted_mtp.data.tokens import FOLDER, SplitTokens, split_tokens
 from weighted_mtp.errors import UserError
 

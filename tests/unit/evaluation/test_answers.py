@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from splits import write_split
 from tiny_models import byte_tokenizer, tiny_model
 
 from weighted_mtp.data.schema import Problem, TestCase
-from weighted_mtp.data.tables import write_split
 from weighted_mtp.decoding.config import SamplingConfig
 from weighted_mtp.decoding.engine import TorchEngine
 from weighted_mtp.evaluation.answers import draw_samples, model_checksum

@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
+from splits import write_split
 
 from weighted_mtp import sandbox
 from weighted_mtp.data.schema import Problem, Solution, TestCase
-from weighted_mtp.data.tables import write_split
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.check_labels import check_verdicts
 

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from splits import write_split
 
 from weighted_mtp.data.index import read_index
 from weighted_mtp.data.preparation.verify import check_dataset
 from weighted_mtp.data.schema import Problem, Solution, Span, TestCase
-from weighted_mtp.data.tables import PROBLEMS_FILE, read_problems, read_solutions, write_split
+from weighted_mtp.data.tables import PROBLEMS_FILE, read_problems, read_solutions
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.config import LabelOptions
 from weighted_mtp.evaluation.own_programs import authors_differ, read_evaluation, write_labelled

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from weighted_mtp.report.page import visible
-from weighted_mtp.report.token_page import ShownProgram, ShownPrograms, Token, View, render_page
+from weighted_mtp.report.token_page import ShownProgram, ShownPrograms, Token, View, write_token_page
 from weighted_mtp.report.token_picture import draw_programs, laid_out
 
 VIEWS = [View("weight", "How much.", 0.1, 1.0, 3.0), View("δ", "What the critic says.", -2.0, 0.0, 2.0)]
@@ -21,7 +22,10 @@ def program(*texts: str, name: str = "p", task: str = "task") -> ShownProgram:
 
 
 def page_of(*programs: ShownProgram, views: Sequence[View] = VIEWS, text: str = "t") -> str:
-    return render_page(text, ShownPrograms([text], views, programs))
+    with TemporaryDirectory() as folder:
+        page = Path(folder) / "page.html"
+        write_token_page(page, text, ShownPrograms([text], views, programs))
+        return page.read_text(encoding="utf-8")
 
 
 class Page(HTMLParser):

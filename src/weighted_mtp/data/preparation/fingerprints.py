@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from weighted_mtp.data.sampling import scrambled
+
 Prints = NDArray[np.uint64]
 
 _BASE = 0x9E3779B97F4A7C15  # of the polynomial: odd, so that it has an inverse
@@ -171,7 +173,8 @@ def _fingerprints(texts: list[bytes], kinds: list[bytearray]) -> Fingerprints:
     begins[:1] |= is_letter[:1]
     starts = np.flatnonzero(begins)
     values = _VALUES[np.where(kind == _BLANK, np.uint8(_SPACE), text)]
-    prints = _mixed(_polynomials(values, starts, np.append(starts[1:], len(values))))
+    # Scrambled one to one, so that sums of words do not equal sums of other words.
+    prints = scrambled(_polynomials(values, starts, np.append(starts[1:], len(values))))
     text_ends = np.cumsum([len(each) + 1 for each in texts]) - 1
     return Fingerprints(prints, np.searchsorted(starts, text_ends))
 
@@ -197,12 +200,5 @@ def _powers(n: int) -> tuple[Prints, Prints]:
     return powers[0], powers[1]
 
 
-def _mixed(values: Prints) -> Prints:
-    """Scrambled one to one (SplitMix64's last steps), so that sums of words do not equal sums of other words."""
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        values = (values ^ (values >> np.uint64(shift))) * np.uint64(factor)
-    return values ^ (values >> np.uint64(31))
-
-
-_VALUES = _mixed(np.arange(1, 257, dtype=np.uint64))
+_VALUES = scrambled(np.arange(1, 257, dtype=np.uint64))
 _VALUES[_SPACE] = 0  # no token begins or ends with it, so that what is blank behind one does not count

@@ -36,11 +36,10 @@ from weighted_mtp.data.schema import Counts
 from weighted_mtp.data.sources.micro.dataset import is_current, write_micro
 from weighted_mtp.data.sources.micro.generator import MicroConfig
 from weighted_mtp.data.sources.rows import Answers
-from weighted_mtp.data.tables import cannot_write
 from weighted_mtp.errors import UserError
-from weighted_mtp.files import atomic_directory, atomic_file, sha256
+from weighted_mtp.files import atomic_directory, atomic_file, sha256, writing_to
 from weighted_mtp.hub import fetch
-from weighted_mtp.manifest import Manifest, read_manifest, write_manifest
+from weighted_mtp.manifest import Manifest, made_from, read_manifest, write_manifest
 from weighted_mtp.parallel import cores, in_order
 from weighted_mtp.progress import progress
 
@@ -101,18 +100,18 @@ def prepare(
         there = {}
     if only_evaluation and there.get("only_evaluation") is False:
         return there, False
-    if source is None and _holds(there, wanted):
+    if source is None and made_from(there, wanted):
         return there, False
     upstream = _from_folder(dataset, source) if source else _from_hub(dataset, storage, only_evaluation)
     wanted["source"] = upstream.description
-    if _holds(there, wanted):
+    if made_from(there, wanted):
         return there, False
     return _write(dataset, root, upstream, options or Options(), wanted, answers, workers or cores()), True
 
 
-def prepare_micro(root: Path, config: MicroConfig | None = None) -> Path:
+def prepare_micro(root: Path) -> Path:
     """Generate the micro benchmark, unless it is there with the same configuration already."""
-    config = config or MicroConfig()
+    config = MicroConfig()
     total = config.n_train + config.n_validation + config.n_test + config.n_test_pairs
     with progress("generating the micro benchmark", total) as advance:
         return write_micro(root, config, advance)
@@ -147,10 +146,6 @@ def prepare_benchmark(name: str, root: Path) -> None:
             prepare(name, root.parent, only_evaluation=True)
         except UserError as error:
             raise UserError(f"{error}, to `wmtp data --datasets {name}`") from error
-
-
-def _holds(manifest: Manifest, wanted: Manifest) -> bool:
-    return all(manifest.get(key) == value for key, value in wanted.items())
 
 
 def _evaluation_sets(root: Path, dataset: Dataset) -> dict[str, list[str]]:
@@ -204,27 +199,24 @@ def _write(
     folder = root / dataset.name
     evaluated = [(s, path) for s, paths in upstream.files.items() if s != TRAIN for path in paths]
     trained = [(s, path) for s, paths in upstream.files.items() if s in (TRAIN, None) for path in paths]
-    try:
-        with _parts_of(folder, wanted) as parts, atomic_directory(folder) as partial:
-            passes = [shards_of(evaluated, parts / "evaluation")]
-            if dataset.has_training and not wanted["only_evaluation"]:
-                passes.append(shards_of(trained, parts / "training"))
-            size = sum(shard.bytes for shards in passes for shard in shards)
-            workers = 1 if dataset.executes else max(1, min(workers, size // _BYTES_A_WORKER))
-            with progress(f"preparing {dataset.name}, KiB", size >> 10) as advance:
-                merging = _Merging(dataset, partial, options, workers, _in_kib(advance), answers)
-                merging.take(passes[0], None)
-                for shards in passes[1:]:
-                    check = parts / "check"
-                    if not check.exists():
-                        own = [partial / split for split in merging.counts]
-                        save_check(ContaminationCheck.of([*own, *(root / s for s in wanted["compared_with"])]), check)
-                    merging.take(shards, check)
-            if not merging.counts:
-                raise UserError(f"{dataset.name}: no problem is left: {dict(merging.dropped)}; choose other options")
-            return write_manifest(partial, {**wanted, **merging.report(wanted["compared_with"])})
-    except OSError as error:
-        raise cannot_write(folder, error) from error
+    with writing_to(folder), _parts_of(folder, wanted) as parts, atomic_directory(folder) as partial:
+        passes = [shards_of(evaluated, parts / "evaluation")]
+        if dataset.has_training and not wanted["only_evaluation"]:
+            passes.append(shards_of(trained, parts / "training"))
+        size = sum(shard.bytes for shards in passes for shard in shards)
+        workers = 1 if dataset.executes else max(1, min(workers, size // _BYTES_A_WORKER))
+        with progress(f"preparing {dataset.name}, KiB", size >> 10) as advance:
+            merging = _Merging(dataset, partial, options, workers, _in_kib(advance), answers)
+            merging.take(passes[0], None)
+            for shards in passes[1:]:
+                check = parts / "check"
+                if not check.exists():
+                    own = [partial / split for split in merging.counts]
+                    save_check(ContaminationCheck.of([*own, *(root / s for s in wanted["compared_with"])]), check)
+                merging.take(shards, check)
+        if not merging.counts:
+            raise UserError(f"{dataset.name}: no problem is left: {dict(merging.dropped)}; choose other options")
+        return write_manifest(partial, {**wanted, **merging.report(wanted["compared_with"])})
 
 
 @contextmanager

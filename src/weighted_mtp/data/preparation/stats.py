@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from weighted_mtp.data.prepared import require_manifest, split_checksums
 from weighted_mtp.data.schema import PROBLEM_SCHEMA, SOLUTION_SCHEMA
-from weighted_mtp.data.tables import PROBLEMS_FILE, SOLUTIONS_FILE, cannot_write, opened_table
-from weighted_mtp.files import atomic_file
+from weighted_mtp.data.tables import PROBLEMS_FILE, SOLUTIONS_FILE, opened_table
+from weighted_mtp.files import atomic_file, writing_to
 from weighted_mtp.manifest import files_present
 
 STATS_FILE = "stats.json"
@@ -52,11 +52,8 @@ def write_stats(folder: Path) -> tuple[dict[str, SplitStats], bool]:
         if there["made_of"] == made_of:
             return there["splits"], False
     stats = {split: split_stats(folder / split) for split in made_of}
-    try:
-        with atomic_file(path) as partial:
-            partial.write_text(json.dumps({"made_of": made_of, "splits": stats}, indent=1) + "\n")
-    except OSError as error:
-        raise cannot_write(path, error) from error
+    with writing_to(path), atomic_file(path) as partial:
+        partial.write_text(json.dumps({"made_of": made_of, "splits": stats}, indent=1) + "\n")
     return stats, True
 
 

@@ -11,7 +11,6 @@ from weighted_mtp.data.prepared import require_manifest, split_checksums
 from weighted_mtp.data.schema import PROBLEM_SCHEMA, SMALL, Counts
 from weighted_mtp.data.tables import (
     PROBLEMS_FILE,
-    cannot_write,
     opened_table,
     prepare_command,
     read_problems,
@@ -20,8 +19,8 @@ from weighted_mtp.data.tables import (
     write_tables,
 )
 from weighted_mtp.errors import UserError
-from weighted_mtp.files import atomic_directory
-from weighted_mtp.manifest import Manifest, files_present, read_manifest, write_manifest
+from weighted_mtp.files import atomic_directory, writing_to
+from weighted_mtp.manifest import Manifest, files_present, made_from, read_manifest, write_manifest
 
 _VERSION = 1  # of this code: raise it with any change that changes what a seed gives
 
@@ -46,17 +45,13 @@ def write_slice(folder: Path, options: SliceOptions, tokenizer: str | None = Non
         "source": {split: split_checksums(whole, split) for split in whole["splits"]},
     }
     there = read_manifest(target) or {}
-    same = all(there.get(key) == value for key, value in wanted.items())
-    if same and files_present(target, there, there["files"]):
+    if made_from(there, wanted) and files_present(target, there, there["files"]):
         return there, False
-    try:
-        with atomic_directory(target) as partial:
-            counts = {split: _copy(folder / split, partial / split, options) for split in whole["splits"]}
-            for split in counts:
-                write_index(partial / split, tokenizer)
-            return write_manifest(partial, {**wanted, "splits": counts}), True
-    except OSError as error:
-        raise cannot_write(target, error) from error
+    with writing_to(target), atomic_directory(target) as partial:
+        counts = {split: _copy(folder / split, partial / split, options) for split in whole["splits"]}
+        for split in counts:
+            write_index(partial / split, tokenizer)
+        return write_manifest(partial, {**wanted, "splits": counts}), True
 
 
 def _copy(split: Path, target: Path, options: SliceOptions) -> Counts:

@@ -32,8 +32,8 @@ def main(
         console = Console()
         console.print(comparison_table(comparison))
         for note in comparison.notes:
-            console.print(note, soft_wrap=True, highlight=False, markup=False)
-        console.print(finding(comparison), soft_wrap=True, highlight=False, markup=False)
+            print(note)
+        print(finding(comparison))
         if output is not None:
             write_comparison(comparison, output)
             console.print(f"table: {output}", soft_wrap=True)

@@ -8,7 +8,7 @@ import typer
 from weighted_mtp.pipelines.command import Debug, user_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from weighted_mtp.options import OptionSection
     from weighted_mtp.section import Section
@@ -105,7 +105,7 @@ def _named(pipeline: str) -> "tuple[str, type[Section]]":
 
     known, name = schemas(), pipeline.replace("-", "_")
     if name not in known:
-        raise UserError(f"{pipeline}: no such pipeline; {_near(name, list(known))}")
+        raise UserError(f"{pipeline}: no such pipeline{_near(name, known)}")
     return name, known[name]
 
 
@@ -115,15 +115,14 @@ def _section(parts: "Sequence[OptionSection]", section: str, pipeline: str) -> "
 
     names = list(dict.fromkeys(part.name for part in parts if part.name))
     if section not in names:
-        raise UserError(f"--section {section}: {pipeline} has no such section; {_near(section, names)}")
+        raise UserError(f"--section {section}: {pipeline} has no such section{_near(section, names)}")
     return under(parts, section)
 
 
-def _near(name: str, known: "Sequence[str]") -> str:
-    import difflib
+def _near(name: str, known: "Iterable[str]") -> str:
+    from weighted_mtp.wording import near_names
 
-    near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
-    return f"near ones: {', '.join(near)}" if near else f"there are: {', '.join(known)}"
+    return near_names(name, known) or f"; there are: {', '.join(known)}"
 
 
 def _list() -> None:

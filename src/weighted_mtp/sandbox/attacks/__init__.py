@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from importlib import resources
 from pathlib import Path
@@ -168,9 +168,7 @@ def _listening(address: str) -> socket.socket:
     return server
 
 
-def run_attacks(
-    chosen: list[Attack], isolation: Isolation | None = None, on_progress: Callable[[str], None] | None = None
-) -> Iterator[Finding]:
+def run_attacks(chosen: list[Attack], isolation: Isolation | None = None) -> Iterator[Finding]:
     """Try attacks one after the other on one worker, which must serve harmless programs after each.
 
     isolation  what to use of what this machine offers; all of it if not given
@@ -181,8 +179,6 @@ def run_attacks(
         before = _left_behind()
         with SandboxPool(1, isolation=isolation or offered()) as pool:
             for attack in chosen:
-                if on_progress is not None:
-                    on_progress(attack.name)
                 yield _tried(attack, pool, bait)
         yield Finding(Attack("persistence", "what is left at the end", ""), [], _left_behind_since(before))
 
@@ -214,9 +210,9 @@ def _sandboxed() -> Iterator[int]:
                 yield int(entry.name)
 
 
-def _left_behind_since(before: set[str], seconds: float = 5.0) -> list[str]:
+def _left_behind_since(before: set[str]) -> list[str]:
     """What is there that was not, once killed processes have had time to go."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + 5.0
     while (left := _left_behind() - before) and time.monotonic() < deadline:
         time.sleep(0.05)
     return [f"left {what}" for what in sorted(left)]

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from splits import write_split
 
 from weighted_mtp.data.preparation.decontaminate import _COMMON, ContaminationCheck, Overlap, _Texts
 from weighted_mtp.data.preparation.fingerprints import of_programs, tokens, words
 from weighted_mtp.data.schema import Problem, Solution, records
 from weighted_mtp.data.sources import mbpp
-from weighted_mtp.data.tables import write_split
 
 STATEMENT = (
     "There are n psychos standing in a line. Each psycho is assigned a unique integer from 1 to n. At each step every "

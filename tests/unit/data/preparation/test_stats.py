@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from splits import write_split
 
 from weighted_mtp.data.preparation.config import SliceOptions
 from weighted_mtp.data.preparation.stats import LENGTH_BINS, split_stats, write_stats
 from weighted_mtp.data.preparation.subsets import choose_problems, write_slice
 from weighted_mtp.data.schema import Problem, Solution, TestCase
-from weighted_mtp.data.tables import read_problems, read_solutions, write_split
+from weighted_mtp.data.tables import read_problems, read_solutions
 from weighted_mtp.errors import UserError
 from weighted_mtp.manifest import read_manifest, write_manifest
 

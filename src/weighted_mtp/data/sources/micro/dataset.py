@@ -8,9 +8,9 @@ from weighted_mtp.data.index import write_index
 from weighted_mtp.data.prepared import has_splits
 from weighted_mtp.data.sources.micro.generator import MicroConfig, generate_micro
 from weighted_mtp.data.sources.micro.tokenizer import train_tokenizer
-from weighted_mtp.data.tables import cannot_write, write_tables
-from weighted_mtp.files import atomic_directory
-from weighted_mtp.manifest import files_present, read_manifest, write_manifest
+from weighted_mtp.data.tables import write_tables
+from weighted_mtp.files import atomic_directory, writing_to
+from weighted_mtp.manifest import files_present, made_from, read_manifest, write_manifest
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -34,23 +34,20 @@ def write_micro(root: Path, config: MicroConfig, on_progress: Callable[[int], No
     problems, solutions = splits["train"]
     texts = (*(problem.description for problem in problems), *(solution.code for solution in solutions))
     tokenizer = train_tokenizer(texts, config.vocab_size)
-    try:
-        with atomic_directory(directory) as partial:
-            counts = {split: write_tables(partial / split, *records) for split, records in splits.items()}
-            _save(tokenizer, partial / "tokenizer")
-            for split in splits:
-                write_index(partial / split)
-            rows = sum(n["problems"] for n in counts.values())
-            made = {
-                "source": "generated",
-                "rows_in": rows,
-                "dropped": {},
-                "splits": counts,
-                "index": {"tokenizer": None},
-            }
-            write_manifest(partial, {**_identity(config), **made})
-    except OSError as error:
-        raise cannot_write(directory, error) from error
+    with writing_to(directory), atomic_directory(directory) as partial:
+        counts = {split: write_tables(partial / split, *records) for split, records in splits.items()}
+        _save(tokenizer, partial / "tokenizer")
+        for split in splits:
+            write_index(partial / split)
+        rows = sum(n["problems"] for n in counts.values())
+        made = {
+            "source": "generated",
+            "rows_in": rows,
+            "dropped": {},
+            "splits": counts,
+            "index": {"tokenizer": None},
+        }
+        write_manifest(partial, {**_identity(config), **made})
     return directory
 
 
@@ -67,8 +64,8 @@ def is_current(directory: Path, config: MicroConfig) -> bool:
     """Whether all of the benchmark with this configuration is there. Raises UserError for a damaged manifest."""
     found = read_manifest(directory) or {}
     tokenizer = [name for name in found.get("files", ()) if name.startswith("tokenizer/")]
-    same = all(found.get(key) == value for key, value in _identity(config).items())
-    return same and has_splits(directory, found) and files_present(directory, found, tokenizer)
+    whole = has_splits(directory, found) and files_present(directory, found, tokenizer)
+    return whole and made_from(found, _identity(config))
 
 
 def _identity(config: MicroConfig) -> dict[str, Any]:

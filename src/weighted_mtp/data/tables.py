@@ -256,8 +256,13 @@ def _take(file: pq.ParquetFile, columns: list[str], rows: NDArray[np.int64]) -> 
     order = np.argsort(rows, kind="stable")
     home = np.searchsorted(starts, rows[order], side="right") - 1
     parts = [
-        file.read_row_group(int(group), columns=columns).take(pa.array(rows[order][home == group] - starts[group]))
+        file.read_row_group(int(group), columns=columns).take(_numbers(rows[order][home == group] - starts[group]))
         for group in np.unique(home)
     ]
     found = pa.concat_tables(parts) if parts else file.schema_arrow.empty_table().select(columns)
-    return found.take(pa.array(np.argsort(order, kind="stable")))
+    return found.take(_numbers(np.argsort(order, kind="stable")))
+
+
+def _numbers(rows: NDArray[np.int64]) -> pa.Array:
+    """What `pa.array` makes of rows, for which it would import pandas."""
+    return pa.Array.from_buffers(pa.int64(), len(rows), [None, pa.py_buffer(np.ascontiguousarray(rows, np.int64))])

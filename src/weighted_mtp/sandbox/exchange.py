@@ -206,8 +206,9 @@ class Exchange:
             if is_plain
             else self._said_by_fork("recorded", **given)
         )
-        said = {"unplanned": 0} if payload is None else unpacked(payload)
-        if "unplanned" in said or (end is not None and end.status == "refused" and "unanswered" in said):
+        said = {} if payload is None else unpacked(payload)
+        too_much = end is not None and end.status == "refused" and "unanswered" in said
+        if payload is None or "unplanned" in said or too_much:
             self.is_late = False  # it will run once more, when each answer may be as large as here all together
             return None
         if "unanswered" in said:

@@ -170,6 +170,7 @@ def _origin(config: EvaluationConfig, problems: ProblemSet, model: Path | None) 
     assert model is not None
     from weighted_mtp.evaluation.answers import model_checksum
     from weighted_mtp.pipelines.inputs import trained_day
+    from weighted_mtp.pipelines.sampled_model import sampled_dtype
     from weighted_mtp.runtime.device import pick_device
 
     return Origin(
@@ -178,7 +179,7 @@ def _origin(config: EvaluationConfig, problems: ProblemSet, model: Path | None) 
         template=config.template,
         day=config.date or trained_day(model) or begun_on(config.output) or datetime.date.today(),
         engine=config.engine,
-        dtype=config.dtype,
+        dtype=sampled_dtype(config),
         device=str(pick_device(config.runtime)),
         sampling=config.sampling,
     )

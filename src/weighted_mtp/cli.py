@@ -3,7 +3,6 @@
 What a command needs is imported when it is called (`pipelines/commands`).
 """
 
-from importlib.metadata import version
 from typing import Annotated
 
 import typer
@@ -44,6 +43,8 @@ app.add_typer(of_configurations, name="configs", no_args_is_help=True)
 
 def _show_version(wanted: bool) -> None:
     if wanted:
+        from importlib.metadata import version
+
         print(f"wmtp {version('weighted-mtp')}")
         raise typer.Exit
 

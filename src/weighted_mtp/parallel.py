@@ -7,9 +7,6 @@ import time
 from collections.abc import Callable, Generator, Iterable
 from typing import TypeVar
 
-from joblib import Parallel, cpu_count, delayed
-from joblib.externals.loky.process_executor import TerminatedWorkerError
-
 from weighted_mtp.errors import UserError
 
 Item = TypeVar("Item")
@@ -20,6 +17,8 @@ _SECONDS_BETWEEN_LOOKS = 0.2
 
 def cores() -> int:
     """Processors that this process may use, by its affinity and its container's quota."""
+    from joblib import cpu_count
+
     return int(cpu_count())
 
 
@@ -34,6 +33,9 @@ def in_order(function: Callable[[Item], Result], items: Iterable[Item], workers:
     if workers == 1:
         yield from map(function, items)
         return
+    from joblib import Parallel, delayed
+    from joblib.externals.loky.process_executor import TerminatedWorkerError
+
     try:
         yield from Parallel(workers, return_as="generator", batch_size=1, max_nbytes=None)(
             delayed(_call)(function, item, os.getpid()) for item in items

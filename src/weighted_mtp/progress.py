@@ -4,19 +4,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from rich.text import Text
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 SECONDS_BETWEEN_LINES = 15.0
 
@@ -51,17 +44,26 @@ def progress(title: str, total: int, done: int = 0) -> Iterator[Advance]:
         lines.write()
 
 
-def _bar() -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeElapsedColumn())
-    return Progress(*columns, TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console)
+def _bar() -> "Progress":
+    from rich import progress as columns  # large, and a log has no bar
 
+    class Rate(columns.ProgressColumn):
+        """Recent items per second."""
 
-class _Rate(ProgressColumn):
-    """Recent items per second."""
+        def render(self, task: columns.Task) -> str:
+            speed = task.finished_speed or task.speed
+            return _per_second(speed) if speed else ""
 
-    def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text(_per_second(speed) if speed else "")
+    return columns.Progress(
+        columns.TextColumn("{task.description}"),
+        columns.BarColumn(),
+        columns.MofNCompleteColumn(),
+        Rate(),
+        columns.TimeElapsedColumn(),
+        columns.TimeRemainingColumn(),
+        columns.TextColumn("{task.fields[note]}"),
+        console=console,
+    )
 
 
 def _per_second(rate: float) -> str:

@@ -3,9 +3,15 @@
 Nothing here reads a file, and nothing large is imported: help is made of sections.
 """
 
+import ast
+import functools
+import inspect
+import itertools
+import sys
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
@@ -32,8 +38,15 @@ class Section(BaseModel):
         validate_default=True,
         allow_inf_nan=False,
         coerce_numbers_to_str=True,
-        use_attribute_docstrings=True,
+        defer_build=True,  # for help, which validates nothing
     )
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **options: Any) -> None:
+        """Take the text below a field as its description, as `use_attribute_docstrings` does in ten times the time."""
+        for name, text in _texts_below_fields(sys.modules[cls.__module__]).get(cls.__qualname__, {}).items():
+            if name in cls.model_fields:  # not of the class itself
+                cls.model_fields[name].description = text
 
     @model_validator(mode="before")
     @classmethod
@@ -48,6 +61,32 @@ class Section(BaseModel):
             if value == "" and (str in kinds or Path in kinds):
                 raise ValueError(f"{name} is empty; give a value, or leave the option out")
         return values
+
+
+@functools.cache
+def _texts_below_fields(module: ModuleType) -> dict[str, dict[str, str]]:
+    """Class → field → the text below it; nothing for a module whose source is not there."""
+    try:
+        source = ast.parse(inspect.getsource(module))
+    except (OSError, TypeError):
+        return {}
+    return dict(_texts_in(source, ""))
+
+
+def _texts_in(node: ast.AST, place: str) -> Iterator[tuple[str, dict[str, str]]]:
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.ClassDef):
+            yield f"{place}{child.name}", dict(_texts_of(child.body))
+            yield from _texts_in(child, f"{place}{child.name}.")
+        elif isinstance(child, ast.FunctionDef):
+            yield from _texts_in(child, f"{place}{child.name}.<locals>.")
+
+
+def _texts_of(body: Sequence[ast.stmt]) -> Iterator[tuple[str, str]]:
+    for field, below in itertools.pairwise(body):
+        match field, below:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                yield name, inspect.cleandoc(text)
 
 
 _LARGEST = 2**53  # exact in JSON, in fp64, and far from where 64 bits overflow

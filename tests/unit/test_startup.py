@@ -1,5 +1,6 @@
 """Help and mistyped commands are answered before anything large is imported."""
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,11 +12,15 @@ import typer
 
 from weighted_mtp.cli import app
 from weighted_mtp.data.preparation.registry import ALL, NAMES
+from weighted_mtp.data.schema import Problem, TestCase
 from weighted_mtp.data.sources.codecontests import LANGUAGES
+from weighted_mtp.data.tables import write_tables
 from weighted_mtp.evaluation.benchmarks import BENCHMARKS
+from weighted_mtp.manifest import write_manifest
 from weighted_mtp.models.catalog import KNOWN
 from weighted_mtp.pipelines import setup_datasets, setup_models
 from weighted_mtp.pipelines.config import DatasetsConfig, ModelSetupConfig
+from weighted_mtp.sandbox.confinement import offered
 
 LARGE = {"torch", "transformers", "numpy", "scipy", "pyarrow", "matplotlib", "mlflow", "omegaconf", "joblib"}
 PROGRAM = """
@@ -80,6 +85,23 @@ def test_what_computes_nothing_with_tensors_imports_no_torch(
     said, loaded = run(*arguments, cwd=tmp_path)
     assert expected in said
     assert "torch" not in loaded
+
+
+NOT_FOR_SAMPLES = {"torch", "transformers", "huggingface_hub", "pandas", "joblib", "markdown_it", "omegaconf", "sympy"}
+
+
+@pytest.mark.skipif(not offered().is_enough, reason="this machine cannot confine programs")
+def test_scoring_a_file_of_samples_imports_only_what_it_needs(tmp_path: Path) -> None:
+    tests = (TestCase("code", "", "assert f(1) == 2"),)
+    problem = Problem("tiny/0", "tiny", "test", "Add one.", "def f(x):\n", "f", tests=tests)
+    write_tables(tmp_path / "tiny" / "test", [problem], [])
+    write_manifest(tmp_path / "tiny", {"dataset": "tiny"})
+    (tmp_path / "samples.jsonl").write_text(json.dumps({"task_id": "tiny/0", "completion": "    return x + 1"}) + "\n")
+    options = {"samples": "samples.jsonl", "benchmark": "tiny", "data-root": ".", "output": "out", "workers": "1"}
+    given = [word for name, value in options.items() for word in (f"--{name}", value)]
+    said, loaded = run("evaluate", *given, cwd=tmp_path)
+    assert "pass@1" in said, said
+    assert loaded & NOT_FOR_SAMPLES == set()
 
 
 def option_help(command: tuple[str, ...], name: str) -> str:

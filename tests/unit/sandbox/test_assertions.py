@@ -103,10 +103,86 @@ def test_the_verdict_is_that_of_a_conversation(pool, monkeypatch, program, code,
     assert planned(code) is not None
     asserted = pool.run_many([job])[0]
     monkeypatch.setattr(exchange, "planned_calls", lambda *_: None)
-    talked = pool.run_many([job])[0]
-    assert (asserted.status, talked.status) == (status, status), (asserted, talked)
+    rehearsed = pool.run_many([job])[0]
+    talked = conversation(pool, monkeypatch, job)
+    assert (asserted.status, rehearsed.status, talked.status) == (status,) * 3, (asserted, rehearsed, talked)
     if status == "failed" and "os._exit" not in program and "def f" in program:  # these are said in other words
-        assert asserted.detail == talked.detail
+        assert asserted.detail == rehearsed.detail == talked.detail
+
+
+def conversation(pool, monkeypatch, job):
+    """The outcome if nothing is known beforehand."""
+    with monkeypatch.context() as patch:
+        patch.setattr(exchange, "_REHEARSED", {})
+        patch.setattr(exchange.Exchange, "_rehearsed", lambda _: None)
+        return pool.run_many([job])[0]
+
+
+LOOP = """
+import math, random
+def check(candidate):
+    for _ in range(20):
+        x, y = random.randint(0, 3), [random.random()]
+        got = candidate(x, y)
+        assert math.isclose(got, x + y[0]), got
+check(f)
+"""
+SAME = "def f(x): return x"
+EXPECTED_ERROR = (
+    "try:\n    f(-1)\nexcept ValueError:\n    pass\nelse:\n    assert False\nfor x in [1]:\n    assert f(x) == x"
+)
+CLOCK = "import time\nfor _ in [1]:\n    x = time.perf_counter_ns()\n    assert f(x) == x"
+
+
+@pytest.mark.parametrize(
+    ("program", "code", "status", "talks"),
+    {
+        "passes": ("def f(x, y): return x + y[0]", LOOP, "passed", False),
+        "fails": ("def f(x, y): return x and x + y[0]", LOOP, "failed", False),
+        "raises": ("def f(x, y): return 1 / x + y[0]", LOOP, "failed", False),
+        "hangs": ("def f(x, y):\n    while x: pass\n    return x + y[0]", LOOP, "timed_out", False),
+        "an error is expected": (
+            "def f(x):\n    if x < 0: raise ValueError(x)\n    return x",
+            EXPECTED_ERROR,
+            "passed",
+            False,
+        ),
+        "an expected error does not come": (SAME, EXPECTED_ERROR, "failed", False),
+        "an answer is an argument": (SAME, "for x in [1, 2]:\n    assert f(f(x)) == x", "passed", True),
+        "an answer decides": (SAME, "for x in range(5):\n    if f(x) == 3: break\nassert f(7) == 7", "passed", True),
+        "another function": (SAME + "\ndef g(x): return x", "for x in [1]:\n    assert g(x) == f(x)", "passed", True),
+        "an object": ("class A: x = 1\ndef f(x): return A()", "for _ in [1]:\n    assert f(1).x == 1", "passed", True),
+        "a function": ("def f(x): return f", "for _ in [1]:\n    assert f(1)(1)(1) is f", "passed", True),
+        "the program keeps count": (COUNTING, "for x in [1, 2, 3]:\n    assert f(0) == x", "passed", False),
+        "the context computes": (SAME, "for x in [1, 2]:\n    assert f(doubled(x)) == 2 * x", "passed", False),
+        "time passes": (SAME, CLOCK, "passed", True),
+        "nothing is there": ("x = 1", "for x in [1]:\n    assert f(x) == x", "failed", False),
+        "the test leaves": (SAME, "for x in [1]:\n    assert f(x) == x\nraise SystemExit", "failed", True),
+        "too many calls": (SAME, "for x in range(1001):\n    assert f(x) == x", "passed", True),
+    }.values(),
+)
+def test_a_rehearsed_test_has_the_verdict_of_a_conversation(pool, monkeypatch, program, code, status, talks):
+    context = "def doubled(x):\n    return 2 * x\ndef f(x):\n    '''A stub.'''\n"
+    limits = Limits(cpu_seconds=0.3 if status == "timed_out" else 5)
+    job = Job(program, "f", [TestCase("code", "", code)], limits, context)
+    assert planned(code) is None
+    with monkeypatch.context() as patch:
+        real, times = exchange.Exchange._conversation, []
+        patch.setattr(exchange.Exchange, "_conversation", lambda self: times.append(1) or real(self))
+        rehearsed = pool.run_many([job])[0]
+    talked = conversation(pool, monkeypatch, job)
+    assert (rehearsed.status, talked.status, bool(times)) == (status, status, talks), (rehearsed, talked)
+    if program != "x = 1":  # which is said in other words
+        assert rehearsed.detail == talked.detail
+
+
+def test_a_rehearsal_serves_all_programs_of_a_problem(pool, monkeypatch):
+    monkeypatch.setattr(exchange, "_REHEARSED", {})
+    real, times = exchange.Exchange._rehearsed, []
+    monkeypatch.setattr(exchange.Exchange, "_rehearsed", lambda self: times.append(1) or real(self))
+    jobs = [Job(f"def f(x, y): return x + y[0] + {n}", "f", [TestCase("code", "", LOOP)]) for n in range(3)]
+    assert [outcome.status for outcome in pool.run_many(jobs)] == ["passed", "failed", "failed"]
+    assert len(times) == 1
 
 
 def test_each_test_of_several_is_numbered(pool):

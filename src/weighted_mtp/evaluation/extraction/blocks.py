@@ -1,6 +1,6 @@
 """The code blocks of an answer in Markdown, as CommonMark has them and as models write them."""
 
-import doctest
+import functools
 import html
 import re
 import textwrap
@@ -8,24 +8,23 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import Literal
-
-from markdown_it import MarkdownIt
-from markdown_it.token import Token
+from typing import TYPE_CHECKING, Literal
 
 from weighted_mtp.evaluation.extraction.lines import Line, runs, separated
 from weighted_mtp.evaluation.extraction.source import Source, parse, split_lines, syntax_error
+
+if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
+    from markdown_it.token import Token
 
 Label = Literal["python", "", "markdown", "other"]
 
 # Blocks only, and of those what can hold a fence. HTML is left out on purpose: a fence under a line that is a tag
 # (`<answer>`) would be a part of it.
-_COMMONMARK = MarkdownIt("zero").enable(["fence", "code", "blockquote", "list"]).disable(["inline", "text_join"])
+_COMMONMARK = ("fence", "code", "blockquote", "list")
 
 # Fences however far they are indented, and code that is indented less than its fence.
-_FLAT = MarkdownIt("zero").enable("fence").disable(["inline", "text_join"])
-
-_INLINE = MarkdownIt("zero").enable("backticks")
+_FLAT = ("fence",)
 
 _PYTHON = re.compile(r"[{.\s]*(?:language-)?i?py(?:thon|con)?[\d.]*(?![a-z\d])|\S*\.py\b", re.IGNORECASE)
 _MARKDOWN = re.compile(r"[{.\s]*(?:markdown|md|mdx)(?![a-z\d])", re.IGNORECASE)
@@ -72,16 +71,25 @@ def read_blocks(text: str) -> list[Block]:
     """
     lines = list(enumerate(split_lines(text)))
     parts = separated(lines)
-    found = list(_blocks(_COMMONMARK, lines))
+    found = list(_blocks(_reader(_COMMONMARK), lines))
     if len(parts) > len(lines):
-        found += _blocks(_COMMONMARK, parts)
+        found += _blocks(_reader(_COMMONMARK), parts)
     if any(block.may_be_python and block.source is None for block in found) or _DEEP_FENCE.search(text):
-        found += _blocks(_FLAT, _apart(parts))
+        found += _blocks(_reader(_FLAT), _apart(parts))
     first: dict[int, Block] = {}
     for block in found:
         if block.text.strip() and (block.line not in first or (first[block.line].source is None and block.source)):
             first[block.line] = block
     return [first[line] for line in sorted(first)]
+
+
+@functools.cache
+def _reader(rules: tuple[str, ...], kind: str = "block") -> "MarkdownIt":
+    """A parser that knows only these rules: for blocks, or for what stands inside a line."""
+    from markdown_it import MarkdownIt  # not for who scores programs, in which there is none
+
+    reader = MarkdownIt("zero").enable(list(rules))
+    return reader.disable(["inline", "text_join"]) if kind == "block" else reader
 
 
 def sources(block: Block, depth: int = 0) -> list[Source]:
@@ -100,7 +108,8 @@ def sources(block: Block, depth: int = 0) -> list[Source]:
 
 def inline_sources(text: str) -> list[Source]:
     """What of an answer's code among words, `like_this()`, is Python."""
-    spans = [span for token in _INLINE.parse(text) for span in token.children or () if span.type == "code_inline"]
+    tokens = _reader(("backticks",), "inline").parse(text)
+    spans = [span for token in tokens for span in token.children or () if span.type == "code_inline"]
     codes = (re.sub(r"^(?:python3?|py)\s+(?=\S)", "", span.content) for span in spans)
     return [source for code in codes if (source := parse(code))]
 
@@ -117,8 +126,10 @@ def _readings(text: str) -> Iterator[str]:
 
 def _session(text: str) -> str:
     """What was typed into an interpreter."""
+    from doctest import DocTestParser  # which imports unittest
+
     try:
-        return "".join(example.source for example in doctest.DocTestParser().get_examples(text))
+        return "".join(example.source for example in DocTestParser().get_examples(text))
     except ValueError:
         return ""
 
@@ -138,7 +149,7 @@ def _apart(parts: Iterable[Line]) -> list[Line]:
     return [part for n, line in parts for part in ([(n, "\n"), (n, line)] if _DEEP_FENCE.match(line) else [(n, line)])]
 
 
-def _blocks(reader: MarkdownIt, parts: Sequence[Line]) -> Iterator[Block]:
+def _blocks(reader: "MarkdownIt", parts: Sequence[Line]) -> Iterator[Block]:
     """The blocks of lines.
 
     A fence inside of a docstring ends a block of Markdown, which then is no Python: such a block reaches to a later
@@ -161,7 +172,7 @@ def _blocks(reader: MarkdownIt, parts: Sequence[Line]) -> Iterator[Block]:
             return
 
 
-def _content(token: Token, lines: Sequence[str]) -> str:
+def _content(token: "Token", lines: Sequence[str]) -> str:
     """A fence's content with the line ends that it has in the answer, of which Markdown knows one kind."""
     n_lines = token.content.count("\n")
     content = "".join(lines[:n_lines])
@@ -169,7 +180,7 @@ def _content(token: Token, lines: Sequence[str]) -> str:
     return content if same else token.content
 
 
-def _real_end(block: Block, token: Token, lines: Sequence[str], after: int) -> int | None:
+def _real_end(block: Block, token: "Token", lines: Sequence[str], after: int) -> int | None:
     """How many of the lines from its first on are of a block whose docstring quotes a fence; None if it is no such
     block. `after` are those up to and with the fence that seemed to close it."""
     if token.level > 0 or not block.may_be_python or block.source is not None:

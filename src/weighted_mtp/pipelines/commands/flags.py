@@ -39,12 +39,15 @@ def takes(name: str, *sections: str) -> Callable[[Callable[..., None]], Callable
         def command(config: Path | None, override: list[str] | None, debug: bool, **given: Any) -> None:
             typed = {place: given.pop(flag.name) for place, flag in flags.items()}
             with user_errors(debug):
-                from weighted_mtp.config import read_options
                 from weighted_mtp.configurations import find
                 from weighted_mtp.section import validated
 
                 file = None if config is None else find(config)
-                options = read_options(file, override or ())
+                options: dict[str, Any] = {}
+                if file is not None or override:
+                    from weighted_mtp.config import read_options  # and OmegaConf
+
+                    options = read_options(file, override or ())
                 for place, value in typed.items():
                     if value is not None and value != []:
                         _set(options, place, value)

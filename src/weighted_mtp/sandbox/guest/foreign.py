@@ -13,7 +13,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
-from .codec import CodecError, deep_recursion, from_plain, to_plain, unpack
+from .codec import CodecError, deep_recursion, from_plain, to_plain
 from .objects import ARITHMETIC, NUMBERS, UNARY
 from .server import Wire, reply
 
@@ -28,14 +28,6 @@ _READABLE = ("__name__", "__qualname__", "__doc__", "__module__", "__dict__", "_
 
 class ProgramGone(BaseException):
     """The harness says that the program no longer runs: there is nobody to call."""
-
-
-class Unplanned(BaseException):
-    """The test code does something else than was planned for it: it is to be run before the program itself."""
-
-
-class Unanswered(BaseException):
-    """The program came to its end before it answered this call."""
 
 
 class Incomparable(BaseException):
@@ -251,6 +243,10 @@ class RemoteProgram:
             self._classes[name] = type(name, bases, {"program_plain": ["n", name]})
         return self._classes[name]
 
+    def unknown(self, name: str) -> KeyError:
+        """What to raise for a name that the program does not define."""
+        return KeyError(name)
+
     def ask(self, operation: str, *arguments: Any) -> Any:
         """Have the program do something → its value. Raises what the program raised, as the nearest builtin class."""
         reply(self._wire, [operation, *[self._sent(argument) for argument in arguments]])
@@ -321,36 +317,6 @@ class RemoteProgram:
         except Exception:  # a hostile program's words, or a class that takes other arguments than it has kept
             return None
         return found
-
-
-class RecordedProgram(RemoteProgram):
-    """A program that has answered all calls of a test beforehand, up to its end.
-
-    calls    the argument tuples that were planned, in the codec's plain form
-    answers  what the program said to them, packed; there may be fewer
-    """
-
-    def __init__(self, calls: list[Any], answers: list[str]) -> None:
-        super().__init__(Wire(-1, -1))
-        self._calls = calls
-        self._answers = answers
-        self._made = 0
-
-    def ask(self, operation: str, *arguments: Any) -> Any:
-        """The recorded value. Raises what the program raised, Unplanned for any other question, Unanswered."""
-        if operation != "call" or self._made == len(self._calls) or arguments[2]:
-            raise Unplanned
-        if repr(tuple(arguments[1])) != repr(from_plain(self._calls[self._made], self.resolve)):
-            raise Unplanned
-        if self._made == len(self._answers):
-            raise Unanswered
-        self._made += 1
-        return self.value_of(unpack(self._answers[self._made - 1].encode("ascii")))
-
-    def check_all_made(self) -> None:
-        """Raises Unplanned if a planned call was not made."""
-        if self._made < len(self._calls):
-            raise Unplanned
 
 
 def _sent_derived(value: Any, base: Any) -> Any:

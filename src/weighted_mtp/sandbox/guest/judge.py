@@ -14,7 +14,8 @@ import traceback
 from typing import Any
 
 from .codec import CodecError, unpack
-from .foreign import EndedProgram, Incomparable, ProgramGone, RecordedProgram, RemoteProgram, Unanswered, Unplanned
+from .foreign import EndedProgram, Incomparable, ProgramGone, RemoteProgram
+from .recorded import RecordedProgram, RehearsedProgram, Unanswered, Unplanned, lenient
 from .server import Wire, describe, rehearse, reply, serve, take_channels
 
 _STATUS_OF = {"MemoryError": "out_of_memory", "PermissionError": "refused"}
@@ -41,19 +42,21 @@ class Namespace(dict):
             self[self._entry_point] = self._program.handle(self._entry_point)
 
     def __missing__(self, name: str) -> Any:
-        if hasattr(builtins, name) or name not in self._names:
+        if hasattr(builtins, name):
             raise KeyError(name)
+        if name not in self._names:
+            raise self._program.unknown(name)
         if name in sys.stdlib_module_names:
             return importlib.import_module(name)
         return self._program.ask("name", name)
 
 
-def _run_test(job: Any, program: RemoteProgram, setup: str, test: str) -> None:
+def _run_test(job: Any, program: RemoteProgram, setup: str, test: Any) -> None:
     namespace = Namespace(program, job["names"], job["entry_point"])
     exec(_compiled(job["context"], "<context>"), namespace)
     namespace.bind_entry_point()
     exec(_compiled(setup, "<setup>"), namespace)
-    exec(_compiled(test, "<test>"), namespace)
+    exec(_compiled(test, "<test>") if isinstance(test, str) else test, namespace)
 
 
 @functools.lru_cache(maxsize=1024)
@@ -72,7 +75,15 @@ def _verdict(error: BaseException, test: str) -> dict[str, str]:
 
 
 def run(job: Any, wire: Wire) -> int:
-    """`code` tests, {"context", "entry_point", "names", "tests"} → a {"verdict", "test"} message; in a child."""
+    """`code` tests, {"mode", "context", "entry_point", "names", "tests"} → {"verdict", "test"}; in a child.
+
+    mode   recorded  what its "answers" decide, as in `decide`
+           rehearse  {"calls"} that the tests will make, test by test; {} if that cannot be said
+           converse  the program answers while they run
+    """
+    if job["mode"] != "converse":
+        reply(wire, _asserted(job) if job["mode"] == "recorded" else _rehearsed(job))
+        return 0
     program = RemoteProgram(wire)
     for number, (setup, test) in enumerate(job["tests"]):
         try:
@@ -98,13 +109,12 @@ def decide(job: Any, wire: Wire) -> None:
 
 
 def _asserted(job: Any) -> dict[str, Any]:
-    context = {"context": "", "entry_point": job["entry_point"], "names": [job["entry_point"]]}
     answers = job["answers"]
     for number, ((setup, test), calls) in enumerate(zip(job["tests"], job["calls"], strict=True)):
-        program = RecordedProgram(calls, answers[: len(calls)])
+        program = RecordedProgram(job["entry_point"], calls, answers[: len(calls)])
         answers = answers[len(calls) :]
         try:
-            _run_test(context, program, setup, test)
+            _run_test(job, program, setup, test)
             program.check_decided()
             program.check_all_made()
         except Unplanned:
@@ -114,6 +124,18 @@ def _asserted(job: Any) -> dict[str, Any]:
         except (Exception, Incomparable) as error:
             return {"verdict": _verdict(error, test), "test": number}
     return _PASSED
+
+
+def _rehearsed(job: Any) -> dict[str, Any]:
+    plan = []
+    for setup, test in job["tests"]:
+        program = RehearsedProgram(job["entry_point"])
+        try:
+            _run_test(job, program, setup, lenient(test))
+        except (Exception, Incomparable, Unplanned):
+            return {}
+        plan.append(program.calls)
+    return {"calls": plan}
 
 
 @functools.lru_cache(maxsize=4096)
@@ -154,6 +176,6 @@ def start(order: Any) -> None:
     """Be a warm judge, as the harness's first message says."""
     wire, control = take_channels(order["streams"])
     sys.set_int_max_str_digits(0)
-    test = {"context": "def f(x):\n    return x\n", "entry_point": "f", "names": ["f", "g"]}
+    test = {"context": "def f(x):\n    return x\n", "entry_point": "f", "names": ["f", "g"], "mode": "converse"}
     rehearse(run, [{"tests": [["", "def check(c):\n    assert c(1) == [1]\n\ncheck(f)"]], **test}])
     serve(order, wire, control, run, decide)

@@ -1,80 +1,158 @@
-"""Tokens a second of our sampler and of transformers' `generate`, same model, prompts and lengths, in the same run.
+"""Tokens a second of our sampler and of transformers' `generate`: same model, prompts and options, in turns in one run.
 
-    python benchmarks/sampling.py MODEL [--batch 1 16 64] [--dtype float32 bfloat16] [--new-tokens 64] [--uneven]
+    python benchmarks/sampling.py MODEL PROBLEMS [--samples 20] [--n 16] [--batch 80 320] [--dtype bfloat16] [--even]
 
-Greedy, code prompts of about 25 tokens. No token ends a completion, so that both do equal work; with `--uneven` every
-16th token of the vocabulary does, so that rows end at different times as they do in real use.
+`--samples` completions of each of `--n` problems, evenly chosen, drawn at `--temperature`, or one each, the likeliest.
+Only the model's end tokens end one, and with `--even` none does, so that all are of a length. `generate` gets as many
+whole prompts as fit a batch, padded on the left, with `num_return_sequences`. Tokens behind a completion's end do not
+count. CPU seconds, which other programs on the machine disturb less than wall time; medians, and ratios with their
+lowest and highest over the rounds. The last column compares with the batch that is best for `generate`.
+The table is printed and written to benchmarks/results/sampling.md.
+
+MODEL     any causal LM: a folder or hub id, a .gguf file, a policy
+PROBLEMS  a split of a prepared dataset, as storage/datasets/humaneval/test
 """
 
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
+from machine import machine
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from weighted_mtp.data.prompts import encode_problem
+from weighted_mtp.data.tables import read_problems
 from weighted_mtp.decoding.config import SamplingConfig
+from weighted_mtp.decoding.rows import end_tokens
 from weighted_mtp.decoding.sample import sample
 from weighted_mtp.models.convert import load_base
+from weighted_mtp.progress import progress
 
-NAMES = (
-    *("area", "volume", "median", "mode", "variance", "product", "maximum", "minimum"),
-    *("factorial", "fibonacci", "primes", "digits", "vowels", "words", "lines", "squares"),
-)
+RESULTS = Path(__file__).parent / "results" / "sampling.md"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
-    parser.add_argument("--batch", type=int, nargs="+", default=[1, 16, 64])
-    parser.add_argument("--dtype", nargs="+", default=["float32", "bfloat16"])
-    parser.add_argument("--new-tokens", type=int, default=64)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("problems", type=Path)
+    parser.add_argument("--n", type=int, help="problems; all where not given")
+    parser.add_argument("--samples", type=int, default=20)
+    parser.add_argument("--temperature", type=float, default=0.8)
+    parser.add_argument("--new-tokens", type=int, default=128)
+    parser.add_argument("--template", default="plain")
+    parser.add_argument("--batch", type=int, nargs="+", default=[80, 320])
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--even", action="store_true")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--uneven", action="store_true")
+    parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    print(f"{'dtype':10} {'batch':>5} {'ours tok/s':>10} {'generate':>10} {'ratio':>6}")
-    for dtype in options.dtype:
-        model, tokenizer = load_base(options.model, dtype)
-        tokenizer.eos_token_id = None
-        model.generation_config.eos_token_id = list(range(0, len(tokenizer), 16)) if options.uneven else None
-        for batch in options.batch:
-            compare(model, tokenizer, dtype, batch, options.new_tokens, options.repeats)
+    model, tokenizer = load_base(options.model, options.dtype)
+    if options.even:
+        tokenizer.eos_token_id = model.generation_config.eos_token_id = None
+    prompts = [encode_problem(tokenizer, options.template, problem) for problem in read_problems(options.problems)]
+    n = options.n or len(prompts)
+    prompts = [prompts[i * len(prompts) // n] for i in range(n)]
+    drawn = f"temperature {options.temperature:g}" if options.samples > 1 else "greedy"
+    lengths = sorted(map(len, prompts))
+    lines = [
+        f"{machine()}; {options.threads} thread, {options.dtype}, {sum(p.numel() for p in model.parameters()):,} "
+        f"parameters, {n} prompts of {lengths[0]} to {lengths[-1]} tokens × {options.samples}, {drawn}, at most "
+        f"{options.new_tokens} tokens{', all as long' if options.even else ''}, {options.repeats} rounds",
+        "",
+        *compared(model, tokenizer, prompts, options),
+    ]
+    RESULTS.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print("\n".join(lines))
 
 
-def compare(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, dtype: str, batch: int, new_tokens: int, repeats: int
-) -> None:
-    names = [f"{NAMES[i % len(NAMES)]}_{i}" for i in range(batch)]
-    prompts = [tokenizer.encode(f"def {n}(values):\n    '''Return the {n} of the values.'''\n") for n in names]
-    config = SamplingConfig(max_new_tokens=new_tokens, batch_size=batch)
+def compared(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[list[int]],
+    options: argparse.Namespace,
+) -> list[str]:
+    """The table: a row a batch size."""
+    ways: dict[tuple[str, int], Callable[[], list[int]]] = {}
+    for batch in options.batch:
+        ways["here", batch] = lambda batch=batch: ours(model, tokenizer, prompts, batch, options)
+        ways["generate", batch] = lambda batch=batch: generated(model, tokenizer, prompts, batch, options)
+    rates: dict[tuple[str, int], list[float]] = {way: [] for way in ways}
+    lengths: dict[str, list[int]] = {}
+    with progress("rounds", options.repeats * len(ways)) as done:
+        for _ in range(options.repeats):
+            for way, run in ways.items():
+                start = time.process_time()
+                lengths[way[0]] = run()
+                rates[way].append(sum(lengths[way[0]]) / (time.process_time() - start))
+                done(1)
+    best = max(options.batch, key=lambda batch: statistics.median(rates["generate", batch]))
+    rows = []
+    for batch in options.batch:
+        here, there = rates["here", batch], rates["generate", batch]
+        speeds = [f"{statistics.median(rate):,.0f}" for rate in (here, there)]
+        cells = [str(batch), *speeds, ratio(here, there), ratio(here, rates["generate", best])]
+        rows.append(f"| {' | '.join(cells)} |")
+    return [
+        "| batch | here, tokens/CPU s | generate, tokens/CPU s | here / generate | here / generate's best |",
+        "|---|---|---|---|---|",
+        *rows,
+        "",
+        "tokens a completion: "
+        + ", ".join(f"{who} {statistics.mean(each):.1f} (to {max(each)})" for who, each in lengths.items()),
+    ]
 
-    def ours() -> int:
-        return sum(completion.n_tokens for (completion,) in sample(model, tokenizer, prompts, config))
 
-    def theirs() -> int:
-        length = max(map(len, prompts))
-        padded = torch.tensor([[0] * (length - len(p)) + p for p in prompts])
-        mask = torch.tensor([[0] * (length - len(p)) + [1] * len(p) for p in prompts])
-        out = model.generate(padded, attention_mask=mask, max_new_tokens=new_tokens, do_sample=False, pad_token_id=0)
-        return sum(map(len, tokenizer.batch_decode(out[:, length:])))
+def ours(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[list[int]],
+    batch: int,
+    options: argparse.Namespace,
+) -> list[int]:
+    """How many tokens each completion has."""
+    drawn = {"temperature": options.temperature, "n_samples": options.samples} if options.samples > 1 else {}
+    config = SamplingConfig(max_new_tokens=options.new_tokens, batch_size=batch, **drawn)
+    return [c.n_tokens for completions in sample(model, tokenizer, prompts, config) for c in completions]
 
-    tokens = ours()
-    mine, peer = alternate(ours, theirs, repeats)
-    print(f"{dtype:10} {batch:5} {tokens / mine:10.1f} {tokens / peer:10.1f} {peer / mine:6.2f}", flush=True)
+
+def generated(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[list[int]],
+    batch: int,
+    options: argparse.Namespace,
+) -> list[int]:
+    """The same of `generate`, in batches of prompts of like length."""
+    ends = end_tokens(model.generation_config, tokenizer)
+    drawn = {"do_sample": True, "temperature": options.temperature, "top_k": 0} if options.samples > 1 else {}
+    ordered = sorted(prompts, key=len)
+    at_once, counts = max(1, batch // options.samples), []
+    for start in range(0, len(ordered), at_once):
+        chosen = ordered[start : start + at_once]
+        longest = len(chosen[-1])
+        ids = torch.tensor([[0] * (longest - len(p)) + p for p in chosen])
+        mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in chosen])
+        out = model.generate(
+            ids,
+            attention_mask=mask,
+            max_new_tokens=options.new_tokens,
+            num_return_sequences=options.samples,
+            eos_token_id=sorted(ends) or None,
+            pad_token_id=min(ends, default=0),
+            **drawn,
+        )
+        for row in out[:, longest:].tolist():
+            counts.append(next((i + 1 for i, token in enumerate(row) if token in ends), len(row)))
+    return counts
 
 
-def alternate(ours: Callable[[], int], theirs: Callable[[], int], repeats: int) -> tuple[float, float]:
-    """Median seconds of each, taken in turns so that a machine's moods meet both."""
-    seconds: tuple[list[float], list[float]] = ([], [])
-    for _ in range(repeats):
-        for run, times in zip((ours, theirs), seconds, strict=True):
-            start = time.perf_counter()
-            run()
-            times.append(time.perf_counter() - start)
-    return statistics.median(seconds[0]), statistics.median(seconds[1])
+def ratio(ours: list[float], theirs: list[float]) -> str:
+    each = [a / b for a, b in zip(ours, theirs, strict=True)]
+    return f"{statistics.median(each):.2f} ({min(each):.2f} to {max(each):.2f})"
 
 
 if __name__ == "__main__":

@@ -13,13 +13,13 @@ PROBLEMS  a split of a prepared dataset, as storage/datasets/micro/test
 """
 
 import argparse
-import platform
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from machine import machine
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from weighted_mtp.data.prompts import encode_problem
@@ -148,13 +148,6 @@ def alternate(ways: list[Callable[[], Texts]], repeats: int) -> tuple[list[list[
 def ratio(ours: list[float], theirs: list[float]) -> str:
     each = [a / b for a, b in zip(ours, theirs, strict=True)]
     return f"{statistics.median(each):.2f} ({min(each):.2f}–{max(each):.2f})"
-
-
-def machine() -> str:
-    names = [
-        line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
-    ]
-    return f"{len(names)} × {names[0]}" if names else platform.processor()
 
 
 if __name__ == "__main__":

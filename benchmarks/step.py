@@ -17,8 +17,6 @@ states; it does not depend on the machine's load. The tables are written to benc
 
 import argparse
 import copy
-import os
-import platform
 import statistics
 import tempfile
 import time
@@ -27,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from machine import machine
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -254,22 +253,13 @@ def criticised(model: MTPForCausalLM, size: Size, repeats: int) -> list[str]:
     ]
 
 
-def machine() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    flags = next((line.split() for line in lines if line.startswith("flags")), [])
-    name = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), platform.processor())
-    fast = [flag for flag in ("avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
-    load = os.getloadavg()[0]
-    return f"{os.cpu_count()} × {name} ({', '.join(fast)}), load {load:.0f}, one thread, torch {torch.__version__}"
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    lines = [machine(), ""]
+    lines = [f"{machine()}, one thread, torch {torch.__version__}", ""]
     for name in options.sizes:
         lines += [*ways(name, SIZES[name], options.repeats), ""]
         RESULTS.write_text("\n".join(lines))

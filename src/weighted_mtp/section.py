@@ -4,7 +4,6 @@ Nothing here reads a file, and nothing large is imported: help is made of sectio
 """
 
 import ast
-import difflib
 import functools
 import inspect
 import itertools
@@ -20,6 +19,7 @@ from pydantic_core import to_jsonable_python
 
 from weighted_mtp.errors import UserError
 from weighted_mtp.synonyms import SYNONYMS
+from weighted_mtp.wording import nearest
 
 
 class Section(BaseModel):
@@ -200,14 +200,13 @@ def _advice(schema: type[BaseModel], location: Sequence[str]) -> str:
     *place, name = location
     options = list(options_of(schema))
     known = _known_keys(schema, place)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
-    others = [name.lower()] if name.lower() in SYNONYMS or near else difflib.get_close_matches(name, SYNONYMS, n=1)
-    if called := [option for other in others for option in SYNONYMS.get(other, ()) if option in options]:
+    near = nearest(name, known, 0.75)
+    other = name.lower() if name.lower() in SYNONYMS or near else nearest(name, SYNONYMS, 0.6)
+    if called := [option for option in SYNONYMS.get(other, ()) if option in options]:
         return f"here it is called `{called[0]}`"
     if not near and (elsewhere := [option for option in options if option.rpartition(".")[2] == name]):
         return f"it is `{elsewhere[0]}`"
-    nearest = near or difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-    return f"the nearest known one is `{'.'.join([*place, *nearest])}`"
+    return f"the nearest known one is `{'.'.join([*place, near or nearest(name, known)])}`"
 
 
 def _known_keys(schema: type[BaseModel], location: Sequence[str]) -> list[str]:

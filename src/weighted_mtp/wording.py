@@ -17,6 +17,11 @@ def near_names(name: str, known: Iterable[str]) -> str:
     return f"; near it: {', '.join(near)}" if near else ""
 
 
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.0) -> str:
+    """The name most like it; "" if none is as like as `cutoff`, of 1."""
+    return next(iter(difflib.get_close_matches(name, [*known], n=1, cutoff=cutoff)), "")
+
+
 def near_paths(path: Path) -> str:
     """The same for a missing path: those that differ from it in the first part that is missing."""
     above = next((folder for folder in path.parents if folder.is_dir()), None)

@@ -298,6 +298,7 @@ EFFECTS: dict[str, Effect | list[Effect]] = {
     "Training.pipeline": Effect(STUDY, "arms.uniform.pipeline=ref_tuning", "pipelines"),
     "Training.config": Effect(STUDY, "arms.uniform.config=smollm2_mbpp.yaml", "options"),
     "Training.override": Effect(STUDY, "arms.uniform.override.optim.lr=0.5", "options"),
+    "StudyConfig.dtype": Effect(STUDY, "dtype=bfloat16", "evaluations"),
     "StudyConfig.engine": Effect(STUDY, "engine=vllm", "evaluations"),
     "_Sampled.server": Effect(
         STUDY, "arms.more.server.base_url=http://b/v1", "evaluations", (f"arms.more={MORE}, server: {A_SERVER}}}",)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from weighted_mtp.wording import counted, near_names, near_paths
+from weighted_mtp.wording import counted, near_names, near_paths, nearest
 
 
 def test_a_number_agrees_with_its_noun() -> None:
@@ -15,6 +15,12 @@ def test_near_names_end_a_message() -> None:
     assert near_names("evalute", ["evaluate", "study"]) == "; near it: evaluate"
     assert near_names("mine/pairs", ["llm_pairs", "study"]) == "; near it: llm_pairs"
     assert near_names("zzz", ["evaluate"]) == ""
+
+
+def test_the_nearest_name_is_like_it_as_far_as_it_must_be() -> None:
+    assert nearest("max_stepz", ["lr", "max_steps"], 0.75) == "max_steps"
+    assert nearest("zzz", ["lr", "max_steps"]) in ("lr", "max_steps")
+    assert nearest("zzz", ["lr", "max_steps"], 0.75) == nearest("zzz", []) == ""
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,8 @@ from weighted_mtp.section import Flag, Section
 Draft = Literal["heads", "none"]
 EngineName = Literal["torch", "vllm"]
 """What draws from a model folder: this process with torch, or vLLM on the plain export."""
+SampledDtype = Literal["float32", "bfloat16"]
+"""Precision of the weights of a model that is sampled."""
 
 
 class SamplingConfig(Section):

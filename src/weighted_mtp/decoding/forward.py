@@ -11,7 +11,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from weighted_mtp.decoding.lean import lean
-from weighted_mtp.decoding.slots import Prefix, SlotCache
+from weighted_mtp.decoding.shared_prompts import Prefix
+from weighted_mtp.decoding.slots import SlotCache
 from weighted_mtp.models.checkpoint import context_of
 from weighted_mtp.models.mtp import MTPForCausalLM
 
@@ -37,27 +38,36 @@ class Forward:
         """How many tokens are drafted at a time."""
         return 0 if self.policy is None else self.policy.config.n_future_tokens - 1
 
-    def __call__(self, ids: Tensor, positions: Tensor, length: int, cache: SlotCache) -> tuple[Tensor, Any]:
+    @property
+    def shares_prompts(self) -> bool:
+        """Whether rows may share a prompt's keys and values: where each token sees all before it."""
+        return self._lean is not None and getattr(self._config, "sliding_window", None) is None
+
+    def __call__(
+        self, ids: Tensor, positions: Tensor, slots: Tensor, length: int, cache: SlotCache, logits: bool = True
+    ) -> tuple[Tensor, Any]:
         """Logits (R, n, V) behind each of ids (R, n), and what `drafts` goes on with.
 
-        positions  (R, n), all below `length`; drafts may be beyond the model's context, and no use is made of those
+        positions  (R, n) in the text; drafts may be beyond the model's context, and no use is made of those
+        slots      (R, n) in the cache, all below `length`
+        logits     whether all are needed; else what is returned for them is not to be used
         """
-        cache.aim(positions, length)
+        cache.aim(slots, length)
         within = positions if self._context is None else positions.clamp(max=self._context - 1)
         if self._lean is not None:
-            return self._lean(ids, within, self._seen(positions, length)[-1][:, None], cache)
+            return self._lean(ids, within, self._seen(slots, length)[-1][:, None], cache, logits)
         given = {
             "input_ids": ids,
-            "attention_mask": self._masks(positions, length),
+            "attention_mask": self._masks(slots, length),
             "position_ids": within,
             "cache": cache,
             "use_cache": True,
         }
         if self.policy is None:
-            return self.model(**given).logits, None
+            return self.model(**given, logits_to_keep=0 if logits else 1).logits, None
         with self.policy.heads.all_active(detach_extra=False):
             states = self.policy.get_decoder()(**given).last_hidden_state
-        return self.policy.unembed(states[0]), states[1:]
+        return self.policy.unembed(states[0] if logits else states[0, :, -1:]), states[1:]
 
     def drafts(self, read: Any, at: Tensor, cache: SlotCache) -> Tensor:
         """The drafting heads' logits (R, H − 1, V) at token `at` (R,) of the n that a pass read of each row.
@@ -79,21 +89,21 @@ class Forward:
         ids = torch.tensor([prompt[:-1] + [0] * (longest - n) for prompt, n in zip(prompts, lengths, strict=True)])
         positions = torch.arange(longest, device=device).expand(len(prompts), -1)
         cache = SlotCache(len(prompts))
-        _, read = self(ids.to(device), positions, longest, cache)
+        _, read = self(ids.to(device), positions, positions, longest, cache, logits=False)
         if self.policy is None:
             return [cache.prefix(row, n, None) for row, n in enumerate(lengths)]
         last = (torch.tensor(lengths, device=device) - 1).clamp(min=0)
         logits = self.drafts(read, last, cache)
         return [cache.prefix(row, n, logits[row] if n else None) for row, n in enumerate(lengths)]
 
-    def _masks(self, positions: Tensor, length: int) -> Any:
+    def _masks(self, slots: Tensor, length: int) -> Any:
         """Which slots each token sees, as the model takes it: of all layers, or of each kind of layers."""
-        masks = [self._of_kernel(seen) for seen in self._seen(positions, length)]
+        masks = [self._of_kernel(seen) for seen in self._seen(slots, length)]
         return masks[0] if len(masks) == 1 else dict(zip(("full_attention", "sliding_attention"), masks, strict=True))
 
-    def _seen(self, positions: Tensor, length: int) -> list[Tensor]:
+    def _seen(self, slots: Tensor, length: int) -> list[Tensor]:
         """(R, n, S): all slots up to each token's own, or those of a window, or both if layers differ."""
-        slot, own = torch.arange(length, device=positions.device), positions[:, :, None]
+        slot, own = torch.arange(length, device=slots.device), slots[:, :, None]
         seen = slot <= own
         kinds = set(getattr(self._config, "layer_types", None) or ())
         window = getattr(self._config, "sliding_window", None)
@@ -121,16 +131,17 @@ def takes_slots(forward: Forward) -> bool:
     config = model.config.get_text_config(decoder=True)
     if config._attn_implementation not in _KERNELS:
         return False
-    prompts = [[i % config.vocab_size for i in row] for row in ((2, 3, 4), (5, 6, 7))]
+    middle = config.vocab_size // 2  # tokens of text: rounding may change all logits behind a special one
+    prompts = [[(middle + i) % config.vocab_size for i in row] for row in ((0, 1, 2), (3, 4, 5))]
     ids = torch.tensor(prompts, device=model.device)
     try:
         expected = model(input_ids=ids, use_cache=False).logits.float()
         cache = SlotCache(2)
         for prefix, row in zip(forward.prefill([prompts[0][:2], prompts[1]]), range(2), strict=True):
-            cache.put(row, prefix)
+            cache.start(row, prefix)
         positions = torch.tensor([[1, 2], [2, 3]], device=model.device)
         tokens = torch.stack([ids[0, 1:], ids[1, 2].expand(2)])
-        found, read = forward(tokens, positions, 4, cache)
+        found, read = forward(tokens, positions, positions, 4, cache)
         pairs = [(found[0, 0], expected[0, 1]), (found[0, 1], expected[0, 2]), (found[1, 0], expected[1, 2])]
         if forward.policy is not None:
             of_heads = forward.policy.unembed(forward.policy.head_states(ids)[1:, :, 2]).transpose(0, 1)

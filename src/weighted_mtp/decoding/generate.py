@@ -107,7 +107,7 @@ class _Rows:
         self._ids: list[list[int]] = []
         self._read: Any = None
         for place, prefix in enumerate(forward.prefill([row.ids[0, row.n_padding :].tolist() for row in self._all])):
-            self._cache.put(place, prefix)
+            self._cache.start(place, prefix)
             drafts = [0] * forward.n_drafts if prefix.drafting is None else prefix.drafting.argmax(dim=-1).tolist()
             self._ids.append([int(self._all[place].ids[0, -1]), *drafts])
 
@@ -117,7 +117,7 @@ class _Rows:
         device = self._forward.model.device
         positions = torch.tensor(self._starts, device=device)[:, None] + torch.arange(self._n, device=device)
         ids = torch.tensor(self._ids, device=device)
-        logits, self._read = self._forward(ids, positions, max(self._starts) + self._n, self._cache)
+        logits, self._read = self._forward(ids, positions, positions, max(self._starts) + self._n, self._cache)
         return logits
 
     def drafts(self, place: int) -> list[int | None]:

@@ -1,4 +1,4 @@
-"""A small decoder's forward pass over slots, in as few operations as its arithmetic takes.
+"""A decoder's forward pass over slots, in as few operations as its arithmetic takes.
 
 Legend: R rows, n tokens of each, N = R n, S slots, D hidden size, C channels of an attention head, H prediction heads.
 
@@ -8,9 +8,10 @@ values of all tokens of a pass, but attend, and apply their MLP, only at the las
 
 Departure from the modules' arithmetic: products whose inputs are the same are one product, a residual is added in the
 product before it, and normalisation is torch's own; so results differ in rounding. The weights of small models are
-copied for that.
+copied for that; of larger ones, whose arithmetic takes the time, products stay as many as they are.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,29 +23,46 @@ from transformers import PreTrainedModel
 from weighted_mtp.decoding.slots import SlotCache
 from weighted_mtp.models.mtp import MTPForCausalLM, PredictionHeads
 
-_MOST_PARAMETERS = 50_000_000  # of larger models the arithmetic takes the time, and a copy of the weights memory
+_MOST_COPIED = 50_000_000  # parameters
 _FAMILIES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
 _FIXED_ROPE = ("default", "linear", "llama3")  # whose angles depend on the position and nothing else
+
+
+@dataclass(frozen=True)
+class _Product:
+    """Linear layers of one input, their outputs one behind the other."""
+
+    weights: tuple[Tensor, ...]
+    biases: tuple[Tensor | None, ...]
+
+    @classmethod
+    def of(cls, modules: Sequence[nn.Linear], as_one: bool) -> "_Product":
+        weights, biases = tuple(m.weight for m in modules), tuple(m.bias for m in modules)
+        if not as_one:
+            return cls(weights, biases)
+        return cls((torch.cat(weights),), (None if biases[0] is None else torch.cat(biases),))
+
+    def __call__(self, of: Tensor) -> Tensor:
+        found = [functional.linear(of, w, b) for w, b in zip(self.weights, self.biases, strict=True)]
+        return found[0] if len(found) == 1 else torch.cat(found, dim=-1)
 
 
 @dataclass(frozen=True)
 class _Layer:
     slot: int  # in the cache
     before_attention: Tensor  # norm's weight
-    into_attention: Tensor  # queries, keys, values: (channels, D)
-    into_bias: Tensor | None
+    into_attention: _Product  # queries, keys, values
     per_head: Tensor | None  # norm's weights of queries and keys, (heads, C)
     out_of_attention: Tensor  # transposed
     out_bias: Tensor | None
     before_mlp: Tensor
-    into_mlp: Tensor  # gate and up
+    into_mlp: _Product  # gate and up
     out_of_mlp: Tensor  # transposed
 
     @classmethod
-    def of(cls, layer: Any) -> "_Layer":
+    def of(cls, layer: Any, copied: bool) -> "_Layer":
         attention, mlp = layer.self_attn, layer.mlp
         projections = (attention.q_proj, attention.k_proj, attention.v_proj)
-        bias = None if attention.q_proj.bias is None else torch.cat([p.bias for p in projections])
         per_head = None
         if hasattr(attention, "q_norm"):
             counts = [p.out_features // attention.head_dim for p in projections[:2]]
@@ -53,14 +71,13 @@ class _Layer:
         return cls(
             attention.layer_idx,
             layer.input_layernorm.weight,
-            torch.cat([p.weight for p in projections]),
-            bias,
+            _Product.of(projections, as_one=copied),
             per_head,
-            attention.o_proj.weight.T.contiguous(),
+            attention.o_proj.weight.T.contiguous() if copied else attention.o_proj.weight.T,
             attention.o_proj.bias,
             layer.post_attention_layernorm.weight,
-            torch.cat([mlp.gate_proj.weight, mlp.up_proj.weight]),
-            mlp.down_proj.weight.T.contiguous(),
+            _Product.of((mlp.gate_proj, mlp.up_proj), as_one=copied),
+            mlp.down_proj.weight.T.contiguous() if copied else mlp.down_proj.weight.T,
         )
 
 
@@ -79,21 +96,21 @@ class Read:
 
 
 class LeanDecoder:
-    """Trunk, head 1 and the drafting heads of a small model of the Llama, Mistral or Qwen families."""
+    """Trunk, head 1 and the drafting heads of a model of the Llama, Mistral or Qwen families."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         base: Any = model.base if isinstance(model, MTPForCausalLM) else model
         decoder, config = base.get_decoder(), base.config
         last = decoder.layers[-1]
         heads = list(last.heads) if isinstance(last, PredictionHeads) else [last]
+        copied = sum(p.numel() for p in base.parameters()) <= _MOST_COPIED
         with torch.no_grad():
-            self._layers = [_Layer.of(layer) for layer in (*decoder.layers[:-1], heads[0])]
-            self._drafting = [_Layer.of(head) for head in heads[1:]]
+            self._layers = [_Layer.of(layer, copied) for layer in (*decoder.layers[:-1], heads[0])]
+            self._drafting = [_Layer.of(head, copied) for head in heads[1:]]
         attention: Any = heads[0].self_attn
         self._channels = int(attention.head_dim)
         self._n_keys = config.num_key_value_heads
         self._n_queries = config.num_attention_heads
-        self._grouped = self._n_keys != self._n_queries
         self._eps = config.rms_norm_eps
         self._embedding, self._norm = base.get_input_embeddings().weight, decoder.norm.weight
         output = base.get_output_embeddings()
@@ -104,11 +121,14 @@ class LeanDecoder:
         signed = torch.cat([-sine[..., :half], sine[..., half:]], dim=-1)
         self._cosine, self._sine = cosine[0, :, None], signed[0, :, None]
 
-    def __call__(self, ids: Tensor, positions: Tensor, mask: Tensor, cache: SlotCache) -> tuple[Tensor, Read]:
+    def __call__(
+        self, ids: Tensor, positions: Tensor, mask: Tensor, cache: SlotCache, logits: bool
+    ) -> tuple[Tensor, Read]:
         """Logits (R, n, V) behind ids (R, n), and what `drafts` goes on with.
 
         positions  (R, n), within the context
-        mask       (R, 1, n, S), true on what is seen
+        mask       (R, 1, n, S), true on what is seen of a row's slots
+        logits     of all ids, else only of the last one's
         """
         flat = positions.flatten()
         turn = (self._cosine[flat], self._sine[flat])
@@ -117,8 +137,8 @@ class LeanDecoder:
         for layer in self._layers:
             trunk = hidden
             hidden = self._layer(layer, hidden, turn, added, cache)
-        logits = self._unembed(hidden)
-        return logits.view(*ids.shape, -1), Read(trunk, turn, added)
+        of_ids = hidden.view(*ids.shape, -1)
+        return self._unembed(of_ids if logits else of_ids[:, -1:]), Read(trunk, turn, added)
 
     def drafts(self, read: Read, at: Tensor, cache: SlotCache) -> Tensor:
         """The drafting heads' logits (R, H − 1, V) at token `at` (R,) of each row's n."""
@@ -139,17 +159,18 @@ class LeanDecoder:
         self, layer: _Layer, hidden: Tensor, turn: tuple[Tensor, Tensor], mask: Tensor, cache: SlotCache
     ) -> Tensor:
         queries, keys, values = self._split(layer, hidden, turn)
-        return self._finished(layer, hidden, queries, cache.extend(layer.slot, keys, values), mask)
+        cache.extend(layer.slot, keys, values)
+        return self._finished(layer, hidden, queries, mask, cache)
 
     def _head(self, layer: _Layer, read: Read, chosen: Tensor, mask: Tensor, cache: SlotCache) -> Tensor:
         """One drafting head's output (R, D) at the chosen tokens."""
         queries, keys, values = self._split(layer, read.trunk, read.turn)
-        kept = cache.extend(layer.slot, keys, values)
-        return self._finished(layer, read.trunk[chosen], queries[chosen], kept, mask)
+        cache.extend(layer.slot, keys, values)
+        return self._finished(layer, read.trunk[chosen], queries[chosen], mask, cache)
 
     def _split(self, layer: _Layer, hidden: Tensor, turn: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
         """A layer's queries, keys (both turned) and values of (N, D), (N, heads, C) each."""
-        into = functional.linear(self._normal(hidden, layer.before_attention), layer.into_attention, layer.into_bias)
+        into = layer.into_attention(self._normal(hidden, layer.before_attention))
         heads = into.view(into.shape[0], -1, self._channels)
         turned, values = heads[:, : -self._n_keys], heads[:, -self._n_keys :]
         if layer.per_head is not None:
@@ -158,17 +179,14 @@ class LeanDecoder:
         turned = torch.addcmul(turned * cosine, turned.roll(self._channels // 2, -1), sine)
         return turned[:, : self._n_queries], turned[:, self._n_queries :], values
 
-    def _finished(
-        self, layer: _Layer, hidden: Tensor, queries: Tensor, kept: tuple[Tensor, Tensor], mask: Tensor
-    ) -> Tensor:
+    def _finished(self, layer: _Layer, hidden: Tensor, queries: Tensor, mask: Tensor, cache: SlotCache) -> Tensor:
         """Attention, its residual, and the rest of the layer."""
-        rows = mask.shape[0]
-        asked = queries.view(rows, -1, self._n_queries, self._channels).transpose(1, 2)
-        found = functional.scaled_dot_product_attention(asked, *kept, attn_mask=mask, enable_gqa=self._grouped)
+        asked = queries.view(mask.shape[0], -1, self._n_queries, self._channels).transpose(1, 2)
+        found = cache.attended(layer.slot, asked, mask)
         hidden = torch.addmm(hidden, found.transpose(1, 2).reshape(hidden.shape[0], -1), layer.out_of_attention)
         if layer.out_bias is not None:
             hidden = hidden + layer.out_bias
-        gate, up = functional.linear(self._normal(hidden, layer.before_mlp), layer.into_mlp).chunk(2, dim=-1)
+        gate, up = layer.into_mlp(self._normal(hidden, layer.before_mlp)).chunk(2, dim=-1)
         return torch.addmm(hidden, functional.silu(gate).mul_(up), layer.out_of_mlp)
 
 
@@ -177,8 +195,6 @@ def lean(model: PreTrainedModel) -> LeanDecoder | None:
     base = model.base if isinstance(model, MTPForCausalLM) else model
     config = base.config
     if type(base).__name__ not in _FAMILIES or config._attn_implementation != "sdpa" or config.hidden_act != "silu":
-        return None
-    if sum(p.numel() for p in base.parameters()) > _MOST_PARAMETERS:
         return None
     if len(set(getattr(config, "layer_types", None) or ())) > 1:
         return None  # each kind would need a mask of its own

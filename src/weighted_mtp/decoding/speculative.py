@@ -35,8 +35,11 @@ from torch import Tensor
 
 from weighted_mtp.decoding.forward import Forward
 from weighted_mtp.decoding.rows import Choice, Finished, Pass, Row, Text
-from weighted_mtp.decoding.slots import Prefix, SlotCache
+from weighted_mtp.decoding.shared_prompts import Prefix, SharedPrompts
+from weighted_mtp.decoding.slots import SlotCache
 from weighted_mtp.runtime.device import widest
+
+_SHARED_BY = 4  # rows of a prompt, on average, from which on they share it
 
 
 @torch.inference_mode()
@@ -48,7 +51,7 @@ def decode(
     Which rows are in progress together depends on the model, the rows and `size` alone, and so does every bit.
     """
     waiting = _Waiting(forward, rows, prompts_at_once=max(1, size // 4))
-    window = _Window(forward, min(size, len(rows)), choice)
+    window = _Window(forward, min(size, len(rows)), choice, _shares(forward, rows))
     for _ in range(min(size, len(rows))):
         window.start(len(window.rows), *waiting.next())
     while window.rows:
@@ -59,6 +62,13 @@ def decode(
                 window.start(place, *waiting.next())
             else:
                 window.drop(place)
+
+
+def _shares(forward: Forward, rows: Sequence[Row]) -> bool:
+    """Whether rows share their prompts' keys and values: where that spares more than it costs."""
+    prompts = {row.prompt for row in rows}
+    longer = all(len(row.prompt_ids) > 1 for row in rows)  # than the token that is decoded first
+    return forward.shares_prompts and longer and len(rows) >= _SHARED_BY * len(prompts)
 
 
 class _Waiting:
@@ -88,37 +98,40 @@ class _Waiting:
 class _Window:
     """The rows in progress: in the cache the first R rows, in this order."""
 
-    def __init__(self, forward: Forward, size: int, choice: Choice) -> None:
+    def __init__(self, forward: Forward, size: int, choice: Choice, shares: bool) -> None:
         self.rows: list[Row] = []
         self._ids: list[list[int]] = []  # of each row, its newest token and the drafts
+        self._first: list[int] = []  # of each row, the slot of its prompt's last token
         self._forward = forward
         self._choice = choice
-        self._cache = SlotCache(size)
+        self._cache = SlotCache(size, SharedPrompts() if shares else None)
         self._n = forward.n_drafts + 1
         self._device = forward.model.device
+        self._steps = torch.arange(self._n, device=self._device)
 
     def start(self, place: int, row: Row, prefix: Prefix) -> None:
         """Put a row where another was, or behind the others."""
-        self._cache.put(place, prefix)
+        first = self._cache.start(place, prefix)
         ids = [row.prompt_ids[-1], *self._first_drafts(row, prefix)]
         self.rows[place : place + 1] = [row]
         self._ids[place : place + 1] = [ids]
+        self._first[place : place + 1] = [first]
 
     def drop(self, place: int) -> None:
         """Take a row out; the last one moves to its place."""
-        row, ids = self.rows.pop(), self._ids.pop()
+        row, ids, first = self.rows.pop(), self._ids.pop(), self._first.pop()
         if place < len(self.rows):
-            self._cache.move(len(self.rows), place, _certain(row))
-            self.rows[place], self._ids[place] = row, ids
+            self._cache.move(len(self.rows), place, first + len(row.tokens))
+            self.rows[place], self._ids[place], self._first[place] = row, ids, first
 
     def advance(self) -> list[list[int]]:
         """One pass; the tokens of each row that it made certain, from 1 to n."""
-        starts = [_certain(row) for row in self.rows]
-        positions = torch.tensor(starts)[:, None] + torch.arange(self._n)
+        before = [len(row.prompt_ids) + len(row.tokens) - 1 for row in self.rows]  # tokens that have been read
+        free = [first + len(row.tokens) for first, row in zip(self._first, self.rows, strict=True)]
+        positions, slots = torch.tensor([before, free], device=self._device)[:, :, None] + self._steps
         ids = torch.tensor(self._ids, device=self._device)
         draws = self._draws(self.rows, 2 * self._n - 1)
-        length = max(starts) + self._n
-        logits, read = self._forward(ids, positions.to(self._device), length, self._cache)
+        logits, read = self._forward(ids, positions, slots, max(free) + self._n, self._cache)
         right = self._choice(logits, None if draws is None else draws[:, : self._n])
         if self._n == 1:
             found, drafts = right.tolist(), [list[int]()] * len(self.rows)
@@ -163,8 +176,3 @@ class _Window:
             coming = row.draws[len(row.tokens) : len(row.tokens) + count]
             found[place, : len(coming)] = coming
         return torch.from_numpy(found).to(widest(self._device)).to(self._device)
-
-
-def _certain(row: Row) -> int:
-    """Tokens in the cache that count: all but the newest, which is read next."""
-    return len(row.prompt_ids) + len(row.tokens) - 1

@@ -4,9 +4,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from weighted_mtp.data.schema import Problem
-from weighted_mtp.data.tables import PROBLEMS_FILE, read_statements, stream_problems
+from weighted_mtp.data.tables import PROBLEMS_FILE, read_statements, stream_problems, untested
+from weighted_mtp.errors import UserError
 from weighted_mtp.files import sha256
 from weighted_mtp.manifest import files_present, read_manifest
+from weighted_mtp.wording import counted
 
 
 class ProblemSet:
@@ -22,6 +24,14 @@ class ProblemSet:
         self._split = split
         self.statements = read_statements(split)[:first]
         self.row = {problem.problem_id: row for row, problem in enumerate(self.statements)}
+
+    def require_tests(self) -> None:
+        """Refuse a split with a problem that has none: anything would pass it."""
+        if without := untested(self._split):
+            raise UserError(
+                f"{self._split}: {counted(len(without), 'problem')} without tests, such as {without[0]}: give `tests`, "
+                "or put them into the train split, and import again"
+            )
 
     def with_tests(self, rows: Sequence[int]) -> Iterator[Problem]:
         """The problems at `rows`, which rise, with all their tests; few of them are in memory at a time."""

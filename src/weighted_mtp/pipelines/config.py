@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 
 from weighted_mtp.data.preparation.config import Options, SliceOptions
 from weighted_mtp.data.template import Template
-from weighted_mtp.decoding.config import EngineName, SamplingConfig, ServerConfig
+from weighted_mtp.decoding.config import EngineName, SampledDtype, SamplingConfig, ServerConfig
 from weighted_mtp.evaluation.config import LabelOptions
 from weighted_mtp.runtime.config import RuntimeConfig
 from weighted_mtp.section import Flag, Names, Section
@@ -34,8 +34,9 @@ class SampledModel(Section):
     date: datetime.date | None = None
     """What a chat template takes for today, where it names a date. Default: what the run's training took, else the day
     on which the command started."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the checkpoint's weights; bfloat16 is faster, and rarely gives another token."""
+    dtype: SampledDtype | None = None
+    """Precision of the checkpoint's weights; bfloat16 is faster, and rarely gives another token. Default: bfloat16 on a
+    GPU, else float32."""
     sampling: SamplingConfig = SamplingConfig()
     runtime: RuntimeConfig = RuntimeConfig()
 

@@ -4,7 +4,6 @@ The card's facts are the folder's own (its manifest, or the run that trained it)
 weights, which are told by their checksum. What is uploaded is assembled in a temporary folder, weights by link.
 """
 
-import difflib
 import json
 import shutil
 import tempfile
@@ -26,6 +25,7 @@ from weighted_mtp.models.checkpoint import CRITIC, newest_model, read_config, ru
 from weighted_mtp.models.model_folder import describe_model
 from weighted_mtp.pipelines.fit import run_options
 from weighted_mtp.report.evaluation_page import read_report
+from weighted_mtp.wording import nearest
 
 EVALUATIONS = Path("storage/evaluations")
 _WEIGHTS = ".safetensors"
@@ -82,7 +82,7 @@ def _licensed(origin: ModelOrigin, licence: str) -> ModelOrigin:
     if not licence:
         return origin
     if licence not in LICENCES:
-        near = difflib.get_close_matches(licence, LICENCES, 1, 0.0)[0]
+        near = nearest(licence, LICENCES)
         raise UserError(f"--license {licence}: the hub does not know it; the nearest that it knows is {near}")
     return replace(origin, licence=licence, licence_id=licence)
 

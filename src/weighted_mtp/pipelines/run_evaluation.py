@@ -18,7 +18,6 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from weighted_mtp.data.tables import untested
 from weighted_mtp.decoding.config import SamplingConfig, ServerConfig
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.benchmarks import BENCHMARKS, Benchmark, benchmark
@@ -61,13 +60,13 @@ def evaluate(config: EvaluationConfig) -> Report:
     elif config.packages:
         raise UserError(f"--packages has no effect with {chosen.name}, which executes nothing: leave it out")
     by_first_rank(lambda: _prepare(config))
-    by_first_rank(lambda: _check_tests(config))
     problems = ProblemSet(config.data_root / config.benchmark / config.split, config.first)
+    if config.benchmark not in BENCHMARKS:
+        by_first_rank(problems.require_tests)
     model = _sampled_folder(config)
     origin = by_first_rank(lambda: _origin(config, problems, model))
     with EvaluationFolder(config.output, origin) as folder:
-        facts = _facts(config, problems, model)
-        for fact in facts:
+        for fact in (facts := _facts(config, problems, model)):
             say(fact)
         if config.samples is None and not by_first_rank(lambda: folder.has_samples):
             _draw(config, chosen, problems, model, folder, origin)
@@ -120,16 +119,6 @@ def _draw(
         draw_samples(respondent, chosen, problems, config.sampling, folder, config.data_root)
 
 
-def _check_tests(config: EvaluationConfig) -> None:
-    """Refuse a problem without tests in a user's own dataset: anything would pass it."""
-    split = config.data_root / config.benchmark / config.split
-    if config.benchmark not in BENCHMARKS and (without := untested(split)):
-        raise UserError(
-            f"{split}: {counted(len(without), 'problem')} without tests, such as {without[0]}: give `tests`, or put "
-            "them into the train split, and import again"
-        )
-
-
 def _write_report(
     config: EvaluationConfig, origin: Origin, folder: EvaluationFolder, report: Report, facts: list[str]
 ) -> None:
@@ -170,6 +159,7 @@ def _origin(config: EvaluationConfig, problems: ProblemSet, model: Path | None) 
     assert model is not None
     from weighted_mtp.evaluation.answers import model_checksum
     from weighted_mtp.pipelines.inputs import trained_day
+    from weighted_mtp.pipelines.sampled_model import sampled_dtype
     from weighted_mtp.runtime.device import pick_device
 
     return Origin(
@@ -178,7 +168,7 @@ def _origin(config: EvaluationConfig, problems: ProblemSet, model: Path | None) 
         template=config.template,
         day=config.date or trained_day(model) or begun_on(config.output) or datetime.date.today(),
         engine=config.engine,
-        dtype=config.dtype,
+        dtype=sampled_dtype(config),
         device=str(pick_device(config.runtime)),
         sampling=config.sampling,
     )

@@ -6,11 +6,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from weighted_mtp.data.prompts import names_a_date
+from weighted_mtp.decoding.config import SampledDtype
 from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.respondents import Respondent, load_respondent, served_respondent, vllm_respondent
 from weighted_mtp.models.convert import find_model
 from weighted_mtp.pipelines.config import SampledModel
-from weighted_mtp.runtime.device import pick_device
+from weighted_mtp.runtime.device import has_bf16, pick_device
 from weighted_mtp.runtime.distributed import by_first_rank
 
 
@@ -36,10 +37,11 @@ def respondent_of(
         return
     assert model is not None
     if config.engine == "torch":
-        yield _dated(config, load_respondent(model, config.template, config.dtype, pick_device(config.runtime), day))
+        device = pick_device(config.runtime)
+        yield _dated(config, load_respondent(model, config.template, sampled_dtype(config), device, day))
         return
     batch_size = config.sampling.batch_size
-    with vllm_respondent(model, config.template, config.dtype, batch_size, scratch, day) as respondent:
+    with vllm_respondent(model, config.template, sampled_dtype(config), batch_size, scratch, day) as respondent:
         yield _dated(config, respondent)
 
 
@@ -54,9 +56,18 @@ def _dated(config: SampledModel, respondent: Respondent) -> Respondent:
     return respondent
 
 
+def sampled_dtype(config: SampledModel) -> SampledDtype:
+    """The precision of a checkpoint's weights: what is given, else what suits the device."""
+    if config.dtype is not None:
+        return config.dtype
+    device = pick_device(config.runtime)
+    return "bfloat16" if device.type == "cuda" and has_bf16(device) else "float32"
+
+
 def described(config: SampledModel) -> str:
     """What draws, at how many at a time."""
     size = config.sampling.batch_size
     if config.server is not None:
         return f"{config.server.base_url}, {size} requests at a time"
-    return f"{config.dtype} on {'vLLM' if config.engine == 'vllm' else pick_device(config.runtime)}, {size} at a time"
+    where = "vLLM" if config.engine == "vllm" else pick_device(config.runtime)
+    return f"{sampled_dtype(config)} on {where}, {size} at a time"

@@ -1,6 +1,5 @@
 """Learning curves of runs: arms with several seeds, side by side."""
 
-import difflib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Literal
 from weighted_mtp.errors import UserError
 from weighted_mtp.files import atomic_file
 from weighted_mtp.training.run_directory import Record
+from weighted_mtp.wording import nearest
 
 Curve = Mapping[int, float]
 """Step → value."""
@@ -83,7 +83,6 @@ def _line(run: Path, metric: str, split: Split) -> dict[int, float]:
     line = {r["step"]: r[metric] for r in records if metric in r}
     if not line:
         known = sorted({name for r in records for name in r} - {"step", "split"})
-        nearest = difflib.get_close_matches(metric, known, n=1, cutoff=0.0)
-        hint = f"the nearest is {nearest[0]}" if nearest else "it has none at all"
+        hint = f"the nearest is {nearest(metric, known)}" if known else "it has none at all"
         raise UserError(f"{run}: no {split} record has the metric {metric}; {hint}")
     return line

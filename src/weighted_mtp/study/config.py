@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from weighted_mtp.decoding.config import EngineName, SamplingConfig, ServerConfig
+from weighted_mtp.decoding.config import EngineName, SampledDtype, SamplingConfig, ServerConfig
 from weighted_mtp.sandbox.packages import installed
 from weighted_mtp.section import Section, leaves
 
@@ -126,6 +126,8 @@ class StudyConfig(Section):
     """How the arms are sampled."""
     engine: EngineName = "torch"
     """What draws from checkpoints: this process with torch, the reference, or vLLM."""
+    dtype: SampledDtype | None = None
+    """Precision of checkpoints that are sampled. Default: bfloat16 on a GPU, else float32."""
     packages: tuple[str, ...] = ()
     """What programs may import beside the standard library, in arms' evaluations and in `own_programs`."""
     further_temperatures: tuple[Annotated[float, Field(ge=0)], ...] = ()

@@ -12,7 +12,6 @@ Either is called with the policy in training and the user's options, and returns
         def __init__(self, policy, *, temperature=1.0): ...
 """
 
-import difflib
 import sys
 from collections.abc import Callable
 from importlib.metadata import EntryPoint, entry_points
@@ -20,6 +19,7 @@ from pathlib import Path
 
 from weighted_mtp.errors import UserError
 from weighted_mtp.value_weighting.base import TokenWeighting
+from weighted_mtp.wording import nearest
 
 GROUP = "weighted_mtp.token_weightings"
 
@@ -38,8 +38,7 @@ def weighting_named(name: str) -> PluginFactory:
     found = entry_points(group=GROUP, name=name)
     if not found:
         installed = sorted(entry_points(group=GROUP).names)
-        nearest = difflib.get_close_matches(name, installed, n=1, cutoff=0.0)
-        hint = f"the nearest is {nearest[0]}" if nearest else "none is"
+        hint = f"the nearest is {nearest(name, installed)}" if installed else "none is"
         raise UserError(f"weighting {name}: no installed package offers it as an entry point of {GROUP}; {hint}")
     if len(found) > 1:
         owners = ", ".join(sorted(entry.dist.name for entry in found if entry.dist))

@@ -73,9 +73,9 @@ def test_right_drafts_are_accepted_in_one_pass(monkeypatch: pytest.MonkeyPatch) 
     (expected, _) = both(model, ids, None, do_sample=False, eos_token_id=None)
     call, logits = Forward.__call__, Forward.drafts
 
-    def counted(self: Forward, *given: Any) -> Any:
+    def counted(self: Forward, *given: Any, **options: Any) -> Any:
         passes.append(int(given[1][0, 0]))
-        return call(self, *given)
+        return call(self, *given, **options)
 
     def told(self: Forward, *given: Any) -> torch.Tensor:
         at = 9 + 4 * (len(passes) - 1)  # all drafts are right, so every pass gives four tokens

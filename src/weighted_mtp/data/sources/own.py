@@ -8,7 +8,6 @@
 Rows of the last two forms have nothing to execute: the reference and the baseline learn from them.
 """
 
-import difflib
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from weighted_mtp.data.sources.own_tests import functions_of, one_entry_point, t
 from weighted_mtp.data.sources.rows import DEFAULT, Reading, SourceRow, columns_of, read_rows, unix
 from weighted_mtp.data.sources.syntax import parse_python
 from weighted_mtp.errors import UserError
+from weighted_mtp.wording import nearest
 
 FIELDS = (
     *("id", "prompt", "entry_point", "tests", "public_tests", "correct", "incorrect", "split"),
@@ -124,7 +124,7 @@ def _meant(name: str, names: Collection[str]) -> str | None:
     field = next((field for field, others in _ALSO_CALLED.items() if name.lower() in others), None)
     if field is not None:
         return None if {field, *_NEEDLESS[field]} & set(names) else field
-    return next(iter(difflib.get_close_matches(name, FIELDS, n=1, cutoff=0.75)), None)
+    return nearest(name, FIELDS, 0.75) or None
 
 
 def _form(row: SourceRow) -> tuple[str, list[str], list[str]]:

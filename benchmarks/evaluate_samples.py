@@ -156,15 +156,15 @@ def main() -> None:
         rows = _prepare(options.data, Path(name))
         for number, kind in enumerate(found):
             _write_samples(Path(name, str(number)), list(filter(KINDS[kind], rows)), options.programs)
-        for _ in range(options.rounds):
+        for turn in range(1, options.rounds + 1):
             for number, kind in enumerate(found):
                 for side, measure in sides.items():
                     found[kind][side].append(measure(Path(name, str(number)), options.workers))
                     print(kind, side, found[kind][side][-1], flush=True)
-    title = f"{options.programs:,} programs, {options.workers} workers, {options.rounds} rounds in turns; {machine()}"
-    text = "\n".join([title, "", *table(found, options.programs)]) + "\n"
+            title = f"{options.programs:,} programs, {options.workers} workers, {turn} rounds in turns; {machine()}"
+            text = "\n".join([title, "", *table(found, options.programs)]) + "\n"
+            RESULTS.write_text(text, encoding="utf-8")
     print(text)
-    RESULTS.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -104,6 +104,41 @@ def test_scoring_a_file_of_samples_imports_only_what_it_needs(tmp_path: Path) ->
     assert loaded & NOT_FOR_SAMPLES == set()
 
 
+FIRST_LINE = """
+import sys
+class Listening:
+    def write(self, text):
+        print(text, *sorted({name.partition(".")[0] for name in sys.modules}), file=sys.stdout, flush=True)
+        raise SystemExit
+    def flush(self): ...
+    def isatty(self): return False
+    def fileno(self): return 2
+sys.stderr = Listening()
+from weighted_mtp.cli import app
+app(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["train", "baseline", "--config", "local/baseline_local"], "train baseline:"),
+        (["evaluate", "--checkpoint", "x", "--benchmark", "micro", "--output", "y"], "evaluate:"),
+        (["evaluate", "--samples", "x", "--benchmark", "micro", "--output", "y"], "evaluate:"),
+        (["data", "--datasets", "micro"], "data:"),
+        (["recipe", "mine", "--model", "micro"], "recipe:"),
+        (["plan", "--config", "local/baseline_local"], "plan:"),
+        (["study", "--config", "local/demo"], "study:"),
+        (["demo"], "demo:"),
+    ],
+)
+def test_a_command_says_what_begins_before_it_imports_anything_large(arguments: list[str], says: str) -> None:
+    done = subprocess.run([sys.executable, "-c", FIRST_LINE, *arguments], capture_output=True, text=True)
+    said, _, loaded = done.stdout.partition("…")
+    assert said.startswith(says), done.stdout + done.stderr
+    assert set(loaded.split()) & LARGE == set()
+
+
 def option_help(command: tuple[str, ...], name: str) -> str:
     return next(str(getattr(p, "help", "")) for p in COMMANDS[command].params if p.name == name)
 

@@ -1,6 +1,7 @@
 """How a command fails: one line that names what is wrong and the fix, and an exit code that is not 0."""
 
 import errno
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -75,6 +76,12 @@ def user_errors(debug: bool) -> Iterator[None]:
             console.quiet = False
             say(f"error: {message}")
         sys.exit(USER_ERROR)
+
+
+def starting(what: str) -> None:
+    """Say what begins before the imports that it needs, which take seconds; of several ranks only the first does."""
+    if int(os.environ.get("RANK", "0")) == 0:
+        say(f"{what} …")
 
 
 def chosen(option: str, names: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import typer
 
-from weighted_mtp.pipelines.command import USER_ERROR
+from weighted_mtp.pipelines.command import USER_ERROR, starting
 from weighted_mtp.pipelines.commands.flags import takes
 from weighted_mtp.pipelines.config import DatasetsConfig
 
@@ -20,6 +20,7 @@ def main(config: DatasetsConfig) -> None:
     """
     if config.workers is not None:
         os.environ["RAYON_NUM_THREADS"] = str(config.workers)  # for the tokenizer, which otherwise takes all cores
+    starting("data: importing what reads datasets")
     from weighted_mtp.pipelines.setup_datasets import setup
     from weighted_mtp.progress import say
 

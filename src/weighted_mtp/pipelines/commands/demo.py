@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from weighted_mtp.pipelines.command import INTERRUPTED, Debug, user_errors
+from weighted_mtp.pipelines.command import INTERRUPTED, Debug, starting, user_errors
 
 
 def main(
@@ -26,6 +26,7 @@ def main(
 ) -> None:
     """Run the whole method on the embedded micro benchmark: three seeds, a quarter of an hour on two CPU cores."""
     with user_errors(debug):
+        starting("demo: planning its runs")
         from weighted_mtp.parallel import cores
         from weighted_mtp.study.demo import demo_config, run_demo
 

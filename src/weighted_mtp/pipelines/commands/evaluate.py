@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from weighted_mtp.pipelines.command import starting
 from weighted_mtp.pipelines.commands.flags import takes
 from weighted_mtp.pipelines.config import EvaluationConfig
 
@@ -17,6 +18,7 @@ def main(
     ] = False,
 ) -> None:
     """Sample programs (or take them from a file), execute them isolated, and report pass@k with its interval."""
+    starting("evaluate: " + ("importing PyTorch" if config.samples is None else "reading problems and samples"))
     from weighted_mtp.pipelines.run_evaluation import RANKS_WAIT, evaluate, print_report
     from weighted_mtp.runtime.distributed import is_first, process_group
 

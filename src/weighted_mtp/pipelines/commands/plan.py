@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from weighted_mtp.pipelines.command import ConfigFile, Debug, Overrides, user_errors
+from weighted_mtp.pipelines.command import ConfigFile, Debug, Overrides, starting, user_errors
 
 
 def main(
@@ -17,6 +17,7 @@ def main(
 ) -> None:
     """Say what a training run needs on every GPU, for each way to share it; needs no weights, data or GPU."""
     with user_errors(debug):
+        starting("plan: importing PyTorch")
         from rich.console import Console
 
         from weighted_mtp.configurations import find

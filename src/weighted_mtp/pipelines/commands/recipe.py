@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from weighted_mtp.pipelines.command import Debug, user_errors
+from weighted_mtp.pipelines.command import Debug, starting, user_errors
 
 
 def main(
@@ -24,6 +24,7 @@ def main(
 ) -> None:
     """Write configurations that fit a dataset and a model: reference, critic, policy, study; and say what to run."""
     with user_errors(debug):
+        starting("recipe: looking at the dataset and the model")
         from weighted_mtp.pipelines.recipe import commands, gather, write_recipe
 
         target = output or Path("configs") / dataset

@@ -4,7 +4,15 @@ from typing import Annotated, Literal
 
 import typer
 
-from weighted_mtp.pipelines.command import INTERRUPTED, AcceptChanges, ConfigFile, Debug, Overrides, user_errors
+from weighted_mtp.pipelines.command import (
+    INTERRUPTED,
+    AcceptChanges,
+    ConfigFile,
+    Debug,
+    Overrides,
+    starting,
+    user_errors,
+)
 
 
 def main(
@@ -23,6 +31,7 @@ def main(
 ) -> None:
     """Compare weightings over several seeds: everything from pretraining to the table, resumed arm by arm."""
     with user_errors(debug):
+        starting("study: reading its steps")
         from weighted_mtp.config import load_config
         from weighted_mtp.configurations import find
         from weighted_mtp.study.config import StudyConfig

@@ -5,7 +5,15 @@ from pathlib import Path
 
 import typer
 
-from weighted_mtp.pipelines.command import INTERRUPTED, AcceptChanges, ConfigFile, Debug, Overrides, user_errors
+from weighted_mtp.pipelines.command import (
+    INTERRUPTED,
+    AcceptChanges,
+    ConfigFile,
+    Debug,
+    Overrides,
+    starting,
+    user_errors,
+)
 
 
 def _command(kind: str, does: str) -> Callable[..., None]:
@@ -23,6 +31,7 @@ def _command(kind: str, does: str) -> Callable[..., None]:
 
 def _train(kind: str, config: Path, override: Sequence[str] | None, accept_changes: bool) -> None:
     """Read the options, join the other ranks if there are any, train, and say where the run lies."""
+    starting(f"train {kind.replace('_', '-')}: importing PyTorch")
     from weighted_mtp.config import load_config
     from weighted_mtp.configurations import find
     from weighted_mtp.pipelines.kinds import PIPELINES

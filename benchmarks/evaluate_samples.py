@@ -26,6 +26,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from machine import machine
 from peers import enclosed, require_namespaces
 
 RESULTS = Path(__file__).parent / "results" / "evaluate_samples.md"
@@ -130,13 +131,6 @@ def table(found: dict[str, dict[str, list[Cost]]], programs: int) -> list[str]:
 def _spread(values: list[float], digits: int = 1) -> str:
     low, middle, high = (f"{value:.{digits}f}" for value in (min(values), statistics.median(values), max(values)))
     return f"{middle} ({low} to {high})"
-
-
-def machine() -> str:
-    models = [
-        line.partition(": ")[2] for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
-    ]
-    return f"{len(models)} × {models[0] if models else 'unknown'}, load {os.getloadavg()[0]:.1f}"
 
 
 def main() -> None:

@@ -9,14 +9,14 @@ one product, and joined by their softmaxes' sums: exact but for rounding (Juravs
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prefix:
     """What a prompt leaves behind without its last token, which is the first to be decoded: T − 1 tokens.
 
@@ -58,17 +58,17 @@ class _Part:
         return self.found * (mine / total) + other.found * (others / total)
 
 
-@dataclass
 class SharedPrompts:
     """The prompts of the rows in progress."""
 
-    _of_row: list[Prefix] = field(default_factory=list)
-    _prompts: list[Prefix] = field(default_factory=list)  # G of them; those that have ended stay until others begin
-    _keys: dict[int, Tensor] = field(default_factory=dict)  # layer → (G, K, L, C)
-    _values: dict[int, Tensor] = field(default_factory=dict)
-    _outside: Tensor | None = None  # −inf behind a prompt's end, (G, 1, 1, L)
-    _place: Tensor | None = None  # of a row among G M, (R,)
-    _most: int = 0  # M
+    def __init__(self) -> None:
+        self._of_row: list[Prefix] = []
+        self._number: dict[Prefix, int] = {}  # of the G prompts; those that have ended stay until others begin
+        self._keys: dict[int, Tensor] = {}  # layer → (G, K, L, C)
+        self._values: dict[int, Tensor] = {}
+        self._outside: Tensor  # −inf behind a prompt's end, (G, 1, 1, L)
+        self._most = 0  # M
+        self._place: Tensor  # of a row among G M, (R,)
 
     def start(self, row: int, prompt: Prefix) -> None:
         self._of_row[row : row + 1] = [prompt]
@@ -79,21 +79,18 @@ class SharedPrompts:
     def aim(self, rows: int, device: torch.device) -> None:
         """Before a pass of the first `rows` rows."""
         del self._of_row[rows:]
-        number = {id(prompt): g for g, prompt in enumerate(self._prompts)}
-        if any(id(prompt) not in number for prompt in self._of_row):
-            self._stack(list({id(prompt): prompt for prompt in self._of_row}.values()), device)
-            number = {id(prompt): g for g, prompt in enumerate(self._prompts)}
-        taken = [0] * len(self._prompts)
+        if not self._number.keys() >= set(self._of_row):
+            self._stack(list(dict.fromkeys(self._of_row)), device)
+        taken = [0] * len(self._number)
         places = []
-        for prompt in self._of_row:
-            g = number[id(prompt)]
+        for g in (self._number[prompt] for prompt in self._of_row):
             places.append((g, taken[g]))
             taken[g] += 1
         self._most = max(taken)
         self._place = torch.tensor([g * self._most + m for g, m in places], device=device)
 
     def _stack(self, prompts: Sequence[Prefix], device: torch.device) -> None:
-        self._prompts = list(prompts)
+        self._number = {prompt: g for g, prompt in enumerate(prompts)}
         lengths = [prompt.length for prompt in prompts]
         for stacked, parts in ((self._keys, [p.keys for p in prompts]), (self._values, [p.values for p in prompts])):
             for layer in parts[0]:
@@ -113,9 +110,7 @@ class SharedPrompts:
 
     def _over_prompts(self, layer: int, asked: Tensor) -> _Part:
         """The part of (R, K, Q, C) queries that their prompts' keys and values give."""
-        assert self._place is not None
-        assert self._outside is not None
-        groups, (heads, per_row) = len(self._prompts), asked.shape[1:3]
+        groups, (heads, per_row) = len(self._number), asked.shape[1:3]
         shape = (groups, self._most, heads, per_row)
         spread = asked.new_zeros(groups * self._most, *asked.shape[1:]).index_copy_(0, self._place, asked)
         queries = spread.view(*shape, -1).transpose(1, 2).reshape(groups, heads, -1, asked.shape[-1])

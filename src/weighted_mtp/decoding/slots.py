@@ -1,5 +1,5 @@
-"""A cache of keys and values in which each token of a row has a slot: token t of its text slot t, or where rows share
-their prompts, token t of its completion.
+"""A cache of keys and values in which slot t of a row holds token t of its text or, where rows share their prompts, the
+t-th token from its prompt's last on.
 
 Legend: R rows, n tokens of a row in one pass, S slots.
 

@@ -1,9 +1,10 @@
 """Batched sampling from any causal LM: what a program evaluator and an on-policy data source need.
 
 Against `generate`, it adds four things. A policy drafts with its further heads (`speculative`). Samples of one prompt
-share its prefill. A finished row is replaced by the next at once, so that one long completion does not cost a full
-batch. And randomness is a pure function of (seed, prompt, sample, position): batch size, order, neighbours and drafts
-change a completion only where rounding of the logits, which does depend on a pass's shape, decides between tokens.
+share its prefill and, where they are several, its keys and values. A finished row is replaced by the next at once, so
+that one long completion does not cost a full batch. And randomness is a pure function of (seed, prompt, sample,
+position): batch size, order, neighbours and drafts change a completion only where rounding of the logits, which does
+depend on a pass's shape, decides between tokens.
 """
 
 from collections import defaultdict

@@ -39,7 +39,7 @@ from weighted_mtp.decoding.shared_prompts import Prefix, SharedPrompts
 from weighted_mtp.decoding.slots import SlotCache
 from weighted_mtp.runtime.device import widest
 
-_SHARED_BY = 4  # rows of a prompt, on average, from which on they share it
+_SHARED_BY, _SHARED_LENGTH = 4, 64  # rows of a prompt, and its tokens, on average, from which on they share it
 
 
 @torch.inference_mode()
@@ -66,9 +66,10 @@ def decode(
 
 def _shares(forward: Forward, rows: Sequence[Row]) -> bool:
     """Whether rows share their prompts' keys and values: where that spares more than it costs."""
-    prompts = {row.prompt for row in rows}
-    longer = all(len(row.prompt_ids) > 1 for row in rows)  # than the token that is decoded first
-    return forward.shares_prompts and longer and len(rows) >= _SHARED_BY * len(prompts)
+    lengths = {row.prompt: len(row.prompt_ids) for row in rows}
+    if not forward.shares_prompts or min(lengths.values()) == 1:  # a prompt's last token is not shared
+        return False
+    return len(rows) >= _SHARED_BY * len(lengths) and sum(lengths.values()) >= _SHARED_LENGTH * len(lengths)
 
 
 class _Waiting:

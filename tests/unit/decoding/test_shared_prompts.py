@@ -30,7 +30,8 @@ def policy(architecture: str = "llama") -> MTPForCausalLM:
 
 @pytest.fixture
 def shared_by(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many rows each pass had that shared prompts."""
+    """How many rows each pass had that shared prompts, which here may be short."""
+    monkeypatch.setattr(speculative, "_SHARED_LENGTH", 1)
     rows: list[int] = []
     attend = SharedPrompts.aim
 
@@ -76,10 +77,12 @@ def test_the_weights_of_large_models_are_not_copied(monkeypatch: pytest.MonkeyPa
         assert all(weight.untyped_storage().data_ptr() in own for weight in used)
 
 
-def test_a_prompt_of_one_token_and_few_samples_are_not_shared(shared_by: list[int]) -> None:
+def test_short_prompts_and_few_samples_are_not_shared(shared_by: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     model = policy()
     sample(model, LETTERS, [*PROMPTS, [7]], DRAWN.model_copy(update={"batch_size": 36}))  # all in one unit
     sample(model, LETTERS, PROMPTS, DRAWN.model_copy(update={"n_samples": 3}))
+    monkeypatch.setattr(speculative, "_SHARED_LENGTH", 10)
+    sample(model, LETTERS, PROMPTS, DRAWN.model_copy(update={"batch_size": 36}))
     assert not shared_by
 
 

@@ -73,7 +73,7 @@ def test_what_honest_programs_use_is_there(worker, name):
 
 def test_the_environment_is_empty(worker, monkeypatch):
     monkeypatch.setenv("WMTP_SECRET", "s3cret")
-    test = TestCase("call", "()", "['LC_CTYPE', 'PYTHONHASHSEED', 'PYTHONUTF8']")
+    test = TestCase("call", "()", "['LC_CTYPE', 'MALLOC_ARENA_MAX', 'PYTHONHASHSEED', 'PYTHONUTF8']")
     outcome = worker.run("import os\ndef f(): return sorted({*os.environ, 'LC_CTYPE'})", test)
     assert outcome.status == "passed", outcome
 

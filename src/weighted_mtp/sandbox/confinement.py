@@ -33,7 +33,11 @@ _INTERPRETER_MB = 128  # address space of a warm interpreter itself
 _PACKAGES_MB = 512  # and of packages that it has imported; numpy takes 100
 _SCRATCH, _SANDLOCK = "/scratch", "/sandlock"  # where it and `sandlock` lie where there are namespaces
 _LANDLOCK_ABI = 3  # from here on it governs truncation; what later ones add, seccomp forbids
-_ENVIRONMENT = {"PYTHONHASHSEED": "0", "PYTHONUTF8": "1"}
+_ENVIRONMENT = {
+    "MALLOC_ARENA_MAX": "1",  # else each of a program's threads takes 64 MiB of its address space, up to eight per core
+    "PYTHONHASHSEED": "0",
+    "PYTHONUTF8": "1",
+}
 _TRIAL_SECONDS = 30.0
 
 # Landlock binds the process that requests it, so this stands between the harness and the interpreter.

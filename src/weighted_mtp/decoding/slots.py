@@ -102,11 +102,11 @@ class SlotCache(Cache):
         keys, values = ({i: kept[i][row, :, :length].clone() for i in kept} for kept in (self._keys, self._values))
         return Prefix(length, keys, values, drafting)
 
-    def start(self, row: int, prefix: Prefix) -> int:
-        """Start a row with what a prompt left behind; the first slot that is free."""
+    def start(self, row: int, prefix: Prefix) -> None:
+        """Start a row with what a prompt left behind."""
         if self.shared is not None:
             self.shared.start(row, prefix)
-            return 0
+            return
         if prefix.length > self._size:
             self._grow(prefix.length)
         for kept, parts in ((self._keys, prefix.keys), (self._values, prefix.values)):
@@ -114,7 +114,6 @@ class SlotCache(Cache):
                 if layer not in kept:
                     kept[layer] = self._empty(part.transpose(0, 1))
                 kept[layer][row, :, : prefix.length] = part
-        return prefix.length
 
     def move(self, source: int, target: int, length: int) -> None:
         """Copy the first `length` slots of one row to another."""

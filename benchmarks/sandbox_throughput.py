@@ -12,11 +12,11 @@ import argparse
 import gzip
 import json
 import os
-import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from measured import spread
 from peers import Peers, installed, task
 
 from weighted_mtp.data.schema import records
@@ -71,11 +71,7 @@ def rounds(title: str, measures: dict[str, Measure], number: int) -> None:
     print(f"{'':<18}{'programs a second':>26}   {first + ' is as many times as fast':>32}")
     for name, rates in found.items():
         ratios = [ours / other for ours, other in zip(found[first], rates, strict=True)]
-        print(f"{name:<18}{_spread(rates):>26}   {_spread(ratios):>32}", flush=True)
-
-
-def _spread(values: list[float]) -> str:
-    return f"{statistics.median(values):.1f} ({min(values):.1f} to {max(values):.1f})"
+        print(f"{name:<18}{spread(rates, 1):>26}   {spread(ratios, 1):>32}", flush=True)
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from machine import machine
+from measured import machine, ratio
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from weighted_mtp.data.prompts import encode_problem
@@ -143,11 +143,6 @@ def alternate(ways: list[Callable[[], Texts]], repeats: int) -> tuple[list[list[
             _, tokens = way()
             measured.append(tokens / (time.process_time() - start))
     return texts, rates
-
-
-def ratio(ours: list[float], theirs: list[float]) -> str:
-    each = [a / b for a, b in zip(ours, theirs, strict=True)]
-    return f"{statistics.median(each):.2f} ({min(each):.2f}–{max(each):.2f})"
 
 
 if __name__ == "__main__":

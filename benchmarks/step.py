@@ -20,12 +20,12 @@ import copy
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from machine import machine
+from measured import machine, ratio
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -165,15 +165,6 @@ def in_turns(runs: dict[str, Callable[[], object]], repeats: int) -> dict[str, l
         for name, run in runs.items():
             times[name].append(seconds(run))
     return times
-
-
-def spread(values: Iterable[float]) -> str:
-    found = list(values)
-    return f"{statistics.median(found):.2f} ({min(found):.2f} to {max(found):.2f})"
-
-
-def ratio(of: list[float], to: list[float]) -> str:
-    return spread(a / b for a, b in zip(of, to, strict=True))
 
 
 def ways(name: str, size: Size, repeats: int) -> list[str]:

@@ -18,6 +18,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from measured import machine, ratio
@@ -32,6 +33,15 @@ from weighted_mtp.models.convert import load_base
 from weighted_mtp.progress import progress
 
 RESULTS = Path(__file__).parent / "results" / "sampling.md"
+
+
+class Task(NamedTuple):
+    """What both sides draw."""
+
+    model: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    prompts: Sequence[list[int]]
+    options: argparse.Namespace
 
 
 def main() -> None:
@@ -63,23 +73,19 @@ def main() -> None:
         f"parameters, {n} prompts of {lengths[0]} to {lengths[-1]} tokens × {options.samples}, {drawn}, at most "
         f"{options.new_tokens} tokens{', all as long' if options.even else ''}, {options.repeats} rounds",
         "",
-        *compared(model, tokenizer, prompts, options),
+        *compared(Task(model, tokenizer, prompts, options)),
     ]
     RESULTS.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print("\n".join(lines))
 
 
-def compared(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[list[int]],
-    options: argparse.Namespace,
-) -> list[str]:
+def compared(task: Task) -> list[str]:
     """The table: a row a batch size."""
+    options = task.options
     ways: dict[tuple[str, int], Callable[[], list[int]]] = {}
     for batch in options.batch:
-        ways["here", batch] = lambda batch=batch: ours(model, tokenizer, prompts, batch, options)
-        ways["generate", batch] = lambda batch=batch: generated(model, tokenizer, prompts, batch, options)
+        ways["here", batch] = lambda batch=batch: ours(task, batch)
+        ways["generate", batch] = lambda batch=batch: generated(task, batch)
     rates: dict[tuple[str, int], list[float]] = {way: [] for way in ways}
     lengths: dict[str, list[int]] = {}
     with progress("rounds", options.repeats * len(ways)) as done:
@@ -106,27 +112,17 @@ def compared(
     ]
 
 
-def ours(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[list[int]],
-    batch: int,
-    options: argparse.Namespace,
-) -> list[int]:
+def ours(task: Task, batch: int) -> list[int]:
     """How many tokens each completion has."""
+    model, tokenizer, prompts, options = task
     drawn = {"temperature": options.temperature, "n_samples": options.samples} if options.samples > 1 else {}
     config = SamplingConfig(max_new_tokens=options.new_tokens, batch_size=batch, **drawn)
     return [c.n_tokens for completions in sample(model, tokenizer, prompts, config) for c in completions]
 
 
-def generated(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[list[int]],
-    batch: int,
-    options: argparse.Namespace,
-) -> list[int]:
+def generated(task: Task, batch: int) -> list[int]:
     """The same of `generate`, in batches of prompts of like length."""
+    model, tokenizer, prompts, options = task
     ends = end_tokens(model.generation_config, tokenizer)
     drawn = {"do_sample": True, "temperature": options.temperature, "top_k": 0} if options.samples > 1 else {}
     ordered = sorted(prompts, key=len)

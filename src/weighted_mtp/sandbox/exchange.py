@@ -46,7 +46,7 @@ class Exchange:
         self.is_late = False  # it has ended, after more CPU time than it has
         self.is_stuck = False  # what runs is to be killed
         self.output = ""  # what the program printed
-        self._is_dirty = False  # an interpreter is not fit for another job
+        self._is_dirty = False  # an interpreter is not fit for another program
         self._cpu_seconds = patience * job.limits.cpu_seconds
         self._output_bytes = max(job.limits.output_bytes, _TIMES_EXPECTED * _expected_bytes(job))
         self._pair = pair
@@ -56,6 +56,9 @@ class Exchange:
 
     def _begin(self, role: Role, message: dict[str, Any], stdin: str = "", here: bool = False) -> ConfinedInterpreter:
         before = time.monotonic()
+        if self._is_dirty and not self._running:
+            self._pair.close()
+            self._is_dirty = False
         interpreter = self._running[role] = self._pair[role]
         self._deadline += time.monotonic() - before  # a start is not the program's time
         most = math.ceil(self._cpu_seconds if role == "player" else 2 * self._cpu_seconds) + 1

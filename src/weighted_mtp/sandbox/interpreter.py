@@ -344,12 +344,13 @@ class ConfinedInterpreter:
 
     def _kill_child(self) -> None:
         for child in children(self._warm):
-            descriptor = os.pidfd_open(child)
-            try:
-                if child in children(self._warm):  # else the number may be another process' by now
-                    signal.pidfd_send_signal(descriptor, signal.SIGKILL)
-            finally:
-                os.close(descriptor)
+            with contextlib.suppress(ProcessLookupError):  # it has ended by itself
+                descriptor = os.pidfd_open(child)
+                try:
+                    if child in children(self._warm):  # else the number may be another process' by now
+                        signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+                finally:
+                    os.close(descriptor)
 
     def _drain(self) -> None:
         while self._read(self._answers, self._replies):

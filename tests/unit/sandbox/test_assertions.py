@@ -3,7 +3,7 @@
 import pytest
 
 from weighted_mtp.data.schema import TestCase
-from weighted_mtp.sandbox import Job, Limits, SandboxPool, exchange
+from weighted_mtp.sandbox import Job, Limits, SandboxPool, exchange, interpreter
 from weighted_mtp.sandbox.assertions import planned_calls
 
 CHECK = "METADATA = {'author': 'x'}\n\ndef check(candidate):\n    '''All.'''\n    %s\n\ncheck(f)\n"
@@ -116,6 +116,32 @@ def conversation(pool, monkeypatch, job):
         patch.setattr(exchange, "_REHEARSED", {})
         patch.setattr(exchange.Exchange, "_rehearsed", lambda _: None)
         return pool.run_many([job])[0]
+
+
+TALKS_AFTER_ALL = Job(  # its answers, together, are more than a program may send: the player is stopped, and asked anew
+    "def f(x): return 'a' * 700000",
+    "f",
+    [TestCase("code", "", "assert len(f(1)) == 700000\nassert len(f(2)) == 700000")],
+    Limits(cpu_seconds=5, output_bytes=1 << 20),
+)
+NO_PROCESS = 1 << 22  # Linux's numbers end below
+
+
+def test_a_program_that_ends_while_it_is_stopped_leaves_nothing_to_the_next(pool, monkeypatch):
+    monkeypatch.setattr(interpreter, "children", lambda _: [NO_PROCESS])
+    assert pool.run_many([TALKS_AFTER_ALL])[0].status == "passed"
+
+
+def test_a_program_that_could_not_be_stopped_is_not_beside_the_next(pool, monkeypatch):
+    stopped = []
+
+    def stop(self):
+        stopped.append(self)
+        return False
+
+    monkeypatch.setattr(interpreter.ConfinedInterpreter, "stop", stop)
+    assert pool.run_many([TALKS_AFTER_ALL])[0].status == "passed"
+    assert stopped
 
 
 LOOP = """

@@ -138,10 +138,11 @@ def main() -> None:
     parser.add_argument("--peak", type=float, default=989e12)
     options = parser.parse_args()
     run, machine = planned(find(Path(options.config)), tuple(options.override)), Machine(options.gpus)
+    rates = {name: getattr(options, name) / 1e12 for name in ("products", "attention", "bytes", "peak")}
     lines = [
         f"{' '.join([options.config, *options.override])}: {run.batch.rows} × {run.batch.length} tokens a GPU, "
-        f"{options.gpus} GPUs; products at {options.products / 1e12:g} TFLOP/s, attention at "
-        f"{options.attention / 1e12:g}, the rest at {options.bytes / 1e12:g} TB/s; share of {options.peak / 1e12:g} TFLOP/s",
+        f"{options.gpus} GPUs; products at {rates['products']:g} TFLOP/s, attention at {rates['attention']:g}, "
+        f"the rest at {rates['bytes']:g} TB/s; share of {rates['peak']:g} TFLOP/s",
         "",
         "| checkpointing | " + " | ".join(f"{kind}, ms" for kind in KINDS) + " | kernels | tokens/s a GPU | share |",
         "|---|---|---|---|---|---|---|",

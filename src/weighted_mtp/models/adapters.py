@@ -8,7 +8,7 @@ says what that is, and a fingerprint beside the weights tells whether it has cha
 import copy
 import json
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -81,10 +81,11 @@ class _AdaptedLinear(Linear):
         if self.disable_adapters or self.merged or args or kwargs:
             return super().forward(x, *args, **kwargs)
         (name,) = self.active_adapters
-        y, into, out = self.base_layer(x), cast(nn.Linear, self.lora_A[name]), self.lora_B[name].weight
-        dropout = cast(nn.Module, self.lora_dropout[name])
+        y: Tensor = self.get_base_layer()(x)
+        into, out = (cast(nn.Linear, part[name]) for part in (self.lora_A, self.lora_B))
+        dropout: Callable[[Tensor], Tensor] = self.lora_dropout[name]
         narrow = into(dropout(self._cast_input_dtype(x, into.weight.dtype)))
-        added = torch.addmm(y.flatten(0, -2), narrow.flatten(0, -2), out.t(), alpha=self.scaling[name])
+        added = torch.addmm(y.flatten(0, -2), narrow.flatten(0, -2), out.weight.t(), alpha=self.scaling[name])
         return added.view_as(y).to(y.dtype)
 
 

@@ -1,5 +1,6 @@
 """Help and mistyped commands are answered before anything large is imported."""
 
+import gc
 import json
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from weighted_mtp.evaluation.benchmarks import BENCHMARKS
 from weighted_mtp.manifest import write_manifest
 from weighted_mtp.models.catalog import KNOWN
 from weighted_mtp.pipelines import setup_datasets, setup_models
+from weighted_mtp.pipelines.command import starting
 from weighted_mtp.pipelines.config import DatasetsConfig, ModelSetupConfig
 from weighted_mtp.sandbox.confinement import offered
 
@@ -113,6 +115,13 @@ def test_what_computes_nothing_with_tensors_imports_no_torch(
     said, loaded = run(*arguments, cwd=tmp_path)
     assert expected in said
     assert "torch" not in loaded
+
+
+def test_nothing_is_collected_while_a_command_imports(capfd: pytest.CaptureFixture[str]) -> None:
+    with starting("a command"):
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > 0
 
 
 NOT_FOR_SAMPLES = {"torch", "transformers", "huggingface_hub", "pandas", "joblib", "markdown_it", "omegaconf", "sympy"}

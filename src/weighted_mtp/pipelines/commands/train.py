@@ -32,13 +32,13 @@ def _trains(pipeline: Callable[[], None]) -> Callable[..., None]:
 
 def _train(kind: str, config: Path, override: Sequence[str] | None, accept_changes: bool) -> None:
     """Read the options, join the other ranks if there are any, train, and say where the run lies."""
-    starting(f"train {kind.replace('_', '-')}: importing PyTorch")
-    from weighted_mtp.config import load_config
-    from weighted_mtp.configurations import find
-    from weighted_mtp.pipelines.kinds import PIPELINES
-    from weighted_mtp.progress import console, say
-    from weighted_mtp.report.links import PAGE
-    from weighted_mtp.runtime.distributed import process_group
+    with starting(f"train {kind.replace('_', '-')}: importing PyTorch"):
+        from weighted_mtp.config import load_config
+        from weighted_mtp.configurations import find
+        from weighted_mtp.pipelines.kinds import PIPELINES
+        from weighted_mtp.progress import console, say
+        from weighted_mtp.report.links import PAGE
+        from weighted_mtp.runtime.distributed import process_group
 
     schema, run = PIPELINES[kind]
     accepted = [f"run.accept_changes={accept_changes}"] if accept_changes else []

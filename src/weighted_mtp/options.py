@@ -56,17 +56,20 @@ def parts_of(
 
     default  a section that gives its values as defaults, None for those of its class
     """
-    own, inner = [], []
-    for key, field in schema.model_fields.items():
-        place = f"{name}.{key}" if name else key
-        value = getattr(default, key) if isinstance(default, schema) else field.get_default(call_default_factory=True)
-        choices = list(sections_in(field.annotation))
-        if choices:
-            inner += [part for choice in choices for part in _inner(choice, place, field, value, len(choices) > 1)]
-        else:
-            own.append(_option(place, field, value, _description(schema, key)))
+    fields, prefix = schema.model_fields, f"{name}." if name else ""
+
+    def value(key: str) -> object:
+        if isinstance(default, schema):
+            return getattr(default, key)
+        return fields[key].get_default(call_default_factory=True)
+
+    choices = {key: list(sections_in(field.annotation)) for key, field in fields.items()}
+    plain = [key for key, sections in choices.items() if not sections]
+    own = [_option(f"{prefix}{key}", fields[key], value(key), _description(schema, key)) for key in plain]
     yield OptionSection(name, condition, _one_paragraph(schema.__doc__), own)
-    yield from inner
+    for key, sections in choices.items():
+        for choice in sections:
+            yield from _inner(choice, f"{prefix}{key}", fields[key], value(key), len(sections) > 1)
 
 
 def _inner(

@@ -4,8 +4,8 @@ import json
 import shlex
 from pathlib import Path
 
-import click
 import pytest
+from typer.core import TyperGroup
 from typer.main import get_command
 
 from weighted_mtp.cli import app
@@ -28,8 +28,8 @@ COMMANDS = [filled(line[1:]) for cell in CELLS for line in cell.splitlines() if 
 def test_every_command_is_one_with_these_options(line: str) -> None:
     program, *arguments = shlex.split(line)
     assert program == "wmtp"
-    command: click.Command = get_command(app)
-    while isinstance(command, click.Group):
+    command = get_command(app)
+    while isinstance(command, TyperGroup):
         command = command.commands[arguments.pop(0)]
     command.make_context(command.name, arguments)  # raises UsageError
 

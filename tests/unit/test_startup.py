@@ -1,5 +1,6 @@
 """Help and mistyped commands are answered before anything large is imported."""
 
+import gc
 import json
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from weighted_mtp.evaluation.benchmarks import BENCHMARKS
 from weighted_mtp.manifest import write_manifest
 from weighted_mtp.models.catalog import KNOWN
 from weighted_mtp.pipelines import setup_datasets, setup_models
+from weighted_mtp.pipelines.command import starting
 from weighted_mtp.pipelines.config import DatasetsConfig, ModelSetupConfig
 from weighted_mtp.sandbox.confinement import offered
 
@@ -30,7 +32,7 @@ try:
     app(sys.argv[1:])
 except SystemExit:
     pass
-print("\\nLOADED", *sorted({name.partition(".")[0] for name in sys.modules}))
+print("\\nLOADED", *sorted(sys.modules))
 """
 
 
@@ -42,21 +44,42 @@ def commands(group: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str
 
 
 COMMANDS = dict(commands(typer.main.get_command(app)))
+FOLDER = "weighted_mtp.pipelines.commands."
 
 
 def run(*arguments: str, cwd: Path | None = None) -> tuple[str, set[str]]:
-    """What a command says, and the packages that are imported when it has ended."""
+    """What a command says, and the modules that are imported when it has ended."""
     done = subprocess.run([sys.executable, "-c", PROGRAM, *arguments], capture_output=True, text=True, cwd=cwd)
     said, _, loaded = done.stdout.rpartition("\nLOADED ")
     assert loaded, done.stderr
     return said + done.stderr, set(loaded.split())
 
 
+def commands_in(loaded: set[str]) -> set[str]:
+    """The modules of commands among those that are imported; `flags` makes flags of a section, with pydantic."""
+    return {name.removeprefix(FOLDER) for name in loaded if name.startswith(FOLDER)}
+
+
 @pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
-def test_help_imports_nothing_large(path: tuple[str, ...]) -> None:
+def test_help_imports_one_command_and_nothing_large(path: tuple[str, ...]) -> None:
     said, loaded = run(*path, "--help")
+    command = getattr(COMMANDS[path], "module", None)
     assert "Usage:" in said
     assert loaded & LARGE == set()
+    assert commands_in(loaded) - {"flags"} == ({command} if command else set())
+    assert "flags" in commands_in(loaded) or "pydantic" not in loaded
+    assert "pydantic.plugin._loader" not in loaded, "help validates nothing"
+
+
+@pytest.mark.parametrize("path", [path for path in COMMANDS if path], ids=" ".join)
+def test_a_list_says_of_a_command_what_its_own_help_does(path: tuple[str, ...]) -> None:
+    command = COMMANDS[path]
+    imported = getattr(command, "imported", command)
+    assert first_paragraph(command.help) == first_paragraph(imported.help) != ""
+
+
+def first_paragraph(text: str) -> str:
+    return text.partition("\n\n")[0]
 
 
 @pytest.mark.parametrize(
@@ -66,6 +89,13 @@ def test_a_mistyped_command_imports_nothing_large(arguments: list[str]) -> None:
     said, loaded = run(*arguments)
     assert "Error" in said
     assert loaded & LARGE == set()
+
+
+def test_a_command_that_is_not_there_imports_none() -> None:
+    said, loaded = run("evaluat")
+    assert "Did you mean 'evaluate'?" in said
+    assert commands_in(loaded) == set()
+    assert "pydantic" not in loaded
 
 
 @pytest.mark.parametrize(
@@ -85,6 +115,13 @@ def test_what_computes_nothing_with_tensors_imports_no_torch(
     said, loaded = run(*arguments, cwd=tmp_path)
     assert expected in said
     assert "torch" not in loaded
+
+
+def test_nothing_is_collected_while_a_command_imports(capfd: pytest.CaptureFixture[str]) -> None:
+    with starting("a command"):
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > 0
 
 
 NOT_FOR_SAMPLES = {"torch", "transformers", "huggingface_hub", "pandas", "joblib", "markdown_it", "omegaconf", "sympy"}

@@ -1,6 +1,7 @@
 """How a command fails: one line that names what is wrong and the fix, and an exit code that is not 0."""
 
 import errno
+import gc
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -78,10 +79,21 @@ def user_errors(debug: bool) -> Iterator[None]:
         sys.exit(USER_ERROR)
 
 
-def starting(what: str) -> None:
-    """Say what begins before the imports that it needs, which take seconds; of several ranks only the first does."""
+@contextmanager
+def starting(what: str) -> Iterator[None]:
+    """Say what begins before the imports that it needs, which take seconds; of several ranks only the first does.
+
+    The garbage collector rests meanwhile, a seventh of the import of PyTorch, and leaves alone what is there then.
+    """
     if int(os.environ.get("RANK", "0")) == 0:
         say(f"{what} …")
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        if gc.get_freeze_count() == 0:  # once in a process, since it would also keep what is garbage by then
+            gc.freeze()
 
 
 def chosen(option: str, names: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:

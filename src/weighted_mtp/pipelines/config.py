@@ -1,6 +1,7 @@
 """What the commands take that do not train: typed sections, of which their flags are made.
 
-They stand apart from what does the work, since help is shown without importing that.
+They stand apart from what does the work, since help is shown without importing that. Sections that are defaults are
+constructed as they are written: to validate them, pydantic would build what help never needs.
 """
 
 import datetime
@@ -37,8 +38,8 @@ class SampledModel(Section):
     dtype: SampledDtype | None = None
     """Precision of the checkpoint's weights; bfloat16 is faster, and rarely gives another token. Default: bfloat16 on a
     GPU, else float32."""
-    sampling: SamplingConfig = SamplingConfig()
-    runtime: RuntimeConfig = RuntimeConfig()
+    sampling: SamplingConfig = SamplingConfig.model_construct()
+    runtime: RuntimeConfig = RuntimeConfig.model_construct()
 
     @model_validator(mode="after")
     def _the_servers_options_have_an_effect(self) -> Self:
@@ -242,8 +243,8 @@ class DatasetsConfig(Section):
     evaluation splits' own solutions in the sandbox. Or all. An import runs tests, too, where this machine can."""
     source: Path | None = None
     """Folder with the datasets' own files (or a folder of each), in place of the hub."""
-    keep: Options = Options()
-    small: SliceOptions = SliceOptions()
+    keep: Options = Options.model_construct()
+    small: SliceOptions = SliceOptions.model_construct()
     tokenizer: str | None = None
     """Folder or hub id: the index holds lengths in its tokens, not in characters."""
     tests_per_split: int = Field(200, ge=1)

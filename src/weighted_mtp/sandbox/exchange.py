@@ -13,8 +13,9 @@ from typing import Any
 from weighted_mtp.data.sources.rows import TOO_LONG
 from weighted_mtp.errors import UserError
 from weighted_mtp.sandbox.assertions import planned_calls
+from weighted_mtp.sandbox.boot import Role
 from weighted_mtp.sandbox.guest.codec import from_plain, pack, to_plain
-from weighted_mtp.sandbox.interpreter import OFF_SCRIPT, ConfinedInterpreter, Exit, Interrupted, Lost, Role
+from weighted_mtp.sandbox.interpreter import OFF_SCRIPT, ConfinedInterpreter, Exit, Interrupted, Lost
 from weighted_mtp.sandbox.job import Job
 from weighted_mtp.sandbox.messages import (
     Ended,
@@ -148,8 +149,10 @@ class Exchange:
 
     def _collect(self, answers: list[str], wanted: int) -> None:
         """The player's answers to this many calls, until it ends; a bad end is raised."""
+        size = 0
         while not isinstance(event := self._receive("player"), Exit):
-            if len(answers) == wanted or sum(map(len, answers)) + len(event) > self._output_bytes:
+            size += len(event)
+            if len(answers) == wanted or size > self._output_bytes:
                 raise Interrupted("refused", f"answered more than {self._output_bytes} bytes")
             answers.append(event.decode("ascii", "replace"))
             self.number = min(len(answers), wanted - 1)

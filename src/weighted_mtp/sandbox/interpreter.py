@@ -2,8 +2,6 @@
 
 import contextlib
 import fcntl
-import functools
-import marshal
 import os
 import secrets
 import select
@@ -12,19 +10,17 @@ import subprocess
 import tempfile
 import time
 from dataclasses import dataclass
-from importlib.util import find_spec
-from types import CodeType
 from typing import IO, Any, Literal, NamedTuple
 
 from weighted_mtp.errors import UserError
 from weighted_mtp.sandbox import confinement
+from weighted_mtp.sandbox.boot import BOOT, Role, modules
 from weighted_mtp.sandbox.guest.codec import pack
 from weighted_mtp.sandbox.guest.server import FORK, HERE, MARKER_BYTES
 from weighted_mtp.sandbox.packages import Packages
 from weighted_mtp.sandbox.processes import children, cpu_clock, innermost, threads
 from weighted_mtp.sandbox.scratch import ScratchFolder, folder_bytes
 
-Role = Literal["player", "judge"]
 Interruption = Literal["failed", "timed_out", "refused"]
 
 WALL_TIME, CPU_TIME = "wall time", "CPU time"  # which limit an interruption is about
@@ -35,32 +31,6 @@ _QUICK_SECONDS = 0.02  # what most programs take at most
 _START_SECONDS = 60.0
 _STOP_SECONDS = 5.0  # for a killed child to be gone
 _HEADER_BYTES = 4
-
-# The guest's modules come over a channel, compiled: inside, the folder of this package cannot be read.
-_BOOT = """
-import json, marshal, os, sys, types
-def take(size):
-    data = b""
-    while len(data) < size:
-        chunk = os.read(0, size - len(data))
-        if not chunk:
-            raise SystemExit
-        data += chunk
-    return data
-os.environ.pop("PWD", None)  # bubblewrap sets it
-order = json.loads(take(int.from_bytes(take(4), "big")))
-package = sys.modules["guest"] = types.ModuleType("guest")
-package.__path__ = []
-for name, code in order["modules"].items():
-    module = sys.modules["guest." + name] = types.ModuleType("guest." + name)
-    module.__package__ = "guest"
-    exec(marshal.loads(bytes.fromhex(code)), module.__dict__)
-module.start(order)
-"""
-_MODULES: dict[Role, tuple[str, ...]] = {
-    "player": ("codec", "emptying", "lockdown", "server", "objects", "surroundings", "ending", "imports", "player"),
-    "judge": ("codec", "emptying", "lockdown", "server", "objects", "foreign", "recorded", "judge"),
-}
 
 
 class Confinement(NamedTuple):
@@ -118,7 +88,7 @@ class ConfinedInterpreter:
         path = self._folder.path if self._folder else None
         try:
             self._process, self._ends = confinement.start(
-                _BOOT, confined.isolation, path, self._streams, confined.packages.readable
+                BOOT, confined.isolation, path, self._streams, confined.packages.readable
             )
         except BaseException:
             self._close_files()
@@ -134,7 +104,7 @@ class ConfinedInterpreter:
 
     def _boot(self, role: Role, confined: Confinement) -> None:
         order = {
-            "modules": {name: _compiled(name).hex() for name in _MODULES[role]},
+            "modules": {name: code.hex() for name, code in modules(role).items()},
             "streams": self._streams,
             "marker": self._marker.hex(),
             "packages": confined.packages.names,
@@ -168,7 +138,8 @@ class ConfinedInterpreter:
 
     def begin(self, job: dict[str, Any], deadline: float, stdin: str = "", here: bool = False) -> None:
         """Give the warm process a job, to be run by a fork, or `here` by itself. Raises Lost if there is none."""
-        self._fill_streams(stdin)
+        if not here:  # where nothing foreign reads or writes
+            self._fill_streams(stdin)
         self._output_bytes = job["output_bytes"]
         self._runs_here = here
         self._has_begun, self._child, self._exit = self._runs_here, None, None
@@ -379,21 +350,6 @@ class ConfinedInterpreter:
             os.close(descriptor)
         if self._folder is not None:
             self._folder.close()
-
-
-@functools.cache
-def _compiled(name: str) -> bytes:
-    """A guest's module for `marshal`, without this machine's path to it."""
-    module = f"weighted_mtp.sandbox.guest.{name}"
-    spec = find_spec(module)
-    assert spec is not None
-    code = spec.loader.get_code(module)  # type: ignore[union-attr] # which every loader of source has
-    return marshal.dumps(_called(code, f"{name}.py"))
-
-
-def _called(code: CodeType, file: str) -> CodeType:
-    inner = (_called(part, file) if isinstance(part, CodeType) else part for part in code.co_consts)
-    return code.replace(co_filename=file, co_consts=tuple(inner))
 
 
 def _framed(payload: bytes) -> bytes:

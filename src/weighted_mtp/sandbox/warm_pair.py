@@ -1,7 +1,8 @@
 """The two interpreters that a job needs, kept warm."""
 
+from weighted_mtp.sandbox.boot import Role
 from weighted_mtp.sandbox.confinement import Isolation
-from weighted_mtp.sandbox.interpreter import ConfinedInterpreter, Confinement, Role
+from weighted_mtp.sandbox.interpreter import ConfinedInterpreter, Confinement
 from weighted_mtp.sandbox.job import Limits
 from weighted_mtp.sandbox.packages import Packages
 

@@ -20,9 +20,9 @@ def main(config: DatasetsConfig) -> None:
     """
     if config.workers is not None:
         os.environ["RAYON_NUM_THREADS"] = str(config.workers)  # for the tokenizer, which otherwise takes all cores
-    starting("data: importing what reads datasets")
-    from weighted_mtp.pipelines.setup_datasets import setup
-    from weighted_mtp.progress import say
+    with starting("data: importing what reads datasets"):
+        from weighted_mtp.pipelines.setup_datasets import setup
+        from weighted_mtp.progress import say
 
     failures = setup(config)
     for line in failures:

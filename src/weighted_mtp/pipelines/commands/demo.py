@@ -26,9 +26,9 @@ def main(
 ) -> None:
     """Run the whole method on the embedded micro benchmark: three seeds, a quarter of an hour on two CPU cores."""
     with user_errors(debug):
-        starting("demo: planning its runs")
-        from weighted_mtp.parallel import cores
-        from weighted_mtp.study.demo import demo_config, run_demo
+        with starting("demo: planning its runs"):
+            from weighted_mtp.parallel import cores
+            from weighted_mtp.study.demo import demo_config, run_demo
 
         if not run_demo(demo_config(storage, steps, seeds or ()), jobs or cores()):
             raise typer.Exit(INTERRUPTED)

@@ -18,9 +18,9 @@ def main(
     ] = False,
 ) -> None:
     """Sample programs (or take them from a file), execute them isolated, and report pass@k with its interval."""
-    starting("evaluate: " + ("importing PyTorch" if config.samples is None else "reading problems and samples"))
-    from weighted_mtp.pipelines.run_evaluation import RANKS_WAIT, evaluate, print_report
-    from weighted_mtp.runtime.distributed import is_first, process_group
+    with starting("evaluate: " + ("importing PyTorch" if config.samples is None else "reading problems and samples")):
+        from weighted_mtp.pipelines.run_evaluation import RANKS_WAIT, evaluate, print_report
+        from weighted_mtp.runtime.distributed import is_first, process_group
 
     with process_group(config.runtime.model_copy(update={"timeout_seconds": RANKS_WAIT})):
         report = evaluate(config)

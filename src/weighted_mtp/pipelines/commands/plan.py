@@ -17,13 +17,13 @@ def main(
 ) -> None:
     """Say what a training run needs on every GPU, for each way to share it; needs no weights, data or GPU."""
     with user_errors(debug):
-        starting("plan: importing PyTorch")
-        from rich.console import Console
+        with starting("plan: importing PyTorch"):
+            from rich.console import Console
 
-        from weighted_mtp.configurations import find
-        from weighted_mtp.memory.configured import planned
-        from weighted_mtp.memory.plan import Machine, plan
-        from weighted_mtp.memory.table import plan_table
+            from weighted_mtp.configurations import find
+            from weighted_mtp.memory.configured import planned
+            from weighted_mtp.memory.plan import Machine, plan
+            from weighted_mtp.memory.table import plan_table
 
         run = planned(find(config), tuple(override or ()))
         Console().print(plan_table(plan(run, Machine(gpus, nodes)), run.batch, gpu_memory))

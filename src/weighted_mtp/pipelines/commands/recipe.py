@@ -24,8 +24,8 @@ def main(
 ) -> None:
     """Write configurations that fit a dataset and a model: reference, critic, policy, study; and say what to run."""
     with user_errors(debug):
-        starting("recipe: looking at the dataset and the model")
-        from weighted_mtp.pipelines.recipe import commands, gather, write_recipe
+        with starting("recipe: looking at the dataset and the model"):
+            from weighted_mtp.pipelines.recipe import commands, gather, write_recipe
 
         target = output or Path("configs") / dataset
         facts = gather(dataset, model, storage)

@@ -31,11 +31,11 @@ def main(
 ) -> None:
     """Compare weightings over several seeds: everything from pretraining to the table, resumed arm by arm."""
     with user_errors(debug):
-        starting("study: reading its steps")
-        from weighted_mtp.config import load_config
-        from weighted_mtp.configurations import find
-        from weighted_mtp.study.config import StudyConfig
-        from weighted_mtp.study.run import report, run_study
+        with starting("study: reading its steps"):
+            from weighted_mtp.config import load_config
+            from weighted_mtp.configurations import find
+            from weighted_mtp.study.config import StudyConfig
+            from weighted_mtp.study.run import report, run_study
 
         file = find(config)
         accepted = ["override.run.accept_changes=true"] if accept_changes else []

@@ -251,14 +251,19 @@ def deep_recursion() -> Iterator[None]:
         sys.setrecursionlimit(before)
 
 
+# Made once: `json.dumps` makes an encoder for each message, and `json.loads` guesses an encoding.
+_to_json = json.JSONEncoder(separators=(",", ":")).encode
+_from_json = json.JSONDecoder().decode
+
+
 def pack(message: Any) -> bytes:
     """A message of plain forms → bytes."""
-    return json.dumps(message, separators=(",", ":")).encode("ascii")
+    return _to_json(message).encode("ascii")
 
 
 def unpack(payload: bytes) -> Any:
-    """Bytes → message. Raises CodecError if they are not JSON."""
+    """Bytes → message. Raises CodecError if they are not JSON in ASCII."""
     try:
-        return json.loads(payload)
+        return _from_json(payload.decode("ascii"))
     except (ValueError, RecursionError) as error:
         raise CodecError(f"not a message: {error}") from None

@@ -2,7 +2,6 @@
 
 # ruff: noqa: PTH101
 import os
-import secrets
 from collections.abc import Iterator
 
 OPEN_FOLDER = (
@@ -34,7 +33,7 @@ def empty_folder(folder: str) -> None:
 
 
 def _new_names() -> Iterator[str]:
-    token, number = secrets.token_hex(8), 0
+    token, number = os.urandom(8).hex(), 0
     while True:
         yield f"{token}-{number}"
         number += 1

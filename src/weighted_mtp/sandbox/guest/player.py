@@ -152,10 +152,8 @@ def _within(trace: Any) -> Any:
 
 def run(job: Any, wire: Wire) -> int:
     """One job in its own process: {"mode": calls | serve | main, "program", "limit", …} → exit code."""
-    warnings.simplefilter("ignore")
     if job["mode"] == "main":
         return _run_script(job, wire)
-    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr] # what a killed program said is kept
     try:
         (_answer_calls if job["mode"] == "calls" else _serve_judge)(job, wire)
     except (CodecError, EOFError, OSError):
@@ -177,7 +175,9 @@ def start(order: Any) -> None:
     """Be a warm player, as the harness's first message says."""
     wire, control = take_channels(order["streams"])
     new_streams()
+    sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr] # what a killed program said is kept
     name_streams()
+    warnings.simplefilter("ignore")
     for name in PRELOAD.split():
         importlib.import_module(name)
     allow_packages(order["packages"], order["places"])

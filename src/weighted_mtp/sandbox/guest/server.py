@@ -128,6 +128,7 @@ def serve(order: Any, wire: Wire, control: int, run: Run, run_here: Run | None =
                 continue
         except EOFError:
             return
+        random.seed(0)  # the same program gives the same verdict
         child = os.fork()
         if child == 0:
             os.dup2(nothing, control)
@@ -147,7 +148,6 @@ def _run_as_child(wire: Wire, run: Run, lock: Lock | None) -> int:
     resource.setrlimit(resource.RLIMIT_FSIZE, (job["output_bytes"], job["output_bytes"]))
     if lock is not None:
         lock.become_program()
-    random.seed(0)  # the same program gives the same verdict
     return int(run(job, wire))
 
 

@@ -133,8 +133,12 @@ class Program:
 
 def _write(source: str) -> None:
     """Put the program where `__file__` and `sys.argv[0]` say that it is, if the folder takes it."""
-    with contextlib.suppress(OSError), open(NAME, "wb") as file:  # noqa: PTH123
-        file.write(source.encode())
+    with contextlib.suppress(OSError):
+        descriptor = os.open(NAME, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+        try:
+            os.write(descriptor, source.encode())
+        finally:
+            os.close(descriptor)
 
 
 def _depth() -> int:

@@ -252,6 +252,17 @@ def test_small_models_of_common_families_are_decoded_without_their_modules(archi
             assert sample(model, LETTERS, PROMPTS, drafting(DRAWN)) == expected
 
 
+@pytest.mark.parametrize("batch_size", [1, 4])
+@pytest.mark.parametrize("architecture", ["llama_tied", "qwen2", "qwen3"])
+def test_large_models_whose_weights_are_not_copied_write_the_same(architecture: str, batch_size: int) -> None:
+    model = policy(architecture)
+    config = drafting(DRAWN).model_copy(update={"batch_size": batch_size})
+    expected = sample(model, LETTERS, PROMPTS, drafting(DRAWN, "none"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("weighted_mtp.decoding.lean._MOST_COPIED", 0)
+        assert sample(model, LETTERS, PROMPTS, config) == expected
+
+
 @pytest.mark.parametrize(
     "change",
     [

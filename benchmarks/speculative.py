@@ -1,6 +1,6 @@
 """Self-speculative decoding against decoding token by token here and against transformers' `generate`, in turns.
 
-    python benchmarks/speculative.py POLICY PROBLEMS [--batch 1 8] [--temperature 0] [--problems 24] [--repeats 5]
+    python benchmarks/speculative.py POLICY PROBLEMS [--batch 1 8] [--temperature 0] [--n 24] [--repeats 5]
 
 Four ways give the same texts: heads draft; no drafts; no drafts through the model's own modules, as models that are
 large or of other families are decoded; and `generate` with its own cache. Each is timed in CPU seconds of its threads,
@@ -45,13 +45,14 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=int, default=160)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    model, tokenizer = load_base(options.policy, "float32")
+    model, tokenizer = load_base(options.policy, options.dtype)
     problems = list(read_problems(options.problems))[: options.n]
     prompts = [encode_problem(tokenizer, options.template, problem) for problem in problems]
     lines = [
-        f"{machine()}; {options.threads} thread, fp32, {model.config.n_future_tokens} heads, "
+        f"{machine()}; {options.threads} thread, {options.dtype}, {model.config.n_future_tokens} heads, "
         f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(prompts)} prompts, "
         f"temperature {options.temperature:g}, at most {options.new_tokens} tokens, {options.repeats} repeats",
         "",

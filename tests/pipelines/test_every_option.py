@@ -156,6 +156,7 @@ EFFECTS: dict[str, Effect | list[Effect]] = {
     ),
     "ModelConfig.head_init": Effect(POLICY, "model.head_init=random", "loss", ("model.source=@/runs/reference",)),
     "ModelConfig.heads_lr": Effect(POLICY, "model.heads_lr=0.1", "lr/heads"),
+    "ModelConfig.heads_only": Effect(POLICY, "model.heads_only=true", "grad_norm", ("loss.detach_extra_heads=false",)),
     "ModelConfig.head_warmup_steps": Effect(POLICY, "model.head_warmup_steps=2", "lr"),
     "ModelConfig.lora": Effect(POLICY, "model.lora={}", "grad_norm"),
     "ModelConfig.micro_tokenizer": Effect(POLICY, "model.micro_tokenizer=@/foreign/micro/tokenizer", "loss", MICRO),

@@ -57,6 +57,18 @@ def test_runs_that_keep_adapters_alone_serve_like_any_other(storage: Storage) ->
         torch.testing.assert_close(small.state_dict()[name], value, msg=name)
 
 
+def test_heads_that_learn_alone_leave_the_model_as_it_was(storage: Storage) -> None:
+    options = ["model.heads_only=true", "loss.detach_extra_heads=false"]
+    after = load_base(str(storage.train("baseline", "heads-only", *storage.from_policy(), *options)))[0]
+    before = load_base(str(storage.run("policy")))[0]
+    names = {id(p): name for name, p in before.named_parameters()}
+    moved = {names[id(p)] for p in before.parameters() if not torch.equal(p, after.state_dict()[names[id(p)]])}
+    assert moved == {names[id(p)] for p in before.head_parameters()}
+    first, *_, last = records(storage.run("heads-only"), "validation")
+    assert last["ce/head2"] < first["ce/head2"]
+    assert last["ce/head1"] == first["ce/head1"]
+
+
 @pytest.mark.parametrize(
     ("option", "message"),
     [

@@ -22,7 +22,22 @@ VERIFIABLE = ["run.name=x", "critic=x", STEPS]
         (
             BaselineConfig,
             ["run.name=x", "model.head_warmup_steps=2", "loss.head_coefficients=[1,0,0,0]"],
-            "model.head_warmup_steps=2: with loss.head_coefficients=[1.0, 0.0, 0.0, 0.0] nothing learns",
+            "model.head_warmup_steps lets only heads 2 … H learn, and in loss.head_coefficients=[1.0, 0.0, 0.0, 0.0]",
+        ),
+        (
+            BaselineConfig,
+            ["run.name=x", "model={source: x, heads_only: true}", "loss.head_coefficients=[1,0,0,0]"],
+            "leave heads_only out",
+        ),
+        (
+            BaselineConfig,
+            ["run.name=x", "model={source: x, heads_only: true}", "loss.detach_extra_heads=true"],
+            "loss.detach_extra_heads has no effect with model.heads_only=true",
+        ),
+        (
+            VerifiableConfig,
+            [*VERIFIABLE, "model={source: x, heads_only: true}", "gate={}"],
+            "gate predicts pass@1, and model.heads_only=true",
         ),
         (
             CriticConfig,

@@ -13,8 +13,7 @@ from weighted_mtp.errors import UserError
 from weighted_mtp.losses.critic_loss import ImplicitConfig
 from weighted_mtp.memory.architecture import plain_architecture, policy_of, stored_architecture
 from weighted_mtp.memory.footprint import Microbatch
-from weighted_mtp.models.adapters import apply_lora
-from weighted_mtp.models.build import MICRO_SOURCE, ModelConfig
+from weighted_mtp.models.build import MICRO_SOURCE, ModelConfig, set_trained
 from weighted_mtp.models.checkpoint import load_tokenizer, newest_model
 from weighted_mtp.models.micro import random_micro
 from weighted_mtp.models.mtp import MTPConfig
@@ -70,7 +69,8 @@ def _policy(config: FitConfig, sources: "_Sources") -> Planned:
 
     def policy() -> PreTrainedModel:
         model = policy_of(sources.policy(config.model), config.model.n_future_tokens)
-        return apply_lora(model, config.model.lora) if config.model.lora is not None else model
+        set_trained(model, config.model)
+        return model
 
     batch = _batch(config.data.max_tokens, config.data.max_length)
     return Planned(config, policy, evaluated, batch, config.loss.detach_extra_heads)

@@ -87,7 +87,7 @@ def plan(run: Planned, machine: Machine) -> list[PlanRow]:
         evaluated = [_evaluated(run, name, configured) for name in run.evaluated]
         advance(len(evaluated))
         for recompute in (checkpointing, not checkpointing):
-            weights, passed = _trained(run, recompute, configured)
+            weights, passed = trained_pass(run, recompute, configured)
             advance(1)
             rows += [
                 PlanRow(way, recompute, footprint(weights, passed, evaluated, way)) for way in _layouts(configured)
@@ -95,14 +95,23 @@ def plan(run: Planned, machine: Machine) -> list[PlanRow]:
     return rows
 
 
-def _trained(run: Planned, recompute: bool | Literal["selective"], layout: Layout) -> tuple[Weights, PassMemory]:
+def trained_pass(
+    run: Planned,
+    recompute: bool | Literal["selective"],
+    layout: Layout,
+    within: AbstractContextManager[object] = nullcontext(),  # noqa: B008 # it holds nothing
+) -> tuple[Weights, PassMemory]:
+    """One microbatch through the trained model, forward and backward, in shapes alone.
+
+    within  a dispatch mode that is to see the pass' operations, and no others
+    """
     with torch.device("meta"):
         model = run.trained()
     if recompute:
         again = {"use_reentrant": False, "context_fn": lambda: recomputing(_precision(layout), recompute)}
         model.activation_checkpointing_enable(activation_checkpointing_kwargs=again)
     refusing = takes_heads(model) if isinstance(model, MTPForCausalLM) else nullcontext()
-    with _hollow(model, layout, is_gathered=layout.ranks > 1), refusing:
+    with _hollow(model, layout, is_gathered=layout.ranks > 1), refusing, within:
         passed = training_pass(model, run.batch, lambda: _precision(layout), run.detach_extra_heads)
     return weights_of(model), passed
 

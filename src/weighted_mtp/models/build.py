@@ -33,6 +33,9 @@ class ModelConfig(Section):
     """Learning rate of heads 2 … H; `optim.lr` if not given."""
     head_warmup_steps: int = Field(0, ge=0)
     """First steps in which only heads 2 … H learn."""
+    heads_only: bool = False
+    """Only heads 2 … H ever learn. Trunk and head 1, and with them all texts, stay the model's own, which the heads
+    learn to draft (Medusa-1: Cai et al. 2024, arXiv 2401.10774, §2.2.1)."""
     lora: LoraSettings | None = None
     """Train low-rank adapters instead of all parameters."""
     micro: MicroSize = MicroSize()
@@ -44,6 +47,7 @@ class ModelConfig(Section):
     def _options_of_extra_heads_have_some(self) -> "ModelConfig":
         given = {
             "head_warmup_steps": self.head_warmup_steps > 0,
+            "heads_only": self.heads_only,
             "heads_lr": self.heads_lr is not None,
             "head_init": self.head_init != "copy",
             "lora.full_heads": self.lora is not None and self.lora.full_heads,
@@ -57,6 +61,22 @@ class ModelConfig(Section):
                 f"head_init={self.head_init} has no effect with source=micro, whose heads are all drawn at random: "
                 "leave it out"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _what_stays_frozen_needs_no_options(self) -> "ModelConfig":
+        given = {
+            "head_warmup_steps": self.head_warmup_steps > 0,
+            "heads_lr": self.heads_lr is not None,
+            "lora": self.lora is not None,
+        }
+        if self.heads_only and (options := [name for name, is_given in given.items() if is_given]):
+            raise ValueError(
+                f"{options[0]} has no effect with heads_only=true, which trains heads 2 … H in full at optim.lr: leave "
+                "it out"
+            )
+        if self.heads_only and self.source == MICRO_SOURCE:
+            raise ValueError("heads_only=true would keep the random trunk of source=micro: give a trained model")
         return self
 
     @model_validator(mode="after")
@@ -81,9 +101,17 @@ def build_policy(config: ModelConfig, seed: int) -> tuple[MTPForCausalLM, PreTra
             f"model.n_future_tokens={config.n_future_tokens}, but {config.source} has "
             f"{model.config.n_future_tokens} heads: set it to {model.config.n_future_tokens}"
         )
+    set_trained(model, config)
+    return model, tokenizer
+
+
+def set_trained(model: MTPForCausalLM, config: ModelConfig) -> None:
+    """Freeze what the configuration leaves as it is, and add the adapters that it trains instead."""
     if config.lora is not None:
         apply_lora(model, config.lora)
-    return model, tokenizer
+    if config.heads_only:
+        for parameter in model.trunk_parameters():
+            parameter.requires_grad_(False)
 
 
 def _from_source(config: ModelConfig) -> tuple[MTPForCausalLM, PreTrainedTokenizerBase]:

@@ -70,10 +70,13 @@ class PolicyConfig(FitConfig):
                 "loss.detach_extra_heads is about heads 2 … H, and model.n_future_tokens=1: leave it out, or set "
                 "n_future_tokens"
             )
-        if warmup and given is not None and not any(given[1:]):
+        if self.model.heads_only and self.loss.detach_extra_heads:
+            raise ValueError("loss.detach_extra_heads has no effect with model.heads_only=true: leave it out")
+        only_heads = "head_warmup_steps" if warmup else "heads_only" if self.model.heads_only else None
+        if only_heads and given is not None and not any(given[1:]):
             raise ValueError(
-                f"model.head_warmup_steps={warmup}: with loss.head_coefficients={list(given)} nothing learns in these "
-                "steps; give heads 2 … H a coefficient, or leave head_warmup_steps out"
+                f"model.{only_heads} lets only heads 2 … H learn, and in loss.head_coefficients={list(given)} they "
+                f"count nothing: give them a coefficient, or leave {only_heads} out"
             )
         if warmup >= self.training.max_steps:
             raise ValueError(

@@ -66,6 +66,14 @@ class VerifiableConfig(PolicyConfig):
         return self
 
     @model_validator(mode="after")
+    def _the_gate_has_something_to_predict(self) -> "VerifiableConfig":
+        if self.gate is not None and self.model.heads_only:
+            raise ValueError(
+                "gate predicts pass@1, and model.heads_only=true leaves head 1's texts as they are: leave gate out"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _annealing_ends(self) -> "VerifiableConfig":
         if self.weighting.anneal_steps >= self.training.max_steps:
             raise ValueError(

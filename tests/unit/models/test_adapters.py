@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, PeftModel
+from peft.tuners.lora import Linear, LoraLayer
 from safetensors.torch import load_file, save_file
 from tiny_models import ARCHITECTURES as ALL
 from tiny_models import byte_tokenizer, padded_batch, tiny_model
@@ -46,6 +47,29 @@ def trained(model: MTPForCausalLM) -> MTPForCausalLM:
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
     return model
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_adapters_compute_what_pefts_own_do(monkeypatch: pytest.MonkeyPatch, architecture: str, dropout: float) -> None:
+    model = trained(apply_lora(policy(architecture), LoraSettings(r=4, alpha=12, dropout=dropout))).double()
+    ids = torch.arange(12).view(2, 6)
+
+    def passed() -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        torch.manual_seed(3)
+        states = model.train().head_states(ids)
+        model.zero_grad()
+        states.sin().sum().backward()
+        return states.detach(), {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+    ours, ours_back = passed()
+    adapted = [module for module in model.modules() if isinstance(module, LoraLayer)]
+    assert adapted
+    assert all(type(module).forward is not Linear.forward for module in adapted)
+    monkeypatch.setattr(type(adapted[0]), "forward", Linear.forward)
+    theirs, theirs_back = passed()
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(ours_back, theirs_back)
 
 
 @pytest.mark.parametrize("architecture", ALL)

@@ -57,7 +57,7 @@ _ALLOW, _KILL, _REFUSE, _UNKNOWN = 0x7FFF0000, 0x80000000, 0x00050000 | 1, 0x000
 _NUMBER_AT, _MACHINE_AT, _ARGUMENTS_AT = 0, 4, 16
 
 _PR_SET_PDEATHSIG, _PR_SET_SECCOMP, _PR_CAPBSET_DROP, _PR_SET_NO_NEW_PRIVS = 1, 22, 24, 38
-_SECCOMP_MODE_FILTER, _SIGKILL = 2, 9
+_FILTER_MODE, _SIGKILL = ctypes.c_ulong(2), 9
 _CAPABILITY_VERSION = 0x20080522
 
 Instruction = tuple[int, int, int, int]
@@ -121,33 +121,35 @@ class Lock:
     """The calls that give rights up, prepared, so that a forked child pays little for them; Linux only."""
 
     def __init__(self, machine: str) -> None:
-        self._libc = ctypes.CDLL(None, use_errno=True)
+        self._libc = ctypes.PyDLL(None, use_errno=True)  # which keeps Python's lock: these calls do not wait
         self._interpreter = _prepared(system_call_filter(machine))
         self._program = _prepared(program_filter(machine))
+        self._death = ctypes.c_int(_PR_SET_PDEATHSIG), ctypes.c_ulong(_SIGKILL)
+        self._filter = ctypes.c_int(_PR_SET_SECCOMP), _FILTER_MODE, ctypes.byref(self._program)
 
-    def _prctl(self, option: int, *arguments: Any) -> None:
+    def _prctl(self, option: ctypes.c_int, *arguments: Any) -> None:
         if self._libc.prctl(option, *arguments):
-            raise OSError(ctypes.get_errno(), f"prctl {option}")
+            raise OSError(ctypes.get_errno(), f"prctl {option.value}")
 
     def give_up_rights(self) -> None:
         """Root keeps its number and nothing else, and only the allowed system calls are left, here and in children."""
-        self._prctl(_PR_SET_NO_NEW_PRIVS, *map(ctypes.c_ulong, (1, 0, 0, 0)))
+        self._prctl(ctypes.c_int(_PR_SET_NO_NEW_PRIVS), *map(ctypes.c_ulong, (1, 0, 0, 0)))
         for capability in range(64):
             if self._libc.prctl(_PR_CAPBSET_DROP, ctypes.c_ulong(capability)):
                 break  # not root, or past the last
         header, none = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0), (ctypes.c_uint32 * 6)()
         if self._libc.capset(header, none):
             raise OSError(ctypes.get_errno(), "capset")
-        self._prctl(_PR_SET_SECCOMP, ctypes.c_ulong(_SECCOMP_MODE_FILTER), ctypes.byref(self._interpreter))
+        self._prctl(ctypes.c_int(_PR_SET_SECCOMP), _FILTER_MODE, ctypes.byref(self._interpreter))
 
     def die_with_parent(self) -> None:
         """A harness that is killed takes this process with it; not inherited, so each child says it, too."""
-        self._prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(_SIGKILL))
+        self._prctl(*self._death)
 
     def become_program(self) -> None:
         """Before a child runs what is foreign: no processes but this one, and no way to outlive its parent."""
         self.die_with_parent()
-        self._prctl(_PR_SET_SECCOMP, ctypes.c_ulong(_SECCOMP_MODE_FILTER), ctypes.byref(self._program))
+        self._prctl(*self._filter)
 
 
 class _Program(ctypes.Structure):

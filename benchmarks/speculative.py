@@ -1,6 +1,7 @@
 """Self-speculative decoding against decoding token by token here and against transformers' `generate`, in turns.
 
     python benchmarks/speculative.py POLICY PROBLEMS [--batch 1 8] [--temperature 0] [--n 24] [--repeats 5]
+        [--dtype float32 bfloat16]
 
 Four ways give the same texts: heads draft; no drafts; no drafts through the model's own modules, as models that are
 large or of other families are decoded; and `generate` with its own cache. Each is timed in CPU seconds of its threads,
@@ -45,25 +46,30 @@ def main() -> None:
     parser.add_argument("--new-tokens", type=int, default=160)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--dtype", nargs="+", choices=("float32", "bfloat16"), default=["float32"])
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    model, tokenizer = load_base(options.policy, options.dtype)
+    models = {dtype: load_base(options.policy, dtype) for dtype in options.dtype}
+    model, tokenizer = next(iter(models.values()))
     problems = list(read_problems(options.problems))[: options.n]
     prompts = [encode_problem(tokenizer, options.template, problem) for problem in problems]
     lines = [
-        f"{machine()}; {options.threads} thread, {options.dtype}, {model.config.n_future_tokens} heads, "
+        f"{machine()}; {options.threads} thread, {model.config.n_future_tokens} heads, "
         f"{sum(p.numel() for p in model.parameters()):,} parameters, {len(prompts)} prompts, "
         f"temperature {options.temperature:g}, at most {options.new_tokens} tokens, {options.repeats} repeats",
         "",
-        "| batch | tokens per pass | "
+        "| dtype | batch | tokens per pass | "
         + " | ".join(f"{way}, tokens/CPU s" for way in WAYS)
         + " | "
         + " | ".join(f"drafts / {way}" for way in WAYS[1:])
         + " | same texts |",
-        "|---" * (2 + 2 * len(WAYS)) + "|",
+        "|---" * (3 + 2 * len(WAYS)) + "|",
+        *(
+            f"| {dtype} {row(model, tokenizer, prompts, batch, options)}"
+            for dtype, (model, tokenizer) in models.items()
+            for batch in options.batch
+        ),
     ]
-    lines += [row(model, tokenizer, prompts, batch, options) for batch in options.batch]
     print("\n".join(lines))
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text("\n".join(lines) + "\n", encoding="utf-8")

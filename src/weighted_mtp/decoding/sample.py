@@ -7,10 +7,10 @@ position): batch size, order, neighbours and drafts change a completion only whe
 depend on a pass's shape, decides between tokens.
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from weighted_mtp.decoding.config import SamplingConfig
@@ -25,7 +25,10 @@ from weighted_mtp.models.mtp import MTPForCausalLM
 Completed = Iterator[tuple[Row, Finished]]
 
 _MOST_BATCHES, _UNITS = 8, 16  # batches of a unit, and units that there are before one has more than a batch
-_TOKENS_A_PASS = defaultdict(lambda: 512, cpu=8)  # up to which a pass costs little more than one of a token a row
+_TOKENS_A_PASS = {  # up to which a pass costs so little more than one of a token a row that drafts gain, where measured
+    ("cpu", torch.float32): 4,
+    ("cpu", torch.bfloat16): 8,  # and far more if the heads were trained to draft
+}
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,8 @@ def drafts(model: PreTrainedModel, config: SamplingConfig) -> bool:
         has = "no prediction heads" if heads == 0 else "one head, and only further ones draft"
         raise UserError(f"draft=heads has no effect: the model has {has}; leave it out")
     if config.draft is None:
-        return heads > 1 and config.batch_size * heads <= _TOKENS_A_PASS[model.device.type]
+        most = _TOKENS_A_PASS.get((model.device.type, model.dtype), 512)
+        return heads > 1 and config.batch_size * heads <= most
     return config.draft == "heads"
 
 

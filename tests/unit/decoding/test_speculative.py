@@ -303,8 +303,11 @@ def test_drafts_of_a_model_without_further_heads_are_refused() -> None:
         sample(policy(heads=1), LETTERS, PROMPTS, drafting(GREEDY))
 
 
-@pytest.mark.parametrize(("batch_size", "expected"), [(2, True), (3, False)])
-def test_heads_draft_by_default_where_a_pass_is_small(batch_size: int, expected: bool) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "batch_size", "expected"),
+    [(torch.float32, 1, True), (torch.float32, 2, False), (torch.bfloat16, 2, True), (torch.bfloat16, 3, False)],
+)
+def test_heads_draft_by_default_where_a_pass_is_small(dtype: torch.dtype, batch_size: int, expected: bool) -> None:
     config = SamplingConfig(batch_size=batch_size)
-    assert drafts(policy(), config) == expected  # four heads, and 8 tokens a pass on a CPU
+    assert drafts(policy().to(dtype), config) == expected  # four heads; 4 or 8 tokens a pass on a CPU
     assert not drafts(policy(heads=1), config)

@@ -135,9 +135,8 @@ def drafts(model: PreTrainedModel, config: SamplingConfig) -> bool:
     if config.draft == "heads" and heads < 2:
         has = "no prediction heads" if heads == 0 else "one head, and only further ones draft"
         raise UserError(f"draft=heads has no effect: the model has {has}; leave it out")
-    if config.draft is None:
-        most = _TOKENS_A_PASS.get((model.device.type, model.dtype), 512)
-        return heads > 1 and config.batch_size * heads <= most
+    if config.draft is None and heads > 1:
+        return config.batch_size * heads <= _TOKENS_A_PASS.get((model.device.type, model.dtype), 512)
     return config.draft == "heads"
 
 

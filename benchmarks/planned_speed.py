@@ -6,9 +6,7 @@ The microbatch is passed through a model of shapes, as `wmtp plan` does. Each op
 arithmetic or its memory traffic does, whichever is more: products at `--products` and attention at `--attention`
 FLOP/s, everything else by the bytes of what it reads and writes at `--bytes` per second. The defaults are what an H200
 is known to reach, so they are assumptions. A row is one activation checkpointing of the same run.
-The share is the model's own arithmetic, nothing recomputed, over that time at `--peak` FLOP/s: 2 per parameter and
-token forward, as many for the gradient of activations and, for parameters in training, as many again (Chowdhery et
-al. 2022, arXiv 2204.02311, appendix B); attention is causal.
+The share is the method's own arithmetic (`measured.training_flops`) over that time at `--peak` FLOP/s.
 
 Not counted: what ranks send to each other, the optimizer, launches (a GPU is taken to be busy), and kernels that a
 compiler would fuse. The table is printed and written to benchmarks/results/planned_speed.md.
@@ -20,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from measured import training_flops
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -32,14 +31,8 @@ from weighted_mtp.memory.plan import Machine, layout_of, trained_pass
 RESULTS = Path(__file__).parent / "results" / "planned_speed.md"
 CHECKPOINTING: tuple[bool | Literal["selective"], ...] = (False, "selective", True)
 FREE = {"detach", "empty", "empty_like", "new_empty", "empty_strided", "new_empty_strided", "_local_scalar_dense"}
-PARTIAL = {
-    "index_select",
-    "gather",
-    "index_copy_",
-    "scatter_add_",
-    "scatter_",
-    "embedding",
-}  # touch a part of one input
+# Of the tensor that these look or write into, they touch what the others say.
+PARTIAL = {"index_select", "gather", "index_copy_", "scatter_add_", "scatter_", "embedding"}
 KINDS = ("products", "attention", "the rest")
 
 
@@ -62,30 +55,29 @@ class Work(TorchDispatchMode):
         storages = {t.untyped_storage()._cdata for t in read}
         is_view = not func._schema.is_mutable and all(t.untyped_storage()._cdata in storages for t in written)
         if name not in FREE and written and not is_view:
-            self._note(name, func, args, kwargs or {}, result)
+            kind, flops = _arithmetic(name, func, args, kwargs or {}, result)
+            moved = sum(_bytes(read)) + sum(_bytes(written))
+            if name in PARTIAL:
+                moved = 2 * (max(_bytes(read)[1:]) if name.endswith("_") else sum(_bytes(written)))
+            self.kernels += 1
+            self.seconds[kind] += max(flops / self._rates[kind], moved / self._rates["the rest"])
         return result
 
-    def _note(self, name: str, func: Any, args: Any, kwargs: Any, result: Any) -> None:
-        if "scaled_dot_product" in name:
-            kind, flops = "attention", _of_attention(args, "backward" in name)
-        elif count := flop_registry.get(func.overloadpacket):
-            kind, flops = "products", count(*args, **kwargs, out_val=result)
-        else:
-            kind, flops = "the rest", 0
-        read, written = _bytes((args, kwargs)), _bytes(result)
-        moved = sum(read) + sum(written)
-        if name in PARTIAL:  # of the tensor that they look into, or write into, they touch what the others say
-            moved = 2 * (max(read[1:]) if name.endswith("_") else sum(written))
-        self.kernels += 1
-        self.seconds[kind] += max(flops / self._rates[kind] if flops else 0.0, moved / self._rates["the rest"])
+
+def _arithmetic(name: str, func: Any, args: Any, kwargs: Any, result: Any) -> tuple[str, float]:
+    """An operation's kind and its FLOPs."""
+    if "scaled_dot_product" in name:
+        return "attention", _of_attention(args, "backward" in name)
+    count = flop_registry.get(func.overloadpacket)
+    return ("products", count(*args, **kwargs, out_val=result)) if count else ("the rest", 0.0)
 
 
-def _bytes(tree: Any) -> list[int]:
-    """Of each tensor, once."""
-    return [t.numel() * t.element_size() for t in _tensors(tree)]
+def _bytes(tensors: list[Tensor]) -> list[int]:
+    return [t.numel() * t.element_size() for t in tensors]
 
 
 def _tensors(tree: Any) -> list[Tensor]:
+    """Each once."""
     return list({id(x): x for x in tree_leaves(tree) if isinstance(x, Tensor)}.values())
 
 
@@ -96,33 +88,17 @@ def _of_attention(args: Any, backward: bool) -> float:
     return (2.5 if backward else 1.0) * 2 * batch * heads * length**2 * channels
 
 
-def model_flops(run: Planned) -> float:
-    """The arithmetic of a microbatch that the method itself takes."""
-    with torch.device("meta"):
-        model: Any = run.trained()
-    output = model.get_output_embeddings().weight
-    matrices = [p for n, p in model.named_parameters() if p.dim() == 2 and p is not output and "embed" not in n]
-    heads, config = model.config.n_future_tokens, model.config.get_text_config()
-    per_token = sum(p.numel() * (6 if p.requires_grad else 4) for p in matrices)
-    per_token += heads * output.numel() * (6 if output.requires_grad else 4)
-    layers = config.num_hidden_layers - 1 + heads
-    per_token += 6 * layers * run.batch.length * config.num_attention_heads * config.head_dim
-    return run.batch.rows * run.batch.length * per_token
-
-
-def row(run: Planned, machine: Machine, checkpointing: bool | Literal["selective"], options: Any) -> str:
+def row(run: Planned, machine: Machine, checkpointing: bool | Literal["selective"], flops: float, options: Any) -> str:
     """The table's line for one activation checkpointing."""
-    rates = {"products": options.products, "attention": options.attention, "the rest": options.bytes}
-    work = Work(rates)
+    work = Work({"products": options.products, "attention": options.attention, "the rest": options.bytes})
     trained_pass(run, checkpointing, layout_of(run, machine), work)
     seconds = sum(work.seconds.values())
-    tokens = run.batch.rows * run.batch.length
     cells = [
         str(checkpointing).lower(),
         *(f"{1e3 * work.seconds[kind]:,.0f}" for kind in KINDS),
         f"{work.kernels:,}",
-        f"{tokens / seconds:,.0f}",
-        f"{model_flops(run) / seconds / options.peak:.0%}",
+        f"{run.batch.rows * run.batch.length / seconds:,.0f}",
+        f"{flops / seconds / options.peak:.0%}",
     ]
     return "| " + " | ".join(cells) + " |"
 
@@ -138,6 +114,8 @@ def main() -> None:
     parser.add_argument("--peak", type=float, default=989e12)
     options = parser.parse_args()
     run, machine = planned(find(Path(options.config)), tuple(options.override)), Machine(options.gpus)
+    with torch.device("meta"):
+        flops = training_flops(run.trained(), run.batch.rows, run.batch.length)
     rates = {name: getattr(options, name) / 1e12 for name in ("products", "attention", "bytes", "peak")}
     lines = [
         f"{' '.join([options.config, *options.override])}: {run.batch.rows} × {run.batch.length} tokens a GPU, "
@@ -146,7 +124,7 @@ def main() -> None:
         "",
         "| checkpointing | " + " | ".join(f"{kind}, ms" for kind in KINDS) + " | kernels | tokens/s a GPU | share |",
         "|---|---|---|---|---|---|---|",
-        *(row(run, machine, checkpointing, options) for checkpointing in CHECKPOINTING),
+        *(row(run, machine, checkpointing, flops, options) for checkpointing in CHECKPOINTING),
     ]
     print("\n".join(lines))
     RESULTS.parent.mkdir(exist_ok=True)

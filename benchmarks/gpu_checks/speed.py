@@ -5,6 +5,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 
 import torch
+from measured import training_flops
 from tiny_models import byte_tokenizer
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -123,11 +124,8 @@ def steps(bench: Bench) -> Numbers:
             found.loss.backward()
             model.zero_grad(set_to_none=True)
 
-        matrices = sum(p.numel() for n, p in model.named_parameters() if "lora" not in n and "embed" not in n)
-        per_token = (matrices + (HEADS - 1) * hidden * vocabulary) * (4 if lora else 6)
-        flops = rows * length * (per_token + 6 * (layers + HEADS - 1) * length * hidden)
         used, seconds = bench.peak(step), bench.seconds(step, 3, 1)
-        share = flops / seconds / bench.gemm
+        share = training_flops(model, rows, length) / seconds / bench.gemm
         memory = f"{used / 1e9:.1f} GB, planned {planned / 1e9:.1f}"
         numbers[name] = f"{rows * length / seconds:,.0f} tokens/s, {share:.0%} of the ceiling, {memory}"
         need(not bench.is_gpu or bench.small or abs(used - planned) < PLANNED * planned, f"{name}: {numbers[name]}")

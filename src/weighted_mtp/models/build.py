@@ -43,18 +43,18 @@ class ModelConfig(Section):
     micro_tokenizer: Path = Path("storage/datasets/micro/tokenizer")
     """Tokenizer of `source: micro`."""
 
+    def _given(self, *names: str) -> list[str]:
+        """Those of these options that have another value than their default."""
+        return [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
+
     @model_validator(mode="after")
     def _options_of_extra_heads_have_some(self) -> "ModelConfig":
-        given = {
-            "head_warmup_steps": self.head_warmup_steps > 0,
-            "heads_only": self.heads_only,
-            "heads_lr": self.heads_lr is not None,
-            "head_init": self.head_init != "copy",
-            "lora.full_heads": self.lora is not None and self.lora.full_heads,
-        }
-        if self.n_future_tokens == 1 and (options := [name for name, is_given in given.items() if is_given]):
+        about = self._given("head_warmup_steps", "heads_only", "heads_lr", "head_init")
+        if self.lora is not None and self.lora.full_heads:
+            about.append("lora.full_heads")
+        if self.n_future_tokens == 1 and about:
             raise ValueError(
-                f"{options[0]} is about heads 2 … H, and n_future_tokens=1: leave it out, or set n_future_tokens"
+                f"{about[0]} is about heads 2 … H, and n_future_tokens=1: leave it out, or set n_future_tokens"
             )
         if self.source == MICRO_SOURCE and self.head_init != "copy":
             raise ValueError(
@@ -65,14 +65,10 @@ class ModelConfig(Section):
 
     @model_validator(mode="after")
     def _what_stays_frozen_needs_no_options(self) -> "ModelConfig":
-        given = {
-            "head_warmup_steps": self.head_warmup_steps > 0,
-            "heads_lr": self.heads_lr is not None,
-            "lora": self.lora is not None,
-        }
-        if self.heads_only and (options := [name for name, is_given in given.items() if is_given]):
+        idle = self._given("head_warmup_steps", "heads_lr", "lora")
+        if self.heads_only and idle:
             raise ValueError(
-                f"{options[0]} has no effect with heads_only=true, which trains heads 2 … H in full at optim.lr: leave "
+                f"{idle[0]} has no effect with heads_only=true, which trains heads 2 … H in full at optim.lr: leave "
                 "it out"
             )
         if self.heads_only and self.source == MICRO_SOURCE:

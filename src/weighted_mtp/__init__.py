@@ -18,6 +18,10 @@ __all__ = ["load_critic", "token_weights"]
 # training step twenty times slower; with this it costs what sharing costs (docs/LOG.md). Read when torch is loaded.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")
 
+# Memory of tensors in pages of 2 MiB where Linux leaves that to programs: mapping it in pages of 4 KiB takes a tenth of
+# a small model's training step (docs/LOG.md). Read when torch is loaded.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
 # What PyTorch has not written for Apple's GPUs is computed by the CPU. Read when torch is loaded, too.
 os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
 

@@ -33,8 +33,8 @@ class SamplingConfig(Section):
     stop: tuple[str, ...] = ()
     """A completion ends before the first of these; a benchmark's own are added if a starter is continued."""
     draft: Draft | None = None
-    """`heads`: a policy's further heads draft, which changes speed and no token; `none`: they do not.
-    Default: where a batch is so small that it is faster."""
+    """`heads`: a policy's further heads draft, which changes speed and no token; `none`: they do not. Default: where a
+    batch is small enough, and as long as enough of their drafts are right to be faster."""
 
     @model_validator(mode="after")
     def _every_option_has_an_effect(self) -> "SamplingConfig":

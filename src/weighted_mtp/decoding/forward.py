@@ -4,6 +4,7 @@ Legend: R rows, n tokens of a row in one pass, S slots, V vocabulary, D hidden s
 """
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 import torch
@@ -32,6 +33,12 @@ class Forward:
         self._config = model.config.get_text_config(decoder=True)
         self._context = context_of(model)
         self._lean = None if modules else lean(model)
+
+    def without_drafts(self) -> "Forward":
+        """The same over the same cache, with head 1 alone."""
+        plain = copy(self)
+        plain.policy = None
+        return plain
 
     @property
     def n_drafts(self) -> int:

@@ -25,9 +25,9 @@ from weighted_mtp.models.mtp import MTPForCausalLM
 Completed = Iterator[tuple[Row, Finished]]
 
 _MOST_BATCHES, _UNITS = 8, 16  # batches of a unit, and units that there are before one has more than a batch
-_TOKENS_A_PASS = {  # up to which a pass costs so little more than one of a token a row that drafts gain, where measured
+_TOKENS_A_PASS = {  # up to which a pass costs so little more than one of a token a row that good drafts gain
     ("cpu", torch.float32): 4,
-    ("cpu", torch.bfloat16): 8,  # and far more if the heads were trained to draft
+    ("cpu", torch.bfloat16): 256,
 }
 
 
@@ -117,7 +117,7 @@ def _decoder(model: PreTrainedModel, config: SamplingConfig, text: Text) -> Call
     drafting = drafts(model, config)
     forward = over_slots(model, drafting)
     if forward is not None:
-        return lambda rows: decode(forward, rows, config.batch_size, choice, text)
+        return lambda rows: decode(forward, rows, config.batch_size, choice, text, may_stop=config.draft is None)
     if drafting and config.draft is not None:
         raise UserError(
             f"draft=heads: {type(model.base).__name__} does not keep keys and values in a cache that drafts can be "
@@ -130,7 +130,7 @@ def _decoder(model: PreTrainedModel, config: SamplingConfig, text: Text) -> Call
 
 
 def drafts(model: PreTrainedModel, config: SamplingConfig) -> bool:
-    """Whether heads draft. Raises UserError for a `draft` that cannot be."""
+    """Whether heads draft, at first if `draft` is not given. Raises UserError for a `draft` that cannot be."""
     heads = model.config.n_future_tokens if isinstance(model, MTPForCausalLM) else 0
     if config.draft == "heads" and heads < 2:
         has = "no prediction heads" if heads == 0 else "one head, and only further ones draft"

@@ -21,6 +21,8 @@ LOGITS_BYTES, CPU_FP32_LOGITS_BYTES = 256 << 20, 32 << 20
 """Memory of one chunk's fp32 logits. In fp32 more than the lower saves little on a CPU, whose caches are smaller;
 in bf16 it does: a CPU adds each chunk's product to the unembedding's whole fp32 gradient in a pass of its own."""
 MIN_CHUNK, MAX_CHUNK = 64, 4096
+CPU_BLOCK_BYTES = 4 << 20
+"""Of a chunk, what a CPU's caches hold while several operations pass over it."""
 
 
 @dataclass(frozen=True)
@@ -107,9 +109,11 @@ def linear_cross_entropy(
 def greedy_tokens(states: Tensor, rows: Tensor, unembedding: Unembedding, chunk: int | None = None) -> Tensor:
     """The likeliest token of each row, (N,) int64; arguments as above."""
     chunk = chunk or _chunk_for(states, unembedding)
-    product = _Product.of(states, unembedding)
-    parts = [product.logits(_picked(states, part, product)).argmax(-1) for part in rows.split(chunk)]
-    return torch.cat([rows.new_empty(0), *parts])
+    product = _Product(states, unembedding, min(chunk, len(rows)))
+    found = [rows.new_empty(0)]
+    for part in rows.split(chunk):
+        found += [product.logits(block).argmax(-1) for block in product.take(_picked(states, part, product))]
+    return torch.cat(found)
 
 
 @dataclass
@@ -130,36 +134,63 @@ class _Gradients:
             torch.zeros_like(bias, dtype=dtype) if bias is not None and bias.requires_grad else None,
         )
 
-    def add(self, rows: Tensor, hidden: Tensor, by_logits: Tensor, product: "_Product") -> None:
-        """hidden (n, D), by_logits (n, V): the derivatives by the logits of one chunk."""
-        narrow = by_logits.to(hidden.dtype)
-        # Rows are distinct, so a copy will do: no sorting, no atomics.
-        self.states.index_copy_(0, rows, (narrow @ product.weight).to(self.states.dtype))
-        if self.weight is not None:
-            _add_product(self.weight, narrow.t(), hidden)
+    def take_block(self, block: slice, by_logits: Tensor, product: "_Product") -> None:
+        """by_logits (b, V) fp32: the derivatives by the logits of a block's rows, written over them."""
+        product.narrowed(block)
         if self.bias is not None:
             self.bias.add_(by_logits.sum(0))
 
+    def take_chunk(self, rows: Tensor, hidden: Tensor, product: "_Product") -> None:
+        """hidden (n, D): a chunk of which all blocks are taken."""
+        by_logits = product.narrow[: len(hidden)]
+        # Rows are distinct, so a copy will do: no sorting, no atomics.
+        self.states.index_copy_(0, rows, (by_logits @ product.weight).to(self.states.dtype))
+        if self.weight is not None:
+            _add_product(self.weight, by_logits.t(), hidden)
 
-@dataclass(frozen=True)
+
 class _Product:
-    """The unembedding in the precision of its products: cast once, not once per chunk."""
+    """The unembedding in the precision of its products, cast once, and what it makes of a chunk of rows.
 
-    weight: Tensor
-    bias: Tensor | None
-    cap: float | None
+    weight   (V, D)
+    narrow   (n, V) in that precision: on a CPU the products, and at last the derivatives by the logits
+    wide     (n, V) in fp32 at least: the logits; the same memory if the products are, too
 
-    @staticmethod
-    def of(states: Tensor, unembedding: Unembedding) -> "_Product":
-        weight = unembedding.weight.detach().to(_dtype_of_products(states))
-        return _Product(weight, unembedding.bias, unembedding.cap)
+    All chunks share this memory. A CPU maps new memory page by page, which takes as long as the products themselves.
+    """
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """hidden (n, D) → (n, V) in fp32, a fresh tensor that may be overwritten."""
-        z = _product(hidden, self.weight.t())
+    def __init__(self, states: Tensor, unembedding: Unembedding, rows: int) -> None:
+        self.weight = unembedding.weight.detach().to(_dtype_of_products(states))
+        self.bias = None if unembedding.bias is None else unembedding.bias.detach()
+        self.cap = unembedding.cap
+        self.narrow = self.weight.new_empty(rows, len(self.weight))
+        wide = torch.promote_types(self.weight.dtype, torch.float32)
+        self.wide = self.narrow if self.weight.dtype == wide else torch.empty_like(self.narrow, dtype=wide)
+        self._widens = self.wide is not self.narrow and not states.is_cuda  # a GPU adds up bf16 in fp32 itself
+
+    def take(self, hidden: Tensor) -> list[slice]:
+        """Multiply hidden (n, D); returns the blocks of its rows in which to ask for their logits."""
+        n, transposed = len(hidden), self.weight.t()
+        if self.wide is self.narrow or self._widens:
+            torch.mm(hidden, transposed, out=self.narrow[:n])
+        else:
+            torch.mm(hidden, transposed, out_dtype=self.wide.dtype, out=self.wide[:n])
+        size = n if hidden.is_cuda else max(1, CPU_BLOCK_BYTES // (4 * len(self.weight)))
+        return [slice(first, min(n, first + size)) for first in range(0, n, size)]
+
+    def logits(self, block: slice) -> Tensor:
+        """Those of a block's rows, (b, V) in fp32, once; they may be overwritten."""
+        z = self.wide[block]
+        if self._widens:
+            z.copy_(self.narrow[block])
         if self.bias is not None:
-            z.add_(self.bias.detach())
+            z.add_(self.bias)
         return z if self.cap is None else z.div_(self.cap).tanh_().mul_(self.cap)
+
+    def narrowed(self, block: slice) -> None:
+        """Copy into `narrow` what a block's logits were overwritten with."""
+        if self.wide is not self.narrow:
+            self.narrow[block].copy_(self.wide[block])
 
 
 def _one_pass(
@@ -173,37 +204,34 @@ def _one_pass(
     gradients: _Gradients | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Total, cross-entropies and confidences. The total's gradients are added to `gradients`, if they are wanted."""
-    product = _Product.of(states, unembedding)
-    ce = torch.empty(len(rows), device=states.device, dtype=torch.promote_types(product.weight.dtype, torch.float32))
+    product = _Product(states, unembedding, min(chunk, len(rows)))
+    ce = torch.empty(len(rows), device=states.device, dtype=product.wide.dtype)
     factor = torch.ones_like(ce)
     with torch.no_grad(), torch.autocast(states.device.type, enabled=False):
-        for part in (slice(start, start + chunk) for start in range(0, len(rows), chunk)):
-            hidden = _picked(states, rows[part], product)
-            z, target = product.logits(hidden), targets[part, None]
-            slope = None if product.cap is None else 1 - (z / product.cap) ** 2
-            largest, at_target = z.amax(1, keepdim=True), z.gather(1, target)
-            total = z.sub_(largest).exp_().sum(1, keepdim=True)  # z: probabilities, up to the total
-            ce[part] = (total.log() + largest - at_target).squeeze(1)
-            if confidence is not None:
-                factor[part] = (-confidence.power * ce[confidence.rows[part]]).exp()
+        for start in range(0, len(rows), chunk):
+            chosen = rows[start : start + chunk]
+            hidden = _picked(states, chosen, product)
+            for block in product.take(hidden):
+                part = slice(start + block.start, start + block.stop)
+                z, target = product.logits(block), targets[part, None]
+                slope = None if product.cap is None else 1 - (z / product.cap) ** 2
+                largest, at_target = z.amax(1, keepdim=True), z.gather(1, target)
+                total = z.sub_(largest).exp_().sum(1, keepdim=True)  # z: probabilities, up to the total
+                ce[part] = (total.log() + largest - at_target).squeeze(1)
+                if confidence is not None:
+                    factor[part] = (-confidence.power * ce[confidence.rows[part]]).exp()
+                if gradients is not None:
+                    scale = (weights[part] * factor[part])[:, None]
+                    z.mul_(scale / total).scatter_add_(1, target, -scale)  # w (p − onehot)
+                    gradients.take_block(block, z if slope is None else z.mul_(slope), product)
             if gradients is not None:
-                scale = (weights[part] * factor[part])[:, None]
-                z.mul_(scale / total).scatter_add_(1, target, -scale)  # w (p − onehot)
-                gradients.add(rows[part], hidden, z if slope is None else z.mul_(slope), product)
+                gradients.take_chunk(chosen, hidden, product)
     return (weights * factor * ce).sum(), ce, factor
 
 
 def _picked(states: Tensor, rows: Tensor, product: _Product) -> Tensor:
     """Rows of the flattened states, (n, D), in the precision of the product."""
     return states.detach().reshape(-1, states.shape[-1]).index_select(0, rows).to(product.weight.dtype)
-
-
-def _product(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b, added up and returned in fp32 at least."""
-    wide = torch.promote_types(a.dtype, torch.float32)
-    if a.is_cuda and a.dtype != wide:
-        return torch.mm(a, b, out_dtype=wide)
-    return (a @ b).to(wide)
 
 
 def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
@@ -213,7 +241,9 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
     elif total.is_cuda:
         torch.addmm(total, a, b, out_dtype=total.dtype, out=total)
     else:
-        total.add_(a @ b)
+        rows = max(1, CPU_BLOCK_BYTES // (4 * total.shape[1]))
+        for part, factor in zip(total.split(rows), a.split(rows), strict=True):
+            part.add_(factor @ b)
 
 
 class _WeightedSum(torch.autograd.Function):

@@ -17,7 +17,7 @@ from weighted_mtp.decoding.config import SamplingConfig
 from weighted_mtp.decoding.forward import Forward, takes_slots
 from weighted_mtp.decoding.lean import lean
 from weighted_mtp.decoding.rows import Choice, Completion, Row, Text, uniform_draws
-from weighted_mtp.decoding.sample import drafts, sample
+from weighted_mtp.decoding.sample import _TOKENS_A_PASS, drafts, sample
 from weighted_mtp.decoding.speculative import _Window, decode
 from weighted_mtp.errors import UserError
 from weighted_mtp.models.mtp import MTPForCausalLM
@@ -305,9 +305,29 @@ def test_drafts_of_a_model_without_further_heads_are_refused() -> None:
 
 @pytest.mark.parametrize(
     ("dtype", "batch_size", "expected"),
-    [(torch.float32, 1, True), (torch.float32, 2, False), (torch.bfloat16, 2, True), (torch.bfloat16, 3, False)],
+    [(torch.float32, 1, True), (torch.float32, 2, False), (torch.bfloat16, 64, True), (torch.bfloat16, 65, False)],
 )
 def test_heads_draft_by_default_where_a_pass_is_small(dtype: torch.dtype, batch_size: int, expected: bool) -> None:
     config = SamplingConfig(batch_size=batch_size)
-    assert drafts(policy().to(dtype), config) == expected  # four heads; 4 or 8 tokens a pass on a CPU
+    assert drafts(policy().to(dtype), config) == expected  # four heads; 4 or 256 tokens a pass on a CPU
     assert not drafts(policy(heads=1), config)
+
+
+@pytest.mark.parametrize("config", [GREEDY, DRAWN], ids=["greedy", "drawn"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("right", [0.0, 0.1, 0.9])
+def test_by_default_heads_stop_drafting_where_too_few_drafts_are_right(
+    architecture: str, config: SamplingConfig, right: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = policy(architecture)
+    monkeypatch.setitem(_TOKENS_A_PASS, ("cpu", torch.float32), 16)
+    monkeypatch.setattr("weighted_mtp.decoding.speculative._TRIED", (4, 8))
+    prompts = PROMPTS * 3
+    expected = sample(model, LETTERS, prompts, drafting(config, "none"))
+    with prompted(tokens_of(expected), right):
+        found = sample(model, LETTERS, prompts, config)
+    assert found == expected
+    completions = [completion for samples in found for completion in samples]
+    passes, drafted = sum(c.n_passes for c in completions), sum(len(c.drafted) for c in completions)
+    assert 0 < drafted <= passes
+    assert (drafted < passes / 2) == (right < 0.5)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from weighted_mtp.losses import linear_ce
 from weighted_mtp.losses.linear_ce import (
     Confidence,
     chunk_size,
@@ -124,6 +125,30 @@ def test_the_cross_entropy_is_fp32_under_bf16_autocast() -> None:
     assert logits.dtype == torch.bfloat16
     torch.testing.assert_close(found.ce, F.cross_entropy(logits.float(), TARGETS, reduction="none").detach())
     assert found.total.dtype == torch.float32
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("block", [1, 2, 100])
+def test_blocks_of_a_chunk_change_nothing(form: str, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def passed() -> list[Tensor]:
+        w = unembedding(form)
+        states = drawn(4, 5, D).detach().float().requires_grad_()
+        w = Unembedding(
+            *(None if x is None else x.detach().float().requires_grad_() for x in (w.weight, w.bias)), w.cap
+        )
+        with torch.autocast("cpu", torch.bfloat16):
+            found = weighted_linear_cross_entropy(states, ROWS, TARGETS, WEIGHTS.float(), w, chunk=5)
+        return [
+            found.total,
+            found.ce,
+            *torch.autograd.grad(found.total, trained(states, w)),
+            greedy_tokens(states, ROWS, w, 5),
+        ]
+
+    whole = passed()
+    monkeypatch.setattr(linear_ce, "CPU_BLOCK_BYTES", 4 * V * block)
+    for found, expected in zip(passed(), whole, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
 
 
 def test_backward_of_cross_entropies_runs_in_the_precision_of_forward() -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from weighted_mtp.errors import UserError
 from weighted_mtp.runtime import device
@@ -27,6 +28,26 @@ def test_auto_takes_bf16_where_the_cpu_has_it(monkeypatch, name, expected):
 def test_what_is_asked_for_by_name_is_what_is_computed(monkeypatch):
     monkeypatch.setattr(device, "has_bf16", lambda _device: False)
     assert (product("bf16"), product("fp32")) == (torch.bfloat16, torch.float32)
+
+
+@pytest.mark.parametrize("arguments", ["positional", "named"])
+def test_bf16_takes_attention_and_its_gradient_in_fp32(arguments):
+    q, k, v = (torch.randn(1, 2, 5, 4, generator=torch.Generator().manual_seed(i)).bfloat16() for i in range(3))
+    q.requires_grad_()
+    wide = [x.detach().float().requires_grad_() for x in (q, k, v)]
+    expected = F.scaled_dot_product_attention(*wide, is_causal=True)
+    with autocast(CPU, RuntimeConfig(precision="bf16")):
+        given = {"query": q, "key": k, "value": v} if arguments == "named" else {}
+        found = F.scaled_dot_product_attention(*(() if given else (q, k, v)), **given, is_causal=True)
+    assert found.dtype == torch.bfloat16
+    assert torch.equal(found, expected.bfloat16())
+    grads = (
+        torch.autograd.grad(out.float().square().sum(), of)[0]
+        for out, of in ((found, q), (expected.bfloat16(), wide[0]))
+    )
+    assert torch.equal(next(grads), next(grads).bfloat16())
+    with torch.no_grad(), autocast(CPU, RuntimeConfig(precision="bf16")):
+        assert (q @ k.mT).dtype == F.scaled_dot_product_attention(q, k, v).dtype == torch.bfloat16
 
 
 def test_slow_bf16_is_told_of(monkeypatch, capsys):

@@ -22,7 +22,7 @@ LOGITS_BYTES, CPU_FP32_LOGITS_BYTES = 256 << 20, 32 << 20
 in bf16 it does: a CPU adds each chunk's product to the unembedding's whole fp32 gradient in a pass of its own."""
 MIN_CHUNK, MAX_CHUNK = 64, 4096
 CPU_BLOCK_BYTES = 4 << 20
-"""Of a chunk, what a CPU's caches hold while several operations pass over it."""
+"""What a CPU's caches hold of a chunk while several operations pass over it."""
 
 
 @dataclass(frozen=True)

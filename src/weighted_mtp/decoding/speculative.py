@@ -12,8 +12,9 @@ Every head is a decoder layer on the trunk's output and attends to its own keys 
 heads read all tokens of a pass, and each keeps a cache. What was written for a draft that is not accepted lies in
 slots beyond the row's length, which the next pass writes again before anything reads them.
 
-Heads that are told to stop by themselves do so for the rest of a unit once a pass of some length has given fewer tokens
-than it costs, counted in tokens, not timed, so that a unit is decoded alike every time.
+Where drafting is the default and not asked for, heads stop drafting for the rest of a unit when the passes so far have
+made too few tokens certain to be faster than plain ones. Tokens are counted and nothing is timed, so that a unit is
+decoded alike every time.
 
 **The output is that of decoding token by token.** Token j of a row is f(p_j, u_j): p_j is head 1's distribution behind
 the tokens before j, u_j the uniform number of (seed, prompt, sample, j), and f inverts the cumulative distribution
@@ -53,7 +54,7 @@ def decode(
 ) -> Iterator[tuple[Row, Finished]]:
     """Complete all rows, `size` of them at a time; yield each when it is finished. The next one takes its place.
 
-    may_stop  whether heads stop drafting if too few of their drafts are right for that to be faster
+    may_stop  whether heads stop drafting when too few of their drafts are right to be faster
 
     Which rows are in progress together depends on the model, the rows and `size` alone, and so does every bit.
     """

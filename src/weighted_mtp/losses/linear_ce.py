@@ -175,7 +175,7 @@ class _Product:
             torch.mm(hidden, transposed, out=self.narrow[:n])
         else:
             torch.mm(hidden, transposed, out_dtype=self.wide.dtype, out=self.wide[:n])
-        size = n if hidden.is_cuda else max(1, CPU_BLOCK_BYTES // (4 * len(self.weight)))
+        size = max(1, CPU_BLOCK_BYTES // (4 * len(self.weight))) if hidden.device.type == "cpu" else n
         return [slice(first, min(n, first + size)) for first in range(0, n, size)]
 
     def logits(self, block: slice) -> Tensor:

@@ -304,9 +304,9 @@ def drafting() -> Iterator[list[int]]:
     found: list[int] = []
     decode = sample.decode
 
-    def decoded(forward: Any, *given: Any) -> Any:
+    def decoded(forward: Any, *given: Any, **named: Any) -> Any:
         found.append(forward.n_drafts)
-        return decode(forward, *given)
+        return decode(forward, *given, **named)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sample, "decode", decoded)

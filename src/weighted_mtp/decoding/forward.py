@@ -4,7 +4,6 @@ Legend: R rows, n tokens of a row in one pass, S slots, V vocabulary, D hidden s
 """
 
 from collections.abc import Sequence
-from copy import copy
 from typing import Any
 
 import torch
@@ -34,11 +33,9 @@ class Forward:
         self._context = context_of(model)
         self._lean = None if modules else lean(model)
 
-    def without_drafts(self) -> "Forward":
-        """The same over the same cache, with head 1 alone."""
-        plain = copy(self)
-        plain.policy = None
-        return plain
+    def stop_drafting(self) -> None:
+        """Go on with head 1 alone, over the same cache."""
+        self.policy = None
 
     @property
     def n_drafts(self) -> int:

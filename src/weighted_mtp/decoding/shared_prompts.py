@@ -93,7 +93,7 @@ class SharedPrompts:
         self._number = {prompt: g for g, prompt in enumerate(prompts)}
         lengths = [prompt.length for prompt in prompts]
         for stacked, parts in ((self._keys, [p.keys for p in prompts]), (self._values, [p.values for p in prompts])):
-            for layer in parts[0]:
+            for layer in min(parts, key=len):  # prompts that were read after heads stopped drafting lack theirs
                 short = [(part[layer], max(lengths) - n) for part, n in zip(parts, lengths, strict=True)]
                 stacked[layer] = torch.stack([pad(of_prompt, (0, 0, 0, missing)) for of_prompt, missing in short])
         outside = torch.arange(max(lengths), device=device) >= torch.tensor(lengths, device=device)[:, None]

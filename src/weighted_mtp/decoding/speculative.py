@@ -31,6 +31,7 @@ that it is right wherever the two distributions' intervals overlap.
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -58,6 +59,7 @@ def decode(
 
     Which rows are in progress together depends on the model, the rows and `size` alone, and so does every bit.
     """
+    forward = copy(forward)  # which stops drafting for these rows alone
     waiting = _Waiting(forward, rows, prompts_at_once=max(1, size // 4))
     window = _Window(forward, min(size, len(rows)), choice, _shares(forward, rows), may_stop)
     for _ in range(min(size, len(rows))):
@@ -113,10 +115,15 @@ class _Window:
         self._forward = forward
         self._choice = choice
         self._cache = SlotCache(size, SharedPrompts() if shares else None)
-        self._n = forward.n_drafts + 1
         self._device = forward.model.device
-        self._may_stop = may_stop and self._n > 1
+        self._steps = torch.arange(self._n, device=self._device)
+        self._may_stop = may_stop
         self._passes, self._row_passes, self._tokens = 0, 0, 0
+
+    @property
+    def _n(self) -> int:
+        """Tokens that a pass takes of each row."""
+        return self._forward.n_drafts + 1
 
     def start(self, place: int, row: Row, prefix: Prefix) -> None:
         """Put a row where another was, or behind the others."""
@@ -135,8 +142,7 @@ class _Window:
     def advance(self) -> list[list[int]]:
         """One pass; the tokens of each row that it made certain, from 1 to n."""
         before, free = [_read(row) for row in self.rows], [self._in_slots(row) for row in self.rows]
-        steps = torch.arange(self._n, device=self._device)
-        positions, slots = torch.tensor([before, free], device=self._device)[:, :, None] + steps
+        positions, slots = torch.tensor([before, free], device=self._device)[:, :, None] + self._steps[: self._n]
         ids = torch.tensor(self._ids, device=self._device)
         draws = self._draws(self.rows, 2 * self._n - 1)
         logits, read = self._forward(ids, positions, slots, max(free) + self._n, self._cache)
@@ -149,7 +155,7 @@ class _Window:
             both = torch.cat([right, drafted], dim=1).tolist()
             found, drafts = [row[: self._n] for row in both], [row[self._n :] for row in both]
         new = [self._accept(place, found[place], drafts[place]) for place in range(len(self.rows))]
-        if self._may_stop:
+        if self._may_stop and self._n > 1:
             self._stop_if_slower(new)
         return new
 
@@ -160,7 +166,7 @@ class _Window:
         self._tokens += sum(map(len, new))
         known = self._passes >= _TRIED[0] and self._row_passes >= _TRIED[1]
         if known and self._tokens < _PAYS * self._row_passes:
-            self._forward, self._n, self._may_stop = self._forward.without_drafts(), 1, False
+            self._forward.stop_drafting()
             self._ids = [ids[:1] for ids in self._ids]
 
     def _in_slots(self, row: Row) -> int:

@@ -166,22 +166,23 @@ class _Product:
         self.narrow = self.weight.new_empty(rows, len(self.weight))
         wide = torch.promote_types(self.weight.dtype, torch.float32)
         self.wide = self.narrow if self.weight.dtype == wide else torch.empty_like(self.narrow, dtype=wide)
-        self._widens = self.wide is not self.narrow and not states.is_cuda  # a GPU adds up bf16 in fp32 itself
+        self._products = self.wide if states.is_cuda else self.narrow  # a GPU returns the fp32 in which it adds up bf16
 
     def take(self, hidden: Tensor) -> list[slice]:
         """Multiply hidden (n, D); returns the blocks of its rows in which to ask for their logits."""
-        n, transposed = len(hidden), self.weight.t()
-        if self.wide is self.narrow or self._widens:
-            torch.mm(hidden, transposed, out=self.narrow[:n])
+        n = len(hidden)
+        products = self._products[:n]
+        if products.dtype == hidden.dtype:
+            torch.mm(hidden, self.weight.t(), out=products)
         else:
-            torch.mm(hidden, transposed, out_dtype=self.wide.dtype, out=self.wide[:n])
-        size = max(1, CPU_BLOCK_BYTES // (4 * len(self.weight))) if hidden.device.type == "cpu" else n
+            torch.mm(hidden, self.weight.t(), out_dtype=products.dtype, out=products)
+        size = _rows_in_cache(len(self.weight)) if hidden.device.type == "cpu" else n
         return [slice(first, min(n, first + size)) for first in range(0, n, size)]
 
     def logits(self, block: slice) -> Tensor:
         """Those of a block's rows, (b, V) in fp32, once; they may be overwritten."""
         z = self.wide[block]
-        if self._widens:
+        if self._products is not self.wide:
             z.copy_(self.narrow[block])
         if self.bias is not None:
             z.add_(self.bias)
@@ -229,6 +230,11 @@ def _one_pass(
     return (weights * factor * ce).sum(), ce, factor
 
 
+def _rows_in_cache(width: int) -> int:
+    """Rows of this many fp32 numbers that fit into `CPU_BLOCK_BYTES`; at least one."""
+    return max(1, CPU_BLOCK_BYTES // (4 * width))
+
+
 def _picked(states: Tensor, rows: Tensor, product: _Product) -> Tensor:
     """Rows of the flattened states, (n, D), in the precision of the product."""
     return states.detach().reshape(-1, states.shape[-1]).index_select(0, rows).to(product.weight.dtype)
@@ -241,7 +247,7 @@ def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
     elif total.is_cuda:
         torch.addmm(total, a, b, out_dtype=total.dtype, out=total)
     else:
-        rows = max(1, CPU_BLOCK_BYTES // (4 * total.shape[1]))
+        rows = _rows_in_cache(total.shape[1])
         for part, factor in zip(total.split(rows), a.split(rows), strict=True):
             part.add_(factor @ b)
 

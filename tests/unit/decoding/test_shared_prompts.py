@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from weighted_mtp.decoding import lean, speculative
 from weighted_mtp.decoding.config import SamplingConfig
 from weighted_mtp.decoding.forward import Forward
-from weighted_mtp.decoding.sample import sample
+from weighted_mtp.decoding.sample import _TOKENS_A_PASS, sample
 from weighted_mtp.decoding.shared_prompts import Prefix, SharedPrompts
 from weighted_mtp.models.mtp import MTPForCausalLM
 
@@ -55,6 +55,23 @@ def test_sharing_changes_no_completion(
     shared_by.clear()
     assert sample(model, LETTERS, PROMPTS, config) == found
     assert not shared_by
+
+
+def test_prompts_that_are_read_after_heads_stopped_drafting_are_shared_as_well(
+    shared_by: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = policy()
+    expected = sample(model, LETTERS, PROMPTS, DRAWN.model_copy(update={"draft": "none"}))
+    monkeypatch.setitem(_TOKENS_A_PASS, ("cpu", torch.float32), 4 * DRAWN.batch_size)
+    monkeypatch.setattr(speculative, "_TRIED", (2, 8))
+    monkeypatch.setattr("weighted_mtp.decoding.sample._UNITS", 1)  # units of several batches
+    shared_by.clear()
+    found = sample(model, LETTERS, PROMPTS, DRAWN)
+    assert found == expected
+    assert shared_by
+    drafted = [len(completion.drafted) for samples in found for completion in samples]
+    assert max(drafted) > 0
+    assert min(drafted) == 0  # these began later
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 30])

@@ -131,11 +131,12 @@ def test_the_cross_entropy_is_fp32_under_bf16_autocast() -> None:
 @pytest.mark.parametrize("block", [1, 2, 100])
 def test_blocks_of_a_chunk_change_nothing(form: str, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     def passed() -> list[Tensor]:
-        w = unembedding(form)
-        states = drawn(4, 5, D).detach().float().requires_grad_()
-        w = Unembedding(
-            *(None if x is None else x.detach().float().requires_grad_() for x in (w.weight, w.bias)), w.cap
+        in_fp64 = unembedding(form)
+        states, weight, bias = (
+            None if x is None else x.detach().float().requires_grad_()
+            for x in (drawn(4, 5, D), in_fp64.weight, in_fp64.bias)
         )
+        w = Unembedding(weight, bias, in_fp64.cap)
         with torch.autocast("cpu", torch.bfloat16):
             found = weighted_linear_cross_entropy(states, ROWS, TARGETS, WEIGHTS.float(), w, chunk=5)
         return [

@@ -1,25 +1,18 @@
-"""`wmtp evaluate` of a model behind a server, and in vLLM's hands."""
+"""`wmtp evaluate` of a model behind a server."""
 
-import copy
 import json
-import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from completions_server import MODEL, CompletionsServer, Fault
 from tenacity import wait_none
 from test_evaluation import asked, error_of, wmtp
-from tiny_models import byte_tokenizer, tiny_model
+from tiny_models import byte_tokenizer
 from typer.testing import Result
 
 from weighted_mtp.decoding import server as server_module
-from weighted_mtp.models.card import ModelOrigin
-from weighted_mtp.models.convert import write_model
-from weighted_mtp.models.mtp import MTPForCausalLM
 
 CHAT = "{{ bos_token or '' }}<user>{{ messages[0]['content'] }}</user>"
 
@@ -166,80 +159,3 @@ def test_options_of_a_server_need_one(data: Path, model: Path, tmp_path: Path) -
     result = wmtp(*asked(data, model, tmp_path / "out", "--model", "x"))
     assert "--base-url must be given" in error_of(result)
     assert "is no address" in error_of(from_server(data, "localhost:8000", tmp_path / "out"))
-
-
-@dataclass
-class FakeVllm:
-    """As much of vLLM as is used: it answers with the token after the prompt's last one, again and again."""
-
-    made: dict[str, Any] = field(default_factory=dict)
-    folder: list[str] = field(default_factory=list)
-    parameters: list[Any] = field(default_factory=list)
-
-    def SamplingParams(self, **options: Any) -> SimpleNamespace:
-        return SimpleNamespace(**options)
-
-    def LLM(self, **options: Any) -> "FakeVllm":
-        self.made = options
-        self.folder = sorted(path.name for path in Path(options["model"]).iterdir())
-        self.config = json.loads((Path(options["model"]) / "config.json").read_text())
-        return self
-
-    def generate(self, prompts: list[dict[str, Any]], parameters: list[Any], use_tqdm: bool) -> list[Any]:
-        self.parameters += parameters
-        tokens = [[(prompt["prompt_token_ids"][-1] + 1) % 256] * 3 for prompt in prompts]
-        return [
-            SimpleNamespace(
-                outputs=[SimpleNamespace(text=f"t{ids[0]}", token_ids=ids, finish_reason="stop", stop_reason=None)]
-            )
-            for ids in tokens
-        ]
-
-
-@pytest.fixture
-def vllm(monkeypatch: pytest.MonkeyPatch) -> FakeVllm:
-    fake = FakeVllm()
-    monkeypatch.setitem(sys.modules, "vllm", fake)  # type: ignore[arg-type]
-    return fake
-
-
-def test_vllm_gets_the_plain_export_of_a_policy_and_a_seed_for_each_sample(
-    data: Path,
-    vllm: FakeVllm,
-    tmp_path: Path,
-) -> None:
-    base = tiny_model()
-    base.config = copy.deepcopy(base.config)  # which other tests' models share
-    base.config.max_position_embeddings = 4096
-    write_model(
-        MTPForCausalLM.from_base(base, 2), byte_tokenizer(), tmp_path / "policy", ModelOrigin("policy", "A test.")
-    )
-    result = wmtp(*asked(data, tmp_path / "policy", tmp_path / "out", "--engine", "vllm", "--stop", "x"))
-    assert result.exit_code == 0, result.output
-    assert vllm.config["architectures"] == ["LlamaForCausalLM"]
-    assert {"model.safetensors", "tokenizer.json"} <= set(vllm.folder)
-    assert not Path(vllm.made["model"]).exists()
-    assert (vllm.made["max_num_seqs"], vllm.made["dtype"]) == (5, "float32")
-    assert len({p.seed for p in vllm.parameters}) == 24
-    first = vllm.parameters[0]
-    assert (first.n, first.temperature, first.max_tokens, first.stop) == (1, 1.0, 9, ["x"])
-    assert byte_tokenizer().eos_token_id in first.stop_token_ids
-    assert {(row["finished"], row["tokens"]) for row in rows(tmp_path / "out")} == {("eos", 3)}
-    assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["origin"]["engine"] == "vllm"
-    again = wmtp(*asked(data, tmp_path / "policy", tmp_path / "out", "--stop", "x"))
-    assert "engine: vllm → torch" in error_of(again)
-
-
-def test_an_ordinary_model_is_given_to_vllm_as_it_is(
-    data: Path,
-    model: Path,
-    vllm: FakeVllm,
-    tmp_path: Path,
-) -> None:
-    assert wmtp(*asked(data, model, tmp_path / "out", "--engine", "vllm")).exit_code == 0
-    assert vllm.made["model"] == str(model)
-
-
-def test_without_vllm_it_is_said_how_to_get_it(data: Path, model: Path, tmp_path: Path) -> None:
-    result = wmtp(*asked(data, model, tmp_path / "out", "--engine", "vllm"))
-    assert "vLLM cannot be imported (No module named 'vllm'); install it beside this package" in error_of(result)

@@ -251,6 +251,7 @@ EFFECTS: dict[str, Effect | list[Effect]] = {
     "EvaluationConfig.output": Effect("evaluate", 'output="@/evaluations/named"', "output"),
     "SampledModel.checkpoint": Effect("evaluate", 'checkpoint="@/runs/reference2"', "texts", DRAWN),
     "SampledModel.engine": Effect("evaluate", 'engine="vllm"', "error", names="--engine vllm"),
+    "SampledModel.vllm_args": Effect("evaluate", 'vllm_args=["a=1"]', "error", names="--vllm-args"),
     "SampledModel.server": Effect("evaluate", "server={}", "texts"),
     "ServerConfig.base_url": Effect("evaluate", 'server.base_url="http://b/v1"', "error", SERVED, "--base-url"),
     "ServerConfig.model": Effect("evaluate", 'server.model="other"', "served", SERVED),
@@ -301,6 +302,7 @@ EFFECTS: dict[str, Effect | list[Effect]] = {
     "Training.override": Effect(STUDY, "arms.uniform.override.optim.lr=0.5", "options"),
     "StudyConfig.dtype": Effect(STUDY, "dtype=bfloat16", "evaluations"),
     "StudyConfig.engine": Effect(STUDY, "engine=vllm", "evaluations"),
+    "StudyConfig.vllm_args": Effect(STUDY, "vllm_args=[a=1]", "evaluations", ("engine=vllm",)),
     "_Sampled.server": Effect(
         STUDY, "arms.more.server.base_url=http://b/v1", "evaluations", (f"arms.more={MORE}, server: {A_SERVER}}}",)
     ),

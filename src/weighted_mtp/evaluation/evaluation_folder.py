@@ -46,6 +46,7 @@ class Origin(Section):
     day: datetime.date | None = None
     """What a chat template takes for today."""
     engine: str | None = None
+    vllm_args: tuple[str, ...] = ()
     dtype: str | None = None
     device: str | None = None
     sampling: SamplingConfig | None = None

@@ -1,8 +1,9 @@
 """What can be sampled from: a model in this process, the same model in vLLM, or one behind a server."""
 
 import datetime
+import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +19,14 @@ from weighted_mtp.decoding.engine import Engine, Message, Prompt, TorchEngine
 from weighted_mtp.decoding.rows import end_tokens
 from weighted_mtp.decoding.server import ServerEngine
 from weighted_mtp.decoding.vllm_engine import VllmEngine, imported
-from weighted_mtp.errors import UserError
 from weighted_mtp.evaluation.benchmarks import AnswerForm
 from weighted_mtp.models.adapters import holds_adapters
 from weighted_mtp.models.card import ModelOrigin
 from weighted_mtp.models.checkpoint import Dtype, check_embedded, load_tokenizer, read_config, run_of
 from weighted_mtp.models.convert import find_model, load_base, without_heads, write_model
 from weighted_mtp.models.mtp import MTPConfig
-from weighted_mtp.runtime.distributed import ranks
+from weighted_mtp.progress import say
+from weighted_mtp.runtime.distributed import agree, by_first_rank, is_first
 
 
 @dataclass(frozen=True)
@@ -91,26 +92,32 @@ def load_respondent(
     return Respondent(TorchEngine(model, tokenizer), _template(source, template, tokenizer), tokenizer, day)
 
 
-@contextmanager
 def vllm_respondent(
-    source: Path, template: str | None, dtype: str, batch_size: int, scratch: Path, day: datetime.date | None = None
-) -> Iterator[Respondent]:
+    source: Path,
+    template: str | None,
+    dtype: str,
+    batch_size: int,
+    scratch: Path,
+    day: datetime.date | None = None,
+    arguments: Sequence[str] = (),
+) -> Respondent:
     """The model at `source` in vLLM, which reads ordinary causal LMs: of anything else the plain export is made.
 
-    scratch  folder for that export, which takes the model's size until this ends
+    Several ranks have a vLLM each, on a GPU of their own.
 
-    Raises UserError as `load_base`, where vLLM is not installed or refuses the model, and on several ranks.
+    scratch    folder for that export, made if it is missing; it takes the model's size until every vLLM has read it
+    arguments  as `VllmEngine` takes them
+
+    Raises UserError as `load_base` and `VllmEngine`.
     """
     imported()
-    if ranks() > 1:
-        raise UserError("--engine vllm: vLLM uses all GPUs from one process; start it without torchrun")
-    scratch.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=scratch, prefix=".plain-") as place:
-        folder = source if _is_plain(source) else _export(source, dtype, Path(place) / "plain")
+    say("vLLM loads the model and compiles it, which may take minutes")
+    with _plain(source, dtype, scratch) as folder, agree():
         tokenizer = load_tokenizer(folder)
         positions = getattr(AutoConfig.from_pretrained(folder), "max_position_embeddings", None)
-        engine = VllmEngine(folder, dtype, batch_size, positions, end_tokens(_generation(folder), tokenizer))
-        yield Respondent(engine, _template(source, template, tokenizer), tokenizer, day)
+        ends = end_tokens(_generation(folder), tokenizer)
+        engine = VllmEngine(folder, dtype, batch_size, positions, ends, arguments)
+    return Respondent(engine, _template(source, template, tokenizer), tokenizer, day)
 
 
 def served_respondent(config: ServerConfig, template: str | None, day: datetime.date | None = None) -> Respondent:
@@ -145,10 +152,28 @@ def _is_plain(source: Path) -> bool:
     return read_config(source).get("model_type") != MTPConfig.model_type
 
 
-def _export(source: Path, dtype: Dtype, output: Path) -> Path:
-    model, tokenizer = load_base(str(source), dtype)
-    write_model(without_heads(model), tokenizer, output, ModelOrigin(source.name, "The plain export, for vLLM."))
-    return output
+@contextmanager
+def _plain(source: Path, dtype: Dtype, scratch: Path) -> Iterator[Path]:
+    """An ordinary causal LM's folder for all ranks: the model's own, or an export, which is there until this ends."""
+    if _is_plain(source):
+        yield source
+        return
+    place = by_first_rank(lambda: _made_in(scratch))
+    try:
+        with agree():
+            if is_first():
+                model, tokenizer = load_base(str(source), dtype)
+                origin = ModelOrigin(source.name, "The plain export, for vLLM.")
+                write_model(without_heads(model), tokenizer, place / "plain", origin)
+        yield place / "plain"
+    finally:
+        if is_first():
+            shutil.rmtree(place)
+
+
+def _made_in(scratch: Path) -> Path:
+    scratch.mkdir(parents=True, exist_ok=True)
+    return Path(tempfile.mkdtemp(dir=scratch, prefix=".plain-"))
 
 
 def _generation(folder: Path) -> GenerationConfig | None:

@@ -27,6 +27,8 @@ class SampledModel(Section):
     """A run, a checkpoint, a model folder, a .gguf file or a hub id."""
     engine: EngineName = "torch"
     """What draws from the checkpoint: this process with torch, the reference, or vLLM on the plain export."""
+    vllm_args: Names = ()
+    """Arguments of vLLM's engine by its own names, as `tensor_parallel_size=2,gpu_memory_utilization=0.5`."""
     server: ServerConfig | None = None
     """Or an OpenAI-compatible server to sample from."""
     template: Template | None = None
@@ -45,7 +47,7 @@ class SampledModel(Section):
     def _the_servers_options_have_an_effect(self) -> Self:
         if self.server is None:
             return self
-        if given := sorted({"dtype", "engine", "runtime"} & self.model_fields_set):
+        if given := sorted({"dtype", "engine", "runtime", "vllm_args"} & self.model_fields_set):
             raise ValueError(
                 f"{flag(given[0])} has no effect with --base-url: the server decides; set it where it is started"
             )
@@ -56,6 +58,12 @@ class SampledModel(Section):
             )
         if self.date is not None and self.server.tokenizer is None:
             raise ValueError("--date has no effect: the server renders prompts; give --tokenizer, or leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _vllm_is_there_for_its_arguments(self) -> Self:
+        if self.vllm_args and self.engine != "vllm":
+            raise ValueError("--vllm-args has no effect without --engine vllm: give that, too, or leave it out")
         return self
 
     @model_validator(mode="after")
@@ -113,7 +121,7 @@ class EvaluationConfig(SampledModel):
     @model_validator(mode="after")
     def _no_option_without_effect(self) -> "EvaluationConfig":
         given = sorted(self.sampling.model_fields_set)
-        given += sorted({"template", "dtype", "date", "engine"} & self.model_fields_set)
+        given += sorted({"template", "dtype", "date", "engine", "vllm_args"} & self.model_fields_set)
         if self.samples is not None and given:
             raise ValueError(
                 f"{flag(given[0])} has no effect with --samples: the programs are there already; leave it out"

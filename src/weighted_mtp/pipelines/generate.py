@@ -46,12 +46,12 @@ def generate(config: GenerateConfig) -> None:
         config = config.model_copy(update={"sampling": sampling})
     model = sampled_folder(config)
     day = config.date or (trained_day(model) if model is not None else None)
-    with respondent_of(config, model, day, Path(gettempdir())) as respondent:
-        if given is None:
-            _converse(config, respondent)
-            return
-        found = _complete(config, respondent, given, title="generating" if len(given) > 1 else None)
-        tokenizer = respondent.tokenizer if config.show_drafts else None
+    respondent = respondent_of(config, model, day, Path(gettempdir()))
+    if given is None:
+        _converse(config, respondent)
+        return
+    found = _complete(config, respondent, given, title="generating" if len(given) > 1 else None)
+    tokenizer = respondent.tokenizer if config.show_drafts else None
     if config.output is not None:
         write_jsonl(config.output, (_record(given, one) for one in found))
     else:

@@ -115,8 +115,8 @@ def _draw(
     from weighted_mtp.evaluation.answers import draw_samples
     from weighted_mtp.pipelines.sampled_model import respondent_of
 
-    with respondent_of(config, model, origin.day, config.output) as respondent:
-        draw_samples(respondent, chosen, problems, config.sampling, folder, config.data_root)
+    respondent = respondent_of(config, model, origin.day, config.output)
+    draw_samples(respondent, chosen, problems, config.sampling, folder, config.data_root)
 
 
 def _write_report(
@@ -168,6 +168,7 @@ def _origin(config: EvaluationConfig, problems: ProblemSet, model: Path | None) 
         template=config.template,
         day=config.date or trained_day(model) or begun_on(config.output) or datetime.date.today(),
         engine=config.engine,
+        vllm_args=config.vllm_args,
         dtype=sampled_dtype(config),
         device=str(pick_device(config.runtime)),
         sampling=config.sampling,

@@ -1,8 +1,6 @@
 """The model or server that `wmtp evaluate` and `wmtp generate` sample."""
 
 import datetime
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from weighted_mtp.data.prompts import names_a_date
@@ -21,11 +19,8 @@ def sampled_folder(config: SampledModel) -> Path | None:
     return None if source is None else by_first_rank(lambda: find_model(source))
 
 
-@contextmanager
-def respondent_of(
-    config: SampledModel, model: Path | None, day: datetime.date | None, scratch: Path
-) -> Iterator[Respondent]:
-    """What is asked, for as long as it is.
+def respondent_of(config: SampledModel, model: Path | None, day: datetime.date | None, scratch: Path) -> Respondent:
+    """What is asked.
 
     model    what `sampled_folder` returned
     scratch  folder for what vLLM reads, made if it is missing
@@ -33,16 +28,14 @@ def respondent_of(
     Raises UserError for whatever keeps the model from being sampled, and for a `date` that no prompt names.
     """
     if config.server is not None:
-        yield _dated(config, served_respondent(config.server, config.template, day))
-        return
+        return _dated(config, served_respondent(config.server, config.template, day))
     assert model is not None
     if config.engine == "torch":
         device = pick_device(config.runtime)
-        yield _dated(config, load_respondent(model, config.template, sampled_dtype(config), device, day))
-        return
-    batch_size = config.sampling.batch_size
-    with vllm_respondent(model, config.template, sampled_dtype(config), batch_size, scratch, day) as respondent:
-        yield _dated(config, respondent)
+        return _dated(config, load_respondent(model, config.template, sampled_dtype(config), device, day))
+    size, arguments = config.sampling.batch_size, config.vllm_args
+    of_vllm = vllm_respondent(model, config.template, sampled_dtype(config), size, scratch, day, arguments)
+    return _dated(config, of_vllm)
 
 
 def _dated(config: SampledModel, respondent: Respondent) -> Respondent:

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from weighted_mtp.decoding.config import EngineName, SampledDtype, SamplingConfig, ServerConfig
 from weighted_mtp.sandbox.packages import installed
-from weighted_mtp.section import Section, leaves
+from weighted_mtp.section import Names, Section, leaves
 
 Pipeline = Literal["ref_tuning", "critic", "baseline", "verifiable", "rho1", "third_party"]
 
@@ -126,6 +126,8 @@ class StudyConfig(Section):
     """How the arms are sampled."""
     engine: EngineName = "torch"
     """What draws from checkpoints: this process with torch, the reference, or vLLM."""
+    vllm_args: Names = ()
+    """Arguments of vLLM's engine by its own names, as `[gpu_memory_utilization=0.5]`."""
     dtype: SampledDtype | None = None
     """Precision of checkpoints that are sampled. Default: bfloat16 on a GPU, else float32."""
     packages: tuple[str, ...] = ()
@@ -160,6 +162,12 @@ class StudyConfig(Section):
         }
         drawn = {self.sampling.temperature: own} | further
         return {t: SamplingConfig.model_validate(options) for t, options in drawn.items()}
+
+    @model_validator(mode="after")
+    def _vllm_is_there_for_its_arguments(self) -> "StudyConfig":
+        if self.vllm_args and self.engine != "vllm":
+            raise ValueError("vllm_args has no effect without engine: vllm; give that, too, or leave it out")
+        return self
 
     @model_validator(mode="after")
     def _packages_are_there(self) -> "StudyConfig":

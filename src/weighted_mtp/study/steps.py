@@ -219,7 +219,8 @@ class Step:
         if what is not None and what.server is not None:
             return {"server": what.server}
         own = {"checkpoint": str(self.run) if what is None else what.checkpoint}
-        return {**self._filled(own), "engine": self.study.engine, "dtype": self.study.dtype}
+        study = self.study
+        return {**self._filled(own), "engine": study.engine, "vllm_args": study.vllm_args, "dtype": study.dtype}
 
     def _evaluations(self) -> list[EvaluationConfig]:
         policy = self._sampled(self.what if isinstance(self.what, EvaluatedArm) else None)

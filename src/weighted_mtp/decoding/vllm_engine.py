@@ -108,8 +108,8 @@ class VllmEngine(Engine):
                 outputs = [output for output in self._step() if output.finished]
             except Exception as error:  # of many kinds, some vLLM's own
                 raise UserError(
-                    f"--engine vllm: vLLM stopped ({first_line(error)}); what it wrote above may say why, and the same "
-                    "command goes on from the samples that are there"
+                    f"--engine vllm: vLLM stopped ({first_line(error)}); what it wrote above may say why; the same "
+                    "command resumes with the samples that are there"
                 ) from error
             for output in outputs:
                 yield numbers.pop(output.request_id), output.outputs[0]

@@ -19,6 +19,7 @@ from weighted_mtp.pipelines.fit import FitConfig, finished
 from weighted_mtp.pipelines.kinds import PIPELINES
 from weighted_mtp.pipelines.label_samples import label
 from weighted_mtp.pipelines.run_evaluation import evaluate, holds_evaluation
+from weighted_mtp.runtime.device import release_memory
 from weighted_mtp.section import validated
 from weighted_mtp.study.config import (
     DATASETS_NAME,
@@ -99,8 +100,11 @@ class Step:
         if isinstance(self.what, OwnPrograms):
             self._label_own_programs(self.what)
             return True
-        if isinstance(self.what, Training) and PIPELINES[self.what.pipeline].run(self._training(self.what)) is None:
-            return False
+        if isinstance(self.what, Training):
+            trained = PIPELINES[self.what.pipeline].run(self._training(self.what))
+            release_memory()
+            if trained is None:
+                return False
         if self.name in self.study.arms:
             for evaluation in self._evaluations():
                 _evaluated(evaluation)
@@ -275,4 +279,5 @@ def _evaluated(config: EvaluationConfig) -> Path:
     """The folder of an evaluation, which is made unless it is there."""
     if not holds_evaluation(config):
         evaluate(config)
+        release_memory()
     return config.output

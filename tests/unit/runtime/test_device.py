@@ -1,5 +1,8 @@
 """Where bf16 is computed: only by devices with instructions for it, unless it is asked for by name."""
 
+import platform
+from pathlib import Path
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -7,7 +10,7 @@ from torch.nn import functional as F
 from weighted_mtp.errors import UserError
 from weighted_mtp.runtime import device
 from weighted_mtp.runtime.config import RuntimeConfig
-from weighted_mtp.runtime.device import autocast, in_bf16, pick_device, widest
+from weighted_mtp.runtime.device import autocast, in_bf16, pick_device, release_memory, widest
 from weighted_mtp.runtime.distributed import process_group
 
 CPU = torch.device("cpu")
@@ -105,3 +108,18 @@ def test_apples_gpu_where_there_is_none_is_one_line(monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     with pytest.raises(UserError, match=r"runtime\.device is mps"):
         pick_device(RuntimeConfig(device="mps"))
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library keeps less, or cannot be told")
+def test_what_was_freed_is_given_back():
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+    torch.ones(2**22)  # 16 MiB: from now on smaller blocks come from the heap
+    blocks = [torch.ones(2**18) for _ in range(256)]
+    last = torch.ones(2**18)  # keeps the heap from shrinking by itself
+    del blocks
+    before = resident()
+    release_memory()
+    assert before - resident() > 128 * 2**20
+    assert last.sum() == 2**18

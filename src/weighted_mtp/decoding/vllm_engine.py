@@ -23,7 +23,7 @@ from weighted_mtp.errors import UserError, first_line
 from weighted_mtp.runtime.distributed import ranks
 
 _IN_HAND = 2  # completions that vLLM has been given for each that may be in progress, so that it never lacks one
-_LOOK_SECONDS = 5.0  # how often it is looked after
+_LOOK_SECONDS = 5.0  # between looks whether its processes are there
 
 
 @final
@@ -173,7 +173,8 @@ def imported() -> Any:
 
 
 def _for_this_machine() -> dict[str, Any]:
-    """Arguments that a CPU needs: its random numbers cannot be wound back, as a seeded prompt read in parts would."""
+    """Arguments that a CPU needs: where a prompt is read in parts, vLLM rewinds the sample's generator, and a CPU's
+    cannot be."""
     on_cpu = importlib.import_module("vllm.platforms").current_platform.is_cpu()
     return {"enable_chunked_prefill": False} if on_cpu else {}
 

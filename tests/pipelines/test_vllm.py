@@ -1,6 +1,5 @@
 """`wmtp evaluate --engine vllm`: with a stand-in, and with vLLM itself where it is installed (docs/EVALUATION.md)."""
 
-import copy
 import importlib.util
 import json
 import sys
@@ -9,9 +8,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from fake_vllm import FakeVllm
 from test_evaluation import asked, error_of, wmtp
-from tiny_models import byte_tokenizer, tiny_model
+from tiny_models import GROUPED, byte_tokenizer
+from transformers import AutoModelForCausalLM, LlamaConfig
 
 from weighted_mtp.decoding import vllm_engine
 from weighted_mtp.models.card import ModelOrigin
@@ -19,6 +20,7 @@ from weighted_mtp.models.convert import write_model
 from weighted_mtp.models.mtp import MTPForCausalLM
 
 VLLM = ("--engine", "vllm")
+needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM itself is not installed")
 ON_A_CPU = "kv_cache_memory_bytes=200000000,enforce_eager=true"
 
 
@@ -32,9 +34,9 @@ def vllm(monkeypatch: pytest.MonkeyPatch) -> FakeVllm:
 
 @pytest.fixture
 def policy(tmp_path: Path) -> Path:
-    base = tiny_model()
-    base.config = copy.deepcopy(base.config)  # which other tests' models share
-    base.config.max_position_embeddings = 4096
+    torch.manual_seed(0)
+    config = LlamaConfig(**{**GROUPED, "head_dim": 32, "max_position_embeddings": 4096})  # vLLM's smallest head
+    base = AutoModelForCausalLM.from_config(config).eval()
     write_model(
         MTPForCausalLM.from_base(base, 2), byte_tokenizer(), tmp_path / "policy", ModelOrigin("policy", "A test.")
     )
@@ -64,6 +66,7 @@ def test_vllm_gets_the_plain_export_of_a_policy_and_a_seed_for_each_sample(
         (f"micro/test/{p}", s) for p in range(12) for s in range(2)
     ]
     assert {(row["finished"], row["tokens"]) for row in found} == {("eos", 3)}
+    assert all(row["text"] for row in found)  # of its tokens, decoded here
     assert json.loads((tmp_path / "out" / "evaluation.json").read_text())["origin"]["engine"] == "vllm"
     again = wmtp(*asked(data, policy, tmp_path / "out", "--stop", "x"))
     assert "engine: vllm → torch" in error_of(again)
@@ -154,7 +157,8 @@ def test_without_vllm_it_is_said_how_to_get_it(
     assert "install it beside this package" in error_of(result)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM itself is not installed")
+@needs_vllm
+@pytest.mark.filterwarnings("default")
 def test_vllm_itself_draws_the_likeliest_tokens_that_this_process_draws(
     data: Path, policy: Path, tmp_path: Path
 ) -> None:
@@ -165,7 +169,8 @@ def test_vllm_itself_draws_the_likeliest_tokens_that_this_process_draws(
     assert rows(tmp_path / "vllm") == rows(tmp_path / "torch")
 
 
-@pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM itself is not installed")
+@needs_vllm
+@pytest.mark.filterwarnings("default")
 def test_vllm_itself_draws_a_sample_alike_whatever_others_are_drawn(data: Path, policy: Path, tmp_path: Path) -> None:
     for output, more in (("two", ("--n", "2")), ("three", ("--n", "3", "--batch-size", "2"))):
         result = wmtp(*asked(data, policy, tmp_path / output, *VLLM, "--vllm-args", ON_A_CPU, *more))

@@ -70,6 +70,6 @@ class _Llm:
         self.n_finished += 1
         name, prompt = self.has.popitem()
         ids = [(prompt[-1] + 1) % 256] * 3
-        answer = SimpleNamespace(text=f"t{ids[0]}", token_ids=ids, finish_reason="stop", stop_reason=None)
+        answer = SimpleNamespace(token_ids=ids, finish_reason="stop", stop_reason=None)
         running = [SimpleNamespace(request_id=other, finished=False) for other in self.has]
         return [*running, SimpleNamespace(request_id=name, finished=True, outputs=[answer])]

@@ -3,7 +3,7 @@
 import importlib
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from itertools import islice
@@ -13,10 +13,11 @@ from typing import Any, final
 
 import yaml
 from pydantic import ValidationError
+from transformers import PreTrainedTokenizerBase
 
 from weighted_mtp.decoding.config import SamplingConfig
 from weighted_mtp.decoding.engine import Engine, Prompt, numbered, token_ids
-from weighted_mtp.decoding.rows import Completion, Finished
+from weighted_mtp.decoding.rows import Finished, Row, Text
 from weighted_mtp.decoding.sample import Drawn
 from weighted_mtp.decoding.server import seed_of
 from weighted_mtp.errors import UserError, first_line
@@ -30,7 +31,8 @@ _LOOK_SECONDS = 5.0  # between looks whether its processes are there
 class VllmEngine(Engine):
     """A model in vLLM's hands.
 
-    folder      an ordinary causal LM with its tokenizer
+    folder      an ordinary causal LM
+    tokenizer   which makes texts of its tokens, as of this process' own
     batch_size  completions in progress at a time
     context     positions of the model, None if its configuration does not say
     ends        tokens that end a completion
@@ -45,13 +47,14 @@ class VllmEngine(Engine):
     def __init__(
         self,
         folder: Path,
+        tokenizer: PreTrainedTokenizerBase,
         dtype: str,
         batch_size: int,
         context: int | None,
         ends: set[int],
         arguments: Sequence[str] = (),
     ) -> None:
-        self._size, self._context, self._ends = batch_size, context, ends
+        self._tokenizer, self._size, self._context, self._ends = tokenizer, batch_size, context, ends
         self._vllm = imported()
         own = {
             "model": str(folder),
@@ -85,23 +88,24 @@ class VllmEngine(Engine):
     ) -> Iterator[tuple[int, list[Drawn]]]:
         ids = token_ids(prompts)
         named = [f"prompt {p}" for p in range(len(ids))] if names is None else names
-        parameters = {number: self._parameters(ids, options, number, named) for number in chosen}
-        requests = ((number, ids[numbered(number, options)[0]], each) for number, each in parameters.items())
-        for number, output in self._finished(requests):
-            yield number, [Drawn(*numbered(number, options), _completion(output))]
+        rows = {number: self._row(ids, options, number, named) for number in chosen}
+        text = Text(self._tokenizer, options.stop, self._ends)
+        for number, output in self._finished(rows.items(), options):
+            row = rows[number]
+            row.tokens = list(output.token_ids)
+            yield number, [Drawn(row.prompt, row.sample, text.completion(row, _how(output)))]
             if on_progress is not None:
                 on_progress(1)
 
-    def _finished(self, requests: Iterator[tuple[int, list[int], Any]]) -> Iterator[tuple[int, Any]]:
-        """What vLLM made of each request (number, prompt, parameters), as it is finished, with its number.
-
-        Raises UserError if vLLM stops.
-        """
+    def _finished(self, rows: Iterable[tuple[int, Row]], options: SamplingConfig) -> Iterator[tuple[int, Any]]:
+        """What vLLM made of each row, as it is finished, with its number. Raises UserError if vLLM stops."""
+        coming = iter(rows)
         numbers: dict[str, int] = {}  # of those in vLLM's hands, by its name for them
         while True:
             try:
-                for number, prompt, parameters in islice(requests, _IN_HAND * self._size - len(numbers)):
-                    names = self._llm.enqueue([{"prompt_token_ids": prompt}], [parameters], use_tqdm=False)
+                for number, row in islice(coming, _IN_HAND * self._size - len(numbers)):
+                    prompt, parameters = {"prompt_token_ids": row.prompt_ids}, self._parameters(row, options)
+                    names = self._llm.enqueue([prompt], [parameters], use_tqdm=False)
                     numbers[names[0].partition("-")[0]] = number  # outputs are named without what follows
                 if not numbers:
                     return
@@ -127,10 +131,8 @@ class VllmEngine(Engine):
                 if gone := [process.name for process in self._processes if not process.is_alive()]:
                     raise RuntimeError(f"its process {gone[0]} was killed, perhaps for lack of memory") from None
 
-    def _parameters(
-        self, prompts: Sequence[list[int]], options: SamplingConfig, number: int, names: Sequence[str]
-    ) -> Any:
-        """vLLM's SamplingParams of one completion. Raises UserError for a prompt that leaves no room for a token."""
+    def _row(self, prompts: Sequence[list[int]], options: SamplingConfig, number: int, names: Sequence[str]) -> Row:
+        """A completion to make. Raises UserError for a prompt that leaves no room for a token."""
         prompt, sample = numbered(number, options)
         length = len(prompts[prompt])
         room = options.max_new_tokens if self._context is None else min(options.max_new_tokens, self._context - length)
@@ -138,14 +140,19 @@ class VllmEngine(Engine):
             raise UserError(
                 f"{names[prompt]}: {length} tokens do not fit the model's context of {self._context}; shorten it"
             )
+        return Row(prompt, sample, names[prompt], prompts[prompt], room)
+
+    def _parameters(self, row: Row, options: SamplingConfig) -> Any:
+        """vLLM's SamplingParams of one completion."""
         return self._vllm.SamplingParams(
             n=1,
             temperature=options.temperature,
             top_p=options.top_p,
-            max_tokens=room,
+            max_tokens=row.budget,
             stop=list(options.stop),
             stop_token_ids=sorted(self._ends),
-            seed=seed_of(options.seed, prompt, sample),
+            seed=seed_of(options.seed, row.prompt, row.sample),
+            detokenize=bool(options.stop),  # for which vLLM looks in its own text
             output_kind=self._vllm.sampling_params.RequestOutputKind.FINAL_ONLY,
         )
 
@@ -218,8 +225,7 @@ def _on_its_own() -> Iterator[None]:
 _OF_GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
-def _completion(output: Any) -> Completion:
-    finished: Finished = "length"
-    if output.finish_reason == "stop":
-        finished = "stop" if isinstance(output.stop_reason, str) else "eos"
-    return Completion(output.text, len(output.token_ids), finished)
+def _how(output: Any) -> Finished:
+    if output.finish_reason != "stop":
+        return "length"
+    return "stop" if isinstance(output.stop_reason, str) else "eos"

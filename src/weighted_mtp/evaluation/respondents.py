@@ -116,7 +116,7 @@ def vllm_respondent(
         tokenizer = load_tokenizer(folder)
         positions = getattr(AutoConfig.from_pretrained(folder), "max_position_embeddings", None)
         ends = end_tokens(_generation(folder), tokenizer)
-        engine = VllmEngine(folder, dtype, batch_size, positions, ends, arguments)
+        engine = VllmEngine(folder, tokenizer, dtype, batch_size, positions, ends, arguments)
     return Respondent(engine, _template(source, template, tokenizer), tokenizer, day)
 
 

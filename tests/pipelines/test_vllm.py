@@ -5,11 +5,11 @@ import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 from fake_vllm import FakeVllm
+from test_engines import rows
 from test_evaluation import asked, error_of, wmtp
 from tiny_models import GROUPED, byte_tokenizer
 from transformers import AutoModelForCausalLM, LlamaConfig
@@ -41,10 +41,6 @@ def policy(tmp_path: Path) -> Path:
         MTPForCausalLM.from_base(base, 2), byte_tokenizer(), tmp_path / "policy", ModelOrigin("policy", "A test.")
     )
     return tmp_path / "policy"
-
-
-def rows(output: Path, name: str = "samples.jsonl") -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (output / name).read_text().splitlines()]
 
 
 def test_vllm_gets_the_plain_export_of_a_policy_and_a_seed_for_each_sample(

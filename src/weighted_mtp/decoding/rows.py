@@ -62,6 +62,20 @@ class Row:
     n_passes: int = 0
     drafted: list[Pass] = field(default_factory=list)  # the passes that had drafts
 
+    @classmethod
+    def of(
+        cls, prompt: int, sample: int, name: str, prompt_ids: list[int], max_new_tokens: int, context: int | None
+    ) -> "Row":
+        """A completion that has not begun. Raises UserError for a prompt that is empty, or leaves no room for a token
+        in the model's context (None if its configuration does not say)."""
+        length = len(prompt_ids)
+        budget = max_new_tokens if context is None else min(max_new_tokens, context - length)
+        if length == 0:
+            raise UserError(f"{name}: empty; give at least one token")
+        if budget < 1:
+            raise UserError(f"{name}: {length} tokens do not fit the model's context of {context}; shorten it")
+        return cls(prompt, sample, name, prompt_ids, budget)
+
     def take(self, tokens: Sequence[int], ends: set[int]) -> int:
         """Append the first of `tokens` that the completion has room for, up to an end token; how many.
 

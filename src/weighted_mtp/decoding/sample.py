@@ -147,13 +147,8 @@ def _rows(
     context = context_of(model)
     rows = []
     for p, ids in sorted(enumerate(prompts), key=lambda item: -len(item[1])):
-        room = config.max_new_tokens if context is None else min(config.max_new_tokens, context - len(ids))
-        if not ids:
-            raise UserError(f"{names[p]}: empty; give at least one token")
-        if room < 1:
-            raise UserError(f"{names[p]}: {len(ids)} tokens do not fit the model's context of {context}; shorten it")
         for s in range(config.n_samples):
-            rows.append(Row(p, s, names[p], ids, room))
+            rows.append(Row.of(p, s, names[p], ids, config.max_new_tokens, context))
             if config.temperature > 0:
                 rows[-1].draws = uniform_draws(rows[-1], config.seed)
     return rows

@@ -25,6 +25,7 @@ from weighted_mtp.runtime.distributed import ranks
 
 _IN_HAND = 2  # completions that vLLM has been given for each that may be in progress, so that it never lacks one
 _LOOK_SECONDS = 5.0  # between looks whether its processes are there
+_OF_GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 @final
@@ -88,7 +89,10 @@ class VllmEngine(Engine):
     ) -> Iterator[tuple[int, list[Drawn]]]:
         ids = token_ids(prompts)
         named = [f"prompt {p}" for p in range(len(ids))] if names is None else names
-        rows = {number: self._row(ids, options, number, named) for number in chosen}
+        rows = {}
+        for number in chosen:
+            prompt, sample = numbered(number, options)
+            rows[number] = Row.of(prompt, sample, named[prompt], ids[prompt], options.max_new_tokens, self._context)
         text = Text(self._tokenizer, options.stop, self._ends)
         for number, output in self._finished(rows.items(), options):
             row = rows[number]
@@ -130,17 +134,6 @@ class VllmEngine(Engine):
                     raise
                 if gone := [process.name for process in self._processes if not process.is_alive()]:
                     raise RuntimeError(f"its process {gone[0]} was killed, perhaps for lack of memory") from None
-
-    def _row(self, prompts: Sequence[list[int]], options: SamplingConfig, number: int, names: Sequence[str]) -> Row:
-        """A completion to make. Raises UserError for a prompt that leaves no room for a token."""
-        prompt, sample = numbered(number, options)
-        length = len(prompts[prompt])
-        room = options.max_new_tokens if self._context is None else min(options.max_new_tokens, self._context - length)
-        if room < 1:
-            raise UserError(
-                f"{names[prompt]}: {length} tokens do not fit the model's context of {self._context}; shorten it"
-            )
-        return Row(prompt, sample, names[prompt], prompts[prompt], room)
 
     def _parameters(self, row: Row, options: SamplingConfig) -> Any:
         """vLLM's SamplingParams of one completion."""
@@ -220,9 +213,6 @@ def _on_its_own() -> Iterator[None]:
         yield
     finally:
         os.environ.update(group)
-
-
-_OF_GROUP = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
 def _how(output: Any) -> Finished:
